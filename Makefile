@@ -1,0 +1,80 @@
+# `make` lists the targets. Every variable below can be set on the command line.
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_OPTS ?=
+
+# What `make demo` makes: each file is made once, delete it to make it anew.
+DETECTRON2_DATASETS ?= datasets
+DEMO_DIR ?= output/digits_demo
+DEMO_BACKBONE ?= output/digits_pretrain/backbone.pth
+DEMO_CONFIG ?= configs/digits_flow.yaml
+DEMO_IMAGES ?= 8
+DIGITS_OPTS ?=
+PRETRAIN_OPTS ?=
+DEMO_OPTS ?=
+PICTURE_OPTS ?=
+export DETECTRON2_DATASETS
+
+BIN := $(VENV)/bin
+SETUP := $(VENV)/.setup-done
+DIGITS := $(DETECTRON2_DATASETS)/digits
+TRAINED := $(DEMO_DIR)/.trained
+PICTURE := $(DEMO_DIR)/detections.png
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+
+setup: $(SETUP)  ## create .venv with flowdet, its development tools and detectron2
+
+$(SETUP): setup.py pyproject.toml flowdet_install.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --upgrade pip
+	$(BIN)/python -m pip install --editable '.[dev]'
+	$(BIN)/python flowdet_install.py
+	@touch $@
+
+test: lint  ## check the style, then run all tests
+	$(BIN)/python -m pytest $(PYTEST_OPTS)
+
+lint: $(SETUP)  ## check the style only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(SETUP)  ## apply the style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The files below depend on each other by existence only (after the |): a newer backbone or
+# environment is no reason to train again.
+demo: $(PICTURE)  ## make the digits, train a detector on them and draw what it finds
+	@$(BIN)/python -c 'import json, sys; \
+	rows = [json.loads(line) for line in open(sys.argv[1])]; \
+	found = [row["bbox/AP50"] for row in rows if "bbox/AP50" in row]; \
+	print(f"AP50 on the test images: {found[-1]:.1f}")' $(DEMO_DIR)/metrics.json
+	@echo "detections drawn in $(PICTURE)"
+
+$(DIGITS)/manifest.json: | $(SETUP)
+	$(BIN)/python tools/make_digits.py --output $(DIGITS) $(DIGITS_OPTS)
+
+$(DEMO_BACKBONE): | $(DIGITS)/manifest.json
+	$(BIN)/python tools/pretrain_digits.py --output $@ $(PRETRAIN_OPTS)
+
+# --resume goes on where an interrupted training stopped, and starts from the backbone otherwise.
+$(TRAINED): | $(DEMO_BACKBONE) $(DIGITS)/manifest.json
+	$(BIN)/python tools/train_net.py --config-file $(DEMO_CONFIG) --resume \
+		MODEL.WEIGHTS $(DEMO_BACKBONE) OUTPUT_DIR $(DEMO_DIR) $(DEMO_OPTS)
+	@touch $@
+
+$(PICTURE): | $(TRAINED)
+	$(BIN)/python tools/demo.py --config-file $(DEMO_DIR)/config.yaml \
+		--weights $(DEMO_DIR)/model_final.pth \
+		--input $$(ls $(DIGITS)/JPEGImages/test_*.jpg | head -n $(DEMO_IMAGES)) \
+		--output $@ $(PICTURE_OPTS)
+
+clean:  ## remove caches and build products (keeps .venv, datasets and output)
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,50 @@
+"""Packaging of flowdet. detectron2 is not on PyPI: `flowdet-install-detectron2` installs it."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+
+def read_version() -> str:
+    """The version in flowdet/__init__.py, read as text because importing needs detectron2."""
+    source = ROOT / "flowdet" / "__init__.py"
+    match = re.search(r'^__version__ = "([^"]+)"$', source.read_text(encoding="utf-8"), re.M)
+    if match is None:
+        raise SystemExit(f'{source} has no line like __version__ = "0.1.0": add one.')
+    return match.group(1)
+
+
+setup(
+    name="flowdet",
+    version=read_version(),
+    description="Object detection and classification by block-local flow matching, on detectron2",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["flowdet", "flowdet.*"]),
+    py_modules=["flowdet_install"],
+    python_requires=">=3.10",
+    # What only detectron2 needs comes with it, except OpenCV, which it does not ask for.
+    install_requires=[
+        "torch>=2.4",
+        "torchvision",
+        "numpy",
+        "scipy",
+        "Pillow",
+        "opencv-python-headless",
+        "scikit-learn",  # its handwritten digits make the generated datasets
+        "matplotlib",
+        "tqdm",
+    ],
+    extras_require={"dev": ["pytest>=8", "pytest-timeout", "ruff"]},
+    entry_points={"console_scripts": ["flowdet-install-detectron2 = flowdet_install:main"]},
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
