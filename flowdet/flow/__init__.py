@@ -1,0 +1,56 @@
+"""Flow matching with block-local training, in plain torch (it imports nothing else).
+
+`path` z_t between noise and target, `time` how t is drawn and embedded, `blocks` the
+predictors, `ensemble` T of them, `states` what they learn on, `local` how they learn,
+`solvers` how they infer.
+"""
+
+from flowdet.flow.blocks import ImageTokens, MLPFlowBlock, QueryPosition, TransformerFlowBlock
+from flowdet.flow.ensemble import PREDICTIONS, FlowEnsemble, FlowState, Prediction
+from flowdet.flow.local import (
+    SCHEDULES,
+    HalfPrecisionScale,
+    block_local_losses,
+    blocks_to_train,
+)
+from flowdet.flow.path import (
+    LinearPath,
+    PathSample,
+    couple,
+    optimal_transport_coupling,
+    ordered_coupling,
+    random_coupling,
+)
+from flowdet.flow.solvers import INFERENCE_MODES, Solution, solve
+from flowdet.flow.states import TRAINING_STATES, StateSettings, make_states
+from flowdet.flow.time import TIME_DISTRIBUTIONS, TimeEmbedding, draw_time
+
+__all__ = [
+    "INFERENCE_MODES",
+    "PREDICTIONS",
+    "SCHEDULES",
+    "TIME_DISTRIBUTIONS",
+    "TRAINING_STATES",
+    "FlowEnsemble",
+    "FlowState",
+    "HalfPrecisionScale",
+    "ImageTokens",
+    "LinearPath",
+    "MLPFlowBlock",
+    "PathSample",
+    "Prediction",
+    "QueryPosition",
+    "Solution",
+    "StateSettings",
+    "TimeEmbedding",
+    "TransformerFlowBlock",
+    "block_local_losses",
+    "blocks_to_train",
+    "couple",
+    "draw_time",
+    "make_states",
+    "optimal_transport_coupling",
+    "ordered_coupling",
+    "random_coupling",
+    "solve",
+]

@@ -1,0 +1,183 @@
+"""The flow blocks: the predictors v_theta_k that carry a state towards its target.
+
+Every block has the signature `block(z_t, time_code, features, estimate, position)` and
+returns one vector per state vector. Whether that is read as a velocity or as a correction
+of the estimate is up to `FlowEnsemble`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ImageTokens:
+    """What a transformer block attends to.
+
+    Attributes:
+        tokens: [B, N, d].
+        position: position code of the tokens, [B, N, d] or None.
+        padding: [B, N], True where a token is padding and must not be seen; None if none is.
+    """
+
+    tokens: Tensor
+    position: Tensor | None = None
+    padding: Tensor | None = None
+
+    def with_tokens(self, tokens: Tensor) -> ImageTokens:
+        return replace(self, tokens=tokens)
+
+
+@dataclass(frozen=True)
+class QueryPosition:
+    """Position codes of the queries, [B or 1, M, d] each, or None for none.
+
+    `own` tells queries apart in self-attention, `cross` says where a query looks in
+    cross-attention.
+    """
+
+    own: Tensor | None = None
+    cross: Tensor | None = None
+
+
+def _plus(x: Tensor, position: Tensor | None) -> Tensor:
+    return x if position is None else x + position
+
+
+class StateInput(nn.Module):
+    """`h = Linear(z_t) + time_code [+ Linear(estimate)]`, [B, ..., d] (3.2.2).
+
+    Args:
+        dim: d.
+        self_conditioned: also take the previous estimate of the target in.
+    """
+
+    def __init__(self, dim: int, self_conditioned: bool):
+        super().__init__()
+        self.state = nn.Linear(dim, dim)
+        self.estimate = nn.Linear(dim, dim) if self_conditioned else None
+
+    def forward(self, z_t: Tensor, time_code: Tensor, estimate: Tensor | None) -> Tensor:
+        h = self.state(z_t) + time_code.reshape(len(z_t), *[1] * (z_t.dim() - 2), -1)
+        if self.estimate is None:
+            return h
+        if estimate is None:
+            raise ValueError("a self-conditioned block needs an estimate to start from")
+        return h + self.estimate(estimate)
+
+
+class TransformerFlowBlock(nn.Module):
+    """Queries x image tokens: self-attention, cross-attention, feed-forward (3.2.2, D.1).
+
+    Pre-norm, so that the block's output is a sum of small corrections.
+
+    Args:
+        dim: d, of queries and tokens.
+        num_heads: attention heads.
+        feedforward_dim: hidden units of the feed-forward part.
+        dropout: of attention and feed-forward.
+        self_conditioned: see `StateInput`.
+        tie_position: start the key projection of the cross-attention as a copy of the query
+            projection, so that from the first iteration on a query attends to the tokens
+            whose position code is like its own.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 4,
+        feedforward_dim: int = 512,
+        dropout: float = 0.0,
+        self_conditioned: bool = False,
+        tie_position: bool = False,
+    ):
+        super().__init__()
+        self.input = StateInput(dim, self_conditioned)
+        self.self_attention = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
+        self.cross_attention = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
+        self.feedforward = nn.Sequential(
+            nn.Linear(dim, feedforward_dim),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(feedforward_dim, dim),
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(4))
+        self.output = nn.Linear(dim, dim)
+        if tie_position:
+            with torch.no_grad():
+                query, key, _ = self.cross_attention.in_proj_weight.chunk(3)
+                key.copy_(query)
+
+    def forward(
+        self,
+        z_t: Tensor,
+        time_code: Tensor,
+        features: ImageTokens,
+        estimate: Tensor | None = None,
+        position: QueryPosition | None = None,
+    ) -> Tensor:
+        """[B, M, d] states, [B, d] time codes to [B, M, d]."""
+        position = position or QueryPosition()
+        h = self.input(z_t, time_code, estimate)
+        x = self.norms[0](h)
+        query = _plus(x, position.own)
+        h = h + self.self_attention(query, query, x, need_weights=False)[0]
+        h = (
+            h
+            + self.cross_attention(
+                _plus(self.norms[1](h), position.cross),
+                _plus(features.tokens, features.position),
+                features.tokens,
+                key_padding_mask=features.padding,
+                need_weights=False,
+            )[0]
+        )
+        h = h + self.feedforward(self.norms[2](h))
+        return self.output(self.norms[3](h))
+
+
+class MLPFlowBlock(nn.Module):
+    """`MLP([f(x), z_t + e_t])` for one state vector per image (eq. 7-8).
+
+    Args:
+        dim: d, of the state.
+        feature_dim: of the image feature f(x), [B, feature_dim].
+        hidden_dim: hidden units.
+        num_layers: linear layers, at least 2.
+        dropout: after each hidden activation.
+        self_conditioned: see `StateInput`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        feature_dim: int,
+        hidden_dim: int = 512,
+        num_layers: int = 3,
+        dropout: float = 0.0,
+        self_conditioned: bool = False,
+    ):
+        super().__init__()
+        if num_layers < 2:
+            raise ValueError(f"an MLP block needs at least 2 layers, got {num_layers}")
+        self.input = StateInput(dim, self_conditioned)
+        layers: list[nn.Module] = []
+        width = feature_dim + dim
+        for _ in range(num_layers - 1):
+            layers += [nn.Linear(width, hidden_dim), nn.GELU(), nn.Dropout(dropout)]
+            width = hidden_dim
+        self.mlp = nn.Sequential(*layers, nn.Linear(width, dim))
+
+    def forward(
+        self,
+        z_t: Tensor,
+        time_code: Tensor,
+        features: Tensor,
+        estimate: Tensor | None = None,
+        position: QueryPosition | None = None,
+    ) -> Tensor:
+        """[B, d] states, [B, d] time codes, [B, feature_dim] features to [B, d]."""
+        return self.mlp(torch.cat([features, self.input(z_t, time_code, estimate)], dim=-1))

@@ -1,0 +1,124 @@
+"""T flow blocks on shared features: what training and the solvers talk to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flowdet.flow.blocks import QueryPosition
+from flowdet.flow.path import LinearPath, expand_time
+
+PREDICTIONS = ("velocity", "target")
+
+
+@dataclass(frozen=True)
+class FlowState:
+    """Where the transport stands.
+
+    Attributes:
+        z: z_t, [B, ..., d].
+        t: time, [B], in [0, 1).
+        estimate: the last estimate of z_1, [B, ..., d], for self-conditioned blocks.
+        z_0: the noise from which a straight path led here; None where the solver has walked.
+    """
+
+    z: Tensor
+    t: Tensor
+    estimate: Tensor | None = None
+    z_0: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a block says about a state: its raw output and the estimate `z1_hat`, [B, ..., d]."""
+
+    output: Tensor
+    z1_hat: Tensor
+
+
+class FlowEnsemble(nn.Module):
+    """The T parallel predictors v_theta_1 .. v_theta_T (3.2.1) and what they share.
+
+    Args:
+        blocks: T modules with the signature of `flowdet.flow.blocks`; counted from 0 here.
+        time_embedding: maps t [B] to codes [B, d].
+        prediction: `velocity`: the output is the velocity, `z1_hat = z_t + (1 - t) output`
+            (the paper, eq. 15); `target`: the output corrects the previous estimate,
+            `z1_hat = estimate + output`, and the velocity follows from it.
+        start: the estimate before the first step, [..., d] without batch dimension, learned
+            if it is an `nn.Parameter`. Needed for `target`.
+        query_position: maps the estimate (or None) to the queries' position codes.
+
+    Raises:
+        ValueError: no block, unknown prediction, or `target` without a start.
+    """
+
+    def __init__(
+        self,
+        blocks: Iterable[nn.Module],
+        time_embedding: nn.Module,
+        *,
+        prediction: str = "velocity",
+        start: Tensor | None = None,
+        query_position: Callable[[Tensor | None], QueryPosition] | None = None,
+    ):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        if not len(self.blocks):
+            raise ValueError("a flow ensemble needs at least one block")
+        if prediction not in PREDICTIONS:
+            raise ValueError(f"unknown prediction {prediction!r}: use one of {PREDICTIONS}")
+        if prediction == "target" and start is None:
+            raise ValueError("prediction 'target' corrects an estimate: give a start estimate")
+        self.time_embedding = time_embedding
+        self.prediction = prediction
+        self.start = start
+        self.query_position = query_position
+        self.path = LinearPath()
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self.blocks)
+
+    def initial_state(self, z_0: Tensor) -> FlowState:
+        """The state at t = 0 for noise `z_0`, [B, ..., d]."""
+        start = None if self.start is None else self.start.expand_as(z_0)
+        return FlowState(z_0, z_0.new_zeros(len(z_0)), start, z_0)
+
+    def predict(self, block: int, state: FlowState, features: object) -> Prediction:
+        """What one block (from 0) predicts at a state; `features` go to the block as they are."""
+        position = None if self.query_position is None else self.query_position(state.estimate)
+        code = self.time_embedding(state.t)
+        output = self.blocks[block](state.z, code, features, state.estimate, position)
+        if self.prediction == "target":
+            return Prediction(output, state.estimate + output)
+        return Prediction(output, self.path.target_of(state.z, output, state.t))
+
+    def consensus(self, state: FlowState, features: object) -> Tensor:
+        """The mean `z1_hat` of all blocks (eq. 27-28), [B, ..., d]."""
+        estimates = [self.predict(k, state, features).z1_hat for k in range(self.num_blocks)]
+        return torch.stack(estimates).mean(dim=0)
+
+    def advance(self, state: FlowState, z1_hat: Tensor, t: float, t_next: float) -> FlowState:
+        """The Euler step of the whole batch from `t` to `t_next` towards `z1_hat`."""
+        z = self.path.step(state.z, z1_hat, t, t_next)
+        return FlowState(z, torch.full_like(state.t, t_next), z1_hat)
+
+    def flow_loss(self, prediction: Prediction, state: FlowState, z_1: Tensor) -> Tensor:
+        """The flow-matching loss of a prediction, a scalar (eq. 14, mean over elements).
+
+        For `velocity` the mean squared error to the velocity that leads from the state to
+        `z_1`; for `target` that of `z1_hat` to `z_1`, which is the same up to the factor
+        `(1 - t)^2` and stays finite near t = 1.
+        """
+        if self.prediction == "target":
+            return F.mse_loss(prediction.z1_hat.float(), z_1.float())
+        if state.z_0 is not None:
+            velocity = z_1 - state.z_0
+        else:
+            velocity = (z_1 - state.z) / (1 - expand_time(state.t, state.z))
+        return F.mse_loss(prediction.output.float(), velocity.float())

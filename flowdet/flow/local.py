@@ -1,0 +1,172 @@
+"""Block-local losses as one autograd node (3.3, A.2, Algorithm 1).
+
+Block k's graph is built, differentiated and freed before block k + 1 begins, inside the
+*forward* of one autograd node; its *backward* only hands the summed gradients on. To the
+outside the losses are ordinary scalars, so any trainer that calls `backward()` once on
+their sum works, AMP and DistributedDataParallel included, and at any moment only one
+block's activations are alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+Losses = dict[str, Tensor]
+BlockLoss = Callable[[int, list[Tensor]], Losses]
+
+SCHEDULES = ("joint", "alternate")
+
+
+def blocks_to_train(schedule: str, num_blocks: int, passes: int) -> list[int]:
+    """Which blocks learn in an iteration.
+
+    Args:
+        schedule: `joint`: all of them, in every iteration; `alternate`: one per pass over
+            the data, in turn (Algorithm 1).
+        num_blocks: T.
+        passes: complete passes over the data so far.
+
+    Raises:
+        ValueError: unknown schedule.
+    """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"unknown schedule {schedule!r}: use one of {SCHEDULES}")
+    return list(range(num_blocks)) if schedule == "joint" else [passes % num_blocks]
+
+
+class HalfPrecisionScale:
+    """A loss scale for the inner gradients under float16 autocast.
+
+    The trainer's gradient scaler acts when `backward()` is called, which is too late: the
+    inner gradients have been taken by then. Halves when they overflow (the step is then lost,
+    as the non-finite gradients make the trainer's scaler skip it), doubles after
+    `growth_interval` good iterations.
+    """
+
+    def __init__(self, value: float = 2.0**12, growth_interval: int = 1000):
+        self.value = value
+        self.growth_interval = growth_interval
+        self.good = 0
+
+    def update(self, gradients: Sequence[Tensor | None]) -> None:
+        finite = all(bool(torch.isfinite(g).all()) for g in gradients if g is not None)
+        self.good = self.good + 1 if finite else 0
+        if not finite:
+            self.value /= 2
+        elif self.good % self.growth_interval == 0:
+            self.value *= 2
+
+
+class _BlockLocalNode(torch.autograd.Function):
+    """forward: gradients of all blocks, one after the other; backward: hands them on."""
+
+    @staticmethod
+    def forward(ctx, run: Callable[[], tuple[Losses, list[Tensor | None]]], *inputs: Tensor):
+        losses, ctx.gradients = run()
+        return tuple(losses.values())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *incoming: Tensor):
+        if ctx.gradients is None:
+            raise RuntimeError("block-local losses can be differentiated only once")
+        first = incoming[0]
+        for other in incoming[1:]:
+            if other.data_ptr() != first.data_ptr() and not torch.equal(other, first):
+                raise RuntimeError(
+                    "block-local losses must be summed with equal weight before backward(): "
+                    f"got gradients {[g.item() for g in incoming]}. Put the weights into the "
+                    "criterion (MODEL.FLOW_DET.*_WEIGHT), not around the model"
+                )
+        gradients, ctx.gradients = ctx.gradients, None
+        return None, *[None if g is None else g.mul_(first) for g in gradients]
+
+
+def block_local_losses(
+    block_loss: BlockLoss,
+    blocks: Sequence[int],
+    features: Sequence[Tensor],
+    parameters: Sequence[nn.Parameter],
+    *,
+    half_scale: HalfPrecisionScale | None = None,
+) -> Losses:
+    """The losses of several blocks on shared features, each with its own, local graph.
+
+    Args:
+        block_loss: `block_loss(k, features)` returns block k's scalar losses by name, the
+            same names for every k, on the features it is given (detached copies).
+        blocks: the blocks that learn, in this order.
+        features: what the blocks share and pass gradients to, e.g. the backbone's output.
+        parameters: every parameter that `block_loss` uses: of blocks, embeddings and heads.
+            Those that no block used, or that are frozen, get no gradient.
+        half_scale: scale of the inner losses, for float16 autocast.
+
+    Returns:
+        The losses summed over the blocks. Call `backward()` on their plain sum.
+
+    Raises:
+        ValueError: the names of the losses differ between blocks, or there is no block.
+        RuntimeError: in backward, if the losses were weighted differently, or differentiated
+            twice.
+    """
+    if not blocks:
+        raise ValueError("no block to train")
+    inputs = [*features, *parameters]
+    wanted = [i for i, x in enumerate(inputs) if x.requires_grad]
+    if not torch.is_grad_enabled() or not wanted:
+        return _sum_losses(block_loss(k, list(features)) for k in blocks)
+    scale = half_scale.value if half_scale else 1.0
+    names: list[str] = []
+
+    def run() -> tuple[Losses, list[Tensor | None]]:
+        leaves = [_at_least_float32(f.detach()).requires_grad_(f.requires_grad) for f in features]
+        sources = [*leaves, *parameters]
+        gradients: list[Tensor | None] = [None] * len(inputs)
+        results = []
+        for k in blocks:
+            with torch.enable_grad():
+                losses = block_loss(k, leaves)
+                total = sum(losses.values()) * scale
+            found = torch.autograd.grad(total, [sources[i] for i in wanted], allow_unused=True)
+            results.append({name: loss.detach() for name, loss in losses.items()})
+            # the graph of block k dies here, before the next one is built
+            del losses, total
+            for i, g in zip(wanted, found, strict=True):
+                if g is not None:
+                    gradients[i] = g.clone() if gradients[i] is None else gradients[i].add_(g)
+        summed = _sum_losses(results)
+        names.extend(summed)
+        return summed, _unscale(gradients, inputs, scale, half_scale)
+
+    values = _BlockLocalNode.apply(run, *inputs)
+    return dict(zip(names, values, strict=True))
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    """Gradients of half-precision features would lose small values when summed and unscaled."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _sum_losses(results) -> Losses:
+    """Sums dicts of losses that must have the same names."""
+    results = list(results)
+    for other in results[1:]:
+        if other.keys() != results[0].keys():
+            raise ValueError(
+                f"blocks return different losses: {list(results[0])} and {list(other)}"
+            )
+    return {name: sum(losses[name] for losses in results) for name in results[0]}
+
+
+def _unscale(gradients, inputs, scale: float, half_scale: HalfPrecisionScale | None):
+    """Takes the loss scale out again, in place, and returns gradients in their inputs' dtype."""
+    for g in gradients:
+        if g is not None and scale != 1.0:
+            g.div_(scale)
+    if half_scale:
+        half_scale.update(gradients)
+    return [None if g is None else g.to(x.dtype) for g, x in zip(gradients, inputs, strict=True)]

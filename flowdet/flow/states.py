@@ -1,0 +1,156 @@
+"""The states on which blocks learn: interpolated ones, or those that the solver visits.
+
+An interpolated z_t with t > 0 contains the answer; a visited one contains only what the
+blocks have found so far, which is what they get at inference.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from flowdet.flow.ensemble import FlowEnsemble, FlowState
+from flowdet.flow.solvers import euler
+from flowdet.flow.time import draw_time
+
+
+@dataclass(frozen=True)
+class StateSettings:
+    """How training states are made.
+
+    Attributes:
+        kind: `interpolated`, `chain` or `roll`.
+        time_distribution: of `interpolated`, see `draw_time`.
+        zero_share: probability of a state at t = 0 (per image for `interpolated`, per
+            iteration for `chain`), the state from which `single_step` and `ensemble` start.
+        max_steps: `roll` draws the number of Euler steps from 1 to this.
+    """
+
+    kind: str = "interpolated"
+    time_distribution: str = "uniform"
+    zero_share: float = 0.0
+    max_steps: int = 4
+
+    def __post_init__(self):
+        if self.kind not in TRAINING_STATES:
+            raise ValueError(
+                f"unknown training states {self.kind!r}: use one of {sorted(TRAINING_STATES)}"
+            )
+
+
+class TrainingStates(ABC):
+    """The states of one iteration. Ask `state(k)` for the blocks in order, then tell `visited`.
+
+    Args:
+        settings: how they are made.
+        ensemble: the blocks.
+        z_0: noise, [B, ..., d].
+        features: what the blocks look at when they walk, without gradient.
+
+    Attributes:
+        consensus: `z1_hat` on which all blocks of this iteration should be matched,
+            [B, ..., d]; None if each block matches on its own prediction.
+    """
+
+    consensus: Tensor | None = None
+
+    def __init__(
+        self, settings: StateSettings, ensemble: FlowEnsemble, z_0: Tensor, features: object
+    ):
+        self.settings = settings
+        self.ensemble = ensemble
+        self.initial = ensemble.initial_state(z_0)
+        self.features = features
+
+    @abstractmethod
+    def state(self, block: int, z_1: Tensor | None = None) -> FlowState:
+        """The state on which block `block` (from 0) learns; `z_1` [B, ..., d] if known."""
+
+    def visited(self, block: int, z1_hat: Tensor) -> None:
+        """Takes note that block `block` has predicted `z1_hat` on its state."""
+        return
+
+
+class InterpolatedStates(TrainingStates):
+    """`z_t = (1 - t) z_0 + t z_1` at a random t (eq. 3, Algorithm 1). Needs `z_1`."""
+
+    def state(self, block: int, z_1: Tensor | None = None) -> FlowState:
+        t = draw_time(
+            len(self.initial.z),
+            self.settings.time_distribution,
+            block=block,
+            num_blocks=self.ensemble.num_blocks,
+            zero_share=self.settings.zero_share,
+            device=self.initial.z.device,
+        )
+        sample = self.ensemble.path.sample(self.initial.z, z_1, t)
+        return replace(self.initial, z=sample.z_t, t=t)
+
+
+class ChainStates(TrainingStates):
+    """Block k learns on the Euler state that block k - 1 has left, at t = k / T.
+
+    Costs no extra pass when all blocks learn in turn. Blocks that are skipped (schedule
+    `alternate`) are run without gradient.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.current = self.initial
+        self.next_block = 0
+        self.stay_at_zero = random.random() < self.settings.zero_share
+
+    @torch.no_grad()
+    def state(self, block: int, z_1: Tensor | None = None) -> FlowState:
+        if self.stay_at_zero:
+            return self.initial
+        while self.next_block < block:
+            k = self.next_block
+            self.visited(k, self.ensemble.predict(k, self.current, self.features).z1_hat)
+        return self.current
+
+    def visited(self, block: int, z1_hat: Tensor) -> None:
+        count = self.ensemble.num_blocks
+        self.next_block = block + 1
+        if self.next_block < count and not self.stay_at_zero:
+            t, t_next = block / count, self.next_block / count
+            self.current = self.ensemble.advance(self.current, z1_hat.detach(), t, t_next)
+
+
+class RollStates(TrainingStates):
+    """All blocks learn on one state: some steps of a random number, walked by their mean.
+
+    The walk and the consensus there are without gradient.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        num_steps = random.randint(1, self.settings.max_steps)
+        with torch.no_grad():
+            self.current = euler(
+                lambda state, t: self.ensemble.consensus(state, self.features),
+                self.ensemble,
+                self.initial,
+                num_steps,
+                stop_after=random.randrange(num_steps),
+            )[0]
+            self.consensus = self.ensemble.consensus(self.current, self.features)
+
+    def state(self, block: int, z_1: Tensor | None = None) -> FlowState:
+        return self.current
+
+
+TRAINING_STATES: dict[str, type[TrainingStates]] = {
+    "interpolated": InterpolatedStates,
+    "chain": ChainStates,
+    "roll": RollStates,
+}
+
+
+def make_states(settings: StateSettings, *args, **kwargs) -> TrainingStates:
+    """The training states of one iteration; arguments as of `TrainingStates`."""
+    return TRAINING_STATES[settings.kind](settings, *args, **kwargs)

@@ -1,0 +1,82 @@
+import pytest
+import torch
+
+from flowdet.flow import FlowEnsemble, solve
+from flowdet.flow.solvers import block_at
+from tests.flow.toy import DIM, IdentityTime, TimesBlock, constants, mlps
+
+Z_0 = torch.zeros(2, DIM)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 5, 10])
+def test_constant_velocity_is_exact_in_any_number_of_steps(num_steps):
+    solution = solve(constants(2.0), Z_0, None, "multi_step", num_steps=num_steps)
+    assert torch.allclose(solution.z_1, torch.full_like(Z_0, 2.0), atol=1e-6)
+
+
+def test_euler_converges_to_the_analytic_solution():
+    ensemble = FlowEnsemble([TimesBlock()], IdentityTime())
+    errors = [
+        (solve(ensemble, Z_0, None, "multi_step", num_steps=n).z_1 - 1).abs().max().item()
+        for n in (10, 20, 40)
+    ]
+    # the left Riemann sum of 3 t^2 with n steps: error 3 / 2n - 1 / 2n^2
+    assert errors == pytest.approx([1.5 / n - 0.5 / n**2 for n in (10, 20, 40)], abs=1e-4)
+
+
+def test_modes_by_hand():
+    ensemble = constants(1.0, 2.0, 6.0)
+    assert solve(ensemble, Z_0, None, "single_step").z_1[0, 0] == 1
+    assert solve(ensemble, Z_0, None, "single_step", block=2).z_1[0, 0] == 6
+    assert solve(ensemble, Z_0, None, "ensemble").z_1[0, 0] == 3
+    # T steps by default: each block walks a third of the way with its own velocity
+    assert solve(ensemble, Z_0, None, "multi_step").z_1[0, 0] == pytest.approx(3, abs=1e-5)
+    # 2 steps: t = 0 belongs to block 0, t = 1/2 to block 1
+    z_1 = solve(ensemble, Z_0, None, "multi_step", num_steps=2).z_1
+    assert z_1[0, 0] == pytest.approx(0.5 * 1 + 0.5 * 2, abs=1e-5)
+    z_1 = solve(ensemble, Z_0, None, "multi_step_ensemble", num_steps=7).z_1
+    assert z_1[0, 0] == pytest.approx(3, abs=1e-5)
+
+
+def test_block_at_every_border():
+    for count in (1, 3, 4, 7, 20):
+        assert [block_at(i / count, count) for i in range(count)] == list(range(count))
+    assert block_at(0.999999999, 4) == 3
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 5, 10])
+def test_target_prediction_ends_on_the_last_estimate(num_steps):
+    ensemble = mlps(prediction="target")
+    features = torch.randn(2, 5)
+    solution = solve(ensemble, torch.randn(2, DIM), features, num_steps=num_steps, trajectory=True)
+    assert torch.equal(solution.z_1, solution.estimates[-1])
+    assert torch.isfinite(solution.z_1).all()
+
+
+def test_trajectory():
+    solution = solve(constants(2.0), Z_0, None, "multi_step", num_steps=4, trajectory=True)
+    assert solution.times == [0, 0.25, 0.5, 0.75, 1]
+    assert [float(z[0, 0]) for z in solution.states] == [0, 0.5, 1, 1.5, 2]
+    assert [float(z[0, 0]) for z in solution.estimates] == [2, 2, 2, 2]
+    assert not solve(constants(2.0), Z_0, None).states
+
+
+def test_batch_is_two_singles():
+    ensemble, z_0, features = mlps(), torch.randn(2, DIM), torch.randn(2, 5)
+    for mode in ("single_step", "ensemble", "multi_step", "multi_step_ensemble"):
+        both = solve(ensemble, z_0, features, mode).z_1
+        one = [solve(ensemble, z_0[i : i + 1], features[i : i + 1], mode).z_1 for i in (0, 1)]
+        assert torch.allclose(both, torch.cat(one), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        ({"mode": "magic"}, "unknown inference mode 'magic'"),
+        ({"num_steps": 0}, "at least 1, got 0"),
+        ({"mode": "single_step", "block": 3}, "no block 3: blocks are 0 to 0"),
+    ],
+)
+def test_bad_arguments(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        solve(constants(1.0), Z_0, None, **kwargs)

@@ -1,0 +1,91 @@
+import pytest
+import torch
+
+from flowdet.flow import StateSettings, make_states, solve
+from tests.flow.toy import DIM, mlps
+
+FEATURES = torch.randn(2, 5)
+
+
+@pytest.fixture
+def ensemble():
+    return mlps(prediction="target")
+
+
+def test_interpolated_states_lie_on_the_path(ensemble):
+    z_0, z_1 = torch.randn(2, DIM), torch.randn(2, DIM)
+    state = make_states(StateSettings("interpolated"), ensemble, z_0, FEATURES).state(1, z_1)
+    t = state.t[:, None]
+    assert torch.allclose(state.z, (1 - t) * z_0 + t * z_1)
+    assert torch.equal(state.z_0, z_0)
+
+
+def test_interpolated_states_of_an_interval(ensemble):
+    settings = StateSettings("interpolated", "interval")
+    states = make_states(settings, ensemble, torch.zeros(64, DIM), FEATURES)
+    t = states.state(2, torch.ones(64, DIM)).t
+    assert t.min() >= 2 / 3 and t.max() <= 1
+
+
+def test_chain_visits_what_multi_step_inference_visits(ensemble):
+    z_0 = torch.randn(2, DIM)
+    walked = solve(ensemble, z_0, FEATURES, "multi_step", trajectory=True)
+    states = make_states(StateSettings("chain"), ensemble, z_0, FEATURES)
+    for k in range(3):
+        state = states.state(k)
+        assert torch.allclose(state.z, walked.states[k])
+        assert state.t.tolist() == pytest.approx([k / 3] * 2)
+        states.visited(k, ensemble.predict(k, state, FEATURES).z1_hat)
+
+
+def test_chain_walks_over_blocks_that_do_not_learn(ensemble):
+    z_0 = torch.randn(2, DIM)
+    walked = solve(ensemble, z_0, FEATURES, "multi_step", trajectory=True)
+    state = make_states(StateSettings("chain"), ensemble, z_0, FEATURES).state(2)
+    assert torch.allclose(state.z, walked.states[2])
+
+
+def test_no_gradient_flows_through_the_walk(ensemble):
+    for kind in ("chain", "roll"):
+        states = make_states(StateSettings(kind), ensemble, torch.randn(2, DIM), FEATURES)
+        if kind == "chain":
+            states.visited(0, ensemble.predict(0, states.state(0), FEATURES).z1_hat)
+            assert not states.state(1).z.requires_grad
+            assert not states.state(1).estimate.requires_grad
+
+
+def test_the_learned_start_gets_its_gradient(ensemble):
+    states = make_states(StateSettings("chain"), ensemble, torch.randn(2, DIM), FEATURES)
+    ensemble.predict(0, states.state(0), FEATURES).z1_hat.sum().backward()
+    assert ensemble.start.grad.abs().sum() > 0
+
+
+def test_chain_stays_at_zero_as_often_as_asked(ensemble):
+    settings = StateSettings("chain", zero_share=1.0)
+    states = make_states(settings, ensemble, torch.randn(2, DIM), FEATURES)
+    states.visited(0, torch.randn(2, DIM))
+    assert states.state(2).t.tolist() == [0, 0]
+
+
+def test_roll_visits_what_the_ensemble_solver_visits(ensemble):
+    z_0, seen = torch.randn(2, DIM), set()
+    visited = [
+        z
+        for n in (1, 2, 3)
+        for z in solve(
+            ensemble, z_0, FEATURES, "multi_step_ensemble", num_steps=n, trajectory=True
+        ).states[:-1]
+    ]
+    for _ in range(40):
+        states = make_states(StateSettings("roll", max_steps=3), ensemble, z_0, FEATURES)
+        matches = [i for i, z in enumerate(visited) if torch.allclose(z, states.state(0).z)]
+        assert matches
+        assert states.state(0) is states.state(2)
+        assert not states.consensus.requires_grad
+        seen.add(round(float(states.state(0).t[0]), 3))
+    assert seen == {0, 0.333, 0.5, 0.667}
+
+
+def test_unknown_states():
+    with pytest.raises(ValueError, match="unknown training states 'dream'"):
+        StateSettings("dream")
