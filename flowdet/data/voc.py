@@ -1,0 +1,141 @@
+"""Reading and writing detection datasets in the layout of PASCAL VOC.
+
+A dataset is a folder with `JPEGImages/<id>.jpg`, `Annotations/<id>.xml` and
+`ImageSets/Main/<split>.txt`, which lists one image id per line.
+"""
+
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from detectron2.structures import BoxMode
+
+__all__ = ["load_voc_dicts", "write_voc_annotation"]
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+def load_voc_dicts(
+    dirname: str | Path, split: str, class_names: Sequence[str], keep_difficult: bool
+) -> list[dict]:
+    """Read one split as detectron2 dataset dicts, one per image, in the order of its list.
+
+    Boxes are absolute xyxy pixels that start at 0 (`xmin - 1, ymin - 1, xmax, ymax`, as in
+    detectron2); every annotation also has "difficult" (0 or 1). With `keep_difficult` False
+    difficult objects are left out. Images without objects stay.
+
+    Raises FileNotFoundError when the folder, the list or an annotation is missing, ValueError
+    when the list is empty or an annotation is malformed or has a class not in `class_names`.
+    """
+    root = Path(dirname)
+    class_ids = {name: i for i, name in enumerate(class_names)}
+    records = []
+    for image_id in _read_split(root, split):
+        path = root / "Annotations" / f"{image_id}.xml"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"Image {image_id} of split {split!r} has no annotation {path}."
+            )
+        record = _read_annotation(path, class_ids, keep_difficult)
+        record["file_name"] = str(root / "JPEGImages" / f"{image_id}.jpg")
+        record["image_id"] = image_id
+        records.append(record)
+    return records
+
+
+def write_voc_annotation(
+    path: Path,
+    file_name: str,
+    size: tuple[int, int],
+    boxes: np.ndarray,
+    names: Sequence[str],
+    difficult: Sequence[int] | None = None,
+) -> None:
+    """Write the annotation of one image of `size` (height, width) as VOC xml.
+
+    boxes: [N, 4] absolute xyxy pixels that start at 0, with exclusive x2 and y2; stored the VOC
+    way, as 1-based inclusive whole pixels. names: the class of each box. difficult: 0 or 1 for
+    each box, all 0 by default.
+    """
+    root = ET.Element("annotation")
+    ET.SubElement(root, "filename").text = file_name
+    frame = ET.SubElement(root, "size")
+    for tag, value in (("width", size[1]), ("height", size[0]), ("depth", 3)):
+        ET.SubElement(frame, tag).text = str(value)
+    corners = np.rint(boxes).astype(int).reshape(-1, 4) + (1, 1, 0, 0)
+    flags = [0] * len(names) if difficult is None else difficult
+    for box, name, flag in zip(corners.tolist(), names, flags, strict=True):
+        obj = ET.SubElement(root, "object")
+        fields = {"name": name, "pose": "Unspecified", "truncated": 0, "difficult": flag}
+        for tag, value in fields.items():
+            ET.SubElement(obj, tag).text = str(value)
+        bndbox = ET.SubElement(obj, "bndbox")
+        for tag, value in zip(_CORNERS, box, strict=True):
+            ET.SubElement(bndbox, tag).text = str(value)
+    ET.indent(root)
+    ET.ElementTree(root).write(path, encoding="unicode")
+
+
+def _read_split(root: Path, split: str) -> list[str]:
+    """The image ids of a split."""
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"Dataset folder {root} does not exist. Set the environment variable "
+            "DETECTRON2_DATASETS to the folder that holds your datasets, laid out as "
+            "datasets/README.md says."
+        )
+    folder = root / "ImageSets" / "Main"
+    listing = folder / f"{split}.txt"
+    if not listing.is_file():
+        there = ", ".join(sorted(p.stem for p in folder.glob("*.txt"))) or "none"
+        raise FileNotFoundError(f"Split file {listing} does not exist; splits there: {there}.")
+    ids = [line.strip() for line in listing.read_text().splitlines() if line.strip()]
+    if not ids:
+        raise ValueError(f"Split file {listing} lists no image.")
+    for image_id in ids:
+        # The evaluator's result lines are split at blanks, so an id must not have one.
+        if len(image_id.split()) > 1:
+            raise ValueError(f"{listing}: {image_id!r} is not one image id without blanks.")
+    return ids
+
+
+def _read_annotation(path: Path, class_ids: dict[str, int], keep_difficult: bool) -> dict:
+    """Height, width and annotations of one xml file."""
+    try:
+        root = ET.parse(path).getroot()
+        record = {
+            "height": int(_text(root, "size/height")),
+            "width": int(_text(root, "size/width")),
+        }
+        objects = [_read_object(obj, class_ids) for obj in root.findall("object")]
+    except (ET.ParseError, ValueError) as error:
+        raise ValueError(f"Annotation {path}: {error}.") from error
+    if min(record["height"], record["width"]) < 1:
+        raise ValueError(f"Annotation {path}: the image size must be positive.")
+    record["annotations"] = [o for o in objects if keep_difficult or not o["difficult"]]
+    return record
+
+
+def _read_object(obj: ET.Element, class_ids: dict[str, int]) -> dict:
+    """One object as a detectron2 annotation."""
+    name = _text(obj, "name")
+    if name not in class_ids:
+        raise ValueError(f"class {name!r} is unknown; known are {', '.join(class_ids)}")
+    x1, y1, x2, y2 = (float(_text(obj, f"bndbox/{tag}")) for tag in _CORNERS)
+    if not (x1 <= x2 and y1 <= y2):
+        raise ValueError(f"the box {x1:g}, {y1:g}, {x2:g}, {y2:g} of a {name!r} is empty")
+    return {
+        "category_id": class_ids[name],
+        "bbox": [x1 - 1, y1 - 1, x2, y2],
+        "bbox_mode": BoxMode.XYXY_ABS,
+        "difficult": int(obj.findtext("difficult") or 0),
+    }
+
+
+def _text(element: ET.Element, tag: str) -> str:
+    """The text of a descendant that must be there."""
+    text = (element.findtext(tag) or "").strip()
+    if not text:
+        raise ValueError(f"<{tag}> is missing or empty")
+    return text
