@@ -1,0 +1,26 @@
+"""flowdet: object detection as transport, trained block by block. A detectron2 plugin.
+
+Importing it registers the meta-architectures, backbones and datasets with detectron2.
+`flowdet.flow` alone needs nothing but torch.
+"""
+
+import warnings
+
+__version__ = "0.1.0"
+
+try:
+    with warnings.catch_warnings():
+        # fvcore, which detectron2 imports, still scripts a function: nothing a user can act on
+        warnings.filterwarnings("ignore", ".*torch.jit.script.*", FutureWarning)
+        import detectron2.modeling  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "flowdet needs detectron2, which is not importable here "
+        f"({error}). Install it with: flowdet-install-detectron2 "
+        "(in a checkout: python flowdet_install.py)"
+    ) from error
+
+from flowdet import data, detection  # noqa: F401
+from flowdet.config import add_flowdet_config
+
+__all__ = ["__version__", "add_flowdet_config"]

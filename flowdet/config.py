@@ -1,0 +1,130 @@
+"""Every configuration key that flowdet adds to detectron2's, with its default."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+
+
+def add_flowdet_config(cfg: CfgNode) -> None:
+    """Adds flowdet's keys to a detectron2 config, in place.
+
+    The defaults are the recipe that was measured to work; the `*_paper` configs and
+    `voc_flow_r50.yaml` set the paper's values.
+    """
+    _add_model_keys(cfg)
+    _add_data_keys(cfg)
+    _add_solver_keys(cfg)
+
+
+def _add_model_keys(cfg: CfgNode) -> None:
+    cfg.MODEL.FLOW_DET = node = CfgNode()
+    # Number of classes C. 0 takes it from the class names of the training dataset.
+    node.NUM_CLASSES = 0
+    # Feature maps of the backbone that the blocks attend to.
+    node.IN_FEATURES = ["res5"]
+    # Normalisation after the projection of the features ("" for none), and how many residual
+    # convolution blocks follow it (to adapt a frozen backbone).
+    node.NECK_NORM = "GN"
+    node.NECK_BLOCKS = 0
+
+    # Embedding dimension d, queries M, flow blocks T, and the shape of a block.
+    node.HIDDEN_DIM = 128
+    node.NUM_QUERIES = 20
+    node.NUM_BLOCKS = 4
+    node.NUM_HEADS = 4
+    node.FEEDFORWARD_DIM = 512
+    node.DROPOUT = 0.0
+    # Cycles per image of the fastest position code; at most half the tokens along a side.
+    node.POSITION_MAX_FREQUENCY = 5.0
+    # How embeddings are decoded to boxes: "linear" (the paper) or "mlp".
+    node.BOX_HEAD = "mlp"
+
+    # What a block predicts: "velocity" (the paper) or "target" (a correction of its estimate).
+    node.PREDICTION = "target"
+    # Learned first estimates whose boxes lie on a grid, and a learned code per query.
+    node.ANCHORED_QUERIES = True
+    # Blocks also see the previous estimate of the target.
+    node.SELF_CONDITIONING = True
+    # Cross-attention looks at the box that the estimate decodes to.
+    node.BOX_ANCHORED_ATTENTION = True
+
+    # States on which blocks learn: "interpolated" (the paper), or those that the solver
+    # visits: "chain" (block k after block k - 1) or "roll" (all blocks after their mean).
+    node.TRAINING_STATES = "chain"
+    # How t is drawn for interpolated states: "uniform" or "interval" (that of the block).
+    node.TIME_DISTRIBUTION = "uniform"
+    # Probability of t = 0 instead, from which single-step and ensemble inference start.
+    node.TIME_ZERO_SHARE = 0.0
+    # "roll" draws its number of steps from 1 to this.
+    node.MAX_ROLL_STEPS = 4
+    # Which query an object's target goes to in interpolated states: "ordered", "random" or
+    # "optimal_transport". Visited states take the matching of the detection loss.
+    node.COUPLING = "random"
+    # Which blocks learn in an iteration: "joint" (all) or "alternate" (Algorithm 1: one per
+    # pass over the data), and the iterations in a pass (0: set from the dataset).
+    node.SCHEDULE = "joint"
+    node.PASS_LENGTH = 0
+
+    # Standard deviation of the noise z_0.
+    node.NOISE_SCALE = 0.3
+    # Whether target embeddings are layer-normalised, and whether the losses train them.
+    node.NORMALIZE_TARGET = True
+    node.LEARN_TARGET = False
+
+    # Weights of the losses and of the matching costs.
+    node.FLOW_WEIGHT = 0.02
+    node.CLASS_WEIGHT = 1.0
+    node.BBOX_WEIGHT = 5.0
+    node.GIOU_WEIGHT = 2.0
+    # Weight of background queries in the classification loss.
+    node.BACKGROUND_WEIGHT = 0.1
+
+    # Inference: "single_step", "ensemble", "multi_step" or "multi_step_ensemble"; Euler steps
+    # of the latter two (0: one per block); the block of "single_step", from 0; seed of z_0.
+    node.INFERENCE_MODE = "multi_step"
+    node.NUM_STEPS = 0
+    node.SINGLE_STEP_BLOCK = 0
+    node.NOISE_SEED = 0
+    # Detections at or below this score are dropped; IoU of class-wise suppression.
+    node.SCORE_THRESHOLD = 0.05
+    node.NMS_THRESHOLD = 0.5
+
+    # Keep the features of a frozen backbone in this much memory: each image then passes it
+    # once. For augmentations with few outcomes (none, flips). 0 is off.
+    node.FEATURE_CACHE_GIB = 0.0
+
+    # Width of the small backbone "build_small_resnet_backbone": channels of its stem, res2
+    # and res3 (strides 4, 4, 8).
+    cfg.MODEL.SMALL_RESNET = CfgNode({"CHANNELS": [32, 32, 128], "BLOCKS": [1, 2]})
+
+
+def _add_data_keys(cfg: CfgNode) -> None:
+    # Whether objects marked difficult (VOC) are trained on; the evaluator ignores them.
+    cfg.DATASETS.TRAIN_ON_DIFFICULT = False
+    # Resize every image to this (height, width), in training and testing. [0, 0] is off:
+    # then INPUT.MIN_SIZE_* and MAX_SIZE_* hold.
+    cfg.INPUT.FIXED_SIZE = [0, 0]
+    # Brightness, contrast and saturation are scaled by 1 +- this in training; 0 is off.
+    cfg.INPUT.COLOR_JITTER = 0.0
+    # With FIXED_SIZE: the image is scaled by a factor from this range in training, then
+    # cropped or padded. [1, 1] is off.
+    cfg.INPUT.SCALE_JITTER = [1.0, 1.0]
+    # Images per batch and process in evaluation.
+    cfg.TEST.BATCH_SIZE = 8
+    # Classes over which AP*-subset is averaged, beside the mean over all classes.
+    cfg.TEST.CLASS_SUBSET = []
+
+
+def _add_solver_keys(cfg: CfgNode) -> None:
+    # "AdamW" or "SGD".
+    cfg.SOLVER.OPTIMIZER = "AdamW"
+    # The backbone's learning rate, as a share of BASE_LR.
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    # Epochs: when above 0 it sets MAX_ITER from the size of the training set. The others then
+    # set STEPS, WARMUP_ITERS, CHECKPOINT_PERIOD and TEST.EVAL_PERIOD in the same way (0 or
+    # [] leaves those as they are).
+    cfg.SOLVER.MAX_EPOCHS = 0
+    cfg.SOLVER.STEP_EPOCHS = []
+    cfg.SOLVER.WARMUP_EPOCHS = 0
+    cfg.SOLVER.CHECKPOINT_EPOCHS = 0
+    cfg.TEST.EVAL_EPOCHS = 0

@@ -1,0 +1,95 @@
+"""Which query answers for which object."""
+
+from __future__ import annotations
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+from torchvision.ops import box_convert, generalized_box_iou
+
+from flowdet.detection.targets import Targets
+
+
+def solve_assignment(costs: Tensor, counts: list[int] | None = None) -> Tensor:
+    """Solves one assignment problem per batch element.
+
+    Args:
+        costs: [B, M, G].
+        counts: of the G columns the first so many count; all if None.
+
+    Returns:
+        For every row the index of its column, [B, M]; -1 for rows without one.
+
+    Raises:
+        ValueError: a cost is not finite.
+    """
+    batch, rows, columns = costs.shape
+    # the one copy to the host
+    host = costs.detach().float().cpu()
+    if not torch.isfinite(host).all():
+        raise ValueError(
+            "matching costs are not finite: the predictions hold NaN or inf. Usually the "
+            "training diverged (lower SOLVER.BASE_LR or turn SOLVER.CLIP_GRADIENTS on), or an "
+            "image or a box of the batch is broken"
+        )
+    assigned = torch.full((batch, rows), -1)
+    for i, cost in enumerate(host.numpy()):
+        row, column = linear_sum_assignment(cost[:, : columns if counts is None else counts[i]])
+        assigned[i, torch.from_numpy(row)] = torch.from_numpy(column)
+    return assigned.to(costs.device)
+
+
+class HungarianMatcher(nn.Module):
+    """One-to-one matching of queries and objects at the least summed cost (A.1.2, D.1).
+
+    `cost = -class_weight * p(class) + bbox_weight * L1 + giou_weight * (-GIoU)`, in float32.
+
+    Args:
+        class_weight: of the class probability.
+        bbox_weight: of the L1 distance of the boxes (normalised cxcywh).
+        giou_weight: of the generalised IoU.
+
+    Raises:
+        ValueError: all weights are 0.
+    """
+
+    def __init__(self, class_weight: float, bbox_weight: float, giou_weight: float):
+        super().__init__()
+        if not (class_weight or bbox_weight or giou_weight):
+            raise ValueError("a matcher needs at least one weight that is not 0")
+        self.class_weight = class_weight
+        self.bbox_weight = bbox_weight
+        self.giou_weight = giou_weight
+
+    @torch.no_grad()
+    def forward(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
+        """Matches a batch.
+
+        Args:
+            logits: [B, M, C + 1].
+            boxes: [B, M, 4], normalised cxcywh.
+            targets: the objects; at most M per image.
+
+        Returns:
+            The object of each query, [B, M]; -1 is background.
+
+        Raises:
+            ValueError: a prediction is NaN or inf.
+        """
+        with torch.autocast(logits.device.type, enabled=False):
+            costs = self.costs(logits.float(), boxes.float(), targets)
+        return solve_assignment(costs, targets.counts)
+
+    def costs(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
+        """The costs of all pairs, [B, M, G]."""
+        classes = targets.classes[:, None].expand(-1, logits.shape[1], -1)
+        probability = logits.softmax(-1).gather(2, classes)
+        corners = [box_convert(b, "cxcywh", "xyxy") for b in (boxes, targets.boxes)]
+        giou = torch.vmap(generalized_box_iou)(*corners)
+        distance = torch.cdist(boxes, targets.boxes, p=1)
+        return (
+            self.bbox_weight * distance - self.class_weight * probability - self.giou_weight * giou
+        )
+
+    def extra_repr(self) -> str:
+        return f"class={self.class_weight}, bbox={self.bbox_weight}, giou={self.giou_weight}"

@@ -1,0 +1,107 @@
+"""Backbone feature maps to the image tokens that the blocks attend to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.modeling.backbone.resnet import BasicBlock
+from torch import Tensor, nn
+
+from flowdet.detection.position import SineCode
+from flowdet.flow import ImageTokens
+
+
+class TokenNeck(nn.Module):
+    """1x1 projection to d, optional residual blocks, 2-D position code (D.1).
+
+    Several feature maps give one token sequence, with a learned embedding per level.
+
+    Args:
+        in_shapes: channels of the feature maps.
+        dim: d.
+        code: of positions in the image.
+        norm: detectron2's name of a normalisation after the projection, "" for none.
+        num_blocks: residual blocks of two 3x3 convolutions after it, e.g. to adapt a
+            frozen backbone.
+    """
+
+    def __init__(
+        self,
+        in_shapes: Sequence[ShapeSpec],
+        dim: int,
+        code: SineCode,
+        norm: str = "",
+        num_blocks: int = 0,
+    ):
+        super().__init__()
+        self.code = code
+        self.levels = nn.ModuleList(
+            nn.Sequential(
+                Conv2d(shape.channels, dim, 1, bias=not norm, norm=get_norm(norm, dim)),
+                *[BasicBlock(dim, dim, norm=norm or "GN") for _ in range(num_blocks)],
+            )
+            for shape in in_shapes
+        )
+        many = len(in_shapes) > 1
+        self.level_embedding = nn.Parameter(torch.zeros(len(in_shapes), dim)) if many else None
+
+    def forward(
+        self,
+        feature_maps: Sequence[Tensor],
+        image_sizes: Sequence[tuple[int, int]],
+        padded_size: tuple[int, int],
+    ) -> ImageTokens:
+        """Tokens of a padded batch.
+
+        Args:
+            feature_maps: one [B, C, H, W] per level.
+            image_sizes: (height, width) of each image without padding, in pixels.
+            padded_size: (height, width) of the batch, in pixels.
+        """
+        tokens, positions, paddings = [], [], []
+        for i, (layer, x) in enumerate(zip(self.levels, feature_maps, strict=True)):
+            x = layer(x)
+            points, padding = _token_grid(x.shape[-2:], image_sizes, padded_size, x.device)
+            flat = x.flatten(2).transpose(1, 2)
+            tokens.append(flat if self.level_embedding is None else flat + self.level_embedding[i])
+            positions.append(self.code(points))
+            paddings.append(padding)
+        padding = torch.cat(paddings, dim=1)
+        return ImageTokens(
+            torch.cat(tokens, dim=1),
+            torch.cat(positions, dim=1),
+            None if all(tuple(size) == tuple(padded_size) for size in image_sizes) else padding,
+        )
+
+
+def _token_grid(shape, image_sizes, padded_size, device) -> tuple[Tensor, Tensor]:
+    """Centres of the tokens in units of each image, [B, H * W, 2] as (x, y), and padding."""
+    height, width = shape
+    y = (torch.arange(height, device=device) + 0.5) * (padded_size[0] / height)
+    x = (torch.arange(width, device=device) + 0.5) * (padded_size[1] / width)
+    pixels = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(1, -1, 2)
+    sizes = torch.tensor([(w, h) for h, w in image_sizes], device=device).float()[:, None]
+    points = pixels / sizes
+    return points, (points > 1).any(dim=-1)
+
+
+def merge_tokens(groups: Sequence[ImageTokens], order: Sequence[int]) -> ImageTokens:
+    """One padded batch from groups of images of different sizes.
+
+    Args:
+        groups: tokens of the groups, none with padding.
+        order: for every image, taken group by group, its place in the batch.
+    """
+    if len(groups) == 1:
+        return groups[0]
+
+    def pad(sequences: list[Tensor]) -> Tensor:
+        padded = nn.utils.rnn.pad_sequence(sequences, batch_first=True)
+        return padded[torch.tensor(order, device=padded.device).argsort()]
+
+    rows = [row for group in groups for row in group.tokens]
+    positions = [row for g in groups for row in g.position.expand(len(g.tokens), -1, -1)]
+    seen = pad([torch.ones(len(row), dtype=torch.bool, device=row.device) for row in rows])
+    return ImageTokens(pad(rows), pad(positions), ~seen)

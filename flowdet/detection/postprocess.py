@@ -1,0 +1,65 @@
+"""From decoded queries to detections in the original image (A.3.4, D.1)."""
+
+from __future__ import annotations
+
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference_single_image
+from detectron2.structures import Instances
+from torch import Tensor, nn
+from torchvision.ops import box_convert
+
+
+class PostProcessor(nn.Module):
+    """Confidence threshold, class-wise non-maximum suppression, the best of what is left.
+
+    Every query may speak for several classes, each with its softmax probability as score.
+
+    Args:
+        score_threshold: detections at or below it are dropped.
+        nms_threshold: IoU above which the less confident of two boxes of a class is dropped;
+            1 keeps all.
+        max_detections: per image.
+
+    Raises:
+        ValueError: a threshold outside [0, 1].
+    """
+
+    def __init__(self, score_threshold: float, nms_threshold: float, max_detections: int):
+        super().__init__()
+        for key, value in (("SCORE_THRESHOLD", score_threshold), ("NMS_THRESHOLD", nms_threshold)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"MODEL.FLOW_DET.{key} must be in [0, 1], got {value}")
+        self.score_threshold = score_threshold
+        self.nms_threshold = nms_threshold
+        self.max_detections = max_detections
+
+    def forward(
+        self,
+        logits: Tensor,
+        boxes: Tensor,
+        image_size: tuple[int, int],
+        output_size: tuple[int, int],
+    ) -> Instances:
+        """The detections of one image.
+
+        Args:
+            logits: [M, C + 1], background last.
+            boxes: [M, 4], normalised cxcywh.
+            image_size: (height, width) that the model saw, in pixels.
+            output_size: (height, width) of the original image.
+
+        Returns:
+            `pred_boxes` (absolute xyxy in the original image), `scores`, `pred_classes`,
+            best first.
+        """
+        height, width = image_size
+        scale = boxes.new_tensor([width, height, width, height])
+        instances, _ = fast_rcnn_inference_single_image(
+            box_convert(boxes, "cxcywh", "xyxy") * scale,
+            logits.softmax(-1),
+            (height, width),
+            self.score_threshold,
+            self.nms_threshold,
+            self.max_detections,
+        )
+        return detector_postprocess(instances, *output_size)

@@ -1,0 +1,15 @@
+"""Trainer, optimizer, checkpoints, and how a config becomes a run."""
+
+from flowdet.engine.checkpoint import FlowDetCheckpointer
+from flowdet.engine.optimizer import build_optimizer
+from flowdet.engine.setup import keep_freed_memory, load_config, resolve_config
+from flowdet.engine.trainer import Trainer
+
+__all__ = [
+    "FlowDetCheckpointer",
+    "Trainer",
+    "build_optimizer",
+    "keep_freed_memory",
+    "load_config",
+    "resolve_config",
+]

@@ -1,0 +1,94 @@
+"""Loads detectron2's, torchvision's and our own checkpoints, and says when it cannot."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+
+from detectron2.checkpoint import DetectionCheckpointer
+
+_TORCHVISION_NAMES = (
+    (r"^conv1\.", "stem.conv1."),
+    (r"^bn1\.", "stem.conv1.norm."),
+    (r"^layer(\d)\.", lambda match: f"res{int(match[1]) + 1}."),
+    (r"\.bn(\d)\.", r".conv\1.norm."),
+    (r"\.downsample\.0\.", ".shortcut."),
+    (r"\.downsample\.1\.", ".shortcut.norm."),
+)
+
+
+def is_torchvision_resnet(state: dict) -> bool:
+    """Whether a state dict has the names of torchvision's ResNets."""
+    return "conv1.weight" in state and "layer1.0.conv1.weight" in state
+
+
+def convert_torchvision_resnet(state: dict) -> dict:
+    """A torchvision ResNet's state dict under detectron2's names.
+
+    The classifier `fc` is left out. torchvision's weights expect RGB images scaled by
+    `MODEL.PIXEL_MEAN [123.675, 116.28, 103.53]` and `PIXEL_STD [58.395, 57.12, 57.375]`, and
+    `MODEL.RESNETS.STRIDE_IN_1X1 False`.
+    """
+    converted = {}
+    for name, value in state.items():
+        if name.startswith("fc.") or name.endswith("num_batches_tracked"):
+            continue
+        for pattern, replacement in _TORCHVISION_NAMES:
+            name = re.sub(pattern, replacement, name)
+        converted[name] = value
+    return converted
+
+
+class FlowDetCheckpointer(DetectionCheckpointer):
+    """detectron2's checkpointer, for torchvision's ResNets too, with clear errors.
+
+    Raises (from `load`):
+        FileNotFoundError: the file is not there, or a zoo file cannot be downloaded.
+        ValueError: it is no checkpoint, fits nothing in the model, or has other shapes.
+    """
+
+    def load(self, path, *args, **kwargs):
+        self._path = path
+        if path and "://" not in path and not os.path.isfile(path.split("?")[0]):
+            raise FileNotFoundError(f"there is no checkpoint {path} (MODEL.WEIGHTS)")
+        try:
+            return super().load(path, *args, **kwargs)
+        except OSError as error:
+            if "://" not in str(path):
+                raise
+            raise FileNotFoundError(
+                f"{path} could not be downloaded ({error}). Give MODEL.WEIGHTS a local file, or "
+                'MODEL.WEIGHTS "" to start from random weights'
+            ) from error
+
+    def _load_file(self, filename):
+        try:
+            loaded = super()._load_file(filename)
+        except (pickle.UnpicklingError, EOFError, KeyError, RuntimeError, TypeError) as error:
+            raise ValueError(f"{filename} is not a readable checkpoint ({error})") from error
+        state = loaded["model"]
+        if not isinstance(state, dict):
+            raise ValueError(f"{filename} holds a {type(state).__name__}, not a state dict")
+        if is_torchvision_resnet(state):
+            loaded["model"] = convert_torchvision_resnet(state)
+            loaded["matching_heuristics"] = True
+        return loaded
+
+    def _load_model(self, checkpoint):
+        incompatible = super()._load_model(checkpoint)
+        if incompatible.incorrect_shapes:
+            listed = ", ".join(
+                f"{name} {there} (here {here})"
+                for name, there, here in incompatible.incorrect_shapes[:4]
+            )
+            raise ValueError(
+                f"{self._path} does not fit the model: {listed}. Was it trained with another "
+                "number of classes, queries or dimensions (MODEL.FLOW_DET.*)?"
+            )
+        if len(incompatible.missing_keys) >= len(self.model.state_dict()):
+            raise ValueError(
+                f"{self._path} holds none of the model's weights (its first names: "
+                f"{incompatible.unexpected_keys[:3]})"
+            )
+        return incompatible

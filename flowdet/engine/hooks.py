@@ -1,0 +1,25 @@
+"""Training hooks."""
+
+from __future__ import annotations
+
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+
+
+class SeedEveryIteration(HookBase):
+    """Seeds all random generators from the iteration's number.
+
+    So noise, times and dropout of iteration i are the same whether the training was
+    interrupted before it or not.
+
+    Args:
+        seed: of the run.
+    """
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def before_step(self):
+        world_size, rank = comm.get_world_size(), comm.get_rank()
+        seed_all_rng((self.seed + self.trainer.iter * world_size + rank) % 2**31)

@@ -1,0 +1,56 @@
+"""AdamW with its own learning rate for the backbone, and full-model gradient clipping."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from torch import nn
+
+OPTIMIZERS = {"AdamW": torch.optim.AdamW, "SGD": torch.optim.SGD}
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of `SOLVER`.
+
+    Parameters of `backbone` learn at `BASE_LR * BACKBONE_MULTIPLIER`. Beside detectron2's
+    per-parameter clipping, `SOLVER.CLIP_GRADIENTS.CLIP_TYPE` may be "full_model": the norm of
+    all gradients together, as in the paper (D.1).
+
+    Raises:
+        ValueError: an unknown `SOLVER.OPTIMIZER`.
+    """
+    name = cfg.SOLVER.OPTIMIZER
+    if name not in OPTIMIZERS:
+        raise ValueError(f"unknown SOLVER.OPTIMIZER {name!r}: use one of {sorted(OPTIMIZERS)}")
+
+    def learning_rate_factor(parameter_name: str) -> float:
+        name = parameter_name.removeprefix("module.")
+        return cfg.SOLVER.BACKBONE_MULTIPLIER if name.startswith("backbone.") else 1.0
+
+    parameters = get_default_optimizer_params(
+        model,
+        base_lr=cfg.SOLVER.BASE_LR,
+        weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+        weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+        lr_factor_func=learning_rate_factor,
+    )
+    optimizer_class = _with_clipping(cfg, OPTIMIZERS[name])
+    options = {"momentum": cfg.SOLVER.MOMENTUM} if name == "SGD" else {}
+    return optimizer_class(parameters, lr=cfg.SOLVER.BASE_LR, **options)
+
+
+def _with_clipping(cfg: CfgNode, optimizer_class: type) -> type:
+    """Clips inside `step`, where AMP has already unscaled the gradients."""
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if not clip.ENABLED or clip.CLIP_TYPE != "full_model":
+        return maybe_add_gradient_clipping(cfg, optimizer_class)
+
+    class FullModelClipping(optimizer_class):
+        def step(self, closure=None):
+            parameters = [p for group in self.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, clip.CLIP_VALUE, clip.NORM_TYPE)
+            return super().step(closure)
+
+    FullModelClipping.__name__ = f"{optimizer_class.__name__}WithFullModelClipping"
+    return FullModelClipping

@@ -1,0 +1,154 @@
+"""What of a config depends on the machine and the dataset, filled in before a run."""
+
+from __future__ import annotations
+
+import ctypes
+import difflib
+import logging
+import os
+import platform
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from flowdet.config import add_flowdet_config
+from flowdet.data.build import get_detection_dicts
+
+logger = logging.getLogger(__name__)
+
+
+def load_config(path: str, overrides: list[str] | None = None) -> CfgNode:
+    """A config file with overrides (`KEY value KEY value ...`), not yet resolved.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        KeyError: a key does not exist; the message names near ones.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"there is no config file {path!r} (--config-file)")
+    cfg = get_cfg()
+    add_flowdet_config(cfg)
+    cfg.merge_from_file(path)
+    try:
+        cfg.merge_from_list(overrides or [])
+    except (KeyError, AssertionError) as error:
+        raise KeyError(f"{error}{_near_keys(cfg, overrides or [])}") from error
+    return cfg
+
+
+def _near_keys(cfg: CfgNode, overrides: list[str]) -> str:
+    known = _flat_keys(cfg)
+    unknown = [key for key in overrides[::2] if key not in known]
+    near = difflib.get_close_matches(unknown[0], known, n=3) if unknown else []
+    return f": {unknown[0]} is no config key, near are {near}" if near else ""
+
+
+def _flat_keys(node: CfgNode, prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in node.items():
+        keys.append(prefix + name)
+        if isinstance(value, CfgNode):
+            keys += _flat_keys(value, f"{prefix}{name}.")
+    return keys
+
+
+def resolve_config(cfg: CfgNode, training: bool = True) -> CfgNode:
+    """Fills in the device, the classes and, for training, what is counted in epochs. In place.
+
+    Raises:
+        ValueError: the class count of the config is not the dataset's, or no dataset is named.
+    """
+    _resolve_device(cfg)
+    _resolve_classes(cfg)
+    if training:
+        _resolve_epochs(cfg)
+    return cfg
+
+
+def _resolve_device(cfg: CfgNode) -> None:
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.warning("no GPU here: MODEL.DEVICE is set to cpu")
+        cfg.MODEL.DEVICE = "cpu"
+    if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED:
+        logger.warning("SOLVER.AMP needs a GPU: switched off")
+        cfg.SOLVER.AMP.ENABLED = False
+
+
+def _resolve_classes(cfg: CfgNode) -> None:
+    datasets = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    if not datasets:
+        if cfg.MODEL.FLOW_DET.NUM_CLASSES:
+            return
+        raise ValueError("DATASETS.TRAIN is empty, and MODEL.FLOW_DET.NUM_CLASSES is not set")
+    for name in datasets:
+        classes = dataset_classes(name)
+        if cfg.MODEL.FLOW_DET.NUM_CLASSES == 0:
+            cfg.MODEL.FLOW_DET.NUM_CLASSES = len(classes)
+        if cfg.MODEL.FLOW_DET.NUM_CLASSES != len(classes):
+            raise ValueError(
+                f"MODEL.FLOW_DET.NUM_CLASSES is {cfg.MODEL.FLOW_DET.NUM_CLASSES}, but dataset "
+                f"{name!r} has {len(classes)} classes: set it to 0 to take it from the dataset"
+            )
+
+
+def dataset_classes(name: str) -> list[str]:
+    """Class names of a registered dataset.
+
+    Raises:
+        ValueError: it is not registered, or has no class names.
+    """
+    if name not in DatasetCatalog:
+        near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3)
+        raise ValueError(f"unknown dataset {name!r} (DATASETS.TRAIN / TEST); near are {near}")
+    metadata = MetadataCatalog.get(name)
+    if not hasattr(metadata, "thing_classes"):
+        # some of detectron2's datasets fill in their metadata when they are read
+        DatasetCatalog.get(name)
+    if not hasattr(metadata, "thing_classes"):
+        raise ValueError(f"dataset {name!r} has no thing_classes in its metadata")
+    return list(metadata.thing_classes)
+
+
+def _resolve_epochs(cfg: CfgNode) -> None:
+    dicts = [
+        d
+        for n in cfg.DATASETS.TRAIN
+        for d in get_detection_dicts(n, cfg.DATASETS.TRAIN_ON_DIFFICULT)
+    ]
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        dicts = [d for d in dicts if d["annotations"]]
+    per_epoch = max(len(dicts) / cfg.SOLVER.IMS_PER_BATCH, 1)
+
+    def iterations(epochs: int) -> int:
+        return max(round(epochs * per_epoch), 1)
+
+    solver = cfg.SOLVER
+    cfg.MODEL.FLOW_DET.PASS_LENGTH = cfg.MODEL.FLOW_DET.PASS_LENGTH or iterations(1)
+    if solver.MAX_EPOCHS > 0:
+        solver.MAX_ITER = iterations(solver.MAX_EPOCHS)
+        solver.STEPS = tuple(s for s in solver.STEPS if s < solver.MAX_ITER)
+    if solver.STEP_EPOCHS:
+        solver.STEPS = tuple(iterations(epoch) for epoch in solver.STEP_EPOCHS)
+    if solver.WARMUP_EPOCHS > 0:
+        solver.WARMUP_ITERS = iterations(solver.WARMUP_EPOCHS)
+    if solver.CHECKPOINT_EPOCHS > 0:
+        solver.CHECKPOINT_PERIOD = iterations(solver.CHECKPOINT_EPOCHS)
+    if cfg.TEST.EVAL_EPOCHS > 0:
+        cfg.TEST.EVAL_PERIOD = iterations(cfg.TEST.EVAL_EPOCHS)
+    logger.info(
+        "%d training images, %.1f iterations per epoch, %d iterations in all",
+        len(dicts),
+        per_epoch,
+        solver.MAX_ITER,
+    )
+
+
+def keep_freed_memory() -> None:
+    """Keeps freed memory in the process (glibc): on CPU a small training step is a third
+    faster when its large buffers are not handed back to the system each time."""
+    if platform.libc_ver()[0] != "glibc":
+        return
+    # the numbers of M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD in glibc's malloc.h
+    for option, size in ((-1, 2**31 - 1), (-2, 2**28), (-3, 2**30)):
+        ctypes.CDLL(None).mallopt(option, size)

@@ -1,0 +1,58 @@
+"""The trainer: detectron2's, with flowdet's loaders, optimizer, evaluators, checkpoints."""
+
+from __future__ import annotations
+
+import weakref
+
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer
+
+from flowdet.data.build import build_test_loader, build_train_loader
+from flowdet.detection.evaluation import build_evaluator
+from flowdet.engine.checkpoint import FlowDetCheckpointer
+from flowdet.engine.hooks import SeedEveryIteration
+from flowdet.engine.optimizer import build_optimizer
+
+
+class Trainer(DefaultTrainer):
+    """Trains any detectron2 meta-architecture by a resolved flowdet config."""
+
+    def __init__(self, cfg: CfgNode):
+        super().__init__(cfg)
+        self.checkpointer = FlowDetCheckpointer(
+            self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
+        # the hooks hold the checkpointer that DefaultTrainer made
+        for hook in self._hooks:
+            if hasattr(hook, "checkpointer"):
+                hook.checkpointer = self.checkpointer
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """As detectron2's; a resumed run goes on with the images it would have seen next."""
+        super().resume_or_load(resume)
+        if self.start_iter > 0:
+            self._trainer.reset_data_loader(
+                lambda: build_train_loader(self.cfg, start_iter=self.start_iter)
+            )
+
+    def build_hooks(self):
+        hooks = super().build_hooks()
+        if self.cfg.SEED >= 0:
+            hooks.insert(0, SeedEveryIteration(self.cfg.SEED))
+        return hooks
+
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name):
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name, output_folder=None):
+        return build_evaluator(cfg, dataset_name, output_folder)

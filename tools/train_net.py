@@ -1,0 +1,85 @@
+#!/usr/bin/env python
+"""Trains and evaluates: detectron2's flags, and `KEY value` pairs that override the config.
+
+    tools/train_net.py --config-file configs/digits_flow.yaml
+    tools/train_net.py --config-file configs/voc_flow_r50.yaml --num-gpus 8 SOLVER.BASE_LR 2e-4
+    tools/train_net.py --config-file RUN/config.yaml --eval-only MODEL.WEIGHTS RUN/model_final.pth
+
+`--resume` goes on where the run in OUTPUT_DIR stopped.
+"""
+
+import argparse
+import os
+import sys
+
+# on a CPU, waiting OpenMP threads must not take the core of the data workers; read once, when
+# torch is loaded
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import flowdet  # noqa: F401 - first: it silences a warning of detectron2's import
+
+# isort: split
+import torch
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from flowdet.engine import (
+    FlowDetCheckpointer,
+    Trainer,
+    keep_freed_memory,
+    load_config,
+    resolve_config,
+)
+
+
+def setup(args: argparse.Namespace):
+    """The resolved, frozen config of a run, with logging set up and the config saved."""
+    cfg = load_config(args.config_file, args.opts)
+    setup_logger(output=cfg.OUTPUT_DIR, name="flowdet", distributed_rank=comm.get_rank())
+    resolve_config(cfg, training=not args.eval_only)
+    cfg.freeze()
+    default_setup(cfg, args)
+    return cfg
+
+
+def main(args: argparse.Namespace) -> dict | None:
+    cfg = setup(args)
+    if cfg.MODEL.DEVICE == "cpu":
+        keep_freed_memory()
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        checkpointer = FlowDetCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        return Trainer.test(cfg, model)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Adds nothing to detectron2's flags but `--opts`, which may precede the overrides."""
+    argv = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--opts"]
+    parser = default_argument_parser(__doc__)
+    args = parser.parse_args(argv)
+    if not args.config_file:
+        parser.error("--config-file is missing, e.g. --config-file configs/digits_flow.yaml")
+    if args.num_gpus > torch.cuda.device_count() and torch.cuda.device_count() > 0:
+        parser.error(f"--num-gpus {args.num_gpus}, but there are {torch.cuda.device_count()}")
+    if not torch.cuda.is_available():
+        if args.num_gpus > 1 or args.num_machines > 1:
+            parser.error("no GPU is visible: leave --num-gpus out to train on the CPU")
+        args.num_gpus = 0
+    return args
+
+
+if __name__ == "__main__":
+    arguments = parse_args()
+    launch(
+        main,
+        arguments.num_gpus,
+        num_machines=arguments.num_machines,
+        machine_rank=arguments.machine_rank,
+        dist_url=arguments.dist_url,
+        args=(arguments,),
+    )
