@@ -10,6 +10,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 
 # on a CPU, waiting OpenMP threads must not take the core of the data workers; read once, when
@@ -24,6 +25,7 @@ from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from flowdet.analysis import detection_rows, write_results
 from flowdet.engine import (
     FlowDetCheckpointer,
     Trainer,
@@ -51,10 +53,27 @@ def main(args: argparse.Namespace) -> dict | None:
         model = Trainer.build_model(cfg)
         checkpointer = FlowDetCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        return Trainer.test(cfg, model)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+        results = Trainer.test(cfg, model)
+    else:
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        trainer.train()
+        results = getattr(trainer, "_last_eval_results", None)
+    if results and comm.is_main_process():
+        save_results(cfg, args, results)
+    return results
+
+
+def save_results(cfg, args: argparse.Namespace, results: dict) -> None:
+    """Writes the evaluation to results.json in the output folder, with what it came from."""
+    by_dataset = {cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results
+    rows = []
+    for name, tasks in by_dataset.items():
+        for metrics in tasks.values():
+            rows += detection_rows(cfg, name, metrics)
+    path = os.path.join(cfg.OUTPUT_DIR, "results.json")
+    command = shlex.join(["tools/train_net.py", *sys.argv[1:]])
+    write_results(path, rows, command=command, config=args.config_file, seeds=[cfg.SEED])
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

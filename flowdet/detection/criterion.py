@@ -82,8 +82,10 @@ class SetCriterion(nn.Module):
             over the matched queries, without gradient; absent if there are none).
         """
         matched = assigned >= 0
-        classes = targets.classes.gather(1, assigned.clamp(min=0))
-        classes = classes.masked_fill(~matched, self.num_classes)
+        with_background = F.pad(targets.classes, (0, 1), value=self.num_classes)
+        classes = with_background.gather(
+            1, assigned.masked_fill(~matched, targets.classes.shape[1])
+        )
         loss_cls = F.cross_entropy(
             logits.float().transpose(1, 2), classes, weight=self.per_class, reduction="sum"
         )

@@ -23,18 +23,18 @@ def solve_assignment(costs: Tensor, counts: list[int] | None = None) -> Tensor:
     Raises:
         ValueError: a cost is not finite.
     """
-    batch, rows, columns = costs.shape
+    assigned = torch.full(costs.shape[:2], -1)
     # the one copy to the host
-    host = costs.detach().float().cpu()
-    if not torch.isfinite(host).all():
-        raise ValueError(
-            "matching costs are not finite: the predictions hold NaN or inf. Usually the "
-            "training diverged (lower SOLVER.BASE_LR or turn SOLVER.CLIP_GRADIENTS on), or an "
-            "image or a box of the batch is broken"
-        )
-    assigned = torch.full((batch, rows), -1)
-    for i, cost in enumerate(host.numpy()):
-        row, column = linear_sum_assignment(cost[:, : columns if counts is None else counts[i]])
+    for i, cost in enumerate(costs.detach().float().cpu()):
+        # of the padding nothing is asked, it may be NaN
+        cost = cost[:, : None if counts is None else counts[i]]
+        if not torch.isfinite(cost).all():
+            raise ValueError(
+                "matching costs are not finite: the predictions hold NaN or inf. Usually the "
+                "training diverged (lower SOLVER.BASE_LR or turn SOLVER.CLIP_GRADIENTS on), or "
+                "an image or a box of the batch is broken"
+            )
+        row, column = linear_sum_assignment(cost.numpy())
         assigned[i, torch.from_numpy(row)] = torch.from_numpy(column)
     return assigned.to(costs.device)
 

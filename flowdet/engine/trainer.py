@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 
-from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 
 from flowdet.data.build import build_test_loader, build_train_loader
@@ -17,16 +16,6 @@ from flowdet.engine.optimizer import build_optimizer
 class Trainer(DefaultTrainer):
     """Trains any detectron2 meta-architecture by a resolved flowdet config."""
 
-    def __init__(self, cfg: CfgNode):
-        super().__init__(cfg)
-        self.checkpointer = FlowDetCheckpointer(
-            self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
-        )
-        # the hooks hold the checkpointer that DefaultTrainer made
-        for hook in self._hooks:
-            if hasattr(hook, "checkpointer"):
-                hook.checkpointer = self.checkpointer
-
     def resume_or_load(self, resume: bool = True) -> None:
         """As detectron2's; a resumed run goes on with the images it would have seen next."""
         super().resume_or_load(resume)
@@ -36,6 +25,10 @@ class Trainer(DefaultTrainer):
             )
 
     def build_hooks(self):
+        # called at the end of DefaultTrainer's __init__, which has made a plain checkpointer
+        self.checkpointer = FlowDetCheckpointer(
+            self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
         hooks = super().build_hooks()
         if self.cfg.SEED >= 0:
             hooks.insert(0, SeedEveryIteration(self.cfg.SEED))

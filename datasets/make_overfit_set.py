@@ -1,0 +1,57 @@
+#!/usr/bin/env python
+"""Copies a few images of a VOC dataset into a small one whose train and val are the same.
+
+A detector that cannot learn a handful of images by heart is broken: train on these first.
+
+    python datasets/make_overfit_set.py --source $DETECTRON2_DATASETS/VOC2012 --images 16
+    DETECTRON2_DATASETS=datasets/overfit python tools/train_net.py \\
+        --config-file configs/voc_overfit.yaml
+"""
+
+import argparse
+import random
+import shutil
+from pathlib import Path
+
+
+def make_overfit_set(source: Path, split: str, count: int, output: Path, seed: int) -> list[str]:
+    """Writes `output` in VOC layout and returns the ids of its images.
+
+    Raises FileNotFoundError without the split, ValueError if it has too few images.
+    """
+    listing = source / "ImageSets" / "Main" / f"{split}.txt"
+    if not listing.is_file():
+        raise FileNotFoundError(f"{listing} is missing: --source must be a VOC folder")
+    names = listing.read_text().split()
+    if len(names) < count:
+        raise ValueError(f"{listing} lists {len(names)} images, fewer than {count}")
+    chosen = sorted(random.Random(seed).sample(names, count))
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (output / folder).mkdir(parents=True, exist_ok=True)
+    for name in chosen:
+        shutil.copy(source / "JPEGImages" / f"{name}.jpg", output / "JPEGImages")
+        shutil.copy(source / "Annotations" / f"{name}.xml", output / "Annotations")
+    for name in ("train", "val"):
+        (output / "ImageSets" / "Main" / f"{name}.txt").write_text("\n".join(chosen) + "\n")
+    return chosen
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--source", type=Path, required=True, help="a folder in VOC layout")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--output", type=Path, default=Path("datasets/overfit/VOC2012"))
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    try:
+        chosen = make_overfit_set(args.source, args.split, args.images, args.output, args.seed)
+    except (FileNotFoundError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
+    print(f"{args.output}: {len(chosen)} images, as train and as val")
+
+
+if __name__ == "__main__":
+    main()
