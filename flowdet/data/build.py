@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetCatalog,
@@ -75,6 +76,9 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader | Iterab
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
+        # of its own: the loader's start, which falls into an iteration, must not draw from the
+        # generator that the model draws noise from
+        generator=torch.Generator().manual_seed(seed),
     )
 
 

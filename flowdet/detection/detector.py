@@ -7,35 +7,27 @@ from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
+from flowdet.detection.build import build_flow, build_shared_parts
 from flowdet.detection.criterion import SetCriterion
 from flowdet.detection.feature_cache import FeatureCache
-from flowdet.detection.heads import DetectionHeads, grid_boxes
+from flowdet.detection.heads import DetectionHeads
+from flowdet.detection.losses import BlockLosses
 from flowdet.detection.matcher import HungarianMatcher, solve_assignment
 from flowdet.detection.neck import TokenNeck, merge_tokens
-from flowdet.detection.position import QueryPositions, SineCode
 from flowdet.detection.postprocess import PostProcessor
-from flowdet.detection.targets import (
-    TargetEmbedding,
-    Targets,
-    gather_targets,
-    ordered_assignment,
-)
+from flowdet.detection.targets import TargetEmbedding, Targets
 from flowdet.flow import (
     FlowEnsemble,
     HalfPrecisionScale,
     ImageTokens,
     StateSettings,
-    TimeEmbedding,
-    TransformerFlowBlock,
     block_local_losses,
     blocks_to_train,
-    couple,
-    make_states,
     optimal_transport_coupling,
     ordered_coupling,
     random_coupling,
@@ -149,39 +141,16 @@ class FlowMatchingDetector(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         flow_cfg = cfg.MODEL.FLOW_DET
-        backbone = build_backbone(cfg)
-        shapes = backbone.output_shape()
-        missing = [name for name in flow_cfg.IN_FEATURES if name not in shapes]
-        if missing:
-            raise ValueError(
-                f"MODEL.FLOW_DET.IN_FEATURES names {missing}, which the backbone does not have: "
-                f"it has {sorted(shapes)}"
-            )
-        dim = flow_cfg.HIDDEN_DIM
-        code = SineCode(dim, flow_cfg.POSITION_MAX_FREQUENCY)
-        heads = DetectionHeads(dim, flow_cfg.NUM_CLASSES, flow_cfg.BOX_HEAD)
-        costs = (flow_cfg.CLASS_WEIGHT, flow_cfg.BBOX_WEIGHT, flow_cfg.GIOU_WEIGHT)
+        shared = build_shared_parts(cfg)
         return {
-            "backbone": backbone,
-            "in_features": flow_cfg.IN_FEATURES,
-            "neck": TokenNeck(
-                [shapes[name] for name in flow_cfg.IN_FEATURES],
-                dim,
-                code,
-                flow_cfg.NECK_NORM,
-                flow_cfg.NECK_BLOCKS,
-            ),
-            "flow": build_flow(flow_cfg, code, heads),
-            "heads": heads,
+            **shared,
+            "flow": build_flow(flow_cfg, shared["neck"].code, shared["heads"]),
             "target_embedding": TargetEmbedding(
-                flow_cfg.NUM_CLASSES, dim, flow_cfg.NORMALIZE_TARGET, flow_cfg.LEARN_TARGET
+                flow_cfg.NUM_CLASSES,
+                flow_cfg.HIDDEN_DIM,
+                flow_cfg.NORMALIZE_TARGET,
+                flow_cfg.LEARN_TARGET,
             ),
-            "matcher": HungarianMatcher(*costs),
-            "criterion": SetCriterion(flow_cfg.NUM_CLASSES, *costs, flow_cfg.BACKGROUND_WEIGHT),
-            "postprocess": PostProcessor(
-                flow_cfg.SCORE_THRESHOLD, flow_cfg.NMS_THRESHOLD, cfg.TEST.DETECTIONS_PER_IMAGE
-            ),
-            "num_queries": flow_cfg.NUM_QUERIES,
             "states": StateSettings(
                 flow_cfg.TRAINING_STATES,
                 flow_cfg.TIME_DISTRIBUTION,
@@ -197,10 +166,6 @@ class FlowMatchingDetector(nn.Module):
             "num_steps": flow_cfg.NUM_STEPS or flow_cfg.NUM_BLOCKS,
             "single_step_block": flow_cfg.SINGLE_STEP_BLOCK,
             "noise_seed": flow_cfg.NOISE_SEED,
-            "feature_cache_gib": flow_cfg.FEATURE_CACHE_GIB,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-            "input_format": cfg.INPUT.FORMAT,
         }
 
     @property
@@ -273,18 +238,27 @@ class FlowMatchingDetector(nn.Module):
         z_0 = self.noise_scale * torch.randn(
             len(targets.counts), self.num_queries, embeddings.shape[-1], device=self.device
         )
-        # the count is on the device: read it only where it matters
-        passes = int(self.iterations) // self.pass_length if self.schedule == "alternate" else 0
-        block_losses = _BlockLosses(self, tokens, targets, z_0)
+        block_losses = BlockLosses(self, tokens, targets, z_0)
         losses = block_local_losses(
             block_losses,
-            blocks_to_train(self.schedule, self.flow.num_blocks, passes),
+            blocks_to_train(self.schedule, self.flow.num_blocks, self._passes()),
             [tokens.tokens, embeddings],
             [*self.flow.parameters(), *self.heads.parameters()],
             half_scale=self.half_scale if _autocasts_to_half(self.device) else None,
         )
         _log_scalars(block_losses.watched)
         return losses
+
+    def _passes(self) -> int:
+        """Complete passes over the data so far; 0 where it does not matter."""
+        if self.schedule != "alternate":
+            return 0
+        if self.pass_length < 1:
+            raise ValueError(
+                "MODEL.FLOW_DET.SCHEDULE alternate needs PASS_LENGTH, the iterations in a pass "
+                "over the data (flowdet.engine.resolve_config takes it from the dataset)"
+            )
+        return int(self.iterations) // self.pass_length
 
     @torch.no_grad()
     def inference(self, batched_inputs: list[dict], trajectory: bool = False) -> list[dict]:
@@ -328,96 +302,6 @@ class FlowMatchingDetector(nn.Module):
             output_size = (x.get("height", size[0]), x.get("width", size[1]))
             results.append(self.postprocess(logits[i], boxes[i], size, output_size))
         return results
-
-
-class _BlockLosses:
-    """`block_loss(k, features)` of one iteration, for `block_local_losses`."""
-
-    def __init__(
-        self, model: FlowMatchingDetector, tokens: ImageTokens, targets: Targets, z_0: Tensor
-    ):
-        self.model = model
-        self.tokens = tokens
-        self.targets = targets
-        self.z_0 = z_0
-        self.normaliser = model.criterion.normaliser(targets, model.num_queries)
-        self.states = None
-        self.coupled = None
-        self.assigned = None
-        self.watched: dict[str, Tensor] = {}
-
-    def __call__(self, block: int, features: list[Tensor]) -> dict[str, Tensor]:
-        model = self.model
-        context = self.tokens.with_tokens(features[0])
-        embeddings = features[1]
-        if self.states is None:
-            self._begin(context, embeddings)
-        coupled = None if self.coupled is None else gather_targets(embeddings, self.coupled)
-        state = self.states.state(block, coupled)
-        prediction = model.flow.predict(block, state, context)
-        self.states.visited(block, prediction.z1_hat)
-        logits, boxes = model.heads(prediction.z1_hat)
-        assigned = self.assigned
-        if assigned is None:
-            assigned = model.matcher(logits, boxes, self.targets)
-        losses, stats = model.criterion(logits, boxes, self.targets, assigned, self.normaliser)
-        z_1 = gather_targets(embeddings, assigned) if coupled is None else coupled
-        losses["loss_flow"] = model.flow_weight * model.flow.flow_loss(prediction, state, z_1)
-        for name, value in {**losses, **stats}.items():
-            # no "loss" in the name, or detectron2 prints all of them in every line
-            self.watched[f"block{block}/{name.removeprefix('loss_')}"] = value.detach()
-        return losses
-
-    def _begin(self, context: ImageTokens, embeddings: Tensor) -> None:
-        """Makes the states and, where all blocks share it, the assignment."""
-        model = self.model
-        self.states = make_states(model.states, model.flow, self.z_0, context)
-        with torch.no_grad():
-            if model.states.kind == "interpolated":
-                ordered = ordered_assignment(self.targets, model.num_queries)
-                index = model.couple(self.z_0, gather_targets(embeddings, ordered))
-                self.coupled = couple(ordered, index)
-            if self.states.consensus is not None:
-                self.assigned = model.matcher(*model.heads(self.states.consensus), self.targets)
-
-
-def build_flow(flow_cfg: CfgNode, code: SineCode, heads: DetectionHeads) -> FlowEnsemble:
-    """The flow ensemble of `MODEL.FLOW_DET`.
-
-    Raises:
-        ValueError: keys that need each other are not on together.
-    """
-    anchored = flow_cfg.ANCHORED_QUERIES
-    if flow_cfg.BOX_ANCHORED_ATTENTION and not anchored:
-        raise ValueError(
-            "MODEL.FLOW_DET.BOX_ANCHORED_ATTENTION looks where the estimate's box is: it needs "
-            "MODEL.FLOW_DET.ANCHORED_QUERIES True"
-        )
-    if (flow_cfg.SELF_CONDITIONING or flow_cfg.PREDICTION == "target") and not anchored:
-        raise ValueError(
-            "MODEL.FLOW_DET.SELF_CONDITIONING and PREDICTION target need a first estimate: set "
-            "MODEL.FLOW_DET.ANCHORED_QUERIES True"
-        )
-    dim = flow_cfg.HIDDEN_DIM
-    anchors = grid_boxes(flow_cfg.NUM_QUERIES)
-    decode = heads.boxes if flow_cfg.BOX_ANCHORED_ATTENTION else None
-    return FlowEnsemble(
-        [
-            TransformerFlowBlock(
-                dim,
-                flow_cfg.NUM_HEADS,
-                flow_cfg.FEEDFORWARD_DIM,
-                flow_cfg.DROPOUT,
-                self_conditioned=flow_cfg.SELF_CONDITIONING,
-                tie_position=flow_cfg.BOX_ANCHORED_ATTENTION,
-            )
-            for _ in range(flow_cfg.NUM_BLOCKS)
-        ],
-        TimeEmbedding(dim),
-        prediction=flow_cfg.PREDICTION,
-        start=nn.Parameter(heads.embed(anchors)) if anchored else None,
-        query_position=QueryPositions(code, dim, anchors, decode) if anchored else None,
-    )
 
 
 def _autocasts_to_half(device: torch.device) -> bool:

@@ -91,7 +91,7 @@ def merge_tokens(groups: Sequence[ImageTokens], order: Sequence[int]) -> ImageTo
     """One padded batch from groups of images of different sizes.
 
     Args:
-        groups: tokens of the groups, none with padding.
+        groups: tokens of the groups.
         order: for every image, taken group by group, its place in the batch.
     """
     if len(groups) == 1:
@@ -103,5 +103,12 @@ def merge_tokens(groups: Sequence[ImageTokens], order: Sequence[int]) -> ImageTo
 
     rows = [row for group in groups for row in group.tokens]
     positions = [row for g in groups for row in g.position.expand(len(g.tokens), -1, -1)]
-    seen = pad([torch.ones(len(row), dtype=torch.bool, device=row.device) for row in rows])
+    seen = pad([row for group in groups for row in _seen(group)])
     return ImageTokens(pad(rows), pad(positions), ~seen)
+
+
+def _seen(group: ImageTokens) -> Tensor:
+    """[B, N], True where a token is not padding (that of `size_divisibility`)."""
+    if group.padding is not None:
+        return ~group.padding
+    return torch.ones(group.tokens.shape[:2], dtype=torch.bool, device=group.tokens.device)

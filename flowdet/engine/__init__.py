@@ -2,11 +2,13 @@
 
 from flowdet.engine.checkpoint import FlowDetCheckpointer
 from flowdet.engine.optimizer import build_optimizer
+from flowdet.engine.predictor import Predictor
 from flowdet.engine.setup import keep_freed_memory, load_config, resolve_config
 from flowdet.engine.trainer import Trainer
 
 __all__ = [
     "FlowDetCheckpointer",
+    "Predictor",
     "Trainer",
     "build_optimizer",
     "keep_freed_memory",

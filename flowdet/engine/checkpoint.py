@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 
+import numpy as np
 from detectron2.checkpoint import DetectionCheckpointer
 
 _TORCHVISION_NAMES = (
@@ -61,12 +62,21 @@ class FlowDetCheckpointer(DetectionCheckpointer):
                 f"{path} could not be downloaded ({error}). Give MODEL.WEIGHTS a local file, or "
                 'MODEL.WEIGHTS "" to start from random weights'
             ) from error
+        finally:
+            # detectron2 leaves it set after an error, and then fails at the next file
+            self._parsed_url_during_load = None
 
     def _load_file(self, filename):
         try:
             loaded = super()._load_file(filename)
-        except (pickle.UnpicklingError, EOFError, KeyError, RuntimeError, TypeError) as error:
-            raise ValueError(f"{filename} is not a readable checkpoint ({error})") from error
+        except (
+            pickle.UnpicklingError,
+            EOFError,
+            LookupError,
+            RuntimeError,
+            TypeError,
+        ) as error:
+            raise ValueError(f"{filename} is not a readable checkpoint ({first_line})") from error
         state = loaded["model"]
         if not isinstance(state, dict):
             raise ValueError(f"{filename} holds a {type(state).__name__}, not a state dict")
@@ -76,17 +86,32 @@ class FlowDetCheckpointer(DetectionCheckpointer):
         return loaded
 
     def _load_model(self, checkpoint):
+        by_suffix = checkpoint.get("matching_heuristics", False)
+        given = {name: tuple(np.shape(value)) for name, value in checkpoint["model"].items()}
         incompatible = super()._load_model(checkpoint)
-        if incompatible.incorrect_shapes:
-            listed = ", ".join(
-                f"{name} {there} (here {here})"
-                for name, there, here in incompatible.incorrect_shapes[:4]
-            )
+        own = {
+            name: tuple(value.shape)
+            for name, value in self.model.state_dict().items()
+            # those may be missing from a file without a word
+            if not name.endswith("num_batches_tracked")
+        }
+        wrong = list(incompatible.incorrect_shapes)
+        if by_suffix:
+            # detectron2 leaves out what has another shape, with no more than a warning
+            wrong += [
+                (ours, given[name], shape)
+                for name in incompatible.unexpected_keys
+                for ours, shape in own.items()
+                if name in given and ours.endswith(f".{name}")
+            ]
+        if wrong:
+            listed = ", ".join(f"{name} {there} (here {here})" for name, there, here in wrong[:4])
             raise ValueError(
                 f"{self._path} does not fit the model: {listed}. Was it trained with another "
-                "number of classes, queries or dimensions (MODEL.FLOW_DET.*)?"
+                "backbone (MODEL.RESNETS.*), number of classes, queries or dimensions "
+                "(MODEL.FLOW_DET.*)?"
             )
-        if len(incompatible.missing_keys) >= len(self.model.state_dict()):
+        if own.keys() <= set(incompatible.missing_keys):
             raise ValueError(
                 f"{self._path} holds none of the model's weights (its first names: "
                 f"{incompatible.unexpected_keys[:3]})"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flowdet.flow.ensemble import FlowEnsemble, FlowState
 from flowdet.flow.solvers import euler
-from flowdet.flow.time import draw_time
+from flowdet.flow.time import TIME_DISTRIBUTIONS, draw_time
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,12 @@ class StateSettings:
             raise ValueError(
                 f"unknown training states {self.kind!r}: use one of {sorted(TRAINING_STATES)}"
             )
+        if self.time_distribution not in TIME_DISTRIBUTIONS:
+            raise ValueError(
+                f"unknown time distribution {self.time_distribution!r}: use {TIME_DISTRIBUTIONS}"
+            )
+        if self.max_steps < 1:
+            raise ValueError(f"max_steps (MAX_ROLL_STEPS) must be at least 1, got {self.max_steps}")
 
 
 class TrainingStates(ABC):

@@ -1,0 +1,108 @@
+"""The parts of a detector from `MODEL.FLOW_DET`."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+from detectron2.modeling import build_backbone
+from torch import nn
+
+from flowdet.detection.criterion import SetCriterion
+from flowdet.detection.heads import DetectionHeads, grid_boxes
+from flowdet.detection.matcher import HungarianMatcher
+from flowdet.detection.neck import TokenNeck
+from flowdet.detection.position import QueryPositions, SineCode
+from flowdet.detection.postprocess import PostProcessor
+from flowdet.flow import FlowEnsemble, TimeEmbedding, TransformerFlowBlock
+
+
+def build_shared_parts(cfg: CfgNode) -> dict:
+    """What a detector consists of whatever trains its blocks, as keyword arguments.
+
+    Raises:
+        ValueError: `MODEL.FLOW_DET.IN_FEATURES` names a feature map that is not there, or a
+            size is impossible.
+    """
+    flow_cfg = cfg.MODEL.FLOW_DET
+    _check_sizes(flow_cfg)
+    backbone = build_backbone(cfg)
+    shapes = backbone.output_shape()
+    missing = [name for name in flow_cfg.IN_FEATURES if name not in shapes]
+    if missing:
+        raise ValueError(
+            f"MODEL.FLOW_DET.IN_FEATURES names {missing}, which the backbone does not have: "
+            f"it has {sorted(shapes)}"
+        )
+    num_classes, dim = flow_cfg.NUM_CLASSES, flow_cfg.HIDDEN_DIM
+    code = SineCode(dim, flow_cfg.POSITION_MAX_FREQUENCY)
+    in_shapes = [shapes[name] for name in flow_cfg.IN_FEATURES]
+    costs = (flow_cfg.CLASS_WEIGHT, flow_cfg.BBOX_WEIGHT, flow_cfg.GIOU_WEIGHT)
+    return {
+        "backbone": backbone,
+        "in_features": flow_cfg.IN_FEATURES,
+        "neck": TokenNeck(in_shapes, dim, code, flow_cfg.NECK_NORM, flow_cfg.NECK_BLOCKS),
+        "heads": DetectionHeads(dim, num_classes, flow_cfg.BOX_HEAD),
+        "matcher": HungarianMatcher(*costs),
+        "criterion": SetCriterion(num_classes, *costs, flow_cfg.BACKGROUND_WEIGHT),
+        "postprocess": PostProcessor(
+            flow_cfg.SCORE_THRESHOLD, flow_cfg.NMS_THRESHOLD, cfg.TEST.DETECTIONS_PER_IMAGE
+        ),
+        "num_queries": flow_cfg.NUM_QUERIES,
+        "feature_cache_gib": flow_cfg.FEATURE_CACHE_GIB,
+        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+        "pixel_std": cfg.MODEL.PIXEL_STD,
+        "input_format": cfg.INPUT.FORMAT,
+    }
+
+
+def build_flow(flow_cfg: CfgNode, code: SineCode, heads: DetectionHeads) -> FlowEnsemble:
+    """The flow ensemble of `MODEL.FLOW_DET`.
+
+    Raises:
+        ValueError: keys that need each other are not on together.
+    """
+    anchored = flow_cfg.ANCHORED_QUERIES
+    if flow_cfg.BOX_ANCHORED_ATTENTION and not anchored:
+        raise ValueError(
+            "MODEL.FLOW_DET.BOX_ANCHORED_ATTENTION looks where the estimate's box is: it needs "
+            "MODEL.FLOW_DET.ANCHORED_QUERIES True"
+        )
+    if (flow_cfg.SELF_CONDITIONING or flow_cfg.PREDICTION == "target") and not anchored:
+        raise ValueError(
+            "MODEL.FLOW_DET.SELF_CONDITIONING and PREDICTION target need a first estimate: set "
+            "MODEL.FLOW_DET.ANCHORED_QUERIES True"
+        )
+    dim = flow_cfg.HIDDEN_DIM
+    anchors = grid_boxes(flow_cfg.NUM_QUERIES)
+    decode = heads.boxes if flow_cfg.BOX_ANCHORED_ATTENTION else None
+    return FlowEnsemble(
+        [
+            TransformerFlowBlock(
+                dim,
+                flow_cfg.NUM_HEADS,
+                flow_cfg.FEEDFORWARD_DIM,
+                flow_cfg.DROPOUT,
+                self_conditioned=flow_cfg.SELF_CONDITIONING,
+                tie_position=flow_cfg.BOX_ANCHORED_ATTENTION,
+            )
+            for _ in range(flow_cfg.NUM_BLOCKS)
+        ],
+        TimeEmbedding(dim),
+        prediction=flow_cfg.PREDICTION,
+        start=nn.Parameter(heads.embed(anchors)) if anchored else None,
+        query_position=QueryPositions(code, dim, anchors, decode) if anchored else None,
+    )
+
+
+def _check_sizes(flow_cfg: CfgNode) -> None:
+    for key in ("NUM_CLASSES", "NUM_QUERIES", "NUM_BLOCKS", "NUM_HEADS"):
+        if flow_cfg[key] < 1:
+            hint = " (flowdet.engine.resolve_config takes it from the dataset)"
+            raise ValueError(
+                f"MODEL.FLOW_DET.{key} must be at least 1, got {flow_cfg[key]}"
+                f"{hint if key == 'NUM_CLASSES' else ''}"
+            )
+    if flow_cfg.HIDDEN_DIM % flow_cfg.NUM_HEADS:
+        raise ValueError(
+            f"MODEL.FLOW_DET.HIDDEN_DIM = {flow_cfg.HIDDEN_DIM} is not a multiple of NUM_HEADS = "
+            f"{flow_cfg.NUM_HEADS}"
+        )

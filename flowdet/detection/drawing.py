@@ -1,0 +1,145 @@
+"""Pictures of detections."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from detectron2.data.detection_utils import read_image
+from detectron2.structures import Instances
+from detectron2.utils.visualizer import Visualizer
+from matplotlib.colors import hsv_to_rgb
+from PIL import Image, ImageDraw, ImageFont
+
+# pixels: the longer side of a tile (and the least of a picture, so that labels are readable on
+# small images), the font of titles, the space around tiles
+TILE = 320
+TITLE_FONT = 15
+GAP = 10
+# above this a sheet has more pixels than anyone looks at
+MAX_TILES = 400
+
+
+class Painter:
+    """Draws results of `flowdet.engine.Predictor`.
+
+    Args:
+        class_names: by class index.
+        score_threshold: detections below it are not drawn.
+    """
+
+    def __init__(self, class_names: Sequence[str], score_threshold: float):
+        self.class_names = class_names
+        self.score_threshold = score_threshold
+
+    def confident(self, instances: Instances) -> Instances:
+        """The detections that are drawn."""
+        return instances[instances.scores >= self.score_threshold]
+
+    def picture(self, result: dict) -> Image.Image:
+        """An image with its detections, in its own size or enlarged to `TILE`."""
+        image = _read(result)
+        return self._draw(image, result["instances"], max(TILE, *image.size))
+
+    def tile(self, result: dict) -> Image.Image:
+        """An image with its detections, its longer side `TILE` pixels."""
+        return self._draw(_read(result), result["instances"], TILE)
+
+    def steps(self, result: dict) -> list[Image.Image]:
+        """A tile for every step of a result with `trajectory`."""
+        image = _read(result)
+        return [self._draw(image, instances, TILE) for instances in result["trajectory"]]
+
+    def _draw(self, image: Image.Image, instances: Instances, side: int) -> Image.Image:
+        """The image enlarged or shrunk to the longer side `side`, and the boxes on it."""
+        factor = side / max(image.size)
+        width, height = (max(round(x * factor), 1) for x in image.size)
+        canvas = Visualizer(image.resize((width, height), Image.Resampling.BICUBIC))
+        font = max(10, math.sqrt(width * height) / 70)
+        instances = self.confident(instances)
+        boxes = instances.pred_boxes.clone()
+        boxes.scale(width / image.width, height / image.height)
+        # the best last, on top
+        for i in reversed(range(len(instances))):
+            index = int(instances.pred_classes[i])
+            label = f"{self.class_names[index]} {instances.scores[i]:.0%}"
+            box, color = boxes.tensor[i].tolist(), class_color(index)
+            canvas.draw_box(box, alpha=1, edge_color=color)
+            corner = _label_corner(box, label, font, width)
+            # lighter than the box, as its background is black
+            light = tuple(0.5 + 0.5 * x for x in color)
+            canvas.draw_text(
+                label, corner, font_size=font, color=light, horizontal_alignment="left"
+            )
+        return Image.fromarray(canvas.get_output().get_image())
+
+
+def class_color(index: int) -> tuple[float, float, float]:
+    """A bright RGB colour in [0, 1]; steps by the golden ratio keep hues apart for any count."""
+    return tuple(hsv_to_rgb((index * 0.618034 % 1, 0.75, 1.0)))
+
+
+def _label_corner(box: list[float], label: str, font: float, width: int) -> tuple[float, float]:
+    """Top left of a label above its box, moved into the image. `font` is in points."""
+    # a line's height and a letter's mean width, in pixels at matplotlib's 100 dots per inch
+    line, letter = 1.9 * font, 0.9 * font
+    x = min(box[0], width - letter * len(label))
+    return max(x, 2), max(box[1] - line, 2)
+
+
+def _read(result: dict) -> Image.Image:
+    return Image.fromarray(read_image(result["file_name"], "RGB"))
+
+
+def sheet_columns(count: int) -> int:
+    """Columns of a grid between square and twice as wide as high, with few empty cells."""
+    narrow, wide = math.ceil(math.sqrt(count)), math.ceil(math.sqrt(2 * count))
+    return min(range(narrow, wide + 1), key=lambda columns: (-count % columns, columns))
+
+
+def contact_sheet(
+    tiles: Sequence[Image.Image], titles: Sequence[str], columns: int | None = None
+) -> Image.Image:
+    """Tiles in rows, each under its title.
+
+    Args:
+        tiles: images of about the same size.
+        titles: as many; cut in the middle where they are wider than a tile.
+        columns: per row; chosen by `sheet_columns` if None.
+
+    Raises:
+        ValueError: more than `MAX_TILES`.
+    """
+    check_tiles(len(tiles))
+    columns = columns or sheet_columns(len(tiles))
+    rows = math.ceil(len(tiles) / columns)
+    bar = 2 * TITLE_FONT
+    # wide enough for a title, should all images be narrow
+    width = max(TILE // 2, *(tile.width for tile in tiles)) + GAP
+    height = max(tile.height for tile in tiles) + bar
+    sheet = Image.new("RGB", (columns * width + GAP, rows * height + GAP), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(TITLE_FONT)
+    for i, (tile, title) in enumerate(zip(tiles, titles, strict=True)):
+        x, y = GAP + i % columns * width, i // columns * height
+        title = _shorten(title, width - GAP, font)
+        pen.text((x, y + bar // 2), title, fill="black", font=font, anchor="lm")
+        sheet.paste(tile, (x, y + bar))
+    return sheet
+
+
+def check_tiles(count: int) -> None:
+    """Raises ValueError for a sheet that would be too large to look at."""
+    if count > MAX_TILES:
+        raise ValueError(
+            f"one sheet of {count} tiles is too large (at most {MAX_TILES}): write to a folder, "
+            "or take fewer images"
+        )
+
+
+def _shorten(title: str, width: int, font: ImageFont.FreeTypeFont) -> str:
+    """Takes letters out of the middle until the title fits `width` pixels."""
+    short, keep = title, len(title)
+    while font.getlength(short) > width and keep > 2:
+        keep -= 1
+        short = f"{title[: keep // 2]}...{title[-(keep - keep // 2) :]}"
+    return short

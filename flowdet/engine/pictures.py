@@ -1,0 +1,140 @@
+"""Where the pictures of many results go: into a folder, or onto one sheet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from flowdet.detection.drawing import Painter, check_tiles, contact_sheet
+
+# formats in which photographs are usually kept, and PIL writes; others become .png
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def open_pictures(
+    output: str, files: Sequence[Path], painter: Painter, num_steps: int = 0
+) -> PictureFolder | PictureSheet:
+    """A sheet, where `output` has the suffix of a picture and is no folder; else a folder.
+
+    Args:
+        files: the images whose results will be added, in this order.
+        num_steps: steps in the trajectory of a result; 0 draws none.
+    """
+    is_folder = output.endswith(("/", os.sep)) or os.path.isdir(output)
+    if not is_folder and Path(output).suffix.lower() in PICTURE_SUFFIXES:
+        return PictureSheet(Path(output), files, painter, num_steps)
+    return PictureFolder(Path(output), files, painter, num_steps)
+
+
+class PictureFolder:
+    """One picture per image, under the image's name.
+
+    Where images of several folders have the same name, the folders are kept below `folder`.
+
+    Raises:
+        FileExistsError: `folder` is a file.
+        ValueError: two pictures, or a picture and an image, would be one file.
+    """
+
+    def __init__(self, folder: Path, files: Sequence[Path], painter: Painter, num_steps: int = 0):
+        if folder.exists() and not folder.is_dir():
+            raise FileExistsError(f"{folder} is a file: give a folder, or the name of a picture")
+        self.path = folder
+        self.painter = painter
+        self.num_steps = num_steps
+        self._targets = [folder / name for name in picture_names(files)]
+        written = [*self._targets, *map(trajectory_path, self._targets if num_steps else [])]
+        _check_distinct(written, files)
+        self._next = iter(self._targets)
+
+    def add(self, result: dict) -> None:
+        target = next(self._next)
+        _save(self.painter.picture(result), target)
+        if self.num_steps:
+            tiles = self.painter.steps(result)
+            _save(
+                contact_sheet(tiles, step_titles(len(tiles)), len(tiles)), trajectory_path(target)
+            )
+
+    def close(self) -> None:
+        """Nothing is left to write."""
+
+
+class PictureSheet:
+    """One sheet of all images, and one of all trajectories beside it: a row per image.
+
+    Raises:
+        ValueError: too many images for a sheet, or the sheet would replace an image.
+    """
+
+    def __init__(self, path: Path, files: Sequence[Path], painter: Painter, num_steps: int = 0):
+        check_tiles(len(files) * max(num_steps, 1))
+        _check_distinct([path, *([trajectory_path(path)] if num_steps else [])], files)
+        self.path = path
+        self.painter = painter
+        self.num_steps = num_steps
+        self._tiles: list[Image.Image] = []
+        self._titles: list[str] = []
+        self._step_tiles: list[Image.Image] = []
+        self._step_titles: list[str] = []
+
+    def add(self, result: dict) -> None:
+        path = Path(result["file_name"])
+        self._tiles.append(self.painter.tile(result))
+        self._titles.append(path.name)
+        if self.num_steps:
+            tiles = self.painter.steps(result)
+            self._step_tiles += tiles
+            self._step_titles += [f"{path.stem}: {title}" for title in step_titles(len(tiles))]
+
+    def close(self) -> None:
+        """Writes the sheets."""
+        _save(contact_sheet(self._tiles, self._titles), self.path)
+        if self.num_steps:
+            sheet = contact_sheet(self._step_tiles, self._step_titles, self.num_steps)
+            _save(sheet, trajectory_path(self.path))
+
+
+def picture_names(files: Sequence[Path]) -> list[Path]:
+    """A relative path for every image: its name, or its path below the folder they all share
+    where names repeat."""
+    names = [Path(file.name) for file in files]
+    if len(set(names)) < len(names):
+        absolute = [os.path.abspath(file) for file in files]
+        shared = os.path.commonpath([os.path.dirname(file) for file in absolute])
+        names = [Path(os.path.relpath(file, shared)) for file in absolute]
+    known = [name.suffix.lower() in PICTURE_SUFFIXES for name in names]
+    return [name if keep else name.with_suffix(".png") for name, keep in zip(names, known)]
+
+
+def trajectory_path(picture: Path) -> Path:
+    """Where the trajectory of a picture goes."""
+    return picture.with_name(f"{picture.stem}_trajectory.png")
+
+
+def step_titles(num_steps: int) -> list[str]:
+    """Step and time t of the estimates of a trajectory on a regular grid."""
+    return [f"step {i} of {num_steps}, t = {i / num_steps:.2f}" for i in range(1, num_steps + 1)]
+
+
+def _check_distinct(written: Sequence[Path], files: Sequence[Path]) -> None:
+    images = {os.path.realpath(file) for file in files}
+    seen = set()
+    for path in written:
+        real = os.path.realpath(path)
+        if real in images:
+            raise ValueError(f"{path} is one of the images: write to another folder or name")
+        if real in seen:
+            raise ValueError(f"two images would both be drawn to {path}: run them one by one")
+        seen.add(real)
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    """Under a temporary name first, so that no half-written picture is taken for a whole one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    picture.save(partial, quality=95)
+    partial.replace(path)

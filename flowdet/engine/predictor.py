@@ -1,0 +1,169 @@
+"""Detections of image files, from Python."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import build_model
+from detectron2.structures import BoxMode
+
+from flowdet.data.mapper import FlowDatasetMapper
+from flowdet.detection import FlowMatchingDetector
+from flowdet.engine.checkpoint import FlowDetCheckpointer
+from flowdet.engine.setup import dataset_classes, resolve_config
+
+
+class Predictor:
+    """A trained detector, with the preprocessing of evaluation.
+
+        predictor = Predictor(load_config("run/config.yaml"), "run/model_final.pth")
+        for result in predictor(["a.jpg", "b.png"]):
+            print(result["file_name"], result["instances"].pred_boxes)
+
+    Args:
+        cfg: of the detector; copied. Device and classes are resolved here.
+        weights: the checkpoint of a training; None takes `MODEL.WEIGHTS`.
+
+    Attributes:
+        class_names: by class index; numbers, where the config names no dataset.
+        model, mapper, cfg: what runs, and its resolved config.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: the weights are not those of the whole detector, or the config is wrong.
+    """
+
+    def __init__(self, cfg: CfgNode, weights: str | None = None):
+        self.cfg = cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.WEIGHTS = weights or cfg.MODEL.WEIGHTS
+        if not cfg.MODEL.WEIGHTS:
+            raise ValueError("no weights are given (--weights), and MODEL.WEIGHTS is empty")
+        if cfg.TEST.BATCH_SIZE < 1:
+            raise ValueError(f"TEST.BATCH_SIZE must be at least 1, got {cfg.TEST.BATCH_SIZE}")
+        # an image passes once: there is nothing to gain from keeping its features
+        cfg.MODEL.FLOW_DET.FEATURE_CACHE_GIB = 0.0
+        resolve_config(cfg, training=False)
+        cfg.freeze()
+        self.class_names, self._category_ids = _categories(cfg)
+        self.mapper = FlowDatasetMapper(cfg, is_train=False)
+        self.model = build_model(cfg).eval()
+        _WholeModelCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
+
+    def __call__(self, images: Iterable[str | Path | dict], trajectory: bool = False) -> list[dict]:
+        """Detections of any number of images, of any sizes.
+
+        Args:
+            images: paths, or dataset dicts with `file_name` and optionally `image_id`.
+            trajectory: also return what the estimate after every step decodes to.
+
+        Returns:
+            For every image, in order, a dict with `file_name`, `image_id` (the name's stem,
+            where none was given), `height` and `width` (pixels) and `instances`: on the CPU,
+            best first, `pred_boxes` (absolute xyxy in the original image, turned as its EXIF
+            data says), `scores` and `pred_classes`. With `trajectory` also `trajectory`, a
+            list of such instances, one per step.
+
+        Raises:
+            OSError: an image cannot be read; the message names it.
+            ValueError: the model is no detector, or has no trajectory.
+        """
+        return list(self.stream(images, trajectory))
+
+    def stream(
+        self, images: Iterable[str | Path | dict], trajectory: bool = False
+    ) -> Iterator[dict]:
+        """Like a call, but yields the results while it goes, `TEST.BATCH_SIZE` at a time."""
+        if trajectory:
+            self._check_trajectory()
+        dicts = [_dataset_dict(image) for image in images]
+        size = self.cfg.TEST.BATCH_SIZE
+        for first in range(0, len(dicts), size):
+            yield from self._run([self.mapper(x) for x in dicts[first : first + size]], trajectory)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps that a trajectory has."""
+        self._check_trajectory()
+        is_multi_step = self.model.inference_mode.startswith("multi_step")
+        return self.model.num_steps if is_multi_step else 1
+
+    def _check_trajectory(self) -> None:
+        if not isinstance(self.model, FlowMatchingDetector):
+            raise ValueError(f"a {type(self.model).__name__} has no trajectory: leave it out")
+
+    @torch.no_grad()
+    def _run(self, batch: list[dict], trajectory: bool) -> list[dict]:
+        outputs = self.model.inference(batch, trajectory=True) if trajectory else self.model(batch)
+        results = []
+        for x, output in zip(batch, outputs, strict=True):
+            if "instances" not in output:
+                raise ValueError(f"a {type(self.model).__name__} gives no boxes: use a detector")
+            result = {key: x[key] for key in ("file_name", "image_id", "height", "width")}
+            result["instances"] = output["instances"].to("cpu")
+            if trajectory:
+                result["trajectory"] = [step.to("cpu") for step in output["trajectory"]]
+            results.append(result)
+        return results
+
+    def coco_results(self, result: dict) -> list[dict]:
+        """The detections of one result in COCO's result form, ready for JSON.
+
+        `category_id` is the dataset's own id where it has such ids, else the class index;
+        `bbox` is [x, y, width, height] in pixels of the original image.
+        """
+        instances = result["instances"]
+        boxes = BoxMode.convert(
+            instances.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS
+        ).tolist()
+        classes = instances.pred_classes.tolist()
+        return [
+            {
+                "image_id": result["image_id"],
+                "file_name": result["file_name"],
+                "category_id": self._category_ids.get(index, index),
+                "category_name": self.class_names[index],
+                "bbox": [round(x, 2) for x in box],
+                "score": round(score, 5),
+            }
+            for box, index, score in zip(boxes, classes, instances.scores.tolist(), strict=True)
+        ]
+
+
+class _WholeModelCheckpointer(FlowDetCheckpointer):
+    """Takes only weights of the whole model: a detector that starts from a backbone alone
+    would run and find nothing."""
+
+    def _load_model(self, checkpoint):
+        incompatible = super()._load_model(checkpoint)
+        missing = {name for name, _ in self.model.named_parameters()} & {*incompatible.missing_keys}
+        if missing:
+            parts = ", ".join(sorted({name.split(".")[0] for name in missing}))
+            raise ValueError(
+                f"{self._path} lacks {len(missing)} of the model's weights (in {parts}): give the "
+                "checkpoint that a training with this config wrote, not the one it started from"
+            )
+        return incompatible
+
+
+def _categories(cfg: CfgNode) -> tuple[list[str], dict[int, int]]:
+    """Class names, and the dataset's own ids by class index where it has such."""
+    names = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
+    if not names:
+        return [str(i) for i in range(cfg.MODEL.FLOW_DET.NUM_CLASSES)], {}
+    classes = dataset_classes(names[0])
+    ids = MetadataCatalog.get(names[0]).get("thing_dataset_id_to_contiguous_id") or {}
+    return classes, {index: category for category, index in ids.items()}
+
+
+def _dataset_dict(image: str | Path | dict) -> dict:
+    if not isinstance(image, dict):
+        image = {"file_name": os.fspath(image)}
+    if "file_name" not in image:
+        raise ValueError(f"an image needs a `file_name`, this one has only {sorted(image)}")
+    return {"image_id": Path(image["file_name"]).stem, **image}

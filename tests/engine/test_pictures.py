@@ -1,0 +1,112 @@
+"""Where pictures go: names never collide, and no image is replaced."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from flowdet.engine.pictures import (
+    PictureFolder,
+    PictureSheet,
+    open_pictures,
+    picture_names,
+    step_titles,
+)
+
+
+class Squares:
+    """In place of a painter."""
+
+    def picture(self, result):
+        return Image.new("RGB", (30, 30))
+
+    tile = picture
+
+    def steps(self, result):
+        return [Image.new("RGB", (30, 30))] * 2
+
+
+def write(output, files, num_steps=0):
+    pictures = open_pictures(str(output), files, Squares(), num_steps)
+    for file in files:
+        pictures.add({"file_name": str(file)})
+    pictures.close()
+    return pictures
+
+
+def written(folder):
+    return sorted(str(x.relative_to(folder)) for x in folder.rglob("*") if x.is_file())
+
+
+def test_folder_or_sheet(tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    files = [Path("a.jpg")]
+    for name, kind in [
+        ("out", PictureFolder),
+        ("out.png/", PictureFolder),
+        ("folder.png", PictureFolder),
+        ("run.1", PictureFolder),
+        ("sheet.png", PictureSheet),
+        ("sheet.JPG", PictureSheet),
+    ]:
+        assert type(open_pictures(f"{tmp_path}/{name}", files, Squares())) is kind, name
+
+
+def test_folder_takes_the_names_of_the_images(tmp_path):
+    write(tmp_path / "out", [Path("x/a.jpg"), Path("y/b.tif"), Path("y/c.gif")])
+    assert written(tmp_path / "out") == ["a.jpg", "b.tif", "c.png"]
+
+
+def test_equal_names_keep_their_folders(tmp_path):
+    write(tmp_path / "out", [Path("x/y/a.jpg"), Path("x/z/a.jpg"), Path("x/b.jpg")], num_steps=2)
+    assert written(tmp_path / "out") == [
+        "b.jpg",
+        "b_trajectory.png",
+        "y/a.jpg",
+        "y/a_trajectory.png",
+        "z/a.jpg",
+        "z/a_trajectory.png",
+    ]
+    assert picture_names([Path("a.jpg"), Path("x/a.jpg")]) == [Path("a.jpg"), Path("x/a.jpg")]
+
+
+@pytest.mark.parametrize(
+    ("files", "num_steps"),
+    [(["a.gif", "a.png"], 0), (["a.jpg", "a.png"], 2), (["a.jpg", "a_trajectory.png"], 2)],
+)
+def test_two_pictures_of_one_name_are_refused(tmp_path, files, num_steps):
+    with pytest.raises(ValueError, match="two images"):
+        write(tmp_path, [Path("x", name) for name in files], num_steps)
+    assert written(tmp_path) == []
+
+
+@pytest.mark.parametrize("output", ["", "a.png"])
+def test_images_are_not_replaced(tmp_path, output):
+    image = tmp_path / "a.png"
+    image.write_bytes(b"precious")
+    with pytest.raises(ValueError, match="is one of the images"):
+        write(tmp_path / output, [image])
+    assert image.read_bytes() == b"precious"
+
+
+def test_sheet_and_its_trajectory(tmp_path):
+    write(tmp_path / "new" / "sheet.png", [Path("a.jpg"), Path("b.jpg")], num_steps=2)
+    assert written(tmp_path) == ["new/sheet.png", "new/sheet_trajectory.png"]
+    sheet, steps = (Image.open(tmp_path / name) for name in written(tmp_path))
+    # two images side by side; two rows of two steps
+    assert steps.width == sheet.width and steps.height > 1.5 * sheet.height
+
+
+def test_too_many_images_for_a_sheet_are_refused_at_once(tmp_path):
+    with pytest.raises(ValueError, match="folder"):
+        open_pictures(str(tmp_path / "sheet.png"), [Path("a.jpg")] * 500, Squares())
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "notes").write_text("")
+    with pytest.raises(FileExistsError, match="notes"):
+        open_pictures(str(tmp_path / "notes"), [Path("a.jpg")], Squares())
+
+
+def test_step_titles():
+    assert step_titles(2) == ["step 1 of 2, t = 0.50", "step 2 of 2, t = 1.00"]

@@ -1,0 +1,144 @@
+"""Predictor: evaluation's preprocessing, any mix of images, refusal of half a model."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data.detection_utils import read_image
+from detectron2.modeling import build_model
+from PIL import Image
+
+from flowdet.engine import FlowDetCheckpointer, Predictor, load_config, resolve_config
+
+CONFIG = str(Path(__file__).parents[2] / "configs" / "digits_flow.yaml")
+
+
+def config(*overrides):
+    return load_config(CONFIG, ["MODEL.DEVICE", "cpu", *overrides])
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Random ones, which give every box a score near 1 / 11."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("weights")
+    model = build_model(resolve_config(config(), training=False))
+    FlowDetCheckpointer(model, str(folder)).save("model")
+    return str(folder / "model.pth")
+
+
+@pytest.fixture(scope="module")
+def predictor(weights):
+    return Predictor(config("TEST.BATCH_SIZE", 2), weights)
+
+
+@pytest.fixture
+def images(tmp_path):
+    rng = np.random.default_rng(0)
+    paths = []
+    for i, (height, width) in enumerate([(96, 96), (40, 130), (96, 96)]):
+        paths.append(tmp_path / f"image{i}.png")
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(paths[-1])
+    return paths
+
+
+def test_results_are_in_pixels_of_the_original_image(predictor, images):
+    results = predictor(images)
+    assert [x["file_name"] for x in results] == [str(x) for x in images]
+    assert [x["image_id"] for x in results] == ["image0", "image1", "image2"]
+    assert [(x["height"], x["width"]) for x in results] == [(96, 96), (40, 130), (96, 96)]
+    for result in results:
+        boxes = result["instances"].pred_boxes
+        assert len(boxes) > 0
+        assert result["instances"].image_size == (result["height"], result["width"])
+        limit = torch.tensor([result["width"], result["height"]] * 2)
+        assert (boxes.tensor >= 0).all() and (boxes.tensor <= limit).all()
+    assert results[1]["instances"].pred_boxes.tensor[:, 2].max() > 96
+
+
+def test_one_by_one_equals_batches(predictor, images):
+    together = predictor(images)
+    for path, result in zip(images, together, strict=True):
+        (alone,) = predictor([str(path)])
+        torch.testing.assert_close(alone["instances"].scores, result["instances"].scores)
+        torch.testing.assert_close(
+            alone["instances"].pred_boxes.tensor, result["instances"].pred_boxes.tensor
+        )
+
+
+def test_takes_dataset_dicts_and_leaves_them_alone(predictor, images):
+    record = {"file_name": str(images[0]), "image_id": 7, "annotations": []}
+    (result,) = predictor([record])
+    assert result["image_id"] == 7
+    assert record == {"file_name": str(images[0]), "image_id": 7, "annotations": []}
+    with pytest.raises(ValueError, match="file_name.*image_id"):
+        predictor([{"image_id": 7}])
+
+
+def test_trajectory_ends_at_the_result(predictor, images):
+    (result,) = predictor(images[:1], trajectory=True)
+    assert len(result["trajectory"]) == predictor.num_steps == 4
+    last, final = result["trajectory"][-1], result["instances"]
+    torch.testing.assert_close(last.pred_boxes.tensor, final.pred_boxes.tensor, atol=1e-3, rtol=0)
+
+
+def test_single_step_has_one_step(weights):
+    predictor = Predictor(config("MODEL.FLOW_DET.INFERENCE_MODE", "single_step"), weights)
+    assert predictor.num_steps == 1
+
+
+def test_exif_orientation_turns_the_boxes_too(predictor, tmp_path):
+    path = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (60, 20)).save(path, exif=exif)
+    (result,) = predictor([path])
+    assert (result["height"], result["width"]) == read_image(path, "RGB").shape[:2] == (60, 20)
+
+
+def test_coco_results(predictor, images):
+    (result,) = predictor(images[1:2])
+    rows = predictor.coco_results(result)
+    instances = result["instances"]
+    assert len(rows) == len(instances)
+    first, (x1, y1, x2, y2) = rows[0], instances.pred_boxes.tensor[0].tolist()
+    assert first["bbox"] == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=0.01)
+    assert first["score"] == pytest.approx(float(instances.scores[0]), abs=1e-4)
+    assert first["category_name"] == predictor.class_names[first["category_id"]]
+    assert first["image_id"] == "image1"
+
+
+def test_unreadable_image_is_named(predictor, images):
+    images[1].write_bytes(images[1].read_bytes()[:60])
+    with pytest.raises(OSError, match="image1.png"):
+        predictor(images)
+
+
+def test_config_of_the_caller_stays_as_it_was(weights):
+    cfg = config()
+    cfg.freeze()
+    before = cfg.dump()
+    Predictor(cfg, weights)
+    assert cfg.dump() == before and cfg.is_frozen()
+
+
+def test_refuses_weights_of_the_backbone_alone(tmp_path, weights):
+    state = torch.load(weights)["model"]
+    part = {name: value for name, value in state.items() if name.startswith("backbone.")}
+    torch.save({"model": part}, tmp_path / "backbone.pth")
+    with pytest.raises(ValueError, match=r"backbone.pth lacks .* \(in flow, heads, neck"):
+        Predictor(config(), str(tmp_path / "backbone.pth"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "path", "error", "message"),
+    [
+        ([], None, ValueError, "MODEL.WEIGHTS is empty"),
+        ([], "nowhere.pth", FileNotFoundError, "nowhere.pth"),
+        (["TEST.BATCH_SIZE", 0], "nowhere.pth", ValueError, "TEST.BATCH_SIZE"),
+    ],
+)
+def test_clear_errors(overrides, path, error, message):
+    with pytest.raises(error, match=message):
+        Predictor(config(*overrides), path)

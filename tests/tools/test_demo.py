@@ -1,0 +1,143 @@
+"""tools/demo.py from the command line to files."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from PIL import Image
+
+from flowdet.engine import FlowDetCheckpointer, load_config, resolve_config
+
+ROOT = Path(__file__).parents[2]
+CONFIG = str(ROOT / "configs" / "digits_flow.yaml")
+TOOL = ROOT / "tools" / "demo.py"
+
+
+@pytest.fixture(scope="module")
+def demo():
+    spec = importlib.util.spec_from_file_location("demo", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("weights")
+    cfg = load_config(CONFIG, ["MODEL.DEVICE", "cpu"])
+    model = build_model(resolve_config(cfg, training=False))
+    FlowDetCheckpointer(model, str(folder)).save("model")
+    return str(folder / "model.pth")
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i, size in enumerate([(96, 96), (40, 130)]):
+        pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"image{i}.png")
+    return folder
+
+
+def run(*words):
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return subprocess.run(
+        [sys.executable, str(TOOL), *map(str, words)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+
+
+def test_sheet_trajectory_and_json(images, weights, tmp_path):
+    sheet, found = tmp_path / "out" / "sheet.png", tmp_path / "out" / "found.json"
+    done = run(
+        *("--config-file", CONFIG, "--weights", weights, "--input", f"{images}/*"),
+        *("--output", sheet, "--json", found, "--trajectory", "--steps", 2),
+        *("--device", "cpu", "--batch-size", 1),
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(sheet) in done.stdout and "2 images" in done.stdout
+    assert sorted(x.name for x in sheet.parent.iterdir()) == [
+        "found.json",
+        "sheet.png",
+        "sheet_trajectory.png",
+    ]
+    assert Image.open(sheet).width > 2 * 320
+    rows = json.loads(found.read_text())
+    assert {row["image_id"] for row in rows} == {"image0", "image1"}
+
+
+def test_errors_are_one_line(images, weights):
+    done = run("--config-file", CONFIG, "--input", images / "gone.png", "--output", "out")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and "gone.png" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_folder_of_pictures(demo, images, weights, tmp_path, capsys):
+    words = ["--config-file", CONFIG, "--weights", weights, "--input", str(images)]
+    demo.main(demo.parse_args([*words, "--output", f"{tmp_path}/new/", "--device", "cpu"]))
+    assert sorted(x.name for x in (tmp_path / "new").iterdir()) == ["image0.png", "image1.png"]
+    assert "2 images with 0 detections of at least 50%" in capsys.readouterr().out
+
+
+def arguments(demo, *words):
+    return demo.parse_args(["--config-file", CONFIG, "--input", "x", "--output", "y", *words])
+
+
+def test_flags_override_the_config(demo):
+    cfg = demo.configure(
+        arguments(
+            demo,
+            *("--mode", "single_step", "--block", "2", "--batch-size", "3"),
+            *("--opts", "MODEL.FLOW_DET.NMS_THRESHOLD", "0.7", "TEST.BATCH_SIZE", "9"),
+        )
+    )
+    node = cfg.MODEL.FLOW_DET
+    assert (node.INFERENCE_MODE, node.SINGLE_STEP_BLOCK) == ("single_step", 2)
+    assert (node.NMS_THRESHOLD, cfg.TEST.BATCH_SIZE) == (0.7, 3)
+    assert node.SCORE_THRESHOLD == 0.05
+
+
+def test_a_low_threshold_lowers_the_models(demo):
+    cfg = demo.configure(arguments(demo, "--score-threshold", "0.01"))
+    assert cfg.MODEL.FLOW_DET.SCORE_THRESHOLD == 0.01
+
+
+@pytest.mark.parametrize("words", [["--mode", "ensemble", "--steps", "2"], ["--block", "1"]])
+def test_flags_that_the_mode_does_not_read(demo, words):
+    with pytest.raises(ValueError, match="is for"):
+        demo.configure(arguments(demo, *words))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--mode", "fast"], "multi_step_ensemble"),
+        (["--steps", "0"], "above 0"),
+        (["--score-threshold", "50"], "from 0 to 1"),
+        (["--device", "abacus"], "no device"),
+        (["--json", "."], "is a folder"),
+    ],
+)
+def test_wrong_flags_are_refused(demo, capsys, words, said):
+    with pytest.raises(SystemExit):
+        arguments(demo, *words)
+    assert said in capsys.readouterr().err
+
+
+def test_something_must_be_written(demo, capsys):
+    with pytest.raises(SystemExit):
+        demo.parse_args(["--config-file", CONFIG, "--input", "x"])
+    assert "--output, --json" in capsys.readouterr().err

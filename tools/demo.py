@@ -1,0 +1,153 @@
+#!/usr/bin/env python
+"""Draws what a trained detector finds in images.
+
+    tools/demo.py --config-file output/digits_flow/config.yaml \\
+        --weights output/digits_flow/model_final.pth --input photos/*.jpg --output found/
+
+A folder as --output gets one picture per image; the name of a picture (sheet.png) gets all
+images on one sheet. --trajectory also draws what every step of the transport has found.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+# on a CPU, waiting OpenMP threads must not take the core of other processes; read once, when
+# torch is loaded
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from detectron2.config import CfgNode
+from tqdm import tqdm
+
+import flowdet  # noqa: F401, I001 - first, it silences a warning of detectron2's import
+from flowdet.data.images import find_images
+from flowdet.detection.drawing import Painter
+from flowdet.engine import Predictor, keep_freed_memory, load_config
+from flowdet.engine.pictures import open_pictures
+from flowdet.flow import INFERENCE_MODES
+
+# with more images than this the progress is shown
+QUIET = 4
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--config-file", required=True, help="config.yaml of a run, or one of configs/")
+    add("--weights", help="checkpoint of a training (default: MODEL.WEIGHTS of the config)")
+    add("--input", nargs="+", required=True, help="images, folders, quoted glob patterns")
+    add("--output", help="folder, or name of a picture (.png, .jpg) for one sheet of all images")
+    add("--json", type=Path, help="file for the detections in COCO's result form, drawn or not")
+    add("--trajectory", action="store_true", help="also draw the boxes after every step")
+    add("--score-threshold", type=probability, default=0.5, help="draw from here (%(default)s)")
+    add("--mode", choices=INFERENCE_MODES, help="inference mode (default: the config's)")
+    add("--steps", type=positive, help="Euler steps of the multi-step modes")
+    add("--block", type=int, help="the block of single_step, from 0")
+    add("--device", type=device, help="cpu, cuda, cuda:1, ... (default: the config's)")
+    add("--batch-size", type=positive, help="images at a time (default: TEST.BATCH_SIZE)")
+    add("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config overrides")
+    args = parser.parse_args(argv)
+    if not args.output and not args.json:
+        parser.error("give --output, --json or both")
+    if args.json and args.json.is_dir():
+        parser.error(f"--json {args.json} is a folder: give a file")
+    if args.trajectory and not args.output:
+        parser.error("--trajectory draws: give --output")
+    return args
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def probability(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
+
+
+def device(text: str) -> str:
+    try:
+        return str(torch.device(text))
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no device of torch") from error
+
+
+def configure(args: argparse.Namespace) -> CfgNode:
+    """The config with what the flags override.
+
+    Raises:
+        ValueError: a flag that the inference mode does not read.
+    """
+    flags = {
+        "MODEL.DEVICE": args.device,
+        "MODEL.FLOW_DET.INFERENCE_MODE": args.mode,
+        "MODEL.FLOW_DET.NUM_STEPS": args.steps,
+        "MODEL.FLOW_DET.SINGLE_STEP_BLOCK": args.block,
+        "TEST.BATCH_SIZE": args.batch_size,
+    }
+    given = [x for key, value in flags.items() if value is not None for x in (key, value)]
+    cfg = load_config(args.config_file, [*args.opts, *given])
+    node = cfg.MODEL.FLOW_DET
+    if args.steps and not node.INFERENCE_MODE.startswith("multi_step"):
+        raise ValueError(f"--steps is for the multi-step modes, not for {node.INFERENCE_MODE}")
+    if args.block is not None and node.INFERENCE_MODE != "single_step":
+        raise ValueError(f"--block is for --mode single_step, not for {node.INFERENCE_MODE}")
+    # what the model drops cannot be drawn
+    node.SCORE_THRESHOLD = min(node.SCORE_THRESHOLD, args.score_threshold)
+    return cfg
+
+
+def main(args: argparse.Namespace) -> None:
+    files = find_images(args.input)
+    predictor = Predictor(configure(args), args.weights)
+    if predictor.cfg.MODEL.DEVICE == "cpu":
+        keep_freed_memory()
+    painter = Painter(predictor.class_names, args.score_threshold)
+    pictures = None
+    if args.output:
+        steps = predictor.num_steps if args.trajectory else 0
+        pictures = open_pictures(args.output, files, painter, steps)
+    rows, drawn = [], 0
+    results = predictor.stream(files, args.trajectory)
+    for result in tqdm(results, total=len(files), unit="image", disable=len(files) <= QUIET):
+        rows += predictor.coco_results(result)
+        drawn += len(painter.confident(result["instances"]))
+        if pictures:
+            pictures.add(result)
+    if pictures:
+        pictures.close()
+        print(
+            f"{pictures.path}: {len(files)} images with {drawn} detections of at least "
+            f"{args.score_threshold:.0%}"
+        )
+    if args.json:
+        write_json(args.json, rows)
+        print(f"{args.json}: {len(rows)} detections in {len(files)} images")
+
+
+def write_json(path: Path, rows: list[dict]) -> None:
+    """Under a temporary name first, so that no half-written file is taken for a whole one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(rows, indent=1) + "\n")
+    partial.replace(path)
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_args())
+    except (OSError, ValueError, KeyError) as error:
+        # the text of a KeyError is its repr
+        sys.exit(f"error: {error.args[0] if isinstance(error, KeyError) else error}")
