@@ -76,7 +76,9 @@ class FlowDetCheckpointer(DetectionCheckpointer):
             RuntimeError,
             TypeError,
         ) as error:
-            raise ValueError(f"{filename} is not a readable checkpoint ({first_line})") from error
+            # torch's explanation runs over many lines
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ValueError(f"{filename} is not a readable checkpoint ({reason})") from error
         state = loaded["model"]
         if not isinstance(state, dict):
             raise ValueError(f"{filename} holds a {type(state).__name__}, not a state dict")
