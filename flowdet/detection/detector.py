@@ -132,7 +132,10 @@ class FlowMatchingDetector(nn.Module):
         if feature_cache_gib:
             FeatureCache.check(backbone)
             self.feature_cache = FeatureCache(feature_cache_gib)
+            backbone.register_load_state_dict_post_hook(lambda *_: self.feature_cache.clear())
         self.warned_of_dropped = False
+        # the blocks that learned in the last iteration
+        self.learning: list[int] = []
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
         # counts training iterations, so that `alternate` goes on where it was after a resume
@@ -239,9 +242,10 @@ class FlowMatchingDetector(nn.Module):
             len(targets.counts), self.num_queries, embeddings.shape[-1], device=self.device
         )
         block_losses = BlockLosses(self, tokens, targets, z_0)
+        self.learning = blocks_to_train(self.schedule, self.flow.num_blocks, self._passes())
         losses = block_local_losses(
             block_losses,
-            blocks_to_train(self.schedule, self.flow.num_blocks, self._passes()),
+            self.learning,
             [tokens.tokens, embeddings],
             [*self.flow.parameters(), *self.heads.parameters()],
             half_scale=self.half_scale if _autocasts_to_half(self.device) else None,

@@ -24,6 +24,11 @@ class FeatureCache:
         self.bytes = 0
         self.store: dict[bytes, dict[str, Tensor]] = {}
 
+    def clear(self) -> None:
+        """Forgets all features, for when the backbone's weights have changed."""
+        self.bytes = 0
+        self.store.clear()
+
     @staticmethod
     def check(backbone: nn.Module) -> None:
         """Raises ValueError if the backbone can change or depends on the other images."""

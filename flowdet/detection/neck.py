@@ -84,7 +84,10 @@ def _token_grid(shape, image_sizes, padded_size, device) -> tuple[Tensor, Tensor
     pixels = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(1, -1, 2)
     sizes = torch.tensor([(w, h) for h, w in image_sizes], device=device).float()[:, None]
     points = pixels / sizes
-    return points, (points > 1).any(dim=-1)
+    padding = (points > 1).any(dim=-1)
+    # an image smaller than half a token keeps one to attend to
+    padding[:, 0] = False
+    return points, padding
 
 
 def merge_tokens(groups: Sequence[ImageTokens], order: Sequence[int]) -> ImageTokens:

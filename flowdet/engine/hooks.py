@@ -23,3 +23,19 @@ class SeedEveryIteration(HookBase):
     def before_step(self):
         world_size, rank = comm.get_world_size(), comm.get_rank()
         seed_all_rng((self.seed + self.trainer.iter * world_size + rank) % 2**31)
+
+
+class DropIdleGradients(HookBase):
+    """Schedule `alternate` on several processes: blocks that do not learn get no gradient.
+
+    DistributedDataParallel fills in zeros for them, with which an optimizer with momentum or
+    weight decay would go on moving them. Register it with the inner trainer, which calls
+    `after_backward`.
+    """
+
+    def after_backward(self):
+        model = getattr(self.trainer.model, "module", self.trainer.model)
+        for k, block in enumerate(model.flow.blocks):
+            if k not in model.learning:
+                for parameter in block.parameters():
+                    parameter.grad = None

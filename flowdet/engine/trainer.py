@@ -5,11 +5,12 @@ from __future__ import annotations
 import weakref
 
 from detectron2.engine import DefaultTrainer
+from detectron2.utils import comm
 
 from flowdet.data.build import build_test_loader, build_train_loader
 from flowdet.detection.evaluation import build_evaluator
 from flowdet.engine.checkpoint import FlowDetCheckpointer
-from flowdet.engine.hooks import SeedEveryIteration
+from flowdet.engine.hooks import DropIdleGradients, SeedEveryIteration
 from flowdet.engine.optimizer import build_optimizer
 
 
@@ -32,6 +33,8 @@ class Trainer(DefaultTrainer):
         hooks = super().build_hooks()
         if self.cfg.SEED >= 0:
             hooks.insert(0, SeedEveryIteration(self.cfg.SEED))
+        if self.cfg.MODEL.FLOW_DET.SCHEDULE == "alternate" and comm.get_world_size() > 1:
+            self._trainer.register_hooks([DropIdleGradients()])
         return hooks
 
     @classmethod

@@ -1,0 +1,101 @@
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from flowdet.detection.feature_cache import FeatureCache
+from tests.detection.tiny import batch, record, tiny_model
+
+
+class CountingBackbone(nn.Module):
+    """A frozen backbone that counts the images that pass it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 4, 3, stride=2).requires_grad_(False)
+        self.seen = 0
+
+    def forward(self, x):
+        self.seen += len(x)
+        return {"a": self.conv(x), "b": x.mean(1, keepdim=True)}
+
+
+@pytest.fixture
+def images():
+    torch.manual_seed(0)
+    return torch.randn(4, 3, 16, 16)
+
+
+def assert_close(found, expected):
+    assert found.keys() == expected.keys()
+    for name, x in found.items():
+        assert x.dtype == torch.float32
+        torch.testing.assert_close(x, expected[name], rtol=1e-3, atol=1e-3)
+
+
+def test_each_distinct_image_passes_once(images):
+    backbone, cache = CountingBackbone(), FeatureCache(1.0)
+    for rows in ([0, 1], [1, 2], [2, 0, 1], [3, 3], [3]):
+        assert_close(cache(backbone, images[rows]), CountingBackbone()(images[rows]))
+    assert backbone.seen == 4
+
+
+def test_images_of_the_same_bytes_but_another_shape_are_told_apart():
+    backbone, cache = CountingBackbone(), FeatureCache(1.0)
+    for shape in ((1, 3, 8, 16), (1, 3, 16, 8)):
+        assert_close(cache(backbone, torch.zeros(shape)), CountingBackbone()(torch.zeros(shape)))
+
+
+def test_a_flip_is_another_image(images):
+    backbone, cache = CountingBackbone(), FeatureCache(1.0)
+    cache(backbone, images)
+    assert_close(cache(backbone, images.flip(-1)), CountingBackbone()(images.flip(-1)))
+    assert backbone.seen == 8
+
+
+def test_a_full_cache_says_so_once_and_stays_right(images, caplog):
+    backbone = CountingBackbone()
+    one = sum(x.numel() * 2 for x in backbone(images[:1]).values())
+    cache = FeatureCache(1.5 * one / 2**30)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert_close(cache(backbone, images), CountingBackbone()(images))
+    assert len(caplog.records) == 1
+    assert "cache is full at 1 images" in caplog.records[0].message
+    assert backbone.seen == 1 + 4 + 3 + 3
+
+
+def test_a_trained_backbone_is_refused():
+    trained = CountingBackbone().requires_grad_(True)
+    with pytest.raises(ValueError, match="FEATURE_CACHE_GIB.*conv.weight is trained.*FREEZE_AT"):
+        FeatureCache.check(trained)
+    with pytest.raises(ValueError, match="batch normalisation is trained"):
+        FeatureCache.check(nn.BatchNorm2d(3).requires_grad_(False))
+    FeatureCache.check(CountingBackbone())
+    with pytest.raises(ValueError, match="FEATURE_CACHE_GIB"):
+        tiny_model(FEATURE_CACHE_GIB=0.1)
+
+
+def test_a_detector_with_a_cache_finds_the_same():
+    frozen = {"file": "voc_flow_r18_frozen.yaml", "NECK_BLOCKS": 0}
+    plain = tiny_model(**frozen, FEATURE_CACHE_GIB=0.0).eval()
+    cached = tiny_model(**frozen, FEATURE_CACHE_GIB=0.1).eval()
+    inputs = [*batch(), record(size=(48, 64), seed=3)]
+    expected = plain(inputs)
+    for _ in range(2):
+        for found, wanted in zip(cached(inputs), expected):
+            assert len(found["instances"]) == len(wanted["instances"])
+            torch.testing.assert_close(
+                found["instances"].scores, wanted["instances"].scores, rtol=0, atol=1e-3
+            )
+    assert len(cached.feature_cache.store) == 3
+
+
+def test_new_weights_empty_the_cache():
+    model = tiny_model(file="voc_flow_r18_frozen.yaml", NECK_BLOCKS=0, FEATURE_CACHE_GIB=0.1)
+    model.eval()(batch())
+    assert model.feature_cache.store and model.feature_cache.bytes
+    model.load_state_dict(model.state_dict())
+    assert not model.feature_cache.store and not model.feature_cache.bytes

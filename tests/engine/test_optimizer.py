@@ -1,0 +1,117 @@
+import pytest
+import torch
+from torch import nn
+
+from flowdet.engine import build_optimizer
+from tests.detection.tiny import tiny_cfg
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+        self.backbone_like = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.backbone_like(self.backbone(x)))
+
+
+@pytest.fixture
+def cfg():
+    cfg = tiny_cfg()
+    cfg.SOLVER.BASE_LR = 1e-2
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    cfg.SOLVER.WEIGHT_DECAY = 0.5
+    cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
+    return cfg
+
+
+def settings(optimizer, model):
+    """{parameter name: (learning rate, weight decay)}"""
+    found = {
+        id(p): (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+    return {name: found[id(p)] for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_only_the_backbone_learns_slower(cfg, wrapped):
+    # DistributedDataParallel puts "module." before every name
+    model = nn.ModuleDict({"module": Model()}) if wrapped else Model()
+    prefix = "module." if wrapped else ""
+    found = settings(build_optimizer(cfg, model), model)
+    assert found[f"{prefix}backbone.0.weight"] == (pytest.approx(1e-3), 0.5)
+    assert found[f"{prefix}backbone.1.weight"] == (pytest.approx(1e-3), 0.0)
+    assert found[f"{prefix}backbone_like.weight"] == (1e-2, 0.5)
+    assert found[f"{prefix}head.bias"] == (1e-2, 0.5)
+
+
+def test_frozen_parameters_are_left_out(cfg):
+    model = Model()
+    model.backbone.requires_grad_(False)
+    parameters = [p for g in build_optimizer(cfg, model).param_groups for p in g["params"]]
+    assert len(parameters) == 4
+
+
+def step_sizes(cfg, scale):
+    """What one step of plain SGD with learning rate 1 moves: the gradient after clipping."""
+    cfg.SOLVER.OPTIMIZER = "SGD"
+    cfg.SOLVER.BASE_LR = cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
+    cfg.SOLVER.MOMENTUM = cfg.SOLVER.WEIGHT_DECAY = 0.0
+    model = Model()
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = build_optimizer(cfg, model)
+    torch.manual_seed(1)
+    (scale * model(torch.randn(8, 3)).square().mean()).backward()
+    raw = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
+    optimizer.step()
+    moved = torch.cat([(p - b).flatten() for p, b in zip(model.parameters(), before)])
+    return raw.item(), moved.norm().item()
+
+
+def test_full_model_clipping_limits_the_norm_of_all_gradients_together(cfg):
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.5
+    raw, moved = step_sizes(cfg, scale=100.0)
+    assert raw > 5 and moved == pytest.approx(0.5, rel=1e-3)
+    raw, moved = step_sizes(cfg, scale=0.01)
+    assert raw < 0.5 and moved == pytest.approx(raw, rel=1e-3)
+
+
+def test_clipping_can_be_off_or_detectron2s(cfg):
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    clip.ENABLED = False
+    raw, moved = step_sizes(cfg, scale=100.0)
+    assert moved == pytest.approx(raw, rel=1e-3)
+    clip.ENABLED, clip.CLIP_TYPE, clip.CLIP_VALUE = True, "value", 0.01
+    raw, moved = step_sizes(cfg, scale=100.0)
+    numbers = sum(p.numel() for p in Model().parameters())
+    assert 0 < moved <= 0.01 * numbers**0.5 + 1e-6
+
+
+def test_clipping_keeps_closures_and_schedulers_working(cfg):
+    model = Model()
+    optimizer = build_optimizer(cfg, model)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+    x = torch.randn(8, 3)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(x).square().mean()
+        loss.backward()
+        return loss
+
+    first = optimizer.step(closure).item()
+    scheduler.step()
+    assert optimizer.param_groups[-1]["lr"] == 0.5e-2
+    assert optimizer.step(closure).item() < first
+
+
+def test_unknown_optimizer(cfg):
+    cfg.SOLVER.OPTIMIZER = "Adamant"
+    with pytest.raises(ValueError, match=r"OPTIMIZER 'Adamant'.*AdamW.*SGD"):
+        build_optimizer(cfg, Model())

@@ -1,0 +1,106 @@
+import contextlib
+import json
+import math
+
+import pytest
+import torch
+from detectron2.engine import HookBase
+
+from flowdet.engine import Trainer, resolve_config
+from tests.detection.tiny import tiny_cfg
+
+NAMES = ("cat", "dog", "owl")
+IMAGES = {
+    f"image{i}": [((4 + i, 4, 30 + i, 40), NAMES[i % 3], 0), ((2, 20, 22, 44), NAMES[i % 2], 0)]
+    for i in range(5)
+} | {"empty": []}
+
+
+@pytest.fixture
+def cfg(voc_dataset, tmp_path):
+    cfg = tiny_cfg(NUM_CLASSES=0, DROPOUT=0.1, NUM_BLOCKS=2)
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (voc_dataset(IMAGES),)
+    cfg.INPUT.FIXED_SIZE = [48, 64]
+    cfg.INPUT.RANDOM_FLIP = "horizontal"
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.SOLVER.IMS_PER_BATCH = 4
+    cfg.SOLVER.MAX_EPOCHS = cfg.SOLVER.CHECKPOINT_EPOCHS = cfg.TEST.EVAL_EPOCHS = 0
+    cfg.SOLVER.MAX_ITER = 6
+    cfg.SOLVER.WARMUP_ITERS = 2
+    cfg.SOLVER.CHECKPOINT_PERIOD = 3
+    cfg.TEST.EVAL_PERIOD = 2
+    cfg.TEST.BATCH_SIZE = 4
+    cfg.SEED = 3
+    cfg.OUTPUT_DIR = str(tmp_path / "output")
+    return resolve_config(cfg)
+
+
+class Interruption(Exception):
+    pass
+
+
+class InterruptBefore(HookBase):
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def before_step(self):
+        if self.trainer.iter == self.iteration:
+            raise Interruption
+
+
+def train(cfg, folder, interrupt_before=None, resume=False):
+    cfg = cfg.clone()
+    cfg.OUTPUT_DIR = str(folder)
+    folder.mkdir(exist_ok=True)
+    torch.manual_seed(cfg.SEED)
+    trainer = Trainer(cfg)
+    trainer.register_hooks([InterruptBefore(interrupt_before)])
+    trainer.resume_or_load(resume=resume)
+    with contextlib.suppress(Interruption):
+        trainer.train()
+    return trainer
+
+
+def last_metrics(folder):
+    lines = (folder / "metrics.json").read_text().splitlines()
+    return {name: value for line in lines for name, value in json.loads(line).items()}
+
+
+@pytest.mark.parametrize("schedule", ["joint", "alternate"])
+def test_an_interrupted_training_goes_on_as_if_it_was_not(cfg, tmp_path, schedule):
+    cfg.MODEL.FLOW_DET.SCHEDULE = schedule
+    cfg.MODEL.FLOW_DET.PASS_LENGTH = 2
+    whole = train(cfg, tmp_path / "whole")
+    # the fourth iteration is lost, and done again
+    train(cfg, tmp_path / "parts", interrupt_before=4)
+    resumed = train(cfg, tmp_path / "parts", resume=True)
+    assert resumed.start_iter == 3
+    expected = whole.model.state_dict()
+    for name, tensor in resumed.model.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+    # and the seed matters, so that the comparison can fail
+    cfg.SEED = 4
+    other = train(cfg, tmp_path / "other").model.state_dict()
+    assert not torch.equal(other["heads.classes.weight"], expected["heads.classes.weight"])
+
+
+def test_evaluation_after_training_is_written(cfg, tmp_path):
+    trainer = train(cfg, tmp_path / "run")
+    last = last_metrics(tmp_path / "run")
+    assert 0 <= last["bbox/AP50"] <= 100
+    assert last["bbox/AP50"] == trainer._last_eval_results["bbox"]["AP50"]
+    assert math.isfinite(last["total_loss"])
+    assert (tmp_path / "run" / "model_final.pth").is_file()
+
+
+def test_the_weights_of_the_config_are_loaded(cfg, tmp_path):
+    trainer = train(cfg, tmp_path / "first")
+    cfg.MODEL.WEIGHTS = str(tmp_path / "first" / "model_final.pth")
+    again = Trainer(cfg)
+    again.resume_or_load(resume=False)
+    assert again.start_iter == 0
+    for name, tensor in again.model.state_dict().items():
+        assert torch.equal(tensor, trainer.model.state_dict()[name]), name
+    cfg.MODEL.WEIGHTS = str(tmp_path / "nothing.pth")
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        Trainer(cfg).resume_or_load(resume=False)

@@ -1,0 +1,135 @@
+"""Two processes with half of the batch each learn what one process learns with all of it."""
+
+from datetime import timedelta
+
+import pytest
+import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from flowdet.flow import block_local_losses, blocks_to_train
+from tests.detection.tiny import record, tiny_model
+from tests.flow.toy import DIM, mlps
+
+SCHEDULES = {"joint": (False,), "alternate": (False, True)}
+CASES = [
+    ("toy", schedule, unused) for schedule, choices in SCHEDULES.items() for unused in choices
+] + [("detector", "joint", False)]
+
+
+class Toy(torch.nn.Module):
+    """A backbone and an ensemble; returns losses, as a meta-architecture does."""
+
+    def __init__(self, schedule):
+        super().__init__()
+        self.schedule = schedule
+        self.ensemble = mlps(prediction="target")
+        self.backbone = torch.nn.Linear(6, 5)
+
+    def block_loss(self, block, features):
+        state = self.ensemble.initial_state(features[0].new_zeros(len(features[0]), DIM))
+        z1_hat = self.ensemble.predict(block, state, features[0]).z1_hat
+        return {"a": z1_hat.square().mean(), "b": z1_hat.abs().mean()}
+
+    def forward(self, images):
+        return block_local_losses(
+            self.block_loss,
+            blocks_to_train(self.schedule, 3, passes=1),
+            [self.backbone(images).relu()],
+            list(self.ensemble.parameters()),
+        )
+
+
+def toy(schedule):
+    model = Toy(schedule)
+    torch.manual_seed(1)
+    return model, torch.randn(4, 6)
+
+
+def detector(schedule):
+    """Without noise, so that no process has random numbers of its own, and with frozen batch
+    norms, which would see another half of the batch; the halves have 3 and 1 objects."""
+    model = tiny_model(
+        file="voc_flow_r18_frozen.yaml",
+        NECK_BLOCKS=0,
+        NOISE_SCALE=0.0,
+        FEATURE_CACHE_GIB=0.0,
+        SCHEDULE=schedule,
+        NUM_BLOCKS=2,
+    ).train()
+    objects = [[(0, (4, 4, 30, 40)), (2, (32, 8, 60, 60))], [(1, (9, 9, 50, 50))], [], []]
+    objects[3] = [(2, (20, 4, 44, 60))]
+    return model, [record(x, seed=i) for i, x in enumerate(objects)]
+
+
+MAKE = {"toy": toy, "detector": detector}
+
+
+def gradients(model, inputs):
+    model.zero_grad(set_to_none=True)
+    sum(model(inputs).values()).backward()
+    return {n.removeprefix("module."): p.grad for n, p in model.named_parameters()}
+
+
+def work_as_second(_, folder):
+    torch.set_num_threads(1)
+    work(1, folder)
+
+
+def work(rank, folder):
+    """Notes this process's gradients in every case in a file."""
+    distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/store",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=120),
+    )
+    found = {}
+    for case in CASES:
+        kind, schedule, find_unused = case
+        model, inputs = MAKE[kind](schedule)
+        model = DistributedDataParallel(model, find_unused_parameters=find_unused)
+        half = inputs[2 * rank : 2 * rank + 2]
+        # the second step is the one that shows a reducer left waiting by the first
+        gradients(model, half)
+        found[case] = gradients(model, half)
+    torch.save(found, f"{folder}/{rank}.pth")
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    """The gradients of both processes in every case."""
+    folder = str(tmp_path_factory.mktemp("processes"))
+    # this process is the first, as starting another one is what takes the time
+    other = torch.multiprocessing.spawn(work_as_second, (folder,), nprocs=1, join=False)
+    work(0, folder)
+    while not other.join():
+        pass
+    return [torch.load(f"{folder}/{rank}.pth") for rank in range(2)]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
+def test_gradients_are_those_of_the_whole_batch(processes, case):
+    kind, schedule, find_unused = case
+    expected = gradients(*MAKE[kind](schedule))
+    for found in processes:
+        for name, gradient in expected.items():
+            if gradient is not None:
+                torch.testing.assert_close(found[case][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def unused(case):
+    kind, schedule, _ = case
+    return [n for n, g in gradients(*MAKE[kind](schedule)).items() if g is None]
+
+
+def test_blocks_that_do_not_learn(processes):
+    """DistributedDataParallel gives them zeros; None, as one process does, only with
+    `find_unused_parameters`."""
+    zeros, none = ("toy", "alternate", False), ("toy", "alternate", True)
+    assert unused(zeros) == unused(none) and len(unused(zeros)) > 10
+    for found in processes:
+        assert all(found[none][name] is None for name in unused(none))
+        assert all(not found[zeros][name].any() for name in unused(zeros))

@@ -1,0 +1,109 @@
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from detectron2.config import get_cfg
+from detectron2.modeling import META_ARCH_REGISTRY
+
+from flowdet.config import add_flowdet_config
+from flowdet.engine import load_config
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+def leaves(node, prefix=""):
+    """{dotted key: value} of a nested mapping."""
+    found = {}
+    for name, value in node.items():
+        if isinstance(value, dict):
+            found |= leaves(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def detectron2_and_ours():
+    cfg = get_cfg()
+    theirs = leaves(cfg)
+    add_flowdet_config(cfg)
+    return theirs, leaves(cfg)
+
+
+def added_keys():
+    theirs, all_keys = detectron2_and_ours()
+    return sorted(set(all_keys) - set(theirs))
+
+
+def source():
+    files = [*(ROOT / "flowdet").rglob("*.py"), *(ROOT / "tools").glob("*.py")]
+    return "\n".join(f.read_text() for f in files if f.name != "config.py")
+
+
+def test_every_key_is_read_somewhere():
+    text, unread = source(), []
+    for key in added_keys():
+        section, name = key.split(".")[-2:]
+        # cfg.SOLVER.OPTIMIZER, flow_cfg.NUM_BLOCKS, solver.MAX_EPOCHS
+        if not re.search(rf"\b({section}|flow_cfg|{section.lower()})\.{name}\b", text):
+            unread.append(key)
+    assert len(added_keys()) > 30 and unread == []
+
+
+def test_adding_the_keys_changes_none_of_detectron2():
+    theirs, all_keys = detectron2_and_ours()
+    assert {key: all_keys[key] for key in theirs} == theirs
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_config_loads_and_overrides_existing_keys(path):
+    cfg = load_config(str(path))
+    _, known = detectron2_and_ours()
+    own = leaves(yaml.safe_load(path.read_text()))
+    own.pop("_BASE_", None)
+    assert sorted(set(own) - set(known)) == []
+    assert cfg.MODEL.META_ARCHITECTURE in META_ARCH_REGISTRY
+    for key, value in own.items():
+        loaded = leaves(cfg)[key]
+        if not isinstance(value, str):
+            assert type(value)(loaded) == value, key
+
+
+def test_voc_flow_r50_is_the_paper():
+    cfg = load_config(str(ROOT / "configs" / "voc_flow_r50.yaml"))
+    flow, solver = cfg.MODEL.FLOW_DET, cfg.SOLVER
+    # D.1
+    assert (flow.HIDDEN_DIM, flow.NUM_HEADS, flow.NUM_QUERIES, flow.NUM_BLOCKS) == (128, 4, 20, 4)
+    assert (flow.FLOW_WEIGHT, flow.CLASS_WEIGHT) == (0.1, 1.0)
+    assert (flow.BBOX_WEIGHT, flow.GIOU_WEIGHT, flow.BACKGROUND_WEIGHT) == (5.0, 2.0, 0.1)
+    assert (flow.INFERENCE_MODE, flow.NUM_STEPS) == ("multi_step", 0)
+    assert flow.SCORE_THRESHOLD == 0.05
+    assert cfg.MODEL.RESNETS.DEPTH == 50 and cfg.MODEL.BACKBONE.FREEZE_AT == 0
+    assert tuple(cfg.INPUT.FIXED_SIZE) == (256, 256)
+    assert cfg.DATASETS.TRAIN == ("voc_2007_trainval",)
+    assert cfg.DATASETS.TEST == ("voc_2007_test",)
+    assert solver.OPTIMIZER == "AdamW" and solver.WEIGHT_DECAY == solver.WEIGHT_DECAY_NORM == 1e-4
+    assert solver.BASE_LR == 1e-4
+    assert solver.BASE_LR * solver.BACKBONE_MULTIPLIER == pytest.approx(1e-5)
+    assert solver.IMS_PER_BATCH == 16 and solver.MAX_EPOCHS == 50
+    assert solver.STEP_EPOCHS == [20] and solver.GAMMA == 0.1 and solver.WARMUP_ITERS == 0
+    clip = solver.CLIP_GRADIENTS
+    assert clip.ENABLED and (clip.CLIP_TYPE, clip.CLIP_VALUE) == ("full_model", 1.0)
+    # eq. 1-4, 14, Algorithm 1: none of the measured recipe
+    assert (flow.PREDICTION, flow.TRAINING_STATES) == ("velocity", "interpolated")
+    assert (flow.TIME_DISTRIBUTION, flow.TIME_ZERO_SHARE) == ("uniform", 0.0)
+    assert (flow.NOISE_SCALE, flow.BOX_HEAD) == (1.0, "linear")
+    assert flow.LEARN_TARGET and not flow.NORMALIZE_TARGET
+    assert not (flow.ANCHORED_QUERIES or flow.SELF_CONDITIONING or flow.BOX_ANCHORED_ATTENTION)
+
+
+def test_the_paper_recipe_on_the_digits_is_the_same():
+    def settings(name):
+        cfg = load_config(str(ROOT / "configs" / f"{name}.yaml"))
+        return leaves(cfg.MODEL.FLOW_DET)
+
+    # what depends on the images, the backbone and its grid of tokens
+    depends = {"POSITION_MAX_FREQUENCY", "IN_FEATURES"}
+    digits, voc = settings("digits_flow_paper"), settings("voc_flow_r50")
+    assert {k: v for k, v in digits.items() if voc[k] != v and k not in depends} == {}
