@@ -12,6 +12,8 @@ def add_flowdet_config(cfg: CfgNode) -> None:
     `voc_flow_r50.yaml` set the paper's values.
     """
     _add_model_keys(cfg)
+    _add_transport_keys(cfg.MODEL.FLOW_DET)
+    _add_loss_and_inference_keys(cfg.MODEL.FLOW_DET)
     _add_data_keys(cfg)
     _add_solver_keys(cfg)
 
@@ -39,6 +41,16 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # How embeddings are decoded to boxes: "linear" (the paper) or "mlp".
     node.BOX_HEAD = "mlp"
 
+    # Keep the features of a frozen backbone in this much memory: each image then passes it
+    # once. For augmentations with few outcomes (none, flips). 0 is off.
+    node.FEATURE_CACHE_GIB = 0.0
+
+    # Width of the small backbone "build_small_resnet_backbone": channels of its stem, res2
+    # and res3 (strides 4, 4, 8).
+    cfg.MODEL.SMALL_RESNET = CfgNode({"CHANNELS": [32, 32, 128], "BLOCKS": [1, 2]})
+
+
+def _add_transport_keys(node: CfgNode) -> None:
     # What a block predicts: "velocity" (the paper) or "target" (a correction of its estimate).
     node.PREDICTION = "target"
     # Learned first estimates whose boxes lie on a grid, and a learned code per query.
@@ -71,6 +83,8 @@ def _add_model_keys(cfg: CfgNode) -> None:
     node.NORMALIZE_TARGET = True
     node.LEARN_TARGET = False
 
+
+def _add_loss_and_inference_keys(node: CfgNode) -> None:
     # Weights of the losses and of the matching costs.
     node.FLOW_WEIGHT = 0.02
     node.CLASS_WEIGHT = 1.0
@@ -88,14 +102,6 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # Detections at or below this score are dropped; IoU of class-wise suppression.
     node.SCORE_THRESHOLD = 0.05
     node.NMS_THRESHOLD = 0.5
-
-    # Keep the features of a frozen backbone in this much memory: each image then passes it
-    # once. For augmentations with few outcomes (none, flips). 0 is off.
-    node.FEATURE_CACHE_GIB = 0.0
-
-    # Width of the small backbone "build_small_resnet_backbone": channels of its stem, res2
-    # and res3 (strides 4, 4, 8).
-    cfg.MODEL.SMALL_RESNET = CfgNode({"CHANNELS": [32, 32, 128], "BLOCKS": [1, 2]})
 
 
 def _add_data_keys(cfg: CfgNode) -> None:

@@ -1,0 +1,161 @@
+"""What a detector consists of, whatever trains its blocks."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from detectron2.structures import ImageList, Instances
+from detectron2.utils.events import get_event_storage, has_event_storage
+from torch import Tensor, nn
+
+from flowdet.detection.criterion import SetCriterion
+from flowdet.detection.feature_cache import FeatureCache
+from flowdet.detection.heads import DetectionHeads
+from flowdet.detection.matcher import HungarianMatcher
+from flowdet.detection.neck import TokenNeck, merge_tokens
+from flowdet.detection.postprocess import PostProcessor
+from flowdet.detection.targets import Targets
+from flowdet.flow import ImageTokens
+
+
+class SetDetector(nn.Module, ABC):
+    """Images in, a set of M queries decoded to detections out; subclasses carry the queries.
+
+    Args:
+        backbone: any detectron2 backbone.
+        in_features: names of the feature maps it is read at.
+        neck: feature maps to image tokens.
+        heads: decode embeddings.
+        matcher, criterion: the detection loss.
+        postprocess: decoded queries to detections.
+        num_queries: M, the most objects that an image may have.
+        feature_cache_gib: memory in which the features of a frozen backbone are kept, so that
+            each image passes it once; 0 for none.
+        pixel_mean, pixel_std: per channel, in the order of `input_format`.
+        input_format: "RGB" or "BGR".
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        in_features: Sequence[str],
+        neck: TokenNeck,
+        heads: DetectionHeads,
+        matcher: HungarianMatcher,
+        criterion: SetCriterion,
+        postprocess: PostProcessor,
+        num_queries: int,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        input_format: str,
+        feature_cache_gib: float = 0.0,
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.in_features = list(in_features)
+        self.neck = neck
+        self.heads = heads
+        self.matcher = matcher
+        self.criterion = criterion
+        self.postprocess = postprocess
+        self.num_queries = num_queries
+        self.input_format = input_format
+        self.feature_cache = None
+        if feature_cache_gib:
+            FeatureCache.check(backbone)
+            self.feature_cache = FeatureCache(feature_cache_gib)
+            backbone.register_load_state_dict_post_hook(lambda *_: self.feature_cache.clear())
+        self.warned_of_dropped = False
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+
+    @abstractmethod
+    def losses(self, tokens: ImageTokens, targets: Targets) -> dict[str, Tensor]:
+        """The losses of a batch, to be summed with equal weight."""
+
+    @abstractmethod
+    def inference(self, batched_inputs: list[dict]) -> list[dict]:
+        """`{"instances": Instances}` for every image."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """detectron2's contract: dicts with `image` [C, H, W] and, in training, `instances`.
+
+        Returns:
+            In training the losses, to be summed with equal weight; else, for every image,
+            `{"instances": Instances}` as `PostProcessor` describes.
+        """
+        if not self.training:
+            return self.inference(batched_inputs)
+        targets = self.prepare_targets(batched_inputs)
+        return self.losses(self.encode(batched_inputs), targets)
+
+    def prepare_targets(self, batched_inputs: list[dict]) -> Targets:
+        """The padded ground truth of a batch; warns once of images with too many objects."""
+        targets = Targets.from_instances(
+            [x["instances"].to(self.device) for x in batched_inputs],
+            self.num_queries,
+            self.criterion.num_classes,
+        )
+        dropped = sum(count for _, count in targets.dropped)
+        log_scalars({"objects_dropped": torch.tensor(dropped)})
+        if targets.dropped and not self.warned_of_dropped:
+            self.warned_of_dropped = True
+            image, count = targets.dropped[0]
+            logging.getLogger(__name__).warning(
+                "image %s has %d objects more than MODEL.FLOW_DET.NUM_QUERIES = %d: the largest "
+                "are kept. Said once; `objects_dropped` in the metrics counts all",
+                batched_inputs[image].get("image_id", batched_inputs[image].get("file_name")),
+                count,
+                self.num_queries,
+            )
+        return targets
+
+    def encode(self, batched_inputs: list[dict]) -> ImageTokens:
+        """Images to tokens. Training pads the batch; inference runs images of one size
+        together, so that no image sees another one's padding."""
+        images = [
+            (x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs
+        ]
+        if self.training:
+            return self._encode_batch(images)
+        groups: dict[torch.Size, list[int]] = {}
+        for i, image in enumerate(images):
+            groups.setdefault(image.shape, []).append(i)
+        encoded = [self._encode_batch([images[i] for i in group]) for group in groups.values()]
+        return merge_tokens(encoded, sum(groups.values(), []))
+
+    def _encode_batch(self, images: list[Tensor]) -> ImageTokens:
+        batch = ImageList.from_tensors(
+            images,
+            self.backbone.size_divisibility,
+            padding_constraints=self.backbone.padding_constraints,
+        )
+        cache = self.feature_cache
+        features = cache(self.backbone, batch.tensor) if cache else self.backbone(batch.tensor)
+        maps = [features[name] for name in self.in_features]
+        return self.neck(maps, batch.image_sizes, tuple(batch.tensor.shape[-2:]))
+
+    def detections(self, z: Tensor, batched_inputs: list[dict]) -> list[Instances]:
+        """Decodes embeddings [B, M, d] to the detections of every image."""
+        logits, boxes = self.heads(z)
+        results = []
+        for i, x in enumerate(batched_inputs):
+            size = tuple(x["image"].shape[-2:])
+            output_size = (x.get("height", size[0]), x.get("width", size[1]))
+            results.append(self.postprocess(logits[i], boxes[i], size, output_size))
+        return results
+
+
+def log_scalars(scalars: dict[str, Tensor]) -> None:
+    """To the trainer's event storage, where there is one, with one copy to the host."""
+    if has_event_storage() and scalars:
+        values = torch.stack([x.float() for x in scalars.values()]).tolist()
+        get_event_storage().put_scalars(**dict(zip(scalars, values, strict=True)))
