@@ -12,6 +12,7 @@ import argparse
 import os
 import shlex
 import sys
+from collections.abc import Callable
 
 # on a CPU, waiting OpenMP threads must not take the core of the data workers; read once, when
 # torch is loaded
@@ -21,6 +22,7 @@ import flowdet  # noqa: F401 - first: it silences a warning of detectron2's impo
 
 # isort: split
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -35,7 +37,7 @@ from flowdet.engine import (
 )
 
 
-def setup(args: argparse.Namespace):
+def setup(args: argparse.Namespace) -> CfgNode:
     """The resolved, frozen config of a run, with logging set up and the config saved."""
     cfg = load_config(args.config_file, args.opts)
     setup_logger(output=cfg.OUTPUT_DIR, name="flowdet", distributed_rank=comm.get_rank())
@@ -46,25 +48,33 @@ def setup(args: argparse.Namespace):
 
 
 def main(args: argparse.Namespace) -> dict | None:
-    cfg = setup(args)
+    try:
+        cfg = setup(args)
+        run = prepare(cfg, args)
+    except (OSError, ValueError, KeyError) as error:
+        # what a user can mend: no traceback needed; the text of a KeyError is its repr
+        sys.exit(f"error: {error.args[0] if isinstance(error, KeyError) else error}")
+    results = run()
+    if results and comm.is_main_process():
+        save_results(cfg, args, results)
+    return results
+
+
+def prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], dict | None]:
+    """Builds and loads everything; what it returns trains or evaluates."""
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
     if args.eval_only:
         model = Trainer.build_model(cfg)
         checkpointer = FlowDetCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        results = Trainer.test(cfg, model)
-    else:
-        trainer = Trainer(cfg)
-        trainer.resume_or_load(resume=args.resume)
-        trainer.train()
-        results = getattr(trainer, "_last_eval_results", None)
-    if results and comm.is_main_process():
-        save_results(cfg, args, results)
-    return results
+        return lambda: Trainer.test(cfg, model)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train
 
 
-def save_results(cfg, args: argparse.Namespace, results: dict) -> None:
+def save_results(cfg: CfgNode, args: argparse.Namespace, results: dict) -> None:
     """Writes the evaluation to results.json in the output folder, with what it came from."""
     by_dataset = {cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results
     rows = []

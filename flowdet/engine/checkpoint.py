@@ -76,8 +76,8 @@ class FlowDetCheckpointer(DetectionCheckpointer):
             RuntimeError,
             TypeError,
         ) as error:
-            # torch's explanation runs over many lines
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            # torch's explanation runs over many lines, with advice that does not fit here
+            reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
             raise ValueError(f"{filename} is not a readable checkpoint ({reason})") from error
         state = loaded["model"]
         if not isinstance(state, dict):

@@ -31,26 +31,37 @@ def load_config(path: str, overrides: list[str] | None = None) -> CfgNode:
     add_flowdet_config(cfg)
     cfg.merge_from_file(path)
     try:
-        cfg.merge_from_list(overrides or [])
+        cfg.merge_from_list(_whole_numbers_as_floats(cfg, overrides or []))
     except (KeyError, AssertionError) as error:
-        raise KeyError(f"{error}{_near_keys(cfg, overrides or [])}") from error
+        raise KeyError(_near_keys(cfg, overrides or []) or error.args[0]) from error
     return cfg
 
 
+def _whole_numbers_as_floats(cfg: CfgNode, overrides: list) -> list:
+    """`SOLVER.BASE_LR 1` means 1.0, which yacs refuses."""
+    floats = {key for key, value in _flat_items(cfg) if isinstance(value, float)}
+    typed = list(overrides)
+    for i in range(0, len(typed) - 1, 2):
+        if typed[i] in floats and str(typed[i + 1]).lstrip("-").isdecimal():
+            typed[i + 1] = float(typed[i + 1])
+    return typed
+
+
 def _near_keys(cfg: CfgNode, overrides: list[str]) -> str:
-    known = _flat_keys(cfg)
+    known = [key for key, _ in _flat_items(cfg)]
     unknown = [key for key in overrides[::2] if key not in known]
     near = difflib.get_close_matches(unknown[0], known, n=3) if unknown else []
-    return f": {unknown[0]} is no config key, near are {near}" if near else ""
+    return f"{unknown[0]} is no config key, near are {near}" if near else ""
 
 
-def _flat_keys(node: CfgNode, prefix: str = "") -> list[str]:
-    keys = []
+def _flat_items(node: CfgNode, prefix: str = "") -> list[tuple[str, object]]:
+    """Every key, written with dots, and its value."""
+    items = []
     for name, value in node.items():
-        keys.append(prefix + name)
+        items.append((prefix + name, value))
         if isinstance(value, CfgNode):
-            keys += _flat_keys(value, f"{prefix}{name}.")
-    return keys
+            items += _flat_items(value, f"{prefix}{name}.")
+    return items
 
 
 def resolve_config(cfg: CfgNode, training: bool = True) -> CfgNode:

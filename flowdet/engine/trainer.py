@@ -25,6 +25,11 @@ class Trainer(DefaultTrainer):
                 lambda: build_train_loader(self.cfg, start_iter=self.start_iter)
             )
 
+    def train(self) -> dict | None:
+        """As detectron2's; returns the last evaluation, if there was one."""
+        super().train()
+        return getattr(self, "_last_eval_results", None)
+
     def build_hooks(self):
         # called at the end of DefaultTrainer's __init__, which has made a plain checkpointer
         self.checkpointer = FlowDetCheckpointer(

@@ -148,3 +148,9 @@ def test_unknown_key_names_near_ones(key, near):
 def test_missing_config_file():
     with pytest.raises(FileNotFoundError, match="no config file 'configs/nothing.yaml'"):
         load_config("configs/nothing.yaml")
+
+
+def test_whole_numbers_do_for_floats():
+    cfg = load_config(str(CONFIGS / "digits_flow.yaml"), ["SOLVER.BASE_LR", "1", "SEED", "7"])
+    assert cfg.SOLVER.BASE_LR == 1.0 and isinstance(cfg.SOLVER.BASE_LR, float)
+    assert cfg.SEED == 7 and isinstance(cfg.SEED, int)
