@@ -93,6 +93,11 @@ def _add_loss_and_inference_keys(node: CfgNode) -> None:
     # Weight of background queries in the classification loss.
     node.BACKGROUND_WEIGHT = 0.1
 
+    # BackpropDetector alone: a loss for every layer, not only the last; compute the blocks'
+    # activations again in the backward pass instead of keeping them.
+    node.AUXILIARY_LOSSES = True
+    node.CHECKPOINT_BLOCKS = False
+
     # Inference: "single_step", "ensemble", "multi_step" or "multi_step_ensemble"; Euler steps
     # of the latter two (0: one per block); the block of "single_step", from 0; seed of z_0.
     node.INFERENCE_MODE = "multi_step"

@@ -1,6 +1,11 @@
-"""FlowMatchingDetector and its parts. Importing it registers them with detectron2."""
+"""FlowMatchingDetector, its baseline and their parts.
+
+Importing it registers them with detectron2.
+"""
 
 from flowdet.detection.backbones import build_small_resnet_backbone
+from flowdet.detection.base import SetDetector
+from flowdet.detection.baseline import BackpropDetector
 from flowdet.detection.detector import FlowMatchingDetector
 
-__all__ = ["FlowMatchingDetector", "build_small_resnet_backbone"]
+__all__ = ["BackpropDetector", "FlowMatchingDetector", "SetDetector", "build_small_resnet_backbone"]

@@ -78,8 +78,13 @@ class SetDetector(nn.Module, ABC):
         """The losses of a batch, to be summed with equal weight."""
 
     @abstractmethod
-    def inference(self, batched_inputs: list[dict]) -> list[dict]:
-        """`{"instances": Instances}` for every image."""
+    def inference(self, batched_inputs: list[dict], trajectory: bool = False) -> list[dict]:
+        """`{"instances": Instances}` for every image; `trajectory` adds those of every step."""
+
+    @property
+    @abstractmethod
+    def trajectory_length(self) -> int:
+        """Steps that a trajectory has."""
 
     @property
     def device(self) -> torch.device:
@@ -142,6 +147,18 @@ class SetDetector(nn.Module, ABC):
         features = cache(self.backbone, batch.tensor) if cache else self.backbone(batch.tensor)
         maps = [features[name] for name in self.in_features]
         return self.neck(maps, batch.image_sizes, tuple(batch.tensor.shape[-2:]))
+
+    def results(
+        self, batched_inputs: list[dict], z: Tensor, steps: Sequence[Tensor] | None
+    ) -> list[dict]:
+        """What `inference` returns: detections of the final embeddings [B, M, d], and of those
+        after every step where they are given."""
+        results = [{"instances": x} for x in self.detections(z, batched_inputs)]
+        if steps is not None:
+            decoded = [self.detections(step, batched_inputs) for step in steps]
+            for result, *instances in zip(results, *decoded, strict=True):
+                result["trajectory"] = instances
+        return results
 
     def detections(self, z: Tensor, batched_inputs: list[dict]) -> list[Instances]:
         """Decodes embeddings [B, M, d] to the detections of every image."""

@@ -60,37 +60,54 @@ def build_flow(flow_cfg: CfgNode, code: SineCode, heads: DetectionHeads) -> Flow
     Raises:
         ValueError: keys that need each other are not on together.
     """
+    positions = build_query_positions(flow_cfg, code, heads)
     anchored = flow_cfg.ANCHORED_QUERIES
-    if flow_cfg.BOX_ANCHORED_ATTENTION and not anchored:
-        raise ValueError(
-            "MODEL.FLOW_DET.BOX_ANCHORED_ATTENTION looks where the estimate's box is: it needs "
-            "MODEL.FLOW_DET.ANCHORED_QUERIES True"
-        )
     if (flow_cfg.SELF_CONDITIONING or flow_cfg.PREDICTION == "target") and not anchored:
         raise ValueError(
             "MODEL.FLOW_DET.SELF_CONDITIONING and PREDICTION target need a first estimate: set "
             "MODEL.FLOW_DET.ANCHORED_QUERIES True"
         )
-    dim = flow_cfg.HIDDEN_DIM
-    anchors = grid_boxes(flow_cfg.NUM_QUERIES)
-    decode = heads.boxes if flow_cfg.BOX_ANCHORED_ATTENTION else None
     return FlowEnsemble(
-        [
-            TransformerFlowBlock(
-                dim,
-                flow_cfg.NUM_HEADS,
-                flow_cfg.FEEDFORWARD_DIM,
-                flow_cfg.DROPOUT,
-                self_conditioned=flow_cfg.SELF_CONDITIONING,
-                tie_position=flow_cfg.BOX_ANCHORED_ATTENTION,
-            )
-            for _ in range(flow_cfg.NUM_BLOCKS)
-        ],
-        TimeEmbedding(dim),
+        build_blocks(flow_cfg, flow_cfg.SELF_CONDITIONING),
+        TimeEmbedding(flow_cfg.HIDDEN_DIM),
         prediction=flow_cfg.PREDICTION,
-        start=nn.Parameter(heads.embed(anchors)) if anchored else None,
-        query_position=QueryPositions(code, dim, anchors, decode) if anchored else None,
+        start=nn.Parameter(heads.embed(grid_boxes(flow_cfg.NUM_QUERIES))) if anchored else None,
+        query_position=positions,
     )
+
+
+def build_blocks(flow_cfg: CfgNode, self_conditioned: bool) -> list[TransformerFlowBlock]:
+    """The T blocks of `MODEL.FLOW_DET`."""
+    return [
+        TransformerFlowBlock(
+            flow_cfg.HIDDEN_DIM,
+            flow_cfg.NUM_HEADS,
+            flow_cfg.FEEDFORWARD_DIM,
+            flow_cfg.DROPOUT,
+            self_conditioned=self_conditioned,
+            tie_position=flow_cfg.BOX_ANCHORED_ATTENTION,
+        )
+        for _ in range(flow_cfg.NUM_BLOCKS)
+    ]
+
+
+def build_query_positions(
+    flow_cfg: CfgNode, code: SineCode, heads: DetectionHeads
+) -> QueryPositions | None:
+    """Position codes for anchored queries; None if they are not anchored.
+
+    Raises:
+        ValueError: box-anchored attention without anchors.
+    """
+    if not flow_cfg.ANCHORED_QUERIES and flow_cfg.BOX_ANCHORED_ATTENTION:
+        raise ValueError(
+            "MODEL.FLOW_DET.BOX_ANCHORED_ATTENTION looks where the estimate's box is: it needs "
+            "MODEL.FLOW_DET.ANCHORED_QUERIES True"
+        )
+    if not flow_cfg.ANCHORED_QUERIES:
+        return None
+    decode = heads.boxes if flow_cfg.BOX_ANCHORED_ATTENTION else None
+    return QueryPositions(code, flow_cfg.HIDDEN_DIM, grid_boxes(flow_cfg.NUM_QUERIES), decode)
 
 
 def _check_sizes(flow_cfg: CfgNode) -> None:

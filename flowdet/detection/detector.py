@@ -124,6 +124,10 @@ class FlowMatchingDetector(SetDetector):
             "noise_seed": flow_cfg.NOISE_SEED,
         }
 
+    @property
+    def trajectory_length(self) -> int:
+        return self.num_steps if self.inference_mode.startswith("multi_step") else 1
+
     def losses(self, tokens: ImageTokens, targets: Targets) -> dict[str, Tensor]:
         """The summed losses of the blocks that learn in this iteration (eq. 19)."""
         embeddings = self.target_embedding(targets)
@@ -173,12 +177,9 @@ class FlowMatchingDetector(SetDetector):
             block=self.single_step_block,
             trajectory=trajectory,
         )
-        results = [{"instances": x} for x in self.detections(solution.z_1, batched_inputs)]
-        if trajectory:
-            steps = [self.detections(z, batched_inputs) for z in solution.estimates]
-            for result, *instances in zip(results, *steps, strict=True):
-                result["trajectory"] = instances
-        return results
+        return self.results(
+            batched_inputs, solution.z_1, solution.estimates if trajectory else None
+        )
 
     def initial_noise(self, batch: int) -> Tensor:
         """z_0 at inference, [B, M, d]: the same for every image."""

@@ -13,7 +13,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import BoxMode
 
 from flowdet.data.mapper import FlowDatasetMapper
-from flowdet.detection import FlowMatchingDetector
+from flowdet.detection import SetDetector
 from flowdet.engine.checkpoint import FlowDetCheckpointer
 from flowdet.engine.setup import dataset_classes, resolve_config
 
@@ -90,11 +90,10 @@ class Predictor:
     def num_steps(self) -> int:
         """Steps that a trajectory has."""
         self._check_trajectory()
-        is_multi_step = self.model.inference_mode.startswith("multi_step")
-        return self.model.num_steps if is_multi_step else 1
+        return self.model.trajectory_length
 
     def _check_trajectory(self) -> None:
-        if not isinstance(self.model, FlowMatchingDetector):
+        if not isinstance(self.model, SetDetector):
             raise ValueError(f"a {type(self.model).__name__} has no trajectory: leave it out")
 
     @torch.no_grad()

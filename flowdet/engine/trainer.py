@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 
 from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
+from fvcore.nn import parameter_count_table
 
 from flowdet.data.build import build_test_loader, build_train_loader
 from flowdet.detection.evaluation import build_evaluator
@@ -41,6 +43,13 @@ class Trainer(DefaultTrainer):
         if self.cfg.MODEL.FLOW_DET.SCHEDULE == "alternate" and comm.get_world_size() > 1:
             self._trainer.register_hooks([DropIdleGradients()])
         return hooks
+
+    @classmethod
+    def build_model(cls, cfg):
+        model = super().build_model(cfg)
+        table = parameter_count_table(model, max_depth=1)
+        logging.getLogger(__name__).info("Parameters:\n%s", table)
+        return model
 
     @classmethod
     def build_optimizer(cls, cfg, model):

@@ -1,0 +1,113 @@
+"""BackpropDetector: the same blocks, chained and trained end to end (5.1, D.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from flowdet.detection.base import SetDetector, log_scalars
+from flowdet.detection.build import build_blocks, build_query_positions, build_shared_parts
+from flowdet.detection.heads import grid_boxes
+from flowdet.detection.targets import Targets
+from flowdet.flow import ImageTokens, QueryPosition
+
+
+@META_ARCH_REGISTRY.register()
+class BackpropDetector(SetDetector):
+    """The baseline: learned queries pass T blocks in turn, gradients flow through all of them.
+
+    Shares every part with `FlowMatchingDetector` but the noise, the time embedding, the target
+    embeddings and the blocks' input for the previous estimate.
+
+    Args:
+        blocks: T blocks of `flowdet.flow`, not self-conditioned; each corrects the queries.
+        queries: learned start, [M, d].
+        query_position: maps the queries [B, M, d] to their position codes; None for none.
+        auxiliary_losses: every layer has a loss, not only the last one (as in DETR).
+        checkpoint_blocks: compute the blocks' activations again in the backward pass instead
+            of keeping them.
+        parts: those of `SetDetector`.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        blocks: Iterable[nn.Module],
+        queries: nn.Parameter,
+        query_position: Callable[[Tensor], QueryPosition] | None,
+        auxiliary_losses: bool,
+        checkpoint_blocks: bool,
+        **parts,
+    ):
+        super().__init__(**parts)
+        self.blocks = nn.ModuleList(blocks)
+        self.queries = queries
+        self.query_position = query_position
+        self.auxiliary_losses = auxiliary_losses
+        self.checkpoint_blocks = checkpoint_blocks
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        flow_cfg = cfg.MODEL.FLOW_DET
+        shared = build_shared_parts(cfg)
+        heads, anchored = shared["heads"], flow_cfg.ANCHORED_QUERIES
+        start = torch.randn(flow_cfg.NUM_QUERIES, flow_cfg.HIDDEN_DIM)
+        if anchored:
+            start = heads.embed(grid_boxes(flow_cfg.NUM_QUERIES))
+        return {
+            **shared,
+            "blocks": build_blocks(flow_cfg, self_conditioned=False),
+            "queries": nn.Parameter(start),
+            "query_position": build_query_positions(flow_cfg, shared["neck"].code, heads),
+            "auxiliary_losses": flow_cfg.AUXILIARY_LOSSES,
+            "checkpoint_blocks": flow_cfg.CHECKPOINT_BLOCKS,
+        }
+
+    @property
+    def trajectory_length(self) -> int:
+        return len(self.blocks)
+
+    def layers(self, tokens: ImageTokens) -> list[Tensor]:
+        """The queries after every block, T times [B, M, d]."""
+        z = self.queries.expand(len(tokens.tokens), -1, -1)
+        no_time = z.new_zeros(len(z), z.shape[-1])
+        layers = []
+        for block in self.blocks:
+            position = self.query_position(z) if self.query_position else None
+            arguments = (z, no_time, tokens, None, position)
+            if self.checkpoint_blocks and self.training:
+                z = z + checkpoint(block, *arguments, use_reentrant=False)
+            else:
+                z = z + block(*arguments)
+            layers.append(z)
+        return layers
+
+    def losses(self, tokens: ImageTokens, targets: Targets) -> dict[str, Tensor]:
+        """The loss of the last layer, and of the others if `auxiliary_losses`, summed by name."""
+        layers = self.layers(tokens)
+        normaliser = self.criterion.normaliser(targets, self.num_queries)
+        first = 0 if self.auxiliary_losses else len(layers) - 1
+        total: dict[str, Tensor] = {}
+        watched: dict[str, Tensor] = {}
+        for k in range(first, len(layers)):
+            logits, boxes = self.heads(layers[k])
+            assigned = self.matcher(logits, boxes, targets)
+            losses, stats = self.criterion(logits, boxes, targets, assigned, normaliser)
+            for name, loss in losses.items():
+                total[name] = total.get(name, 0) + loss
+            for name, value in {**losses, **stats}.items():
+                watched[f"block{k}/{name.removeprefix('loss_')}"] = value.detach()
+        log_scalars(watched)
+        return total
+
+    @torch.no_grad()
+    def inference(self, batched_inputs: list[dict], trajectory: bool = False) -> list[dict]:
+        """Detections of a batch of any size; with `trajectory` also those of every layer."""
+        layers = self.layers(self.encode(batched_inputs))
+        return self.results(batched_inputs, layers[-1], layers if trajectory else None)

@@ -1,0 +1,93 @@
+import pytest
+import torch
+
+from tests.detection.tiny import batch, record, tiny_model
+
+
+def backprop(**keys):
+    return tiny_model(file="digits_backprop.yaml", **keys)
+
+
+def gradients(model, inputs):
+    model.zero_grad(set_to_none=True)
+    sum(model(inputs).values()).backward()
+    return {name: p.grad for name, p in model.named_parameters()}
+
+
+def test_the_first_block_learns_from_the_last_loss():
+    found = gradients(backprop(AUXILIARY_LOSSES=False), batch())
+    for k in range(3):
+        assert found[f"blocks.{k}.input.state.weight"].abs().sum() > 0
+
+
+def test_auxiliary_losses_add_the_other_layers():
+    last, every = (backprop(AUXILIARY_LOSSES=flag)(batch()) for flag in (False, True))
+    assert last.keys() == every.keys() == {"loss_cls", "loss_bbox", "loss_giou"}
+    assert every["loss_giou"] > 2 * last["loss_giou"]
+
+
+def test_checkpointing_changes_no_gradient_and_keeps_fewer_bytes():
+    def run(checkpointed):
+        kept = 0
+
+        def pack(x):
+            nonlocal kept
+            kept += x.numel() * x.element_size()
+            return x
+
+        model = backprop(CHECKPOINT_BLOCKS=checkpointed)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            losses = model(batch())
+        sum(losses.values()).backward()
+        return kept, {name: p.grad for name, p in model.named_parameters()}
+
+    (more, plain), (fewer, checkpointed) = run(False), run(True)
+    assert fewer < 0.7 * more
+    for name, gradient in plain.items():
+        torch.testing.assert_close(checkpointed[name], gradient, msg=name)
+
+
+@pytest.mark.parametrize("recipe", ["measured", "paper"])
+def test_both_sides_differ_by_time_noise_and_targets_only(recipe):
+    keys = {}
+    if recipe == "paper":
+        keys = {
+            "ANCHORED_QUERIES": False,
+            "BOX_ANCHORED_ATTENTION": False,
+            "SELF_CONDITIONING": False,
+            "PREDICTION": "velocity",
+        }
+    flow, other = tiny_model(**keys), backprop(**keys)
+
+    def sizes(model, *left_out):
+        return sum(
+            p.numel()
+            for name, p in model.named_parameters()
+            if not any(part in name for part in left_out)
+        )
+
+    own = ("time_embedding", "target_embedding", "input.estimate", "flow.start")
+    assert sizes(flow, *own) == sizes(other, "queries")
+
+
+def test_batch_of_two_sizes_is_two_batches_of_one():
+    model = backprop().eval()
+    inputs = [batch()[0], record(size=(48, 80), seed=5)]
+    both, single = model(inputs), [model([x])[0] for x in inputs]
+    for found, wanted in zip(both, single):
+        boxes = (found["instances"].pred_boxes.tensor, wanted["instances"].pred_boxes.tensor)
+        torch.testing.assert_close(*boxes, rtol=0, atol=1e-3)
+
+
+def test_trajectory_has_every_layer():
+    model = backprop().eval()
+    (result,) = model.inference(batch()[:1], trajectory=True)
+    assert len(result["trajectory"]) == model.trajectory_length == 3
+    last = result["trajectory"][-1].scores
+    torch.testing.assert_close(last, result["instances"].scores)
+
+
+def test_images_without_objects():
+    losses = backprop()([record(seed=1), record(seed=2)])
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert losses["loss_bbox"] == 0 and losses["loss_cls"] > 0
