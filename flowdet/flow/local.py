@@ -53,7 +53,9 @@ class HalfPrecisionScale:
         self.good = 0
 
     def update(self, gradients: Sequence[Tensor | None]) -> None:
-        finite = all(bool(torch.isfinite(g).all()) for g in gradients if g is not None)
+        found = [torch.isfinite(g).all() for g in gradients if g is not None]
+        # one copy to the host, not one per gradient
+        finite = bool(torch.stack(found).all())
         self.good = self.good + 1 if finite else 0
         if not finite:
             self.value /= 2
