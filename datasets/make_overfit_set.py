@@ -6,6 +6,8 @@ A detector that cannot learn a handful of images by heart is broken: train on th
     python datasets/make_overfit_set.py --source $DETECTRON2_DATASETS/VOC2012 --images 16
     DETECTRON2_DATASETS=datasets/overfit python tools/train_net.py \\
         --config-file configs/voc_overfit.yaml
+
+The config starts from torchvision's ResNet-18; offline, give MODEL.WEIGHTS a file of it.
 """
 
 import argparse

@@ -29,8 +29,8 @@ from detectron2.utils.logger import setup_logger
 
 from flowdet.analysis import detection_rows, write_results
 from flowdet.engine import (
-    FlowDetCheckpointer,
     Trainer,
+    WholeModelCheckpointer,
     keep_freed_memory,
     load_config,
     resolve_config,
@@ -40,6 +40,10 @@ from flowdet.engine import (
 def setup(args: argparse.Namespace) -> CfgNode:
     """The resolved, frozen config of a run, with logging set up and the config saved."""
     cfg = load_config(args.config_file, args.opts)
+    args.run_dir = cfg.OUTPUT_DIR
+    if args.eval_only:
+        # beside the run: its own config.yaml and results.json stay what they were
+        cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "eval")
     setup_logger(output=cfg.OUTPUT_DIR, name="flowdet", distributed_rank=comm.get_rank())
     resolve_config(cfg, training=not args.eval_only)
     cfg.freeze()
@@ -66,7 +70,7 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], dict | None]
         keep_freed_memory()
     if args.eval_only:
         model = Trainer.build_model(cfg)
-        checkpointer = FlowDetCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer = WholeModelCheckpointer(model, save_dir=args.run_dir)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         return lambda: Trainer.test(cfg, model)
     trainer = Trainer(cfg)

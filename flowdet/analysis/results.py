@@ -39,7 +39,7 @@ def write_results(
             "torchvision": torchvision.__version__,
             "python": platform.python_version(),
         },
-        "machine": describe_machine(),
+        "machine": _machine(),
         "config": config,
         "seeds": seeds,
         "rows": rows,
@@ -49,7 +49,7 @@ def write_results(
     return partial.rename(path)
 
 
-def describe_machine() -> str:
+def _machine() -> str:
     """The processor and its cores, or the GPUs."""
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
@@ -65,20 +65,28 @@ def detection_rows(cfg: CfgNode, dataset: str, metrics: dict[str, float]) -> lis
         metrics: of the evaluator, e.g. `{"AP50": 71.2, "AP50-cat": nan}`; those that are nan
             (classes without objects) get no row.
     """
-    flow = cfg.MODEL.FLOW_DET
     common = {
-        "method": "flow_paper" if flow.TRAINING_STATES == "interpolated" else "flow",
+        **_method(cfg),
         "dataset": dataset,
-        "num_blocks": flow.NUM_BLOCKS,
-        "num_steps": flow.NUM_STEPS or flow.NUM_BLOCKS,
-        "mode": flow.INFERENCE_MODE,
+        "num_blocks": cfg.MODEL.FLOW_DET.NUM_BLOCKS,
         "epochs": cfg.SOLVER.MAX_EPOCHS,
         "iterations": cfg.SOLVER.MAX_ITER,
     }
-    if not common["mode"].startswith("multi_step"):
-        common["num_steps"] = 1
     return [
         {**common, "metric": name, "mean": round(value, 2), "std": None, "n": 1}
         for name, value in metrics.items()
         if not math.isnan(value)
     ]
+
+
+def _method(cfg: CfgNode) -> dict:
+    """What trained the blocks, and how inference used them."""
+    flow = cfg.MODEL.FLOW_DET
+    if cfg.MODEL.META_ARCHITECTURE == "BackpropDetector":
+        return {"method": "backprop_checkpointed" if flow.CHECKPOINT_BLOCKS else "backprop"}
+    steps = flow.NUM_STEPS or flow.NUM_BLOCKS
+    return {
+        "method": "flow_paper" if flow.TRAINING_STATES == "interpolated" else "flow",
+        "mode": flow.INFERENCE_MODE,
+        "num_steps": steps if flow.INFERENCE_MODE.startswith("multi_step") else 1,
+    }

@@ -68,10 +68,15 @@ class SetDetector(nn.Module, ABC):
         if feature_cache_gib:
             FeatureCache.check(backbone)
             self.feature_cache = FeatureCache(feature_cache_gib)
-            backbone.register_load_state_dict_post_hook(lambda *_: self.feature_cache.clear())
         self.warned_of_dropped = False
+        self.objects_dropped = 0
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        super()._load_from_state_dict(*args, **kwargs)
+        if self.feature_cache:
+            self.feature_cache.clear()
 
     @abstractmethod
     def losses(self, tokens: ImageTokens, targets: Targets) -> dict[str, Tensor]:
@@ -109,14 +114,17 @@ class SetDetector(nn.Module, ABC):
             self.num_queries,
             self.criterion.num_classes,
         )
-        dropped = sum(count for _, count in targets.dropped)
-        log_scalars({"objects_dropped": torch.tensor(dropped)})
+        self.objects_dropped += sum(count for _, count in targets.dropped)
+        if has_event_storage():
+            get_event_storage().put_scalar(
+                "objects_dropped", self.objects_dropped, smoothing_hint=False
+            )
         if targets.dropped and not self.warned_of_dropped:
             self.warned_of_dropped = True
             image, count = targets.dropped[0]
             logging.getLogger(__name__).warning(
                 "image %s has %d objects more than MODEL.FLOW_DET.NUM_QUERIES = %d: the largest "
-                "are kept. Said once; `objects_dropped` in the metrics counts all",
+                "are kept. Said once; `objects_dropped` in the metrics counts on",
                 batched_inputs[image].get("image_id", batched_inputs[image].get("file_name")),
                 count,
                 self.num_queries,

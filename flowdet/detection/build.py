@@ -71,9 +71,15 @@ def build_flow(flow_cfg: CfgNode, code: SineCode, heads: DetectionHeads) -> Flow
         build_blocks(flow_cfg, flow_cfg.SELF_CONDITIONING),
         TimeEmbedding(flow_cfg.HIDDEN_DIM),
         prediction=flow_cfg.PREDICTION,
-        start=nn.Parameter(heads.embed(grid_boxes(flow_cfg.NUM_QUERIES))) if anchored else None,
+        start=_start_estimates(flow_cfg, heads) if anchored else None,
         query_position=positions,
     )
+
+
+def _start_estimates(flow_cfg: CfgNode, heads: DetectionHeads) -> nn.Parameter:
+    """[M, d]; learned where something passes a gradient to them."""
+    reached = flow_cfg.SELF_CONDITIONING or flow_cfg.PREDICTION == "target"
+    return nn.Parameter(heads.embed(grid_boxes(flow_cfg.NUM_QUERIES)), requires_grad=reached)
 
 
 def build_blocks(flow_cfg: CfgNode, self_conditioned: bool) -> list[TransformerFlowBlock]:

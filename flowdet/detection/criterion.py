@@ -14,7 +14,8 @@ from flowdet.detection.targets import Targets
 
 
 class Normaliser(NamedTuple):
-    """What the summed losses are divided by: means over all processes, as in DETR.
+    """What the summed losses are divided by: means over all processes, so that the gradients
+    of several processes are those of one (DETR does so for boxes, not for classes).
 
     `boxes` is the number of objects (at least 1), `classes` the summed class weights of all
     queries; both are the same whatever the matching.

@@ -24,6 +24,10 @@ class FeatureCache:
         self.bytes = 0
         self.store: dict[bytes, dict[str, Tensor]] = {}
 
+    def __deepcopy__(self, memo: dict) -> FeatureCache:
+        """Empty: a copied model may get other weights, and memory is for one cache."""
+        return FeatureCache(self.max_bytes / 2**30)
+
     def clear(self) -> None:
         """Forgets all features, for when the backbone's weights have changed."""
         self.bytes = 0

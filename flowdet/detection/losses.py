@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from flowdet.detection.targets import Targets, gather_targets, ordered_assignment
-from flowdet.flow import ImageTokens, couple, make_states
+from flowdet.flow import ImageTokens, couple, make_states, without_gradient
 
 if TYPE_CHECKING:
     from flowdet.detection.detector import FlowMatchingDetector
@@ -66,7 +65,7 @@ class BlockLosses:
         """Makes the states and, where all blocks share it, the assignment."""
         model = self.model
         self.states = make_states(model.states, model.flow, self.z_0, context)
-        with torch.no_grad():
+        with without_gradient():
             if model.states.kind == "interpolated":
                 ordered = ordered_assignment(self.targets, model.num_queries)
                 index = model.couple(self.z_0, gather_targets(embeddings, ordered))

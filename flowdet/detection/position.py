@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from flowdet.flow import QueryPosition
+from flowdet.flow import QueryPosition, without_gradient
 
 
 class SineCode(nn.Module):
@@ -65,7 +65,7 @@ class QueryPositions(nn.Module):
     def forward(self, estimate: Tensor | None) -> QueryPosition:
         if self.decode_boxes is None:
             return QueryPosition(self.own, self.own)
-        with torch.no_grad():
+        with without_gradient():
             boxes = self.decode_boxes(estimate)
         centre, size = self.code(boxes[..., :2]), self.code(boxes[..., 2:])
         return QueryPosition(self.own, centre + self.mlp(torch.cat([centre, size], dim=-1)))

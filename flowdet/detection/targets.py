@@ -28,12 +28,6 @@ class Targets:
     counts: list[int]
     dropped: list[tuple[int, int]]
 
-    @property
-    def valid(self) -> Tensor:
-        """[B, G], True where there is an object."""
-        counts = torch.tensor(self.counts, device=self.classes.device)
-        return torch.arange(self.classes.shape[1], device=counts.device) < counts[:, None]
-
     @staticmethod
     def from_instances(
         instances: Sequence[Instances], max_objects: int, num_classes: int

@@ -119,3 +119,27 @@ class FlowDetCheckpointer(DetectionCheckpointer):
                 f"{incompatible.unexpected_keys[:3]})"
             )
         return incompatible
+
+
+class WholeModelCheckpointer(FlowDetCheckpointer):
+    """Takes only weights of the whole model: a detector that starts from a backbone alone
+    would run and find nothing.
+
+    Raises (from `load`): also ValueError without a path.
+    """
+
+    def load(self, path, *args, **kwargs):
+        if not path:
+            raise ValueError("no weights are given: set MODEL.WEIGHTS to a trained checkpoint")
+        return super().load(path, *args, **kwargs)
+
+    def _load_model(self, checkpoint):
+        incompatible = super()._load_model(checkpoint)
+        missing = {name for name, _ in self.model.named_parameters()} & {*incompatible.missing_keys}
+        if missing:
+            parts = ", ".join(sorted({name.split(".")[0] for name in missing}))
+            raise ValueError(
+                f"{self._path} lacks {len(missing)} of the model's weights (in {parts}): give the "
+                "checkpoint that a training with this config wrote, not the one it started from"
+            )
+        return incompatible

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
@@ -21,8 +22,9 @@ class SeedEveryIteration(HookBase):
         self.seed = seed
 
     def before_step(self):
-        world_size, rank = comm.get_world_size(), comm.get_rank()
-        seed_all_rng((self.seed + self.trainer.iter * world_size + rank) % 2**31)
+        # hashed, so that runs with neighbouring seeds do not share their noise
+        sequence = np.random.SeedSequence([self.seed, self.trainer.iter, comm.get_rank()])
+        seed_all_rng(int(sequence.generate_state(1)[0] % 2**31))
 
 
 class DropIdleGradients(HookBase):

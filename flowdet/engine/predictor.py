@@ -14,7 +14,7 @@ from detectron2.structures import BoxMode
 
 from flowdet.data.mapper import FlowDatasetMapper
 from flowdet.detection import SetDetector
-from flowdet.engine.checkpoint import FlowDetCheckpointer
+from flowdet.engine.checkpoint import WholeModelCheckpointer
 from flowdet.engine.setup import dataset_classes, resolve_config
 
 
@@ -53,7 +53,7 @@ class Predictor:
         self.class_names, self._category_ids = _categories(cfg)
         self.mapper = FlowDatasetMapper(cfg, is_train=False)
         self.model = build_model(cfg).eval()
-        _WholeModelCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
+        WholeModelCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
 
     def __call__(self, images: Iterable[str | Path | dict], trajectory: bool = False) -> list[dict]:
         """Detections of any number of images, of any sizes.
@@ -132,22 +132,6 @@ class Predictor:
             }
             for box, index, score in zip(boxes, classes, instances.scores.tolist(), strict=True)
         ]
-
-
-class _WholeModelCheckpointer(FlowDetCheckpointer):
-    """Takes only weights of the whole model: a detector that starts from a backbone alone
-    would run and find nothing."""
-
-    def _load_model(self, checkpoint):
-        incompatible = super()._load_model(checkpoint)
-        missing = {name for name, _ in self.model.named_parameters()} & {*incompatible.missing_keys}
-        if missing:
-            parts = ", ".join(sorted({name.split(".")[0] for name in missing}))
-            raise ValueError(
-                f"{self._path} lacks {len(missing)} of the model's weights (in {parts}): give the "
-                "checkpoint that a training with this config wrote, not the one it started from"
-            )
-        return incompatible
 
 
 def _categories(cfg: CfgNode) -> tuple[list[str], dict[int, int]]:

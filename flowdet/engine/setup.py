@@ -11,6 +11,7 @@ import platform
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.build import filter_images_with_only_crowd_annotations
 
 from flowdet.config import add_flowdet_config
 from flowdet.data.build import get_detection_dicts
@@ -32,6 +33,7 @@ def load_config(path: str, overrides: list[str] | None = None) -> CfgNode:
     cfg.merge_from_file(path)
     try:
         cfg.merge_from_list(_whole_numbers_as_floats(cfg, overrides or []))
+        _prefer_iterations(cfg, overrides or [])
     except (KeyError, AssertionError) as error:
         raise KeyError(_near_keys(cfg, overrides or []) or error.args[0]) from error
     return cfg
@@ -45,6 +47,24 @@ def _whole_numbers_as_floats(cfg: CfgNode, overrides: list) -> list:
         if typed[i] in floats and str(typed[i + 1]).lstrip("-").isdecimal():
             typed[i + 1] = float(typed[i + 1])
     return typed
+
+
+# what is counted in iterations, and the key that counts it in epochs
+_EPOCH_KEYS = {
+    "SOLVER.MAX_ITER": "SOLVER.MAX_EPOCHS",
+    "SOLVER.STEPS": "SOLVER.STEP_EPOCHS",
+    "SOLVER.WARMUP_ITERS": "SOLVER.WARMUP_EPOCHS",
+    "SOLVER.CHECKPOINT_PERIOD": "SOLVER.CHECKPOINT_EPOCHS",
+    "TEST.EVAL_PERIOD": "TEST.EVAL_EPOCHS",
+}
+
+
+def _prefer_iterations(cfg: CfgNode, overrides: list) -> None:
+    """`SOLVER.MAX_ITER 20` as an override means 20, whatever epochs the config file names."""
+    given = overrides[::2]
+    for iterations, epochs in _EPOCH_KEYS.items():
+        if iterations in given and epochs not in given:
+            cfg.merge_from_list([epochs, [] if epochs == "SOLVER.STEP_EPOCHS" else 0])
 
 
 def _near_keys(cfg: CfgNode, overrides: list[str]) -> str:
@@ -128,7 +148,7 @@ def _resolve_epochs(cfg: CfgNode) -> None:
         for d in get_detection_dicts(n, cfg.DATASETS.TRAIN_ON_DIFFICULT)
     ]
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        dicts = [d for d in dicts if d["annotations"]]
+        dicts = filter_images_with_only_crowd_annotations(dicts)
     per_epoch = max(len(dicts) / cfg.SOLVER.IMS_PER_BATCH, 1)
 
     def iterations(epochs: int) -> int:
@@ -161,5 +181,9 @@ def keep_freed_memory() -> None:
     if platform.libc_ver()[0] != "glibc":
         return
     # the numbers of M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD in glibc's malloc.h
-    for option, size in ((-1, 2**31 - 1), (-2, 2**28), (-3, 2**30)):
-        ctypes.CDLL(None).mallopt(option, size)
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(-1, 2**31 - 1)
+    mallopt(-2, 2**28)
+    # older versions take no more than 32 MiB here, and return 0 for more
+    if not mallopt(-3, 2**30):
+        mallopt(-3, 2**25)

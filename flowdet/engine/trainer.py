@@ -40,7 +40,9 @@ class Trainer(DefaultTrainer):
         hooks = super().build_hooks()
         if self.cfg.SEED >= 0:
             hooks.insert(0, SeedEveryIteration(self.cfg.SEED))
-        if self.cfg.MODEL.FLOW_DET.SCHEDULE == "alternate" and comm.get_world_size() > 1:
+        model = getattr(self.model, "module", self.model)
+        alternates = getattr(model, "schedule", "joint") == "alternate"
+        if alternates and comm.get_world_size() > 1:
             self._trainer.register_hooks([DropIdleGradients()])
         return hooks
 

@@ -22,7 +22,7 @@ from flowdet.flow.path import (
     random_coupling,
 )
 from flowdet.flow.solvers import INFERENCE_MODES, Solution, solve
-from flowdet.flow.states import TRAINING_STATES, StateSettings, make_states
+from flowdet.flow.states import TRAINING_STATES, StateSettings, make_states, without_gradient
 from flowdet.flow.time import TIME_DISTRIBUTIONS, TimeEmbedding, draw_time
 
 __all__ = [
@@ -53,4 +53,5 @@ __all__ = [
     "ordered_coupling",
     "random_coupling",
     "solve",
+    "without_gradient",
 ]

@@ -72,7 +72,7 @@ class StateInput(nn.Module):
 class TransformerFlowBlock(nn.Module):
     """Queries x image tokens: self-attention, cross-attention, feed-forward (3.2.2, D.1).
 
-    Pre-norm, so that the block's output is a sum of small corrections.
+    Pre-norm: the residual stream inside a block is never normalised away.
 
     Args:
         dim: d, of queries and tokens.
@@ -140,7 +140,7 @@ class TransformerFlowBlock(nn.Module):
 
 
 class MLPFlowBlock(nn.Module):
-    """`MLP([f(x), z_t + e_t])` for one state vector per image (eq. 7-8).
+    """`MLP([f(x), Linear(z_t) + e_t])` for one state vector per image (eq. 7-8).
 
     Args:
         dim: d, of the state.

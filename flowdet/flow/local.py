@@ -55,7 +55,7 @@ class HalfPrecisionScale:
     def update(self, gradients: Sequence[Tensor | None]) -> None:
         found = [torch.isfinite(g).all() for g in gradients if g is not None]
         # one copy to the host, not one per gradient
-        finite = bool(torch.stack(found).all())
+        finite = not found or bool(torch.stack(found).all())
         self.good = self.good + 1 if finite else 0
         if not finite:
             self.value /= 2
@@ -68,6 +68,7 @@ class _BlockLocalNode(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, run: Callable[[], tuple[Losses, list[Tensor | None]]], *inputs: Tensor):
+        ctx.dtypes = [x.dtype for x in inputs]
         losses, ctx.gradients = run()
         return tuple(losses.values())
 
@@ -85,7 +86,11 @@ class _BlockLocalNode(torch.autograd.Function):
                     "criterion (MODEL.FLOW_DET.*_WEIGHT), not around the model"
                 )
         gradients, ctx.gradients = ctx.gradients, None
-        return None, *[None if g is None else g.mul_(first) for g in gradients]
+        # first times the trainer's scale, then back to half precision, or small ones are lost
+        return None, *[
+            None if g is None else g.mul_(first).to(dtype)
+            for g, dtype in zip(gradients, ctx.dtypes, strict=True)
+        ]
 
 
 def block_local_losses(
@@ -142,7 +147,8 @@ def block_local_losses(
                     gradients[i] = g.clone() if gradients[i] is None else gradients[i].add_(g)
         summed = _sum_losses(results)
         names.extend(summed)
-        return summed, _unscale(gradients, inputs, scale, half_scale)
+        _unscale(gradients, scale, half_scale)
+        return summed, gradients
 
     values = _BlockLocalNode.apply(run, *inputs)
     return dict(zip(names, values, strict=True))
@@ -164,11 +170,12 @@ def _sum_losses(results) -> Losses:
     return {name: sum(losses[name] for losses in results) for name in results[0]}
 
 
-def _unscale(gradients, inputs, scale: float, half_scale: HalfPrecisionScale | None):
-    """Takes the loss scale out again, in place, and returns gradients in their inputs' dtype."""
+def _unscale(
+    gradients: list[Tensor | None], scale: float, half_scale: HalfPrecisionScale | None
+) -> None:
+    """Takes the loss scale out again, in place."""
     for g in gradients:
         if g is not None and scale != 1.0:
             g.div_(scale)
     if half_scale:
         half_scale.update(gradients)
-    return [None if g is None else g.to(x.dtype) for g, x in zip(gradients, inputs, strict=True)]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +18,18 @@ from torch import Tensor
 from flowdet.flow.ensemble import FlowEnsemble, FlowState
 from flowdet.flow.solvers import euler
 from flowdet.flow.time import TIME_DISTRIBUTIONS, draw_time
+
+
+@contextmanager
+def without_gradient() -> Iterator[None]:
+    """`torch.no_grad`, after which autocast casts the weights anew.
+
+    Up to torch 2.9 a weight first cast without gradient stays in autocast's cache like that,
+    and the training step that follows finds no way back to it.
+    """
+    with torch.no_grad():
+        yield
+    torch.clear_autocast_cache()
 
 
 @dataclass(frozen=True)
@@ -110,13 +124,14 @@ class ChainStates(TrainingStates):
         self.next_block = 0
         self.stay_at_zero = random.random() < self.settings.zero_share
 
-    @torch.no_grad()
     def state(self, block: int, z_1: Tensor | None = None) -> FlowState:
         if self.stay_at_zero:
             return self.initial
-        while self.next_block < block:
-            k = self.next_block
-            self.visited(k, self.ensemble.predict(k, self.current, self.features).z1_hat)
+        if self.next_block < block:
+            with without_gradient():
+                for k in range(self.next_block, block):
+                    z1_hat = self.ensemble.predict(k, self.current, self.features).z1_hat
+                    self.visited(k, z1_hat)
         return self.current
 
     def visited(self, block: int, z1_hat: Tensor) -> None:
@@ -136,7 +151,7 @@ class RollStates(TrainingStates):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         num_steps = random.randint(1, self.settings.max_steps)
-        with torch.no_grad():
+        with without_gradient():
             self.current = euler(
                 lambda state, t: self.ensemble.consensus(state, self.features),
                 self.ensemble,

@@ -9,15 +9,11 @@ from detectron2.utils.events import EventStorage
 
 from flowdet.detection.losses import BlockLosses
 from flowdet.detection.targets import gather_targets, ordered_assignment
-from flowdet.engine import load_config
 from flowdet.flow import INFERENCE_MODES
 from tests.detection.tiny import CONFIGS, batch, record, tiny_cfg, tiny_model
 
 CONFIG_FILES = [
-    path.name
-    for path in sorted(CONFIGS.glob("*.yaml"))
-    if not path.stem.endswith("base")
-    and load_config(str(path)).MODEL.META_ARCHITECTURE == "FlowMatchingDetector"
+    path.name for path in sorted(CONFIGS.glob("*.yaml")) if not path.stem.endswith("base")
 ]
 PAPER = {
     "BOX_HEAD": "linear",
@@ -50,7 +46,7 @@ def gradients(model):
 
 
 def assert_finite(losses):
-    assert losses.keys() == {"loss_cls", "loss_bbox", "loss_giou", "loss_flow"}
+    assert losses.keys() - {"loss_flow"} == {"loss_cls", "loss_bbox", "loss_giou"}
     assert all(math.isfinite(loss.item()) for loss in losses.values())
 
 
@@ -172,9 +168,9 @@ def test_more_objects_than_queries(caplog):
     with EventStorage() as storage, caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert_finite(train_step(model, inputs)[0])
-            assert storage.latest()["objects_dropped"][0] == 3
+        assert storage.latest()["objects_dropped"][0] == 6
         train_step(model, batch()[1:])
-        assert storage.latest()["objects_dropped"][0] == 0
+        assert storage.latest()["objects_dropped"][0] == 6
     messages = [r.message for r in caplog.records if "NUM_QUERIES" in r.message]
     assert len(messages) == 1
     assert "image image8 has 3 objects more" in messages[0]
@@ -357,3 +353,18 @@ def test_detections_are_in_the_original_image():
 def test_bad_configs_say_what_is_wrong(keys, message):
     with pytest.raises(ValueError, match=message):
         tiny_model(**keys)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("keys", [{"TRAINING_STATES": kind} for kind in KINDS] + [PAPER])
+def test_autocast_loses_no_gradient(keys, dtype):
+    model = tiny_model(**keys)
+    _, expected = train_step(model, batch())
+    model.zero_grad(set_to_none=True)
+    seed_all(0)
+    with torch.autocast("cpu", dtype):
+        losses = model(batch())
+    sum(losses.values()).backward()
+    for name, gradient in gradients(model).items():
+        assert (gradient is None) == (expected[name] is None), name
+        assert gradient is None or torch.isfinite(gradient).all(), name

@@ -18,7 +18,7 @@ class Setup:
         self.everything = [*self.parameters, *self.backbone.parameters()]
 
     def features(self):
-        return self.backbone(self.images).relu()
+        return self.backbone(self.images)
 
     def block_loss(self, block, features):
         state = self.ensemble.initial_state(self.z_0)
@@ -30,10 +30,10 @@ class Setup:
             self.block_loss, list(blocks), [self.features()], self.parameters, **kwargs
         )
 
-    def joint(self, blocks=(0, 1, 2)):
+    def joint(self, blocks=(0, 1, 2), names=("a", "b")):
         features = self.features()
         losses = [self.block_loss(k, [features]) for k in blocks]
-        return {name: sum(x[name] for x in losses) for name in ("a", "b")}
+        return {name: sum(x[name] for x in losses) for name in names}
 
     def gradients(self, losses, factor=1.0):
         for p in self.everything:
@@ -188,3 +188,22 @@ def test_schedules():
     assert [blocks_to_train("alternate", 3, passes=i) for i in range(4)] == [[0], [1], [2], [0]]
     with pytest.raises(ValueError, match="unknown schedule 'random'"):
         blocks_to_train("random", 3, 0)
+
+
+def test_half_features_keep_small_gradients_under_a_scaled_backward():
+    """As with a gradient scaler: the loss is scaled when `backward` is called."""
+    setup = Setup(dtype=torch.float32)
+    setup.block_loss = lambda k, f, whole=setup.block_loss: {"a": 1e-6 * whole(k, f)["b"]}
+    reference = setup.gradients(setup.joint(names=["a"]))
+
+    def half_features():
+        with torch.autocast("cpu", torch.float16):
+            return setup.backbone(setup.images)
+
+    setup.features = half_features
+    with torch.autocast("cpu", torch.float16):
+        losses = setup.local(half_scale=HalfPrecisionScale())
+    gradients = setup.gradients(losses, factor=2.0**16)
+    at = [i for i, p in enumerate(setup.everything) if p is setup.backbone.weight][0]
+    found, wanted = gradients[at] / 2.0**16, reference[at]
+    assert (found - wanted).norm() < 0.1 * wanted.norm()

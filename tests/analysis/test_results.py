@@ -1,0 +1,42 @@
+import json
+import math
+
+import pytest
+
+from flowdet.analysis import detection_rows, write_results
+from tests.detection.tiny import tiny_cfg
+
+
+def test_rows_say_what_was_measured():
+    cfg = tiny_cfg(INFERENCE_MODE="multi_step", NUM_STEPS=0)
+    rows = detection_rows(cfg, "pets", {"AP50": 12.3456, "AP50-cat": math.nan})
+    (row,) = rows
+    assert (row["metric"], row["mean"], row["n"]) == ("AP50", 12.35, 1)
+    assert (row["method"], row["mode"], row["num_steps"]) == ("flow", "multi_step", 3)
+    assert row["dataset"] == "pets"
+
+
+@pytest.mark.parametrize(
+    "file, keys, method",
+    [
+        ("digits_flow.yaml", {}, "flow"),
+        ("digits_flow_paper.yaml", {}, "flow_paper"),
+        ("digits_backprop.yaml", {}, "backprop"),
+        ("digits_backprop.yaml", {"CHECKPOINT_BLOCKS": True}, "backprop_checkpointed"),
+    ],
+)
+def test_methods(file, keys, method):
+    (row,) = detection_rows(tiny_cfg(file, **keys), "pets", {"AP": 1.0})
+    assert row["method"] == method
+    assert ("mode" in row) == method.startswith("flow")
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "digits.json"
+    about = {"command": "tools/train_net.py", "config": "a.yaml", "seeds": [0]}
+    write_results(path, [{"metric": "AP50", "mean": 1.0}], **about)
+    with pytest.raises(ValueError):
+        write_results(path, [{"metric": "AP50", "mean": math.nan}], **about)
+    content = json.loads(path.read_text())
+    assert content["rows"] == [{"metric": "AP50", "mean": 1.0}]
+    assert content["seeds"] == [0] and content["versions"]["torch"]

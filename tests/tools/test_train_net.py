@@ -1,0 +1,104 @@
+"""The commands as a user types them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    *("MODEL.FLOW_DET.HIDDEN_DIM", "32", "MODEL.SMALL_RESNET.CHANNELS", "[8,8,16]"),
+    *("SOLVER.IMS_PER_BATCH", "4", "DATALOADER.NUM_WORKERS", "0", "SOLVER.WARMUP_ITERS", "0"),
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Runs a command on a digits set of 12 images; returns (exit status, output)."""
+    folder = tmp_path_factory.mktemp("commands")
+    environment = {**os.environ, "DETECTRON2_DATASETS": str(folder), "PYTHONPATH": str(ROOT)}
+
+    def command(*words):
+        done = subprocess.run(
+            [sys.executable, *map(str, words)],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        return done.returncode, done.stdout
+
+    status, output = command(
+        *("tools/make_digits.py", "--output", folder / "digits", "--train", 8, "--test", 4)
+    )
+    assert status == 0, output
+    return command
+
+
+def train(run, folder, *words):
+    config = ("--config-file", ROOT / "configs" / "digits_flow.yaml")
+    return run("tools/train_net.py", *config, *words, *SMALL, "OUTPUT_DIR", folder)
+
+
+def test_train_resume_evaluate(run, tmp_path):
+    status, output = train(run, tmp_path, "--opts", "SOLVER.MAX_ITER", 2)
+    assert status == 0, output
+    config = (tmp_path / "config.yaml").read_text()
+    results = (tmp_path / "results.json").read_text()
+    assert {row["metric"] for row in json.loads(results)["rows"]} >= {"AP", "AP50", "AP75"}
+
+    status, output = train(run, tmp_path, "--resume", "SOLVER.MAX_ITER", 3)
+    assert status == 0, output
+    assert "Starting training from iteration 2" in output
+    results = (tmp_path / "results.json").read_text()
+
+    again = ("--config-file", tmp_path / "config.yaml", "--eval-only", "MODEL.WEIGHTS")
+    status, output = run("tools/train_net.py", *again, tmp_path / "model_final.pth")
+    assert status == 0, output
+    # an evaluation leaves the run as it was
+    assert (tmp_path / "results.json").read_text() == results
+    assert (tmp_path / "config.yaml").read_text() == config.replace("MAX_ITER: 2", "MAX_ITER: 3")
+    assert (tmp_path / "eval" / "results.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--eval-only"], "error: no weights are given: set MODEL.WEIGHTS"),
+        (["MODEL.FLOW_DET.NUM_CLASSES", "11"], "has 10 classes"),
+    ],
+    ids=["weights", "classes"],
+)
+def test_a_mistake_gives_one_line(run, tmp_path, words, message):
+    status, output = train(run, tmp_path, *words)
+    assert status == 1
+    assert message in output.splitlines()[-1]
+    assert "Traceback" not in output
+
+
+def test_pretraining_and_the_overfit_set(run, tmp_path):
+    backbone = tmp_path / "backbone.pth"
+    small = ("--iterations", 2, "--batch-size", 2, "--num-workers", 0)
+    status, output = run("tools/pretrain_digits.py", "--output", backbone, *small)
+    assert status == 0, output
+    assert backbone.is_file()
+
+    digits = Path(output_folder(run)) / "digits"
+    copy = ("datasets/make_overfit_set.py", "--source", digits, "--output", tmp_path / "few")
+    status, output = run(*copy, "--images", 3)
+    assert status == 0, output
+    train_ids = (tmp_path / "few/ImageSets/Main/train.txt").read_text().split()
+    assert len(train_ids) == 3
+    assert train_ids == (tmp_path / "few/ImageSets/Main/val.txt").read_text().split()
+    assert all((tmp_path / "few/JPEGImages" / f"{i}.jpg").is_file() for i in train_ids)
+    status, output = run(*copy, "--images", 300)
+    assert status == 1 and "lists 8 images, fewer than 300" in output
+
+
+def output_folder(run):
+    _, output = run("-c", "import os; print(os.environ['DETECTRON2_DATASETS'])")
+    return output.strip()
