@@ -19,7 +19,7 @@ class TokenNeck(nn.Module):
     Several feature maps give one token sequence, with a learned embedding per level.
 
     Args:
-        in_shapes: channels of the feature maps.
+        in_shapes: channels of the feature maps, and strides where they are known.
         dim: d.
         code: of positions in the image.
         norm: detectron2's name of a normalisation after the projection, "" for none.
@@ -37,6 +37,7 @@ class TokenNeck(nn.Module):
     ):
         super().__init__()
         self.code = code
+        self.strides = [shape.stride for shape in in_shapes]
         self.levels = nn.ModuleList(
             nn.Sequential(
                 Conv2d(shape.channels, dim, 1, bias=not norm, norm=get_norm(norm, dim)),
@@ -63,7 +64,8 @@ class TokenNeck(nn.Module):
         tokens, positions, paddings = [], [], []
         for i, (layer, x) in enumerate(zip(self.levels, feature_maps, strict=True)):
             x = layer(x)
-            points, padding = _token_grid(x.shape[-2:], image_sizes, padded_size, x.device)
+            steps = self._steps(i, x.shape[-2:], padded_size)
+            points, padding = _token_grid(x.shape[-2:], steps, image_sizes, x.device)
             flat = x.flatten(2).transpose(1, 2)
             tokens.append(flat if self.level_embedding is None else flat + self.level_embedding[i])
             positions.append(self.code(points))
@@ -75,12 +77,20 @@ class TokenNeck(nn.Module):
             None if all(tuple(size) == tuple(padded_size) for size in image_sizes) else padding,
         )
 
+    def _steps(self, level: int, shape: tuple, padded_size: tuple) -> tuple[float, float]:
+        """Pixels from token to token, down and across: the stride, so that the place of a
+        token does not depend on how far its batch is padded."""
+        stride = self.strides[level]
+        if stride:
+            return stride, stride
+        return padded_size[0] / shape[0], padded_size[1] / shape[1]
 
-def _token_grid(shape, image_sizes, padded_size, device) -> tuple[Tensor, Tensor]:
+
+def _token_grid(shape, steps, image_sizes, device) -> tuple[Tensor, Tensor]:
     """Centres of the tokens in units of each image, [B, H * W, 2] as (x, y), and padding."""
     height, width = shape
-    y = (torch.arange(height, device=device) + 0.5) * (padded_size[0] / height)
-    x = (torch.arange(width, device=device) + 0.5) * (padded_size[1] / width)
+    y = (torch.arange(height, device=device) + 0.5) * steps[0]
+    x = (torch.arange(width, device=device) + 0.5) * steps[1]
     pixels = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(1, -1, 2)
     sizes = torch.tensor([(w, h) for h, w in image_sizes], device=device).float()[:, None]
     points = pixels / sizes

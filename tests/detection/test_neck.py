@@ -110,3 +110,11 @@ def test_an_image_smaller_than_half_a_token_keeps_one():
         [record([(0, (0, 0, w, h))], size=(h, w), seed=i) for i, (h, w) in enumerate(sizes)]
     )
     assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_the_place_of_a_token_does_not_depend_on_the_padding():
+    neck = TokenNeck([ShapeSpec(channels=4, stride=32)], 4, Points(), norm="")
+    alone = neck([torch.zeros(1, 4, 2, 2)], [(40, 40)], (40, 40))
+    padded = neck([torch.zeros(1, 4, 3, 3)], [(40, 40)], (70, 70))
+    shared = padded.position.view(1, 3, 3, 2)[:, :2, :2].flatten(1, 2)
+    torch.testing.assert_close(alone.position, shared)
