@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import difflib
 import logging
+import math
 import os
 import platform
 
@@ -163,10 +164,11 @@ def _resolve_epochs(cfg: CfgNode) -> None:
         solver.STEPS = tuple(iterations(epoch) for epoch in solver.STEP_EPOCHS)
     if solver.WARMUP_EPOCHS > 0:
         solver.WARMUP_ITERS = iterations(solver.WARMUP_EPOCHS)
+    # rounded up, or the last period would end just before the training and both do the same
     if solver.CHECKPOINT_EPOCHS > 0:
-        solver.CHECKPOINT_PERIOD = iterations(solver.CHECKPOINT_EPOCHS)
+        solver.CHECKPOINT_PERIOD = math.ceil(solver.CHECKPOINT_EPOCHS * per_epoch)
     if cfg.TEST.EVAL_EPOCHS > 0:
-        cfg.TEST.EVAL_PERIOD = iterations(cfg.TEST.EVAL_EPOCHS)
+        cfg.TEST.EVAL_PERIOD = math.ceil(cfg.TEST.EVAL_EPOCHS * per_epoch)
     logger.info(
         "%d training images, %.1f iterations per epoch, %d iterations in all",
         len(dicts),
