@@ -24,8 +24,8 @@ from flowdet.flow.time import TIME_DISTRIBUTIONS, draw_time
 def without_gradient() -> Iterator[None]:
     """`torch.no_grad`, after which autocast casts the weights anew.
 
-    Up to torch 2.9 a weight first cast without gradient stays in autocast's cache like that,
-    and the training step that follows finds no way back to it.
+    In older versions of torch (pytorch issue 112583) a weight first cast without gradient stays
+    in autocast's cache like that, and the training step that follows finds no way back to it.
     """
     with torch.no_grad():
         yield
