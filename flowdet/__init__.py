@@ -4,9 +4,15 @@ Importing it registers the meta-architectures, backbones and datasets with detec
 `flowdet.flow` alone needs nothing but torch.
 """
 
+import os
 import warnings
 
 __version__ = "0.1.0"
+
+# How long a waiting thread of OpenMP spins (GNU's, read when torch is loaded): its own default
+# starves whatever else runs on a few cores, and not spinning at all halves the speed there.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 try:
     with warnings.catch_warnings():

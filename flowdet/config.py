@@ -44,6 +44,9 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # Keep the features of a frozen backbone in this much memory: each image then passes it
     # once. For augmentations with few outcomes (none, flips). 0 is off.
     node.FEATURE_CACHE_GIB = 0.0
+    # With it: a folder where they are written too, so that other runs with the same images and
+    # backbone need not compute them again.
+    node.FEATURE_CACHE_DIR = ""
 
     # Width of the small backbone "build_small_resnet_backbone": channels of its stem, res2
     # and res3 (strides 4, 4, 8).

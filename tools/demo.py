@@ -10,19 +10,16 @@ images on one sheet. --trajectory also draws what every step of the transport ha
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
-# on a CPU, waiting OpenMP threads must not take the core of other processes; read once, when
-# torch is loaded
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+import flowdet  # noqa: F401 - first: it silences a warning of detectron2's import
 
+# isort: split
 import torch
 from detectron2.config import CfgNode
 from tqdm import tqdm
 
-import flowdet  # noqa: F401, I001 - first, it silences a warning of detectron2's import
 from flowdet.data.images import find_images
 from flowdet.detection.drawing import Painter
 from flowdet.engine import Predictor, keep_freed_memory, load_config

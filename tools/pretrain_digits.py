@@ -6,12 +6,7 @@ fly from the training digits only, so nothing of the test set is seen.
 """
 
 import argparse
-import os
 from pathlib import Path
-
-# on a CPU, waiting OpenMP threads must not take the core of the data workers; read once, when
-# torch is loaded
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import flowdet  # noqa: F401 - first: it silences a warning of detectron2's import
 

@@ -14,10 +14,6 @@ import shlex
 import sys
 from collections.abc import Callable
 
-# on a CPU, waiting OpenMP threads must not take the core of the data workers; read once, when
-# torch is loaded
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import flowdet  # noqa: F401 - first: it silences a warning of detectron2's import
 
 # isort: split

@@ -34,6 +34,7 @@ class SetDetector(nn.Module, ABC):
         num_queries: M, the most objects that an image may have.
         feature_cache_gib: memory in which the features of a frozen backbone are kept, so that
             each image passes it once; 0 for none.
+        feature_cache_dir: folder in which they are kept for the next run; "" for none.
         pixel_mean, pixel_std: per channel, in the order of `input_format`.
         input_format: "RGB" or "BGR".
     """
@@ -53,6 +54,7 @@ class SetDetector(nn.Module, ABC):
         pixel_std: Sequence[float],
         input_format: str,
         feature_cache_gib: float = 0.0,
+        feature_cache_dir: str = "",
     ):
         super().__init__()
         self.backbone = backbone
@@ -67,7 +69,7 @@ class SetDetector(nn.Module, ABC):
         self.feature_cache = None
         if feature_cache_gib:
             FeatureCache.check(backbone)
-            self.feature_cache = FeatureCache(feature_cache_gib)
+            self.feature_cache = FeatureCache(feature_cache_gib, feature_cache_dir)
         self.warned_of_dropped = False
         self.objects_dropped = 0
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)

@@ -48,6 +48,7 @@ def build_shared_parts(cfg: CfgNode) -> dict:
         ),
         "num_queries": flow_cfg.NUM_QUERIES,
         "feature_cache_gib": flow_cfg.FEATURE_CACHE_GIB,
+        "feature_cache_dir": flow_cfg.FEATURE_CACHE_DIR,
         "pixel_mean": cfg.MODEL.PIXEL_MEAN,
         "pixel_std": cfg.MODEL.PIXEL_STD,
         "input_format": cfg.INPUT.FORMAT,

@@ -42,7 +42,7 @@ def load_config(path: str, overrides: list[str] | None = None) -> CfgNode:
 
 def _whole_numbers_as_floats(cfg: CfgNode, overrides: list) -> list:
     """`SOLVER.BASE_LR 1` means 1.0, which yacs refuses."""
-    floats = {key for key, value in _flat_items(cfg) if isinstance(value, float)}
+    floats = {key for key, value in flat_items(cfg) if isinstance(value, float)}
     typed = list(overrides)
     for i in range(0, len(typed) - 1, 2):
         if typed[i] in floats and str(typed[i + 1]).lstrip("-").isdecimal():
@@ -69,19 +69,19 @@ def _prefer_iterations(cfg: CfgNode, overrides: list) -> None:
 
 
 def _near_keys(cfg: CfgNode, overrides: list[str]) -> str:
-    known = [key for key, _ in _flat_items(cfg)]
+    known = [key for key, _ in flat_items(cfg)]
     unknown = [key for key in overrides[::2] if key not in known]
     near = difflib.get_close_matches(unknown[0], known, n=3) if unknown else []
     return f"{unknown[0]} is no config key, near are {near}" if near else ""
 
 
-def _flat_items(node: CfgNode, prefix: str = "") -> list[tuple[str, object]]:
+def flat_items(node: CfgNode, prefix: str = "") -> list[tuple[str, object]]:
     """Every key, written with dots, and its value."""
     items = []
     for name, value in node.items():
         items.append((prefix + name, value))
         if isinstance(value, CfgNode):
-            items += _flat_items(value, f"{prefix}{name}.")
+            items += flat_items(value, f"{prefix}{name}.")
     return items
 
 

@@ -1,0 +1,94 @@
+"""Reading what a training left in its folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from detectron2.config import CfgNode
+
+from flowdet.engine import load_config
+from flowdet.engine.setup import flat_items
+
+logger = logging.getLogger(__name__)
+
+# what may differ between a run and a later look at it
+_NOT_COMPARED = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "VIS_PERIOD")
+
+
+def read_metrics(folder: str | Path) -> list[dict]:
+    """The records of a run's `metrics.json`, one per iteration that wrote any, in order.
+
+    A run that was stopped and resumed has written some iterations twice: the later ones count.
+    Lines cut by a stop are left out, with one warning.
+
+    Raises:
+        FileNotFoundError: the folder has no `metrics.json`.
+        ValueError: no line of it is a record.
+    """
+    path = Path(folder) / "metrics.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is no run: it has no metrics.json")
+    records: dict[int, dict] = {}
+    broken = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        record = _parse(line)
+        if record is None:
+            broken.append(number)
+            continue
+        # detectron2 writes evaluations to lines of their own, and not in order
+        records.setdefault(record["iteration"], {}).update(record)
+    if not records:
+        raise ValueError(f"{path} holds no record: delete the run, or train it again")
+    if broken:
+        logger.warning("%s: left out %d unreadable lines, first %d", path, len(broken), broken[0])
+    return [records[iteration] for iteration in sorted(records)]
+
+
+def _parse(line: str) -> dict | None:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:
+        # a resumed run appends to the line that a stop has cut
+        start = line.rfind('{"')
+        return _parse(line[start:]) if start > 0 else None
+    return record if isinstance(record, dict) and "iteration" in record else None
+
+
+def read_run_config(folder: str | Path) -> CfgNode:
+    """The config that a run was made with.
+
+    Raises:
+        FileNotFoundError: the folder has no `config.yaml`.
+    """
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is no run: it has no config.yaml")
+    return load_config(str(path))
+
+
+def check_same_run(folder: str | Path, cfg: CfgNode) -> None:
+    """Raises ValueError if the run in `folder` was made with another config than `cfg`.
+
+    Keys that were added since count as having had their default.
+    """
+    theirs, ours = dict(flat_items(read_run_config(folder))), dict(flat_items(cfg))
+    differing = [
+        f"{key} {theirs.get(key)!r} (here {value!r})"
+        for key, value in ours.items()
+        if key not in _NOT_COMPARED
+        and not isinstance(value, CfgNode)
+        and _plain(theirs.get(key)) != _plain(value)
+    ]
+    if differing:
+        more = f" and {len(differing) - 3} more keys" if len(differing) > 3 else ""
+        raise ValueError(
+            f"{folder} holds a run of another config: {', '.join(differing[:3])}{more}. Use "
+            "another output folder, or delete that run"
+        )
+
+
+def _plain(value: object) -> object:
+    """Lists and tuples alike: YAML does not tell them apart."""
+    return list(value) if isinstance(value, tuple) else value
