@@ -10,7 +10,6 @@ images on one sheet. --trajectory also draws what every step of the transport ha
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import flowdet  # noqa: F401 - first: it silences a warning of detectron2's import
@@ -23,6 +22,7 @@ from tqdm import tqdm
 from flowdet.data.images import find_images
 from flowdet.detection.drawing import Painter
 from flowdet.engine import Predictor, keep_freed_memory, load_config
+from flowdet.engine.command import user_errors
 from flowdet.engine.pictures import open_pictures
 from flowdet.flow import INFERENCE_MODES
 
@@ -143,8 +143,5 @@ def write_json(path: Path, rows: list[dict]) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with user_errors():
         main(parse_args())
-    except (OSError, ValueError, KeyError) as error:
-        # the text of a KeyError is its repr
-        sys.exit(f"error: {error.args[0] if isinstance(error, KeyError) else error}")

@@ -14,7 +14,6 @@ output folder: many epochs become affordable on a CPU. `KEY VALUE` pairs overrid
 
 import argparse
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from flowdet.analysis.comparison import Budget, Comparison, Run
 from flowdet.analysis.results import write_text
 from flowdet.analysis.table import accuracy_rows, comparison_table, cost_rows
 from flowdet.engine import keep_freed_memory
+from flowdet.engine.command import typed_command, user_errors
 
 TOOLS = Path(__file__).parent
 CONFIGS = Path(os.path.relpath(TOOLS.parent / "configs"))
@@ -97,7 +97,8 @@ def prepare_digits(opts: list[str]) -> list[str]:
     for path, (tool, output) in wanted.items():
         if not path.is_file():
             command = [sys.executable, str(TOOLS / tool), "--output", str(output)]
-            subprocess.run(command, check=True)
+            if subprocess.run(command).returncode:
+                raise OSError(f"tools/{tool} has failed, so {path} is missing")
     return overrides
 
 
@@ -132,7 +133,7 @@ def report(args: argparse.Namespace, comparison: Comparison) -> None:
         f"the last epoch, {classes}. Activations and step (one forward, backward and update "
         "without data loading, the methods in turn) on made-up images."
     )
-    command = shlex.join(["tools/table1.py", *sys.argv[1:]])
+    command = typed_command()
     table = comparison_table(rows, metrics)
     print(f"\n{caption}\n\n{table}\n")
     for folder, words in comparison.failed.items():
@@ -155,10 +156,8 @@ def main() -> None:
     # a polite stop ends the training under way, too
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     keep_freed_memory()
-    try:
+    with user_errors():
         comparison = plan(args)
-    except (OSError, ValueError, KeyError, subprocess.CalledProcessError) as error:
-        sys.exit(f"error: {error.args[0] if isinstance(error, KeyError) else error}")
     try:
         comparison.train()
     except KeyboardInterrupt:

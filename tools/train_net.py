@@ -10,7 +10,6 @@
 
 import argparse
 import os
-import shlex
 import sys
 from collections.abc import Callable
 
@@ -31,6 +30,7 @@ from flowdet.engine import (
     load_config,
     resolve_config,
 )
+from flowdet.engine.command import typed_command, user_errors
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -48,12 +48,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 
 def main(args: argparse.Namespace) -> dict | None:
-    try:
+    with user_errors():
         cfg = setup(args)
         run = prepare(cfg, args)
-    except (OSError, ValueError, KeyError) as error:
-        # what a user can mend: no traceback needed; the text of a KeyError is its repr
-        sys.exit(f"error: {error.args[0] if isinstance(error, KeyError) else error}")
     results = run()
     if results and comm.is_main_process():
         save_results(cfg, args, results)
@@ -82,8 +79,7 @@ def save_results(cfg: CfgNode, args: argparse.Namespace, results: dict) -> None:
         for metrics in tasks.values():
             rows += detection_rows(cfg, name, metrics)
     path = os.path.join(cfg.OUTPUT_DIR, "results.json")
-    command = shlex.join(["tools/train_net.py", *sys.argv[1:]])
-    write_results(path, rows, command=command, config=args.config_file, seeds=[cfg.SEED])
+    write_results(path, rows, command=typed_command(), config=args.config_file, seeds=[cfg.SEED])
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

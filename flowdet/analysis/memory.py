@@ -140,9 +140,14 @@ class _Recomputation(TorchDispatchMode):
 
 def for_measuring(cfg: CfgNode) -> CfgNode:
     """A copy that leaves no made-up images in a folder of cached features."""
+    return with_keys(cfg, {"MODEL.FLOW_DET.FEATURE_CACHE_DIR": ""})
+
+
+def with_keys(cfg: CfgNode, keys: dict[str, object]) -> CfgNode:
+    """A copy of a config with some keys set."""
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.FLOW_DET.FEATURE_CACHE_DIR = ""
+    cfg.merge_from_list([word for pair in keys.items() for word in pair])
     return cfg
 
 
@@ -152,11 +157,7 @@ def with_method(cfg: CfgNode, method: str, num_blocks: int) -> CfgNode:
         raise ValueError(f"unknown method {method!r}: use some of {list(METHODS)}")
     if num_blocks < 1:
         raise ValueError(f"the number of blocks T must be at least 1, got {num_blocks}")
-    cfg = cfg.clone()
-    cfg.defrost()
-    keys = METHODS[method] | {"MODEL.FLOW_DET.NUM_BLOCKS": num_blocks}
-    cfg.merge_from_list([word for pair in keys.items() for word in pair])
-    return cfg
+    return with_keys(cfg, METHODS[method] | {"MODEL.FLOW_DET.NUM_BLOCKS": num_blocks})
 
 
 def measure_step(cfg: CfgNode, batch_size: int) -> StepMemory:

@@ -91,4 +91,4 @@ def check_same_run(folder: str | Path, cfg: CfgNode) -> None:
 
 def _plain(value: object) -> object:
     """Lists and tuples alike: YAML does not tell them apart."""
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(x) for x in value] if isinstance(value, tuple | list) else value

@@ -51,14 +51,19 @@ def cost_rows(runs: Sequence[Run]) -> list[dict]:
         for run, values in zip(methods.values(), seconds):
             common = _describe(run)
             found = measure_step(run.cfg, budget.batch_size)
-            state = found.parameter + found.optimizer
-            for name, value in (
-                ("activation_bytes", found.activation),
-                ("state_bytes", state),
-                ("step_seconds", round(statistics.median(values), 4)),
-            ):
+            costs = {
+                "trained_parameters": _trained_parameters(run.cfg),
+                "activation_bytes": found.activation,
+                "state_bytes": found.parameter + found.optimizer,
+                "step_seconds": round(statistics.median(values), 4),
+            }
+            for name, value in costs.items():
                 rows.append(common | {"metric": name, "mean": value, "std": None, "n": 1})
     return rows
+
+
+def _trained_parameters(cfg: CfgNode) -> int:
+    return sum(p.numel() for p in build_model(cfg).parameters() if p.requires_grad)
 
 
 def _describe(run: Run) -> dict:
@@ -116,6 +121,7 @@ def comparison_table(rows: Sequence[dict], metrics: Sequence[str], style: str = 
     for (batch, epochs, method), found in lines.items():
         accuracies = [_with_spread(found.get(name)) for name in metrics]
         costs = [
+            _scaled(found, "trained_parameters", 1e-6, 2),
             _scaled(found, "activation_bytes", 2**-20, 1),
             _scaled(found, "state_bytes", 2**-20, 1),
             _scaled(found, "step_seconds", 1000, 0),
@@ -126,7 +132,8 @@ def comparison_table(rows: Sequence[dict], metrics: Sequence[str], style: str = 
         table.append([method, batch, epochs, *accuracies, *costs, seeds])
     headers = [
         *("method", "batch", "epochs", *metrics),
-        *("activations (MiB)", "parameters + optimizer (MiB)", "step (ms)", "seeds"),
+        *("trained parameters (M)", "activations (MiB)", "parameters + optimizer (MiB)"),
+        *("step (ms)", "seeds"),
     ]
     return tabulate(table, headers, tablefmt=style, disable_numparse=True)
 

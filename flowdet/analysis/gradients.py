@@ -1,0 +1,185 @@
+"""Variance of the blocks' gradients over batches (Proposition 3, B.3, Figure 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.utils.env import seed_all_rng
+from matplotlib.figure import Figure
+from torch import nn
+
+from flowdet.analysis.memory import train_step
+from flowdet.data.build import build_train_loader
+from flowdet.engine import FlowDetCheckpointer, build_optimizer
+
+# by name: what it changes in a flow config
+METHODS: dict[str, dict[str, object]] = {
+    "flow": {},
+    # "a single end-to-end loss" (B.3)
+    "backprop": {
+        "MODEL.META_ARCHITECTURE": "BackpropDetector",
+        "MODEL.FLOW_DET.AUXILIARY_LOSSES": False,
+    },
+    "backprop_auxiliary": {
+        "MODEL.META_ARCHITECTURE": "BackpropDetector",
+        "MODEL.FLOW_DET.AUXILIARY_LOSSES": True,
+    },
+}
+
+
+def blocks_of(model: nn.Module) -> Sequence[nn.Module]:
+    """The T blocks of either detector."""
+    return model.flow.blocks if hasattr(model, "flow") else model.blocks
+
+
+def block_variances(
+    blocks: Sequence[nn.Module], backward: Callable[[int], None], num_batches: int
+) -> list[float]:
+    """Variance of each block's gradient over batches, averaged over the block's parameters.
+
+    Args:
+        blocks: whose gradients are looked at.
+        backward: `backward(i)` leaves the gradients of batch i in `.grad`, and nothing else.
+        num_batches: at least 2.
+
+    Raises:
+        ValueError: fewer than 2 batches.
+    """
+    if num_batches < 2:
+        raise ValueError(f"a variance needs at least 2 batches, got {num_batches}")
+    sums: list[torch.Tensor] = []
+    squares: list[torch.Tensor] = []
+    for number in range(num_batches):
+        backward(number)
+        gradients = [_flat_gradient(block).double() for block in blocks]
+        if not sums:
+            sums = [torch.zeros_like(g) for g in gradients]
+            squares = [torch.zeros_like(g) for g in gradients]
+        for g, total, square in zip(gradients, sums, squares):
+            total += g
+            square += g * g
+    # unbiased; double precision bears the difference of the two
+    return [
+        float(((square - total * total / num_batches) / (num_batches - 1)).mean())
+        for total, square in zip(sums, squares)
+    ]
+
+
+def _flat_gradient(block: nn.Module) -> torch.Tensor:
+    """[number of parameters]; zero where no gradient has arrived."""
+    return torch.cat(
+        [
+            (torch.zeros_like(p) if p.grad is None else p.grad).flatten()
+            for p in block.parameters()
+            if p.requires_grad
+        ]
+    )
+
+
+class GradientStatistics:
+    """Trains a detector a little, and looks at its blocks' gradients on the same batches again
+    and again.
+
+    Args:
+        cfg: resolved.
+        num_batches: looked at; the batches after them are trained on.
+    """
+
+    def __init__(self, cfg: CfgNode, num_batches: int):
+        self.cfg = cfg
+        self.num_batches = num_batches
+        seed_all_rng(max(cfg.SEED, 0))
+        self.model = build_model(cfg).train()
+        FlowDetCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
+        self.optimizer = build_optimizer(cfg, self.model)
+        self._loader = iter(build_train_loader(cfg))
+        self._batches = list(islice(self._loader, num_batches))
+        self.iteration = 0
+
+    def train_until(self, iteration: int) -> None:
+        """Plain training steps at `SOLVER.BASE_LR`."""
+        while self.iteration < iteration:
+            seed_all_rng(max(self.cfg.SEED, 0) + self.iteration)
+            train_step(self.model, next(self._loader), self.optimizer)
+            self.iteration += 1
+
+    def variances(self) -> list[float]:
+        """One per block; see `block_variances`. Statistics of normalisations stay as they are."""
+        before = {name: x.clone() for name, x in self.model.named_buffers()}
+        found = block_variances(blocks_of(self.model), self._backward, self.num_batches)
+        self.optimizer.zero_grad(set_to_none=True)
+        for name, x in self.model.named_buffers():
+            x.copy_(before[name])
+        return found
+
+    def _backward(self, number: int) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        seed_all_rng(number)
+        sum(self.model(self._batches[number]).values()).backward()
+
+
+def variance_rows(
+    variants: Sequence[tuple[str, CfgNode]], num_batches: int, iterations: Sequence[int]
+) -> Iterator[dict]:
+    """Rows of a result file, while it measures: the variance of each block, and what the first
+    block retains of the last one's.
+
+    Args:
+        variants: names and resolved configs.
+        num_batches: over which the variance is.
+        iterations: of training after which it is measured.
+    """
+    for name, cfg in variants:
+        statistics = GradientStatistics(cfg, num_batches)
+        for iteration in sorted(iterations):
+            statistics.train_until(iteration)
+            found = statistics.variances()
+            common = {
+                "method": name,
+                "num_blocks": cfg.MODEL.FLOW_DET.NUM_BLOCKS,
+                "iterations": iteration,
+            }
+            n = {"std": None, "n": num_batches}
+            for block, value in enumerate(found):
+                metric = {"metric": "gradient_variance", "block": block, "mean": value}
+                yield common | metric | n
+            ratio = {"metric": "gradient_variance_first_to_last", "mean": found[0] / found[-1]}
+            yield common | ratio | n
+
+
+def variance_figure(rows: Sequence[dict]) -> Figure:
+    """Variance over the blocks, a panel for each T, a line for each method and iteration."""
+    rows = [row for row in rows if row["metric"] == "gradient_variance"]
+    counts = sorted({row["num_blocks"] for row in rows})
+    iterations = sorted({row["iterations"] for row in rows})
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    figure = Figure(figsize=(4.5 * len(counts), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(counts), squeeze=False, sharey=True)[0]
+    for axes, count in zip(panels, counts):
+        for color, method in enumerate(methods):
+            for style, iteration in zip(np.resize(["-", "--", ":", "-."], 99), iterations):
+                points = [
+                    (row["block"] + 1, row["mean"])
+                    for row in rows
+                    if (row["method"], row["num_blocks"], row["iterations"])
+                    == (method, count, iteration)
+                ]
+                label = f"{method}, {iteration} iterations"
+                axes.plot(*zip(*points), style, marker="o", color=f"C{color}", label=label)
+        axes.set(
+            title=f"T = {count}",
+            xlabel="block",
+            ylabel="gradient variance",
+            yscale="log",
+            xticks=range(1, count + 1),
+        )
+        axes.grid(alpha=0.3)
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7
+    )
+    return figure

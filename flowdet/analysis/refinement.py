@@ -1,0 +1,129 @@
+"""Accuracy after every integration step, in every inference mode (B.1, B.2, Figure 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.evaluation import DatasetEvaluator
+from matplotlib.figure import Figure
+from torch import Tensor
+from tqdm import tqdm
+
+from flowdet.data.build import build_test_loader
+from flowdet.detection import FlowMatchingDetector, SetDetector
+from flowdet.detection.evaluation import build_evaluator
+from flowdet.flow import ImageTokens, solve
+
+# mode, number of steps, block of `single_step`, step after which is decoded (from 1)
+Point = tuple[str, int, int, int]
+
+
+def decode_points(
+    model: FlowMatchingDetector, batch: int, tokens: ImageTokens, max_steps: int
+) -> Iterator[tuple[Point, Tensor]]:
+    """The estimates [B, M, d] after every step of every walk, from one look at the images.
+
+    The last one of a walk is what `model.inference` decodes.
+    """
+    z_0 = model.initial_noise(batch)
+    walks = [("single_step", 1, block) for block in range(model.flow.num_blocks)]
+    walks += [("ensemble", 1, 0)]
+    walks += [
+        (mode, steps, 0)
+        for mode in ("multi_step", "multi_step_ensemble")
+        for steps in range(1, max_steps + 1)
+    ]
+    for mode, steps, block in walks:
+        found = solve(model.flow, z_0, tokens, mode, num_steps=steps, block=block, trajectory=True)
+        for step, estimate in enumerate(found.estimates, start=1):
+            yield (mode, steps, block, step), estimate
+
+
+def decode_layers(model: SetDetector, tokens: ImageTokens) -> Iterator[tuple[Point, Tensor]]:
+    """The same for the layers of `BackpropDetector`."""
+    layers = model.layers(tokens)
+    for step, queries in enumerate(layers, start=1):
+        yield ("layers", len(layers), 0, step), queries
+
+
+@torch.no_grad()
+def refinement_rows(
+    cfg: CfgNode, model: SetDetector, max_steps: int, metrics: Sequence[str] = ("AP50", "AP75")
+) -> list[dict]:
+    """Rows of a result file, from one pass over `DATASETS.TEST[0]`.
+
+    Args:
+        cfg: resolved, of the model.
+        model: in evaluation mode, its weights loaded.
+        max_steps: walks of 1 to this many steps.
+
+    Raises:
+        ValueError: `max_steps` is below 1.
+    """
+    if max_steps < 1:
+        raise ValueError(f"the number of integration steps must be at least 1, got {max_steps}")
+    name = cfg.DATASETS.TEST[0]
+    evaluators: dict[Point, DatasetEvaluator] = {}
+    is_flow = isinstance(model, FlowMatchingDetector)
+    for batch in tqdm(build_test_loader(cfg, name), desc="evaluate", unit="batch"):
+        tokens = model.encode(batch)
+        points = (
+            decode_points(model, len(batch), tokens, max_steps)
+            if is_flow
+            else decode_layers(model, tokens)
+        )
+        for point, z in points:
+            if point not in evaluators:
+                evaluators[point] = build_evaluator(cfg, name)
+                evaluators[point].reset()
+            outputs = [{"instances": x} for x in model.detections(z, batch)]
+            evaluators[point].process(batch, outputs)
+    rows = []
+    for (mode, steps, block, step), evaluator in tqdm(evaluators.items(), desc="average precision"):
+        found = evaluator.evaluate()["bbox"]
+        common = {"mode": mode, "num_steps": steps, "step": step, "t": round(step / steps, 4)}
+        if mode == "single_step":
+            common["block"] = block
+        for metric in metrics:
+            value = {"metric": metric, "mean": round(found[metric], 2), "std": None, "n": 1}
+            rows.append(common | value)
+    return rows
+
+
+def refinement_figure(rows: Sequence[dict], metric: str = "AP50") -> Figure:
+    """AP over the time t reached: a panel per mode of many steps, a line per number of steps."""
+    rows = [row for row in rows if row["metric"] == metric]
+    panels = [
+        mode
+        for mode in ("multi_step", "multi_step_ensemble", "layers")
+        if any(row["mode"] == mode for row in rows)
+    ]
+    figure = Figure(figsize=(4.8 * len(panels), 3.8), layout="constrained")
+    all_axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, mode in zip(all_axes, panels):
+        walks = sorted({row["num_steps"] for row in rows if row["mode"] == mode})
+        for place, steps in enumerate(walks):
+            points = [
+                (row["step"], row["mean"])
+                for row in rows
+                if row["mode"] == mode and row["num_steps"] == steps
+            ]
+            shade = 0.15 + 0.75 * place / max(len(walks) - 1, 1)
+            color = (0.1, 0.2 + 0.6 * (1 - shade), shade)
+            axes.plot(*zip(*points), marker="o", color=color, label=f"{steps} steps")
+        _mark_single_steps(axes, rows)
+        axes.set(title=mode, xlabel="integration step", ylabel=metric, ylim=(0, None))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    return figure
+
+
+def _mark_single_steps(axes, rows: Sequence[dict]) -> None:
+    """Level lines of the modes of one step."""
+    for row in rows:
+        if row["mode"] == "ensemble":
+            axes.axhline(row["mean"], color="C1", linestyle="--", label="ensemble")
+        elif row["mode"] == "single_step" and row["block"] == 0:
+            axes.axhline(row["mean"], color="C2", linestyle=":", label="single_step, block 0")

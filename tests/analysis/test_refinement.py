@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from flowdet.analysis.refinement import decode_points, refinement_figure, refinement_rows
+from flowdet.engine import resolve_config
+from tests.detection.tiny import batch, tiny_cfg, tiny_model
+
+
+@pytest.fixture
+def cfg(voc_dataset):
+    objects = {f"img{i}": [((1, 2, 20 + i, 30), "dog", 0)] for i in range(3)}
+    name = voc_dataset(objects, name="refined_pets", split="val")
+    cfg = tiny_cfg()
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (), (name,)
+    cfg.INPUT.FIXED_SIZE = [32, 32]
+    cfg.DATALOADER.NUM_WORKERS, cfg.TEST.BATCH_SIZE = 0, 2
+    return resolve_config(cfg, training=False)
+
+
+@pytest.mark.parametrize("mode", ["single_step", "ensemble", "multi_step", "multi_step_ensemble"])
+@torch.no_grad()
+def test_the_last_step_is_what_inference_finds(mode):
+    model = tiny_model(INFERENCE_MODE=mode, NUM_STEPS=2, SINGLE_STEP_BLOCK=1).eval()
+    tokens = model.encode(batch())
+    points = dict(decode_points(model, 2, tokens, 2))
+    steps = 2 if mode.startswith("multi_step") else 1
+    block = 1 if mode == "single_step" else 0
+    decoded = model.detections(points[mode, steps, block, steps], batch())
+    for found, wanted in zip(decoded, model(batch())):
+        torch.testing.assert_close(found.scores, wanted["instances"].scores)
+
+
+def test_every_step_of_every_mode_is_measured(cfg):
+    rows = refinement_rows(cfg, tiny_model().eval(), 3, metrics=["AP50"])
+    walks = [(row["mode"], row["num_steps"], row["step"]) for row in rows]
+    # three blocks, one ensemble, and 1 + 2 + 3 steps in two modes
+    assert len(walks) == 3 + 1 + 2 * 6
+    assert ("multi_step_ensemble", 3, 2) in walks
+    assert {row["block"] for row in rows if row["mode"] == "single_step"} == {0, 1, 2}
+    assert all(0 <= row["mean"] <= 100 for row in rows)
+    assert len(refinement_figure(rows).axes) == 2
+
+
+def test_layers_of_the_baseline(cfg):
+    model = tiny_model(file="digits_backprop.yaml").eval()
+    rows = refinement_rows(cfg, model, 3, metrics=["AP50"])
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert len(refinement_figure(rows).axes) == 1
+
+
+def test_no_steps(cfg):
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        refinement_rows(cfg, tiny_model().eval(), 0)

@@ -1,0 +1,76 @@
+import json
+import logging
+
+import pytest
+
+from flowdet.analysis.runs import check_same_run, read_metrics, read_run_config
+from tests.detection.tiny import tiny_cfg
+
+
+def write_lines(folder, *records):
+    lines = [r if isinstance(r, str) else json.dumps(r) + "\n" for r in records]
+    (folder / "metrics.json").write_text("".join(lines))
+
+
+def test_records_are_joined_by_iteration_and_ordered(tmp_path):
+    # detectron2 writes an evaluation to its own line, after the iterations that followed it
+    write_lines(
+        tmp_path,
+        {"iteration": 19, "total_loss": 3.0},
+        {"iteration": 39, "total_loss": 2.0},
+        {"iteration": 30, "bbox/AP50": 5.0},
+        # resumed
+        {"iteration": 39, "total_loss": 1.5},
+    )
+    assert read_metrics(tmp_path) == [
+        {"iteration": 19, "total_loss": 3.0},
+        {"iteration": 30, "bbox/AP50": 5.0},
+        {"iteration": 39, "total_loss": 1.5},
+    ]
+
+
+def test_lines_cut_by_a_stop(tmp_path, caplog):
+    # the second was cut, and the resumed run went on in the same line; the last one is cut
+    write_lines(
+        tmp_path,
+        {"iteration": 19, "total_loss": 3.0},
+        '{"iteration": 39, "total_lo',
+        {"iteration": 39, "total_loss": 2.0},
+        '{"iterat',
+    )
+    with caplog.at_level(logging.WARNING):
+        found = read_metrics(tmp_path)
+    assert [r["total_loss"] for r in found] == [3.0, 2.0]
+    (record,) = caplog.records
+    assert "1 unreadable lines, first 3" in record.message
+
+
+def test_no_run_and_no_record(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no run: it has no metrics.json"):
+        read_metrics(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no run: it has no config.yaml"):
+        read_run_config(tmp_path)
+    write_lines(tmp_path, '{"iterat')
+    with pytest.raises(ValueError, match="holds no record"):
+        read_metrics(tmp_path)
+
+
+def test_a_run_of_another_config_is_told_by_its_keys(tmp_path):
+    cfg = tiny_cfg(NUM_BLOCKS=3)
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    check_same_run(tmp_path, cfg)
+    moved = cfg.clone()
+    moved.OUTPUT_DIR = "elsewhere"
+    check_same_run(tmp_path, moved)
+    other = tiny_cfg(NUM_BLOCKS=2)
+    other.SOLVER.MAX_EPOCHS = 99
+    with pytest.raises(ValueError, match=r"NUM_BLOCKS 3 \(here 2\).*MAX_EPOCHS 7 \(here 99\)"):
+        check_same_run(tmp_path, other)
+
+
+def test_a_key_that_was_added_later_counts_as_its_default(tmp_path):
+    cfg = tiny_cfg()
+    lines = cfg.dump().splitlines(keepends=True)
+    old = "".join(line for line in lines if "FEATURE_CACHE_DIR" not in line)
+    (tmp_path / "config.yaml").write_text(old)
+    check_same_run(tmp_path, cfg)

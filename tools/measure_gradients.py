@@ -1,0 +1,86 @@
+#!/usr/bin/env python
+"""Variance of each block's gradient over batches, flow against backprop (Figure 7).
+
+    tools/measure_gradients.py MODEL.WEIGHTS output/digits_pretrain/backbone.pth
+    tools/measure_gradients.py --config-file configs/voc_flow_r50_strong.yaml --batches 100
+
+Both sides see the same batches, at the start and after some iterations of training; `backprop` has
+one loss, at the end, `backprop_auxiliary` one at every block. `KEY VALUE` pairs override the
+config.
+"""
+
+import argparse
+from pathlib import Path
+
+import flowdet  # noqa: F401 - first: it silences a warning of detectron2's import
+
+# isort: split
+from tabulate import tabulate
+from tqdm import tqdm
+
+from flowdet.analysis import changed_keys
+from flowdet.analysis.gradients import METHODS, variance_figure, variance_rows
+from flowdet.analysis.memory import with_keys
+from flowdet.analysis.output import save_measurement
+from flowdet.engine import keep_freed_memory, load_config, resolve_config
+from flowdet.engine.command import user_errors
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--config-file", default="configs/digits_flow.yaml", help="of a FlowMatchingDetector")
+    add("--blocks", nargs="+", type=int, default=[4, 6], metavar="T")
+    add("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    add("--batches", type=int, default=50, metavar="N", help="over which the variance is")
+    add("--iterations", nargs="+", type=int, default=[0, 200], help="of training before it")
+    add("--output", type=Path, default=Path("output/gradient_variance"), metavar="FOLDER")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
+    args = parser.parse_args(argv)
+    if min(args.iterations) < 0:
+        parser.error(f"--iterations must not be negative, got {min(args.iterations)}")
+    return args
+
+
+def print_table(rows: list[dict]) -> None:
+    """A line per method, T and iteration."""
+    table: dict[tuple, list] = {}
+    for row in rows:
+        key = (row["method"], row["num_blocks"], row["iterations"])
+        table.setdefault(key, []).append(row["mean"])
+    lines = [
+        [*key, " ".join(f"{x:.2e}" for x in variances), f"{ratio:.3g}"]
+        for key, (*variances, ratio) in table.items()
+    ]
+    headers = ["method", "T", "iterations", "gradient variance of block 1, 2, ...", "first / last"]
+    print(tabulate(lines, headers, disable_numparse=True))
+
+
+def main() -> None:
+    args = parse_args()
+    keep_freed_memory()
+    with user_errors():
+        cfg = resolve_config(load_config(args.config_file, args.opts))
+        variants = [
+            (name, with_keys(cfg, METHODS[name] | {"MODEL.FLOW_DET.NUM_BLOCKS": count}))
+            for count in sorted(set(args.blocks))
+            for name in args.methods
+        ]
+        measurements = variance_rows(variants, args.batches, args.iterations)
+        rows = list(tqdm(measurements, desc="measured", unit=" values"))
+    print_table(rows)
+    save_measurement(
+        args.output,
+        "gradient_variance",
+        rows,
+        variance_figure(rows),
+        config=args.config_file,
+        seeds=[max(cfg.SEED, 0)],
+        settings=changed_keys(cfg),
+    )
+
+
+if __name__ == "__main__":
+    main()
