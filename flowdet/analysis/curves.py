@@ -62,12 +62,15 @@ def curve_rows(groups: dict[str, list[tuple[Path, CfgNode]]], metrics: Sequence[
     """
     rows = []
     for label, runs in groups.items():
-        per_epoch = runs[0][1].MODEL.FLOW_DET.PASS_LENGTH
+        cfg = runs[0][1]
+        per_epoch, last = cfg.MODEL.FLOW_DET.PASS_LENGTH, cfg.SOLVER.MAX_ITER
         records = [read_metrics(folder) for folder, _ in runs]
         for metric in metrics:
             values: dict[int, list[float]] = {}
             for record in (r for run in records for r in run if metric in r):
-                values.setdefault(record["iteration"] + 1, []).append(record[metric])
+                # the evaluation after the training carries the number of the iteration after it
+                done = min(record["iteration"] + 1, last)
+                values.setdefault(done, []).append(record[metric])
             if not values:
                 known = sorted({key for run in records for r in run for key in r})
                 raise ValueError(f"{runs[0][0]} has no {metric!r} in metrics.json, only {known}")

@@ -2,8 +2,10 @@ import json
 import math
 
 import pytest
+from detectron2.config import get_cfg
 
-from flowdet.analysis import detection_rows, write_results
+from flowdet import add_flowdet_config
+from flowdet.analysis import changed_keys, detection_rows, write_results
 from tests.detection.tiny import tiny_cfg
 
 
@@ -22,6 +24,7 @@ def test_rows_say_what_was_measured():
         ("digits_flow.yaml", {}, "flow"),
         ("digits_flow_paper.yaml", {}, "flow_paper"),
         ("digits_backprop.yaml", {}, "backprop"),
+        ("digits_backprop_paper.yaml", {}, "backprop_paper"),
         ("digits_backprop.yaml", {"CHECKPOINT_BLOCKS": True}, "backprop_checkpointed"),
     ],
 )
@@ -40,3 +43,16 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     content = json.loads(path.read_text())
     assert content["rows"] == [{"metric": "AP50", "mean": 1.0}]
     assert content["seeds"] == [0] and content["versions"]["torch"]
+
+
+def test_changed_keys_make_the_config_again():
+    cfg = tiny_cfg(NUM_STEPS=7)
+    cfg.OUTPUT_DIR = "anywhere"
+    keys = changed_keys(cfg)
+    assert keys["MODEL.FLOW_DET.NUM_STEPS"] == 7 and keys["DATASETS.TRAIN"] == ["digits_train"]
+    assert "OUTPUT_DIR" not in keys and "MODEL.FLOW_DET.NUM_HEADS" not in keys
+    json.dumps(keys)
+    again = get_cfg()
+    add_flowdet_config(again)
+    again.merge_from_list([x for pair in keys.items() for x in pair])
+    assert again.MODEL == cfg.MODEL and again.SOLVER == cfg.SOLVER

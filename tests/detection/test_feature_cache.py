@@ -99,3 +99,50 @@ def test_new_weights_empty_the_cache():
     assert model.feature_cache.store and model.feature_cache.bytes
     model.load_state_dict(model.state_dict())
     assert not model.feature_cache.store and not model.feature_cache.bytes
+
+
+def test_a_folder_serves_the_next_run(images, tmp_path):
+    first = CountingBackbone()
+    FeatureCache(1.0, str(tmp_path))(first, images)
+    again = CountingBackbone()
+    cache = FeatureCache(1.0, str(tmp_path))
+    assert_close(cache(again, images), CountingBackbone()(images))
+    assert (first.seen, again.seen) == (4, 0)
+    # what was read is in memory now
+    for file in tmp_path.rglob("*.pt"):
+        file.unlink()
+    assert_close(cache(again, images), CountingBackbone()(images))
+    assert again.seen == 0
+
+
+def test_a_folder_keeps_the_features_of_other_weights_apart(images, tmp_path):
+    other = CountingBackbone()
+    with torch.no_grad():
+        other.conv.weight.mul_(2)
+    FeatureCache(1.0, str(tmp_path))(CountingBackbone(), images)
+    cache = FeatureCache(1.0, str(tmp_path))
+    assert_close(cache(other, images), other(images))
+    # the same cache after its detector has loaded other weights
+    cache.clear()
+    assert_close(cache(CountingBackbone(), images), CountingBackbone()(images))
+
+
+def test_a_broken_file_is_written_anew(images, tmp_path):
+    FeatureCache(1.0, str(tmp_path))(CountingBackbone(), images)
+    files = sorted(tmp_path.rglob("*.pt"))
+    files[0].write_bytes(b"")
+    files[1].write_bytes(files[1].read_bytes()[:100])
+    again = CountingBackbone()
+    assert_close(FeatureCache(1.0, str(tmp_path))(again, images), CountingBackbone()(images))
+    assert again.seen == 2
+    assert not list(tmp_path.rglob("*.partial"))
+    third = CountingBackbone()
+    FeatureCache(1.0, str(tmp_path))(third, images)
+    assert third.seen == 0
+
+
+def test_a_full_memory_still_reads_the_folder(images, tmp_path):
+    FeatureCache(1.0, str(tmp_path))(CountingBackbone(), images)
+    backbone, small = CountingBackbone(), FeatureCache(1e-9, str(tmp_path))
+    assert_close(small(backbone, images), CountingBackbone()(images))
+    assert backbone.seen == 0

@@ -1,0 +1,89 @@
+"""The commands that measure, as a user types them, on a digits set of 12 images."""
+
+import json
+
+import pytest
+
+from tests.tools.commands import SMALL
+
+# what they need beside SMALL to be fast
+TINY = [*SMALL, "MODEL.FLOW_DET.NUM_BLOCKS", "2", "TEST.BATCH_SIZE", "4"]
+
+
+def results(folder, name):
+    content = json.loads((folder / f"{name}.json").read_text())
+    assert content["settings"] and content["versions"] and "seeds" in content
+    return content
+
+
+def test_table1_from_nothing_and_again(run, tmp_path):
+    words = ("tools/table1.py", "--budget", "4:1", "--seeds", 1, "--methods", "flow", "backprop")
+    words += ("--output", tmp_path, "MODEL.WEIGHTS", "", *TINY)
+    status, output = run(*words)
+    assert status == 0, output
+    assert "mean over all classes" in output and "backprop" in output
+    table = (tmp_path / "table1.md").read_text()
+    assert "| flow " in table and "Made by `tools/table1.py" in table
+    rows = results(tmp_path, "table1")["rows"]
+    assert {row["metric"] for row in rows} >= {"AP50", "AP75", "activation_bytes", "step_seconds"}
+    assert all(row["mean"] == 0 for row in rows if row["metric"] == "missing_runs")
+
+    made = (tmp_path / "flow_batch4_seed0" / "model_final.pth").stat().st_mtime_ns
+    status, output = run(*words)
+    assert status == 0, output
+    assert (tmp_path / "flow_batch4_seed0" / "model_final.pth").stat().st_mtime_ns == made
+
+    status, output = run(*words, "MODEL.FLOW_DET.NOISE_SCALE", "0.2")
+    assert status == 1 and "holds a run of another config: MODEL.FLOW_DET.NOISE_SCALE" in output
+    assert "Traceback" not in output
+
+    curves = ("tools/plot_training.py", "--runs", tmp_path / "flow_batch4_seed0")
+    status, output = run(*curves, "--metrics", "bbox/AP50", "--output", tmp_path / "curves")
+    assert status == 0, output
+    assert results(tmp_path / "curves", "curves")["rows"][0]["epoch"] == 1.0
+
+    refinement = ("tools/measure_refinement.py", "--run", tmp_path / "flow_batch4_seed0")
+    status, output = run(*refinement, "--max-steps", 2, "--output", tmp_path / "refinement")
+    assert status == 0, output
+    assert (tmp_path / "refinement" / "refinement.png").stat().st_size > 1000
+
+
+def test_memory(run, tmp_path):
+    words = ("tools/measure_memory.py", "--config-file", "configs/digits_flow.yaml")
+    words += ("--blocks", 2, 4, "--batch-sizes", 1, "--output", tmp_path, *TINY)
+    status, output = run(*words)
+    assert status == 0, output
+    assert "bytes per block" in output
+    slopes = [r for r in results(tmp_path, "memory")["rows"] if r["metric"].endswith("per_block")]
+    assert [row["mean"] > 0 for row in slopes] == [False, False, True, True]
+    assert (tmp_path / "memory.svg").is_file()
+
+
+def test_gradients(run, tmp_path):
+    words = ("tools/measure_gradients.py", "--blocks", 2, "--batches", 2, "--iterations", 0)
+    status, output = run(*words, "--output", tmp_path, *TINY)
+    assert status == 0, output
+    assert "first / last" in output
+    assert len(results(tmp_path, "gradient_variance")["rows"]) == 3 * 3
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("table1.py", "--dataset", "voc", "--frozen"), "Dataset folder"),
+        (("table1.py", "--budget", "8"), "'8' is no budget"),
+        (("table1.py", "--frozen"), "--frozen is for --dataset voc"),
+        (("measure_memory.py", "--blocks", "0"), "T must be at least 1, got 0"),
+        (("measure_memory.py", "--config-file", "none.yaml"), "no config file 'none.yaml'"),
+        (("measure_gradients.py", "--batches", "1"), "at least 2 batches, got 1"),
+        (("measure_refinement.py", "--run", "nowhere"), "no config file 'nowhere/config.yaml'"),
+        (("plot_training.py", "--runs", "nowhere"), "nowhere is no run"),
+    ],
+)
+def test_bad_input_is_one_line(run, tmp_path, words, message):
+    tool, *rest = words
+    output_folder = () if tool == "table1.py" else ("--output", tmp_path / "out")
+    status, output = run(f"tools/{tool}", *rest, *output_folder)
+    assert status != 0 and "Traceback" not in output
+    assert message in output
+    assert not (tmp_path / "out").exists()
