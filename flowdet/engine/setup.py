@@ -13,6 +13,7 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.build import filter_images_with_only_crowd_annotations
+from detectron2.utils.logger import log_first_n
 
 from flowdet.config import add_flowdet_config
 from flowdet.data.build import get_detection_dicts
@@ -100,10 +101,10 @@ def resolve_config(cfg: CfgNode, training: bool = True) -> CfgNode:
 
 def _resolve_device(cfg: CfgNode) -> None:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        logger.warning("no GPU here: MODEL.DEVICE is set to cpu")
+        log_first_n(logging.WARNING, "no GPU here: MODEL.DEVICE is set to cpu", name=__name__)
         cfg.MODEL.DEVICE = "cpu"
     if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED:
-        logger.warning("SOLVER.AMP needs a GPU: switched off")
+        log_first_n(logging.WARNING, "SOLVER.AMP needs a GPU: switched off", name=__name__)
         cfg.SOLVER.AMP.ENABLED = False
 
 
