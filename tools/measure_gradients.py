@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from flowdet.analysis import changed_keys
 from flowdet.analysis.gradients import METHODS, variance_figure, variance_rows
-from flowdet.analysis.memory import with_keys
 from flowdet.analysis.output import save_measurement
 from flowdet.engine import keep_freed_memory, load_config, resolve_config
 from flowdet.engine.command import user_errors
+from flowdet.engine.setup import with_keys
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -16,6 +16,15 @@ from flowdet.analysis.results import method_of
 from flowdet.analysis.runs import check_same_run, read_metrics
 from flowdet.engine import load_config, resolve_config
 
+# keys that the comparison sets, and the options of its command that say to what
+_RESERVED = {
+    "SEED": "--seeds",
+    "OUTPUT_DIR": "--output",
+    "SOLVER.IMS_PER_BATCH": "--budget",
+    "SOLVER.MAX_EPOCHS": "--budget",
+    "SOLVER.MAX_ITER": "--budget",
+}
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -66,7 +75,11 @@ class Run:
     def plan(
         cls, config_file: str, budget: Budget, seed: int, output: Path, overrides: Sequence[str]
     ) -> Run:
-        """Raises what `load_config` and `resolve_config` raise, e.g. for a missing dataset."""
+        """Raises ValueError if an override is not for the caller to set, and what `load_config`
+        and `resolve_config` raise, e.g. for a missing dataset."""
+        for key in overrides[::2]:
+            if key in _RESERVED:
+                raise ValueError(f"{key} is set by {_RESERVED[key]}: leave it out")
         words = [*budget.overrides(), "SEED", str(seed), *overrides]
         method = method_of(load_config(config_file, words))
         folder = output / f"{method}_batch{budget.batch_size}_seed{seed}"
@@ -98,7 +111,7 @@ class Run:
     def images_so_far(self) -> int:
         """0 where nothing is written yet."""
         try:
-            iterations = read_metrics(self.folder)[-1]["iteration"] + 1
+            iterations = read_metrics(self.folder, warn=False)[-1]["iteration"] + 1
         except (OSError, ValueError):
             return 0
         return min(iterations, self.cfg.SOLVER.MAX_ITER) * self.budget.batch_size
@@ -150,13 +163,13 @@ class Comparison:
                 if run.done:
                     continue
                 bar.set_description(f"run {number} of {len(self.runs)}: {run.folder.name}")
-                code = self._watch(run, bar)
-                if code:
+                self._watch(run, bar)
+                if not run.done:
                     self.failed[run.folder] = run.last_words()
                     tqdm.write(f"{run.folder.name} has failed: {run.last_words()}")
 
-    def _watch(self, run: Run, bar: tqdm) -> int:
-        """Trains with the progress shown; the exit status."""
+    def _watch(self, run: Run, bar: tqdm) -> None:
+        """Trains with the progress shown."""
         run.folder.mkdir(parents=True, exist_ok=True)
         seen = 0
         with open(run.folder / "output.txt", "w") as log:
@@ -179,4 +192,3 @@ class Comparison:
                     process.terminate()
                     process.wait()
         bar.update((run.images if run.done else 0) - seen)
-        return process.returncode

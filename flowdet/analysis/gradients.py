@@ -13,7 +13,7 @@ from detectron2.utils.env import seed_all_rng
 from matplotlib.figure import Figure
 from torch import nn
 
-from flowdet.analysis.memory import train_step
+from flowdet.analysis.steps import train_step
 from flowdet.data.build import build_train_loader
 from flowdet.engine import FlowDetCheckpointer, build_optimizer
 

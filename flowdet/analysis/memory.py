@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from flowdet.analysis.steps import for_measuring, made_up_batch, train_step
 from flowdet.engine import build_optimizer
+from flowdet.engine.setup import with_keys
 
 # by name: what it changes in a flow config
 METHODS: dict[str, dict[str, object]] = {
@@ -138,19 +139,6 @@ class _Recomputation(TorchDispatchMode):
         return result
 
 
-def for_measuring(cfg: CfgNode) -> CfgNode:
-    """A copy that leaves no made-up images in a folder of cached features."""
-    return with_keys(cfg, {"MODEL.FLOW_DET.FEATURE_CACHE_DIR": ""})
-
-
-def with_keys(cfg: CfgNode, keys: dict[str, object]) -> CfgNode:
-    """A copy of a config with some keys set."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.merge_from_list([word for pair in keys.items() for word in pair])
-    return cfg
-
-
 def with_method(cfg: CfgNode, method: str, num_blocks: int) -> CfgNode:
     """A copy of a flow config for one of `METHODS` and T blocks; raises ValueError for others."""
     if method not in METHODS:
@@ -196,30 +184,8 @@ def measure_step(cfg: CfgNode, batch_size: int) -> StepMemory:
     )
 
 
-def train_step(model: nn.Module, batch: list[dict], optimizer: torch.optim.Optimizer) -> None:
-    """Forward, backward and update."""
-    sum(model(batch).values()).backward()
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-
-
 def _bytes(tensors) -> int:
     return sum(x.numel() * x.element_size() for x in tensors)
-
-
-def made_up_batch(cfg: CfgNode, batch_size: int) -> list[dict]:
-    """Images of noise with two objects each, in the form of `FlowDatasetMapper`."""
-    height, width = cfg.INPUT.FIXED_SIZE if all(cfg.INPUT.FIXED_SIZE) else (256, 256)
-    generator = torch.Generator().manual_seed(0)
-    batch = []
-    for number in range(batch_size):
-        instances = Instances((height, width))
-        boxes = torch.tensor([[0.1, 0.1, 0.5, 0.6], [0.4, 0.3, 0.9, 0.8]])
-        instances.gt_boxes = Boxes(boxes * torch.tensor([width, height, width, height]))
-        instances.gt_classes = torch.zeros(2, dtype=torch.long)
-        image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
-        batch.append({"image": image, "instances": instances, "image_id": f"made_up_{number}"})
-    return batch
 
 
 def memory_rows(

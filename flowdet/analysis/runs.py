@@ -17,11 +17,11 @@ logger = logging.getLogger(__name__)
 _NOT_COMPARED = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "VIS_PERIOD")
 
 
-def read_metrics(folder: str | Path) -> list[dict]:
+def read_metrics(folder: str | Path, warn: bool = True) -> list[dict]:
     """The records of a run's `metrics.json`, one per iteration that wrote any, in order.
 
     A run that was stopped and resumed has written some iterations twice: the later ones count.
-    Lines cut by a stop are left out, with one warning.
+    Lines cut by a stop are left out, with one warning if `warn`.
 
     Raises:
         FileNotFoundError: the folder has no `metrics.json`.
@@ -41,7 +41,7 @@ def read_metrics(folder: str | Path) -> list[dict]:
         records.setdefault(record["iteration"], {}).update(record)
     if not records:
         raise ValueError(f"{path} holds no record: delete the run, or train it again")
-    if broken:
+    if broken and warn:
         logger.warning("%s: left out %d unreadable lines, first %d", path, len(broken), broken[0])
     return [records[iteration] for iteration in sorted(records)]
 

@@ -13,7 +13,8 @@ from detectron2.modeling import build_model
 from tabulate import tabulate
 
 from flowdet.analysis.comparison import Run
-from flowdet.analysis.memory import for_measuring, made_up_batch, measure_step, train_step
+from flowdet.analysis.memory import measure_step
+from flowdet.analysis.steps import for_measuring, made_up_batch, train_step
 from flowdet.engine import build_optimizer
 
 

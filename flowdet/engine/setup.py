@@ -51,6 +51,14 @@ def _whole_numbers_as_floats(cfg: CfgNode, overrides: list) -> list:
     return typed
 
 
+def with_keys(cfg: CfgNode, keys: dict[str, object]) -> CfgNode:
+    """A copy of a config with some keys set."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.merge_from_list([word for pair in keys.items() for word in pair])
+    return cfg
+
+
 # what is counted in iterations, and the key that counts it in epochs
 _EPOCH_KEYS = {
     "SOLVER.MAX_ITER": "SOLVER.MAX_EPOCHS",

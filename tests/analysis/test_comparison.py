@@ -118,6 +118,15 @@ def test_a_folder_of_another_config_is_refused(compare):
         compare(seeds=[0], methods=["flow"], extra=["MODEL.FLOW_DET.NOISE_SCALE", "0.1"])
 
 
+@pytest.mark.parametrize(
+    "key, option",
+    [("SEED", "--seeds"), ("SOLVER.MAX_ITER", "--budget"), ("OUTPUT_DIR", "--output")],
+)
+def test_what_the_comparison_sets_cannot_be_overridden(compare, key, option):
+    with pytest.raises(ValueError, match=f"{key} is set by {option}: leave it out"):
+        compare(extra=[key, "1"])
+
+
 def test_two_runs_in_one_folder(compare):
     with pytest.raises(ValueError, match="two runs would go to .*flow_batch4_seed0"):
         compare(budgets=["4:2", "4:3"], methods=["flow"])

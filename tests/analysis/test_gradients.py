@@ -9,8 +9,8 @@ from flowdet.analysis.gradients import (
     variance_figure,
     variance_rows,
 )
-from flowdet.analysis.memory import with_keys
 from flowdet.engine import resolve_config
+from flowdet.engine.setup import with_keys
 from tests.detection.tiny import tiny_cfg
 
 

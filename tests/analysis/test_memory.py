@@ -5,13 +5,13 @@ from torch import nn
 from flowdet.analysis.memory import (
     METHODS,
     SavedBytes,
-    made_up_batch,
     measure_step,
     memory_figure,
     memory_rows,
     slope_rows,
     with_method,
 )
+from flowdet.analysis.steps import made_up_batch
 from tests.detection.tiny import batch, tiny_cfg, tiny_model
 
 BLOCKS = [2, 3, 6]

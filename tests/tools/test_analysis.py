@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.tools.commands import SMALL
+from tests.tools.commands import FOUR_IMAGES, SMALL
 
 # what they need beside SMALL to be fast
 TINY = [*SMALL, "MODEL.FLOW_DET.NUM_BLOCKS", "2", "TEST.BATCH_SIZE", "4"]
@@ -61,7 +61,7 @@ def test_memory(run, tmp_path):
 
 def test_gradients(run, tmp_path):
     words = ("tools/measure_gradients.py", "--blocks", 2, "--batches", 2, "--iterations", 0)
-    status, output = run(*words, "--output", tmp_path, *TINY)
+    status, output = run(*words, "--output", tmp_path, *TINY, *FOUR_IMAGES)
     assert status == 0, output
     assert "first / last" in output
     assert len(results(tmp_path, "gradient_variance")["rows"]) == 3 * 3

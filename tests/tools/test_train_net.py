@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.commands import SMALL
+from tests.tools.commands import FOUR_IMAGES, SMALL
 from tests.tools.conftest import ROOT
 
 
 def train(run, folder, *words):
     config = ("--config-file", ROOT / "configs" / "digits_flow.yaml")
-    return run("tools/train_net.py", *config, *words, *SMALL, "OUTPUT_DIR", folder)
+    return run("tools/train_net.py", *config, *words, *SMALL, *FOUR_IMAGES, "OUTPUT_DIR", folder)
 
 
 def test_train_resume_evaluate(run, tmp_path):
