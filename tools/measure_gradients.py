@@ -69,7 +69,10 @@ def main() -> None:
             for name in args.methods
         ]
         measurements = variance_rows(variants, args.batches, args.iterations)
-        rows = list(tqdm(measurements, desc="measured", unit=" values"))
+        # one per block, and their ratio
+        per_iteration = sum(variant.MODEL.FLOW_DET.NUM_BLOCKS + 1 for _, variant in variants)
+        total = per_iteration * len(set(args.iterations))
+        rows = list(tqdm(measurements, total=total, desc="measured", unit=" values"))
     print_table(rows)
     save_measurement(
         args.output,

@@ -9,6 +9,7 @@ backward pass. Images are made up: no dataset is needed. `KEY VALUE` pairs overr
 """
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
 import flowdet  # noqa: F401 - first: it silences a warning of detectron2's import
@@ -18,7 +19,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from flowdet.analysis import changed_keys
-from flowdet.analysis.memory import METHODS, memory_figure, memory_rows, slope_rows
+from flowdet.analysis.memory import METHODS, StepMemory, memory_figure, memory_rows, slope_rows
 from flowdet.analysis.output import save_measurement
 from flowdet.engine import load_config, resolve_config
 from flowdet.engine.command import user_errors
@@ -57,10 +58,10 @@ def main() -> None:
     args = parse_args()
     with user_errors():
         cfg = resolve_config(load_config(args.config_file, args.opts), training=False)
-        measurements = memory_rows(
-            cfg, args.methods, sorted(set(args.blocks)), sorted(set(args.batch_sizes))
-        )
-        rows = list(tqdm(measurements, desc="measured", unit=" values"))
+        blocks, batch_sizes = sorted(set(args.blocks)), sorted(set(args.batch_sizes))
+        measurements = memory_rows(cfg, args.methods, blocks, batch_sizes)
+        total = len(fields(StepMemory)) * len(args.methods) * len(blocks) * len(batch_sizes)
+        rows = list(tqdm(measurements, total=total, desc="measured", unit=" values"))
     slopes = slope_rows(rows)
     print_tables(rows, slopes)
     save_measurement(

@@ -157,7 +157,7 @@ class Comparison:
     def train(self) -> None:
         """Runs what is left; KeyboardInterrupt stops the current training, too."""
         total = sum(run.images for run in self.runs)
-        initial = sum(run.images for run in self.runs if run.done)
+        initial = sum(run.images if run.done else run.images_so_far() for run in self.runs)
         with tqdm(total=total, initial=initial, unit=" images", smoothing=0.05) as bar:
             for number, run in enumerate(self.runs, start=1):
                 if run.done:
@@ -171,7 +171,8 @@ class Comparison:
     def _watch(self, run: Run, bar: tqdm) -> None:
         """Trains with the progress shown."""
         run.folder.mkdir(parents=True, exist_ok=True)
-        seen = 0
+        # of a stopped run, which goes on at its last checkpoint
+        seen = run.images_so_far()
         with open(run.folder / "output.txt", "w") as log:
             process = subprocess.Popen(
                 [sys.executable, str(self.train_command), *run.arguments],

@@ -136,7 +136,7 @@ def variance_rows(
     """
     for name, cfg in variants:
         statistics = GradientStatistics(cfg, num_batches)
-        for iteration in sorted(iterations):
+        for iteration in sorted(set(iterations)):
             statistics.train_until(iteration)
             found = statistics.variances()
             common = {

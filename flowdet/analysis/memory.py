@@ -238,6 +238,7 @@ def activation_lines(rows: Sequence[dict]) -> dict[tuple[int, str], list[tuple[i
 def memory_figure(rows: Sequence[dict]) -> Figure:
     """Activation memory over T, one panel per batch size."""
     lines = activation_lines(rows)
+    slopes = {(row["batch_size"], row["method"]): row["mean"] for row in slope_rows(rows)}
     batch_sizes = sorted({batch for batch, _ in lines})
     figure = Figure(figsize=(4.5 * len(batch_sizes), 3.6), layout="constrained")
     for axes, batch in zip(figure.subplots(1, len(batch_sizes), squeeze=False)[0], batch_sizes):
@@ -245,13 +246,14 @@ def memory_figure(rows: Sequence[dict]) -> Figure:
             if of_batch == batch:
                 x, y = zip(*points)
                 style = "--" if method == "flow_alternate" else "-"
-                axes.plot(x, np.array(y) / 2**20, style, marker="o", label=method)
+                slope = slopes.get((batch, method), 0) / 2**20
+                label = f"{method}: {slope:+.2f} MiB per block"
+                axes.plot(x, np.array(y) / 2**20, style, marker="o", label=label)
         axes.set(
             title=f"batch size {batch}",
             xlabel="number of blocks T",
             ylabel="peak activations (MiB)",
-            ylim=(0, None),
         )
         axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+        axes.legend(fontsize=7)
     return figure
