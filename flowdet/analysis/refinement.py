@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
+from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from tqdm import tqdm
 
@@ -100,7 +102,7 @@ def refinement_figure(rows: Sequence[dict], metric: str = "AP50") -> Figure:
         for mode in ("multi_step", "multi_step_ensemble", "layers")
         if any(row["mode"] == mode for row in rows)
     ]
-    figure = Figure(figsize=(4.8 * len(panels), 3.8), layout="constrained")
+    figure = Figure(figsize=(1.6 + 4.2 * len(panels), 3.8), layout="constrained")
     all_axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, mode in zip(all_axes, panels):
         walks = sorted({row["num_steps"] for row in rows if row["mode"] == mode})
@@ -110,13 +112,14 @@ def refinement_figure(rows: Sequence[dict], metric: str = "AP50") -> Figure:
                 for row in rows
                 if row["mode"] == mode and row["num_steps"] == steps
             ]
-            shade = 0.15 + 0.75 * place / max(len(walks) - 1, 1)
-            color = (0.1, 0.2 + 0.6 * (1 - shade), shade)
+            color = colormaps["viridis"](0.9 * place / max(len(walks) - 1, 1))
             axes.plot(*zip(*points), marker="o", color=color, label=f"{steps} steps")
         _mark_single_steps(axes, rows)
         axes.set(title=mode, xlabel="integration step", ylabel=metric, ylim=(0, None))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
+    handles = all_axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside right center", fontsize=8)
     return figure
 
 
