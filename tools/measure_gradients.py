@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from flowdet.analysis import changed_keys
 from flowdet.analysis.gradients import METHODS, variance_figure, variance_rows
-from flowdet.analysis.output import save_measurement
+from flowdet.analysis.output import check_output_folder, save_measurement
 from flowdet.engine import keep_freed_memory, load_config, resolve_config
 from flowdet.engine.command import user_errors
 from flowdet.engine.setup import with_keys
@@ -62,6 +62,7 @@ def main() -> None:
     args = parse_args()
     keep_freed_memory()
     with user_errors():
+        check_output_folder(args.output)
         cfg = resolve_config(load_config(args.config_file, args.opts))
         variants = [
             (name, with_keys(cfg, METHODS[name] | {"MODEL.FLOW_DET.NUM_BLOCKS": count}))

@@ -4,12 +4,11 @@
     tools/measure_memory.py
     tools/measure_memory.py --config-file configs/digits_flow.yaml --blocks 2 4 8 --batch-sizes 16
 
-On a GPU what the allocator has handed out, on a CPU the bytes of the tensors that are kept for the
-backward pass. Images are made up: no dataset is needed. `KEY VALUE` pairs override the config.
+Counts the bytes of the tensors that are kept for the backward pass; on a GPU also the peak of the
+allocator. Images are made up: no dataset is needed. `KEY VALUE` pairs override the config.
 """
 
 import argparse
-from dataclasses import fields
 from pathlib import Path
 
 import flowdet  # noqa: F401 - first: it silences a warning of detectron2's import
@@ -19,8 +18,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from flowdet.analysis import changed_keys
-from flowdet.analysis.memory import METHODS, StepMemory, memory_figure, memory_rows, slope_rows
-from flowdet.analysis.output import save_measurement
+from flowdet.analysis.memory import METHODS, memory_figure, memory_lines, memory_rows, slope_rows
+from flowdet.analysis.output import check_output_folder, save_measurement
 from flowdet.engine import load_config, resolve_config
 from flowdet.engine.command import user_errors
 
@@ -39,31 +38,39 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def print_tables(rows: list[dict], slopes: list[dict]) -> None:
-    """Activations over T, with the slope per block."""
-    per_block = {(row["batch_size"], row["method"]): row["mean"] for row in slopes}
-    table: dict[tuple, dict] = {}
-    for row in rows:
-        if row["metric"] == "activation_bytes":
-            key = (row["batch_size"], row["method"])
-            line = table.setdefault(key, {"batch": key[0], "method": key[1]})
-            line[f"T={row['num_blocks']}"] = f"{row['mean'] / 2**20:.1f}"
-    for key, line in table.items():
-        line["bytes per block"] = f"{per_block[key]:,}" if key in per_block else "-"
-    print("peak activations in MiB, and the least-squares slope:")
-    print(tabulate(list(table.values()), headers="keys", disable_numparse=True))
+def print_table(rows: list[dict], slopes: list[dict], metric: str) -> None:
+    """A metric over T, with its slope per block."""
+    per_block = {
+        (row["batch_size"], row["method"]): f"{row['mean']:,}"
+        for row in slopes
+        if row["metric"] == f"{metric}_per_block"
+    }
+    table = []
+    for (batch, method), points in memory_lines(rows, metric).items():
+        line = {"batch": batch, "method": method}
+        line |= {f"T={count}": f"{size / 2**20:.1f}" for count, size in points}
+        table.append(line | {"bytes per block": per_block.get((batch, method), "-")})
+    if table:
+        print(f"\n{metric} in MiB, and the least-squares slope:")
+        print(tabulate(table, headers="keys", disable_numparse=True))
 
 
 def main() -> None:
     args = parse_args()
     with user_errors():
+        check_output_folder(args.output)
         cfg = resolve_config(load_config(args.config_file, args.opts), training=False)
         blocks, batch_sizes = sorted(set(args.blocks)), sorted(set(args.batch_sizes))
         measurements = memory_rows(cfg, args.methods, blocks, batch_sizes)
-        total = len(fields(StepMemory)) * len(args.methods) * len(blocks) * len(batch_sizes)
-        rows = list(tqdm(measurements, total=total, desc="measured", unit=" values"))
+        total = len(args.methods) * len(blocks) * len(batch_sizes)
+        rows = []
+        with tqdm(total=total, unit="step") as bar:
+            for row in measurements:
+                rows.append(row)
+                bar.update(row["metric"] == "activation_bytes")
     slopes = slope_rows(rows)
-    print_tables(rows, slopes)
+    for metric in ("activation_bytes", "peak_bytes"):
+        print_table(rows, slopes, metric)
     save_measurement(
         args.output,
         "memory",

@@ -16,7 +16,7 @@ import flowdet  # noqa: F401 - first: it silences a warning of detectron2's impo
 from tabulate import tabulate
 
 from flowdet.analysis import changed_keys
-from flowdet.analysis.output import save_measurement
+from flowdet.analysis.output import check_output_folder, save_measurement
 from flowdet.analysis.refinement import refinement_figure, refinement_rows
 from flowdet.engine import Trainer, WholeModelCheckpointer, load_config, resolve_config
 from flowdet.engine.command import user_errors
@@ -49,6 +49,7 @@ def print_table(rows: list[dict], metric: str) -> None:
 def main() -> None:
     args = parse_args()
     with user_errors():
+        check_output_folder(args.output)
         cfg = load_config(str(args.run / "config.yaml"), args.opts)
         resolve_config(cfg, training=False)
         model = Trainer.build_model(cfg).eval()

@@ -16,7 +16,7 @@ import flowdet  # noqa: F401 - first: it silences a warning of detectron2's impo
 # isort: split
 from flowdet.analysis import changed_keys
 from flowdet.analysis.curves import curve_figure, curve_rows, group_runs
-from flowdet.analysis.output import save_measurement
+from flowdet.analysis.output import check_output_folder, save_measurement
 from flowdet.engine.command import user_errors
 
 
@@ -34,6 +34,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     with user_errors():
+        check_output_folder(args.output)
         groups = group_runs(args.runs)
         rows = curve_rows(groups, args.metrics)
     runs = [run for group in groups.values() for run in group]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import math
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from detectron2.config import CfgNode
 from tqdm import tqdm
@@ -24,6 +28,8 @@ _RESERVED = {
     "SOLVER.MAX_EPOCHS": "--budget",
     "SOLVER.MAX_ITER": "--budget",
 }
+
+_POLL_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -42,12 +48,16 @@ class Budget:
             budget = cls(int(batch_size), int(epochs), *map(float, lr))
         except (ValueError, TypeError):
             budget = None
-        if budget is None or min(budget.batch_size, budget.epochs) < 1 or budget.base_lr == 0:
+        if budget is None or not budget._possible():
             raise ValueError(
                 f"{text!r} is no budget: give batch size:epochs, and :learning rate if it is not "
                 "the config's, e.g. 8:6 1:1:1.25e-4"
             )
         return budget
+
+    def _possible(self) -> bool:
+        lr = 1.0 if self.base_lr is None else self.base_lr
+        return min(self.batch_size, self.epochs) >= 1 and 0 < lr < math.inf
 
     def overrides(self) -> list[str]:
         keys = {"SOLVER.IMS_PER_BATCH": self.batch_size, "SOLVER.MAX_EPOCHS": self.epochs}
@@ -77,14 +87,20 @@ class Run:
     ) -> Run:
         """Raises ValueError if an override is not for the caller to set, and what `load_config`
         and `resolve_config` raise, e.g. for a missing dataset."""
+        reserved = dict(_RESERVED)
+        if budget.base_lr is not None:
+            reserved["SOLVER.BASE_LR"] = "--budget"
         for key in overrides[::2]:
-            if key in _RESERVED:
-                raise ValueError(f"{key} is set by {_RESERVED[key]}: leave it out")
+            if key in reserved:
+                raise ValueError(f"{key} is set by {reserved[key]}: leave it out")
         words = [*budget.overrides(), "SEED", str(seed), *overrides]
         method = method_of(load_config(config_file, words))
         folder = output / f"{method}_batch{budget.batch_size}_seed{seed}"
         words += ["OUTPUT_DIR", str(folder)]
         cfg = resolve_config(load_config(config_file, words))
+        # whatever the epochs, a stop loses a quarter of a run at most
+        period = max(cfg.SOLVER.MAX_ITER // 4, 1)
+        words += ["SOLVER.CHECKPOINT_PERIOD", str(period)]
         return cls(config_file, budget, seed, tuple(words), cfg)
 
     @property
@@ -117,9 +133,10 @@ class Run:
         return min(iterations, self.cfg.SOLVER.MAX_ITER) * self.budget.batch_size
 
     def metrics(self) -> dict[str, float]:
-        """Of the evaluation after the training: `{"AP50": ..., ...}`."""
+        """Of the evaluation on `DATASETS.TEST[0]` after the training: `{"AP50": ..., ...}`."""
         rows = json.loads((self.folder / "results.json").read_text())["rows"]
-        return {row["metric"]: row["mean"] for row in rows}
+        dataset = self.cfg.DATASETS.TEST[0]
+        return {row["metric"]: row["mean"] for row in rows if row["dataset"] == dataset}
 
     def last_words(self) -> str:
         """The last line that the training has printed."""
@@ -136,7 +153,8 @@ class Comparison:
         train_command: path of `tools/train_net.py`.
 
     Attributes:
-        failed: the last line of each run that has failed in this call.
+        failed: why each run of this call that has failed did so: its exit status, last line and
+            log.
 
     Raises:
         ValueError: a folder holds a run of another config, or two runs have the same folder.
@@ -149,7 +167,10 @@ class Comparison:
         folders = [run.folder for run in self.runs]
         twice = next((f for f in folders if folders.count(f) > 1), None)
         if twice:
-            raise ValueError(f"two runs would go to {twice}: a method or a budget is named twice")
+            raise ValueError(
+                f"two runs would go to {twice}: a method or a batch size is named twice, or an "
+                "override makes two methods the same"
+            )
         for run in self.runs:
             if (run.folder / "config.yaml").is_file():
                 check_same_run(run.folder, run.cfg)
@@ -163,26 +184,31 @@ class Comparison:
                 if run.done:
                     continue
                 bar.set_description(f"run {number} of {len(self.runs)}: {run.folder.name}")
-                self._watch(run, bar)
-                if not run.done:
-                    self.failed[run.folder] = run.last_words()
-                    tqdm.write(f"{run.folder.name} has failed: {run.last_words()}")
+                status = self._watch(run, bar)
+                if run.done:
+                    _drop_intermediate_checkpoints(run.folder)
+                    continue
+                log = run.folder / "output.txt"
+                self.failed[run.folder] = f"exit status {status}: {run.last_words()} (see {log})"
+                tqdm.write(f"{run.folder.name} has failed, {self.failed[run.folder]}")
 
-    def _watch(self, run: Run, bar: tqdm) -> None:
-        """Trains with the progress shown."""
+    def _watch(self, run: Run, bar: tqdm) -> int:
+        """Trains with the progress shown; the exit status."""
         run.folder.mkdir(parents=True, exist_ok=True)
         # of a stopped run, which goes on at its last checkpoint
         seen = run.images_so_far()
-        with open(run.folder / "output.txt", "w") as log:
+        with _locked(run.folder) as lock, open(run.folder / "output.txt", "w") as log:
             process = subprocess.Popen(
                 [sys.executable, str(self.train_command), *run.arguments],
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                # holds the lock as long as it lives, even if this process is killed
+                pass_fds=[lock.fileno()],
             )
             try:
                 while process.poll() is None:
                     try:
-                        process.wait(timeout=5)
+                        process.wait(timeout=_POLL_SECONDS)
                     except subprocess.TimeoutExpired:
                         pass
                     now = run.images_so_far()
@@ -193,3 +219,23 @@ class Comparison:
                     process.terminate()
                     process.wait()
         bar.update((run.images if run.done else 0) - seen)
+        return process.returncode
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[TextIO]:
+    """Raises BlockingIOError while another process trains in the folder."""
+    with open(folder / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(
+                f"{folder} is being trained by another process: wait for it, or end it"
+            ) from error
+        yield lock
+
+
+def _drop_intermediate_checkpoints(folder: Path) -> None:
+    """Those of a finished run: model_final.pth is all that is wanted then."""
+    for path in folder.glob("model_[0-9]*.pth"):
+        path.unlink()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from flowdet.analysis.results import method_of
-from flowdet.analysis.runs import read_metrics, read_run_config
+from flowdet.analysis.runs import IRRELEVANT_KEYS, read_metrics, read_run_config
 from flowdet.engine.setup import flat_items
 
 
@@ -28,7 +28,7 @@ def group_runs(folders: Sequence[str | Path]) -> dict[str, list[tuple[Path, CfgN
         key = tuple(
             (name, repr(value))
             for name, value in flat_items(cfg)
-            if not isinstance(value, CfgNode) and name not in ("SEED", "OUTPUT_DIR")
+            if not isinstance(value, CfgNode) and name not in ("SEED", *IRRELEVANT_KEYS)
         )
         group = groups.setdefault(key, [])
         for other, theirs in group:
@@ -63,31 +63,48 @@ def curve_rows(groups: dict[str, list[tuple[Path, CfgNode]]], metrics: Sequence[
     rows = []
     for label, runs in groups.items():
         cfg = runs[0][1]
-        per_epoch, last = cfg.MODEL.FLOW_DET.PASS_LENGTH, cfg.SOLVER.MAX_ITER
         records = [read_metrics(folder) for folder, _ in runs]
+        common = {"run": label, "method": method_of(cfg), "dataset": cfg.DATASETS.TEST[0]}
         for metric in metrics:
-            values: dict[int, list[float]] = {}
-            for record in (r for run in records for r in run if metric in r):
-                # the evaluation after the training carries the number of the iteration after it
-                done = min(record["iteration"] + 1, last)
-                values.setdefault(done, []).append(record[metric])
-            if not values:
+            series = [_series(run, metric, cfg.SOLVER.MAX_ITER) for run in records]
+            if not any(series):
                 known = sorted({key for run in records for r in run for key in r})
                 raise ValueError(f"{runs[0][0]} has no {metric!r} in metrics.json, only {known}")
-            for iteration, found in sorted(values.items()):
+            for iteration, values in _shared_points(series):
                 rows.append(
-                    {
-                        "run": label,
+                    common
+                    | {
                         "metric": metric,
                         "iteration": iteration,
-                        "epoch": round(iteration / per_epoch, 3) if per_epoch else None,
-                        "mean": round(float(np.mean(found)), 4),
-                        "min": round(min(found), 4),
-                        "max": round(max(found), 4),
-                        "n": len(found),
+                        "epoch": _epoch(iteration, cfg),
+                        "mean": round(float(np.mean(values)), 4),
+                        "min": round(min(values), 4),
+                        "max": round(max(values), 4),
+                        "n": len(values),
                     }
                 )
     return rows
+
+
+def _series(records: Sequence[dict], metric: str, last: int) -> dict[int, float]:
+    """A metric by the number of iterations done."""
+    # the evaluation after the training carries the number of the iteration after it
+    return {min(r["iteration"] + 1, last): r[metric] for r in records if metric in r}
+
+
+def _shared_points(series: Sequence[dict[int, float]]) -> Iterator[tuple[int, list[float]]]:
+    """Iterations at which every run that has come so far has a value, with these values: a mean
+    over changing members would show steps that no run has made."""
+    for iteration in sorted(set().union(*series)):
+        running = [values for values in series if values and max(values) >= iteration]
+        found = [values[iteration] for values in running if iteration in values]
+        if len(found) == len(running):
+            yield iteration, found
+
+
+def _epoch(iteration: int, cfg: CfgNode) -> float | None:
+    per_epoch = cfg.MODEL.FLOW_DET.PASS_LENGTH
+    return round(iteration / per_epoch, 3) if per_epoch else None
 
 
 def curve_figure(rows: Sequence[dict]) -> Figure:

@@ -13,13 +13,17 @@ from detectron2.utils.env import seed_all_rng
 from matplotlib.figure import Figure
 from torch import nn
 
-from flowdet.analysis.steps import train_step
+from flowdet.analysis.steps import losses, train_step
 from flowdet.data.build import build_train_loader
 from flowdet.engine import FlowDetCheckpointer, build_optimizer
 
 # by name: what it changes in a flow config
 METHODS: dict[str, dict[str, object]] = {
-    "flow": {},
+    "flow": {
+        "MODEL.META_ARCHITECTURE": "FlowMatchingDetector",
+        # every block has a gradient in every batch
+        "MODEL.FLOW_DET.SCHEDULE": "joint",
+    },
     # "a single end-to-end loss" (B.3)
     "backprop": {
         "MODEL.META_ARCHITECTURE": "BackpropDetector",
@@ -120,7 +124,7 @@ class GradientStatistics:
     def _backward(self, number: int) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         seed_all_rng(number)
-        sum(self.model(self._batches[number]).values()).backward()
+        losses(self.model, self._batches[number]).backward()
 
 
 def variance_rows(
@@ -141,6 +145,7 @@ def variance_rows(
             found = statistics.variances()
             common = {
                 "method": name,
+                "dataset": cfg.DATASETS.TRAIN[0],
                 "num_blocks": cfg.MODEL.FLOW_DET.NUM_BLOCKS,
                 "iterations": iteration,
             }

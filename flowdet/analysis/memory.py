@@ -17,19 +17,26 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from flowdet.analysis.steps import for_measuring, made_up_batch, train_step
+from flowdet.analysis.steps import for_measuring, losses, made_up_batch, train_step
 from flowdet.engine import build_optimizer
 from flowdet.engine.setup import with_keys
 
 # by name: what it changes in a flow config
 METHODS: dict[str, dict[str, object]] = {
-    "flow_joint": {"MODEL.FLOW_DET.SCHEDULE": "joint"},
+    "flow_joint": {
+        "MODEL.META_ARCHITECTURE": "FlowMatchingDetector",
+        "MODEL.FLOW_DET.SCHEDULE": "joint",
+    },
     "flow_alternate": {
+        "MODEL.META_ARCHITECTURE": "FlowMatchingDetector",
         "MODEL.FLOW_DET.SCHEDULE": "alternate",
         # any number will do: a step trains one block
         "MODEL.FLOW_DET.PASS_LENGTH": 1,
     },
-    "backprop": {"MODEL.META_ARCHITECTURE": "BackpropDetector"},
+    "backprop": {
+        "MODEL.META_ARCHITECTURE": "BackpropDetector",
+        "MODEL.FLOW_DET.CHECKPOINT_BLOCKS": False,
+    },
     "backprop_checkpointed": {
         "MODEL.META_ARCHITECTURE": "BackpropDetector",
         "MODEL.FLOW_DET.CHECKPOINT_BLOCKS": True,
@@ -42,16 +49,19 @@ class StepMemory:
     """Bytes that one training step needs.
 
     Attributes:
-        activation: the most at one time. On a GPU: of all that is allocated beside parameters
-            and optimizer state, gradients and temporary tensors included. On a CPU: of the
-            tensors that are kept for the backward pass.
+        activation: the most at one time of the tensors that are kept for the backward pass.
         parameter: of parameters and buffers.
+        gradient: of the parameters' gradients.
         optimizer: of the optimizer's state.
+        peak: the most that a GPU's allocator has handed out, all of the above and temporary
+            tensors included; None on a CPU.
     """
 
     activation: int
     parameter: int
+    gradient: int
     optimizer: int
+    peak: int | None
 
 
 class SavedBytes:
@@ -131,7 +141,7 @@ class _Recomputation(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        # outside of a backward pass there is no graph task; its own operations have no gradient
+        # outside of a backward pass there is no graph task, and its own operations need none
         if torch._C._current_graph_task_id() != -1 and torch.is_grad_enabled():
             for x in tree_leaves(result):
                 if isinstance(x, Tensor):
@@ -161,27 +171,34 @@ def measure_step(cfg: CfgNode, batch_size: int) -> StepMemory:
     model = build_model(cfg).train()
     batch = made_up_batch(cfg, batch_size)
     optimizer = build_optimizer(cfg, model)
-    on_gpu = model.device.type == "cuda"
-    if on_gpu:
-        # the state of the optimizer is there from the first step on
-        train_step(model, batch, optimizer)
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        resident = torch.cuda.memory_allocated()
-        train_step(model, batch, optimizer)
-        torch.cuda.synchronize()
-        activation = torch.cuda.max_memory_allocated() - resident
-    else:
-        with SavedBytes(model).counting() as saved:
-            sum(model(batch).values()).backward()
-        optimizer.step()
-        activation = saved.peak
+    _fill_state(model, optimizer)
+    with SavedBytes(model).counting() as saved:
+        losses(model, batch, cfg.SOLVER.AMP.ENABLED).backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
     state = [x for values in optimizer.state.values() for x in values.values()]
-    return StepMemory(
-        activation,
-        _bytes([*model.parameters(), *model.buffers()]),
-        _bytes(x for x in state if isinstance(x, Tensor)),
+    found = StepMemory(
+        activation=saved.peak,
+        parameter=_bytes([*model.parameters(), *model.buffers()]),
+        gradient=_bytes(gradients),
+        optimizer=_bytes(x for x in state if isinstance(x, Tensor)),
+        peak=None,
     )
+    optimizer.zero_grad(set_to_none=True)
+    del gradients, saved
+    if model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(model.device)
+        train_step(model, batch, optimizer, cfg.SOLVER.AMP.ENABLED)
+        found.peak = torch.cuda.max_memory_allocated(model.device)
+    return found
+
+
+def _fill_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Makes the optimizer's state for all parameters, those of blocks that idle in the first
+    iterations, too."""
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p) if p.requires_grad else None
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def _bytes(tensors) -> int:
@@ -205,31 +222,30 @@ def memory_rows(
         found = measure_step(variant, batch)
         row = {"method": method, "num_blocks": count, "batch_size": batch}
         for name, size in dataclasses.asdict(found).items():
-            yield row | {"metric": f"{name}_bytes", "mean": size, "std": None, "n": 1}
+            if size is not None:
+                yield row | {"metric": f"{name}_bytes", "mean": size, "std": None, "n": 1}
 
 
 def slope_rows(rows: Sequence[dict]) -> list[dict]:
-    """The least-squares slope of the activation bytes over T, one row per method and batch."""
-    lines = activation_lines(rows)
-    return [
-        {
-            "method": method,
-            "batch_size": batch,
-            "metric": "activation_bytes_per_block",
-            "mean": round(np.polyfit(*zip(*points), 1)[0]),
-            "std": None,
-            "n": len(points),
-        }
-        for (batch, method), points in lines.items()
-        if len(points) > 1
-    ]
+    """The least-squares slope over T of the activations, and on a GPU of the allocator's peak:
+    one row per method and batch."""
+    slopes = []
+    for metric in ("activation_bytes", "peak_bytes"):
+        for (batch, method), points in memory_lines(rows, metric).items():
+            if len(points) > 1:
+                name = {"method": method, "batch_size": batch, "metric": f"{metric}_per_block"}
+                slope = round(np.polyfit(*zip(*points), 1)[0])
+                slopes.append(name | {"mean": slope, "std": None, "n": len(points)})
+    return slopes
 
 
-def activation_lines(rows: Sequence[dict]) -> dict[tuple[int, str], list[tuple[int, int]]]:
-    """By (batch size, method): the points (T, activation bytes)."""
+def memory_lines(
+    rows: Sequence[dict], metric: str = "activation_bytes"
+) -> dict[tuple[int, str], list[tuple[int, int]]]:
+    """By (batch size, method): the points (T, bytes)."""
     lines: dict[tuple[int, str], list[tuple[int, int]]] = {}
     for row in rows:
-        if row["metric"] == "activation_bytes":
+        if row["metric"] == metric:
             key = (row["batch_size"], row["method"])
             lines.setdefault(key, []).append((row["num_blocks"], row["mean"]))
     return {key: sorted(points) for key, points in lines.items()}
@@ -237,8 +253,12 @@ def activation_lines(rows: Sequence[dict]) -> dict[tuple[int, str], list[tuple[i
 
 def memory_figure(rows: Sequence[dict]) -> Figure:
     """Activation memory over T, one panel per batch size."""
-    lines = activation_lines(rows)
-    slopes = {(row["batch_size"], row["method"]): row["mean"] for row in slope_rows(rows)}
+    lines = memory_lines(rows)
+    slopes = {
+        (row["batch_size"], row["method"]): row["mean"]
+        for row in slope_rows(rows)
+        if row["metric"].startswith("activation")
+    }
     batch_sizes = sorted({batch for batch, _ in lines})
     figure = Figure(figsize=(4.5 * len(batch_sizes), 3.6), layout="constrained")
     for axes, batch in zip(figure.subplots(1, len(batch_sizes), squeeze=False)[0], batch_sizes):

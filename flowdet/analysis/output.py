@@ -12,6 +12,12 @@ from flowdet.analysis.results import write_results
 from flowdet.engine.command import typed_command
 
 
+def check_output_folder(folder: Path) -> None:
+    """Raises FileExistsError if results cannot go there: before long measurements."""
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file: give a folder as --output")
+
+
 def save_measurement(
     folder: Path,
     name: str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -13,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from tqdm import tqdm
 
+from flowdet.analysis.results import method_of
 from flowdet.data.build import build_test_loader
 from flowdet.detection import FlowMatchingDetector, SetDetector
 from flowdet.detection.evaluation import build_evaluator
@@ -85,12 +87,15 @@ def refinement_rows(
     rows = []
     for (mode, steps, block, step), evaluator in tqdm(evaluators.items(), desc="average precision"):
         found = evaluator.evaluate()["bbox"]
-        common = {"mode": mode, "num_steps": steps, "step": step, "t": round(step / steps, 4)}
+        common = {"method": method_of(cfg), "dataset": name, "mode": mode, "num_steps": steps}
+        common |= {"step": step, "t": round(step / steps, 4)}
         if mode == "single_step":
             common["block"] = block
         for metric in metrics:
-            value = {"metric": metric, "mean": round(found[metric], 2), "std": None, "n": 1}
-            rows.append(common | value)
+            # COCO's evaluator gives nan where nothing is found
+            if not math.isnan(found[metric]):
+                value = {"metric": metric, "mean": round(found[metric], 2), "std": None, "n": 1}
+                rows.append(common | value)
     return rows
 
 

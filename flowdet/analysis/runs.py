@@ -6,6 +6,7 @@ import json
 import logging
 from pathlib import Path
 
+import yaml
 from detectron2.config import CfgNode
 
 from flowdet.engine import load_config
@@ -13,8 +14,19 @@ from flowdet.engine.setup import flat_items
 
 logger = logging.getLogger(__name__)
 
-# what may differ between a run and a later look at it
-_NOT_COMPARED = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "VIS_PERIOD")
+# what may differ without making another training: where and how often things are kept
+IRRELEVANT_KEYS = (
+    "OUTPUT_DIR",
+    "VIS_PERIOD",
+    "MODEL.DEVICE",
+    "MODEL.FLOW_DET.FEATURE_CACHE_DIR",
+    "MODEL.FLOW_DET.FEATURE_CACHE_GIB",
+    "DATALOADER.NUM_WORKERS",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "SOLVER.CHECKPOINT_EPOCHS",
+    "TEST.EVAL_PERIOD",
+    "TEST.EVAL_EPOCHS",
+)
 
 
 def read_metrics(folder: str | Path, warn: bool = True) -> list[dict]:
@@ -61,11 +73,15 @@ def read_run_config(folder: str | Path) -> CfgNode:
 
     Raises:
         FileNotFoundError: the folder has no `config.yaml`.
+        ValueError: it is unreadable, e.g. cut by a stop.
     """
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is no run: it has no config.yaml")
-    return load_config(str(path))
+    try:
+        return load_config(str(path))
+    except (yaml.YAMLError, TypeError, AttributeError, AssertionError) as error:
+        raise ValueError(f"{path} is unreadable: delete the run, or train it again") from error
 
 
 def check_same_run(folder: str | Path, cfg: CfgNode) -> None:
@@ -77,7 +93,7 @@ def check_same_run(folder: str | Path, cfg: CfgNode) -> None:
     differing = [
         f"{key} {theirs.get(key)!r} (here {value!r})"
         for key, value in ours.items()
-        if key not in _NOT_COMPARED
+        if key not in IRRELEVANT_KEYS
         and not isinstance(value, CfgNode)
         and _plain(theirs.get(key)) != _plain(value)
     ]

@@ -10,9 +10,17 @@ from torch import nn
 from flowdet.engine.setup import with_keys
 
 
-def train_step(model: nn.Module, batch: list[dict], optimizer: torch.optim.Optimizer) -> None:
+def losses(model: nn.Module, batch: list[dict], amp: bool = False) -> torch.Tensor:
+    """The sum of a detector's losses; under autocast, as `AMPTrainer` has it, if `amp`."""
+    with torch.autocast(model.device.type, enabled=amp):
+        return sum(model(batch).values())
+
+
+def train_step(
+    model: nn.Module, batch: list[dict], optimizer: torch.optim.Optimizer, amp: bool = False
+) -> None:
     """Forward, backward and update."""
-    sum(model(batch).values()).backward()
+    losses(model, batch, amp).backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 

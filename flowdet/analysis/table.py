@@ -42,11 +42,12 @@ def accuracy_rows(runs: Sequence[Run], metrics: Sequence[str]) -> list[dict]:
 def cost_rows(runs: Sequence[Run]) -> list[dict]:
     """Memory and time of a training step of each method, at each batch size.
 
-    The methods take turns, so that whatever else the machine does meets all of them.
+    The methods take turns, so that whatever else the machine does meets all of them. Methods of
+    which no run is done are left out: their step may not even work.
     """
     rows = []
     for budget in dict.fromkeys(run.budget for run in runs):
-        methods = {run.method: run for run in runs if run.budget == budget}
+        methods = {run.method: run for run in runs if run.budget == budget and run.done}
         cfgs = [for_measuring(run.cfg) for run in methods.values()]
         seconds = interleaved_step_seconds(cfgs, budget.batch_size)
         for run, values in zip(methods.values(), seconds):
@@ -74,6 +75,8 @@ def _describe(run: Run) -> dict:
         "num_blocks": run.cfg.MODEL.FLOW_DET.NUM_BLOCKS,
         "batch_size": run.budget.batch_size,
         "epochs": run.budget.epochs,
+        "base_lr": run.cfg.SOLVER.BASE_LR,
+        **({"classes": list(run.cfg.TEST.CLASS_SUBSET)} if run.cfg.TEST.CLASS_SUBSET else {}),
     }
 
 
@@ -93,7 +96,8 @@ def interleaved_step_seconds(
         torch.manual_seed(0)
         model = build_model(cfg).train()
         batch = made_up_batch(cfg, batch_size)
-        steps.append(functools.partial(train_step, model, batch, build_optimizer(cfg, model)))
+        optimizer, amp = build_optimizer(cfg, model), cfg.SOLVER.AMP.ENABLED
+        steps.append(functools.partial(train_step, model, batch, optimizer, amp))
     seconds: list[list[float]] = [[] for _ in steps]
     for number in range(rounds):
         for step, found in zip(steps, seconds):
@@ -130,9 +134,10 @@ def comparison_table(rows: Sequence[dict], metrics: Sequence[str], style: str = 
         count = max((found[name]["n"] for name in metrics if name in found), default=0)
         missing = found.get("missing_runs", {}).get("mean", 0)
         seeds = f"{count} ({missing} failed or not run)" if missing else str(count)
-        table.append([method, batch, epochs, *accuracies, *costs, seeds])
+        lr = f"{next(iter(found.values()))['base_lr']:.3g}"
+        table.append([method, batch, epochs, lr, *accuracies, *costs, seeds])
     headers = [
-        *("method", "batch", "epochs", *metrics),
+        *("method", "batch", "epochs", "learning rate", *metrics),
         *("trained parameters (M)", "activations (MiB)", "parameters + optimizer (MiB)"),
         *("step (ms)", "seeds"),
     ]

@@ -20,7 +20,7 @@ from detectron2.utils import comm
 
 from flowdet.data.voc import load_voc_dicts, write_voc_annotation
 
-__all__ = ["VOCEvaluator", "build_evaluator"]
+__all__ = ["VOCEvaluator", "build_evaluator", "metric_name"]
 
 logger = logging.getLogger(__name__)
 
@@ -148,6 +148,12 @@ def build_evaluator(
         raise ValueError(f"TEST.CLASS_SUBSET is for VOC datasets; {dataset_name!r} is COCO.")
     # The fast implementation needs detectron2's compiled operators.
     return COCOEvaluator(dataset_name, output_dir=output_folder, use_fast_impl=False)
+
+
+def metric_name(dataset_name: str) -> str:
+    """Which average precision `build_evaluator` measures on a dataset."""
+    meta = MetadataCatalog.get(dataset_name)
+    return _METRICS[meta.year == 2007] if meta.get("evaluator_type") == "pascal_voc" else "COCO"
 
 
 class _Truth:

@@ -106,7 +106,7 @@ def _key(image: Tensor) -> bytes:
 
 
 class _FeatureFiles:
-    """One file per image, in a subfolder per set of weights."""
+    """One file per image, in a subfolder per backbone: its structure, outputs and weights."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -115,7 +115,9 @@ class _FeatureFiles:
     def use_weights_of(self, backbone: nn.Module) -> None:
         """Computes, once, what the weights are known by."""
         if self.weights is None:
-            digest = hashlib.blake2b(digest_size=16)
+            # strides and the like show in no weight
+            about = f"{backbone!r} {sorted(backbone.output_shape())}"
+            digest = hashlib.blake2b(about.encode(), digest_size=16)
             for name, x in backbone.state_dict().items():
                 digest.update(f"{name} {tuple(x.shape)}".encode())
                 digest.update(x.detach().cpu().contiguous().numpy().tobytes())

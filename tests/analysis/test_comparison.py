@@ -1,4 +1,6 @@
+import fcntl
 import json
+import os
 
 import pytest
 
@@ -8,7 +10,7 @@ from tests.detection.tiny import CONFIGS, SIZES
 
 # stands for tools/train_net.py: notes that it ran, fails for the seed it is told to
 TRAIN = """
-import json, os, sys
+import json, os, sys, time
 words = sys.argv[1:]
 keys = dict(zip(words[3::2], words[4::2]))
 folder = keys["OUTPUT_DIR"]
@@ -16,8 +18,16 @@ with open(os.path.join(folder, "calls"), "a") as calls:
     calls.write("x")
 if keys["SEED"] == os.environ.get("FAIL_SEED"):
     sys.exit("error: out of luck")
+if "SLEEP" in os.environ:
+    open(os.path.join(folder, "model_0000001.pth"), "w").close()
+    open(os.path.join(folder, "pid"), "w").write(str(os.getpid()))
+    time.sleep(60)
 print("resuming" if "--resume" in words else "starting")
-rows = [{"metric": "AP50", "mean": 10.0 * int(keys["SEED"])}, {"metric": "AP75", "mean": 5.0}]
+rows = [
+    {"dataset": "compared_pets", "metric": "AP50", "mean": 10.0 * int(keys["SEED"])},
+    {"dataset": "compared_pets", "metric": "AP75", "mean": 5.0},
+    {"dataset": "other_pets", "metric": "AP75", "mean": 99.0},
+]
 with open(os.path.join(folder, "results.json"), "w") as file:
     json.dump({"rows": rows}, file)
 """
@@ -62,7 +72,7 @@ def compare(tmp_path, overrides):
 def test_budgets():
     assert Budget.parse("8:6") == Budget(8, 6)
     assert Budget.parse("1:2:1e-4") == Budget(1, 2, 1e-4)
-    for text in ("8", "8:0", "a:b", "8:1:0", "8:1:1:1", "0:4"):
+    for text in ("8", "8:0", "a:b", "8:1:0", "8:1:-1e-4", "8:1:nan", "8:1:1:1", "0:4"):
         with pytest.raises(ValueError, match=f"'{text}' is no budget: give batch size:epochs"):
             Budget.parse(text)
 
@@ -95,7 +105,9 @@ def test_a_failed_run_is_reported_and_tried_again(compare, monkeypatch):
     monkeypatch.setenv("FAIL_SEED", "1")
     comparison = compare()
     comparison.train()
-    assert list(comparison.failed.values()) == ["error: out of luck"] * 2
+    assert len(comparison.failed) == 2
+    for folder, why in comparison.failed.items():
+        assert why == f"exit status 1: error: out of luck (see {folder / 'output.txt'})"
     rows = accuracy_rows(comparison.runs, ["AP50"])
     missing = [row["mean"] for row in rows if row["metric"] == "missing_runs"]
     assert missing == [1, 1]
@@ -106,6 +118,56 @@ def test_a_failed_run_is_reported_and_tried_again(compare, monkeypatch):
     assert not comparison.failed
     assert (comparison.runs[0].folder / "calls").read_text() == "x"
     assert (comparison.runs[-1].folder / "calls").read_text() == "xx"
+
+
+def test_a_method_that_never_works_leaves_the_others_their_table(compare, monkeypatch):
+    comparison = compare(seeds=[0], methods=["flow"])
+    comparison.train()
+    both = compare(seeds=[0], extra=["MODEL.FLOW_DET.SELF_CONDITIONING", "True"])
+    table = comparison_table(
+        accuracy_rows(both.runs, ["AP50"]) + cost_rows(both.runs), ["AP50"], "github"
+    )
+    *_, flow, backprop = table.splitlines()
+    assert "0.0" in flow and flow.count("-") == 0
+    assert backprop.count(" - ") == 5 and "0 (1 failed or not run)" in backprop
+
+
+def test_a_stop_ends_the_training_and_the_next_call_goes_on(compare, monkeypatch):
+    monkeypatch.setattr("flowdet.analysis.comparison._POLL_SECONDS", 0.1)
+    monkeypatch.setenv("SLEEP", "1")
+    comparison = compare(seeds=[0], methods=["flow"])
+    (run,) = comparison.runs
+
+    def stop_when_it_runs(self):
+        if (self.folder / "pid").is_file() and (self.folder / "pid").read_text():
+            raise KeyboardInterrupt
+        return 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "images_so_far", stop_when_it_runs)
+        with pytest.raises(KeyboardInterrupt):
+            comparison.train()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((run.folder / "pid").read_text()), 0)
+    assert not run.done
+    monkeypatch.delenv("SLEEP")
+    comparison = compare(seeds=[0], methods=["flow"])
+    comparison.train()
+    assert run.done and not comparison.failed
+    # checkpoints to go on from are not kept beyond the end
+    assert not list(run.folder.glob("model_0*.pth"))
+
+
+def test_one_training_at_a_time_in_a_folder(compare):
+    comparison = compare(seeds=[0], methods=["flow"])
+    (run,) = comparison.runs
+    run.folder.mkdir(parents=True)
+    with open(run.folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError, match="is being trained by another process"):
+            comparison.train()
+    comparison.train()
+    assert run.done
 
 
 def test_a_folder_of_another_config_is_refused(compare):

@@ -37,6 +37,22 @@ def test_seeds_become_a_band(write_run):
     assert len(axes.lines) == 1 and axes.get_xlabel() == "epoch"
 
 
+def test_a_point_that_one_seed_lacks_is_not_drawn(write_run):
+    # as when a run was stopped between its checkpoint and its evaluation
+    folders = [write_run("a", [4.0, 2.0, 1.0], seed=0), write_run("b", [6.0, 4.0, 3.0], seed=1)]
+    lines = (folders[1] / "metrics.json").read_text().splitlines(keepends=True)
+    (folders[1] / "metrics.json").write_text(lines[0] + lines[2])
+    rows = curve_rows(group_runs(folders), ["total_loss"])
+    assert [(row["iteration"], row["n"]) for row in rows] == [(10, 2), (30, 2)]
+
+
+def test_seeds_of_two_machines_are_one_group(write_run):
+    first, second = write_run("a", [1.0], seed=0), write_run("b", [1.0], seed=1)
+    config = (second / "config.yaml").read_text().replace("DEVICE: cpu", "DEVICE: cuda")
+    (second / "config.yaml").write_text(config)
+    assert len(group_runs([first, second])) == 1
+
+
 def test_labels_tell_the_groups_apart(write_run):
     flow = write_run("flow", [1.0])
     backprop = write_run("backprop", [1.0], file="digits_backprop.yaml")

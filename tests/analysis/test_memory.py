@@ -107,11 +107,32 @@ def test_state_of_parameters_and_optimizer():
     cfg = tiny_cfg(NUM_BLOCKS=1)
     model = tiny_model(NUM_BLOCKS=1)
     found = measure_step(cfg, 1)
+    assert found.peak is None
     tensors = [*model.parameters(), *model.buffers()]
     assert found.parameter == sum(x.numel() * x.element_size() for x in tensors)
     trained = sum(p.numel() * 4 for p in model.parameters() if p.requires_grad)
     # AdamW: two moments per parameter, and a step count per tensor
     assert 2 * trained <= found.optimizer < 2.05 * trained
+
+
+def test_alternate_has_the_whole_state(rows):
+    kept = {(r["method"], r["num_blocks"]): r["mean"] for r in rows if is_state(r)}
+    for count in BLOCKS:
+        assert kept["flow_alternate", count] == kept["flow_joint", count]
+
+
+def is_state(row):
+    return row["metric"] == "optimizer_bytes"
+
+
+def test_methods_are_what_they_are_called_whatever_the_config_says():
+    for file in ("digits_flow.yaml", "digits_backprop.yaml"):
+        cfg = tiny_cfg(file, CHECKPOINT_BLOCKS=True, SCHEDULE="alternate")
+        flow, backprop = (with_method(cfg, name, 2) for name in ("flow_joint", "backprop"))
+        assert flow.MODEL.META_ARCHITECTURE == "FlowMatchingDetector"
+        assert flow.MODEL.FLOW_DET.SCHEDULE == "joint"
+        assert backprop.MODEL.META_ARCHITECTURE == "BackpropDetector"
+        assert not backprop.MODEL.FLOW_DET.CHECKPOINT_BLOCKS
 
 
 def test_bad_arguments():

@@ -60,12 +60,20 @@ def test_a_run_of_another_config_is_told_by_its_keys(tmp_path):
     (tmp_path / "config.yaml").write_text(cfg.dump())
     check_same_run(tmp_path, cfg)
     moved = cfg.clone()
-    moved.OUTPUT_DIR = "elsewhere"
+    moved.OUTPUT_DIR, moved.MODEL.DEVICE = "elsewhere", "cuda:3"
+    moved.MODEL.FLOW_DET.FEATURE_CACHE_DIR = "elsewhere/features"
     check_same_run(tmp_path, moved)
     other = tiny_cfg(NUM_BLOCKS=2)
     other.SOLVER.MAX_EPOCHS = 99
     with pytest.raises(ValueError, match=r"NUM_BLOCKS 3 \(here 2\).*MAX_EPOCHS 7 \(here 99\)"):
         check_same_run(tmp_path, other)
+
+
+@pytest.mark.parametrize("content", ["", "MODEL: {NOT: ", "a: [1"])
+def test_a_config_that_was_cut(tmp_path, content):
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(ValueError, match="config.yaml is unreadable: delete the run"):
+        read_run_config(tmp_path)
 
 
 def test_a_key_that_was_added_later_counts_as_its_default(tmp_path):

@@ -17,6 +17,9 @@ class CountingBackbone(nn.Module):
         self.conv = nn.Conv2d(3, 4, 3, stride=2).requires_grad_(False)
         self.seen = 0
 
+    def output_shape(self):
+        return {"a": None, "b": None}
+
     def forward(self, x):
         self.seen += len(x)
         return {"a": self.conv(x), "b": x.mean(1, keepdim=True)}
@@ -125,6 +128,17 @@ def test_a_folder_keeps_the_features_of_other_weights_apart(images, tmp_path):
     # the same cache after its detector has loaded other weights
     cache.clear()
     assert_close(cache(CountingBackbone(), images), CountingBackbone()(images))
+
+
+def test_a_folder_keeps_the_features_of_other_strides_and_outputs_apart(images, tmp_path):
+    FeatureCache(1.0, str(tmp_path))(CountingBackbone(), images)
+    other = CountingBackbone()
+    other.conv.stride = (4, 4)
+    assert_close(FeatureCache(1.0, str(tmp_path))(other, images), other(images))
+    more = CountingBackbone()
+    more.output_shape = lambda: {"a": None, "b": None, "c": None}
+    FeatureCache(1.0, str(tmp_path))(more, images)
+    assert more.seen == 4
 
 
 def test_a_broken_file_is_written_anew(images, tmp_path):

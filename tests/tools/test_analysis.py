@@ -78,11 +78,12 @@ def test_gradients(run, tmp_path):
         (("measure_gradients.py", "--batches", "1"), "at least 2 batches, got 1"),
         (("measure_refinement.py", "--run", "nowhere"), "no config file 'nowhere/config.yaml'"),
         (("plot_training.py", "--runs", "nowhere"), "nowhere is no run"),
+        (("plot_training.py", "--runs", "a", "--output", "README.md"), "README.md is a file"),
     ],
 )
 def test_bad_input_is_one_line(run, tmp_path, words, message):
     tool, *rest = words
-    output_folder = () if tool == "table1.py" else ("--output", tmp_path / "out")
+    output_folder = () if "--output" in words else ("--output", tmp_path / "out")
     status, output = run(f"tools/{tool}", *rest, *output_folder)
     assert status != 0 and "Traceback" not in output
     assert message in output
