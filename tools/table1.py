@@ -139,9 +139,9 @@ def report(args: argparse.Namespace, comparison: Comparison) -> None:
         failures += f"FAILED to measure memory and time: {error}\n"
     classes = f"mean over {', '.join(subset)}" if subset else "mean over all classes"
     caption = (
-        f"{dataset}, {args.seeds} seeds, mean +- standard deviation; AP ({metric_name(dataset)}) "
-        f"after the last epoch, {classes}. Activations and step (one forward, backward and update "
-        "without data loading, the methods in turn) on made-up images."
+        f"{dataset}, {args.seeds} seeds, mean +- standard deviation; AP after the last epoch, "
+        f"{classes}; metric: {metric_name(dataset)}. Activations and step (one forward, backward "
+        "and update without data loading, the methods in turn) on made-up images."
     )
     command = typed_command()
     table = comparison_table(rows, metrics)

@@ -87,7 +87,7 @@ def mean_and_std(values: Sequence[float]) -> dict:
 
 
 def interleaved_step_seconds(
-    cfgs: Sequence[CfgNode], batch_size: int, rounds: int = 12
+    cfgs: Sequence[CfgNode], batch_size: int, rounds: int = 22
 ) -> list[list[float]]:
     """Seconds of training steps on made-up images, without data loading; the first two of each
     model, which find everything cold, are left out."""
