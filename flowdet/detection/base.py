@@ -39,6 +39,9 @@ class SetDetector(nn.Module, ABC):
         input_format: "RGB" or "BGR".
     """
 
+    # what depends on the number of classes, by the start of its name
+    class_tensors = ("heads.classes.", "target_embedding.classes.")
+
     def __init__(
         self,
         *,
@@ -179,10 +182,3 @@ class SetDetector(nn.Module, ABC):
             output_size = (x.get("height", size[0]), x.get("width", size[1]))
             results.append(self.postprocess(logits[i], boxes[i], size, output_size))
         return results
-
-
-def log_scalars(scalars: dict[str, Tensor]) -> None:
-    """To the trainer's event storage, where there is one, with one copy to the host."""
-    if has_event_storage() and scalars:
-        values = torch.stack([x.float() for x in scalars.values()]).tolist()
-        get_event_storage().put_scalars(**dict(zip(scalars, values, strict=True)))

@@ -10,10 +10,11 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from flowdet.detection.base import SetDetector, log_scalars
+from flowdet.detection.base import SetDetector
 from flowdet.detection.build import build_blocks, build_query_positions, build_shared_parts
 from flowdet.detection.heads import grid_boxes
 from flowdet.detection.targets import Targets
+from flowdet.events import log_scalars
 from flowdet.flow import ImageTokens, QueryPosition
 
 

@@ -7,18 +7,17 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from flowdet.detection.base import SetDetector, log_scalars
+from flowdet.detection.base import SetDetector
 from flowdet.detection.build import build_flow, build_shared_parts
 from flowdet.detection.losses import BlockLosses
 from flowdet.detection.matcher import solve_assignment
 from flowdet.detection.targets import TargetEmbedding, Targets
+from flowdet.events import log_scalars
 from flowdet.flow import (
     FlowEnsemble,
-    HalfPrecisionScale,
     ImageTokens,
+    LocalTraining,
     StateSettings,
-    block_local_losses,
-    blocks_to_train,
     optimal_transport_coupling,
     ordered_coupling,
     random_coupling,
@@ -75,24 +74,17 @@ class FlowMatchingDetector(SetDetector):
         if coupling not in COUPLINGS:
             raise ValueError(f"unknown coupling {coupling!r}: use one of {sorted(COUPLINGS)}")
         check_mode(inference_mode, num_steps, single_step_block, flow.num_blocks)
-        blocks_to_train(schedule, flow.num_blocks, 0)
         self.flow = flow
+        self.local = LocalTraining(flow.num_blocks, schedule, pass_length)
         self.target_embedding = target_embedding
         self.states = states
         self.couple = COUPLINGS[coupling]
-        self.schedule = schedule
-        self.pass_length = pass_length
         self.noise_scale = noise_scale
         self.flow_weight = flow_weight
         self.inference_mode = inference_mode
         self.num_steps = num_steps
         self.single_step_block = single_step_block
         self.noise_seed = noise_seed
-        self.half_scale = HalfPrecisionScale()
-        # the blocks that learned in the last iteration
-        self.learning: list[int] = []
-        # counts training iterations, so that `alternate` goes on where it was after a resume
-        self.register_buffer("iterations", torch.zeros((), dtype=torch.long))
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -135,28 +127,13 @@ class FlowMatchingDetector(SetDetector):
             len(targets.counts), self.num_queries, embeddings.shape[-1], device=self.device
         )
         block_losses = BlockLosses(self, tokens, targets, z_0)
-        self.learning = blocks_to_train(self.schedule, self.flow.num_blocks, self._passes())
-        losses = block_local_losses(
+        losses = self.local.losses(
             block_losses,
-            self.learning,
             [tokens.tokens, embeddings],
             [*self.flow.parameters(), *self.heads.parameters()],
-            half_scale=self.half_scale if _autocasts_to_half(self.device) else None,
         )
         log_scalars(block_losses.watched)
-        self.iterations += 1
         return losses
-
-    def _passes(self) -> int:
-        """Complete passes over the data so far; 0 where it does not matter."""
-        if self.schedule != "alternate":
-            return 0
-        if self.pass_length < 1:
-            raise ValueError(
-                "MODEL.FLOW_DET.SCHEDULE alternate needs PASS_LENGTH, the iterations in a pass "
-                "over the data (flowdet.engine.resolve_config takes it from the dataset)"
-            )
-        return int(self.iterations) // self.pass_length
 
     @torch.no_grad()
     def inference(self, batched_inputs: list[dict], trajectory: bool = False) -> list[dict]:
@@ -187,9 +164,3 @@ class FlowMatchingDetector(SetDetector):
         dim = self.target_embedding.classes.embedding_dim
         noise = torch.randn(1, self.num_queries, dim, generator=generator)
         return (self.noise_scale * noise).to(self.device).expand(batch, -1, -1)
-
-
-def _autocasts_to_half(device: torch.device) -> bool:
-    if not torch.is_autocast_enabled(device.type):
-        return False
-    return torch.get_autocast_dtype(device.type) == torch.float16

@@ -2,11 +2,18 @@
 
 `path` z_t between noise and target, `time` how t is drawn and embedded, `blocks` the
 predictors, `ensemble` T of them, `states` what they learn on, `local` how they learn,
-`solvers` how they infer.
+`training` whose turn it is, `solvers` how they infer.
 """
 
-from flowdet.flow.blocks import ImageTokens, MLPFlowBlock, QueryPosition, TransformerFlowBlock
-from flowdet.flow.ensemble import PREDICTIONS, FlowEnsemble, FlowState, Prediction
+from flowdet.flow.blocks import (
+    EncoderFlowBlock,
+    ImageTokens,
+    MLPFlowBlock,
+    QueryPosition,
+    ResidualMLPFlowBlock,
+    TransformerFlowBlock,
+)
+from flowdet.flow.ensemble import PREDICTIONS, FlowEnsemble, FlowState, PerBlock, Prediction
 from flowdet.flow.local import (
     SCHEDULES,
     HalfPrecisionScale,
@@ -24,6 +31,7 @@ from flowdet.flow.path import (
 from flowdet.flow.solvers import INFERENCE_MODES, Solution, solve
 from flowdet.flow.states import TRAINING_STATES, StateSettings, make_states, without_gradient
 from flowdet.flow.time import TIME_DISTRIBUTIONS, TimeEmbedding, draw_time
+from flowdet.flow.training import LocalTraining
 
 __all__ = [
     "INFERENCE_MODES",
@@ -31,15 +39,19 @@ __all__ = [
     "SCHEDULES",
     "TIME_DISTRIBUTIONS",
     "TRAINING_STATES",
+    "EncoderFlowBlock",
     "FlowEnsemble",
     "FlowState",
     "HalfPrecisionScale",
     "ImageTokens",
     "LinearPath",
+    "LocalTraining",
     "MLPFlowBlock",
     "PathSample",
+    "PerBlock",
     "Prediction",
     "QueryPosition",
+    "ResidualMLPFlowBlock",
     "Solution",
     "StateSettings",
     "TimeEmbedding",

@@ -7,6 +7,7 @@ of the estimate is up to `FlowEnsemble`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 import torch
@@ -139,8 +140,51 @@ class TransformerFlowBlock(nn.Module):
         return self.output(self.norms[3](h))
 
 
-class MLPFlowBlock(nn.Module):
+def _beside(features: Tensor, h: Tensor) -> Tensor:
+    """`[f(x), h]` for features [B, c]; for [B, N, c] the state h [B, d] beside each of them."""
+    if features.dim() == 3:
+        h = h[:, None].expand(-1, features.shape[1], -1)
+    return torch.cat([features, h], dim=-1)
+
+
+def _over_positions(x: Tensor) -> Tensor:
+    """[B, d] as it is, the mean of [B, N, d]."""
+    return x.mean(dim=1) if x.dim() == 3 else x
+
+
+class FeatureBlock(nn.Module, ABC):
+    """A block for one state vector per image: sees the conditioned state and the features.
+
+    Args:
+        dim: d, of the state.
+        self_conditioned: see `StateInput`.
+    """
+
+    def __init__(self, dim: int, self_conditioned: bool):
+        super().__init__()
+        self.input = StateInput(dim, self_conditioned)
+
+    @abstractmethod
+    def combine(self, h: Tensor, features: Tensor) -> Tensor:
+        """The conditioned state [B, d] and the features to [B, d]."""
+
+    def forward(
+        self,
+        z_t: Tensor,
+        time_code: Tensor,
+        features: Tensor,
+        estimate: Tensor | None = None,
+        position: QueryPosition | None = None,
+    ) -> Tensor:
+        """[B, d] states, [B, d] time codes, [B, (N,) c] features to [B, d]."""
+        return self.combine(self.input(z_t, time_code, estimate), features)
+
+
+class MLPFlowBlock(FeatureBlock):
     """`MLP([f(x), Linear(z_t) + e_t])` for one state vector per image (eq. 7-8).
+
+    With features of several positions, [B, N, feature_dim], the MLP sees each beside the state,
+    and the outputs are averaged.
 
     Args:
         dim: d, of the state.
@@ -160,10 +204,9 @@ class MLPFlowBlock(nn.Module):
         dropout: float = 0.0,
         self_conditioned: bool = False,
     ):
-        super().__init__()
+        super().__init__(dim, self_conditioned)
         if num_layers < 2:
             raise ValueError(f"an MLP block needs at least 2 layers, got {num_layers}")
-        self.input = StateInput(dim, self_conditioned)
         layers: list[nn.Module] = []
         width = feature_dim + dim
         for _ in range(num_layers - 1):
@@ -171,13 +214,86 @@ class MLPFlowBlock(nn.Module):
             width = hidden_dim
         self.mlp = nn.Sequential(*layers, nn.Linear(width, dim))
 
-    def forward(
+    def combine(self, h: Tensor, features: Tensor) -> Tensor:
+        return _over_positions(self.mlp(_beside(features, h)))
+
+
+class ResidualMLPFlowBlock(FeatureBlock):
+    """A deep residual MLP on `[f(x), Linear(z_t) + e_t]` (D.2), pre-norm.
+
+    Features of several positions are treated as in `MLPFlowBlock`, and the arguments are its
+    own, but for
+
+    Args:
+        hidden_dim: hidden units of each residual layer; the residual stream has d.
+        num_layers: residual layers.
+    """
+
+    def __init__(
         self,
-        z_t: Tensor,
-        time_code: Tensor,
-        features: Tensor,
-        estimate: Tensor | None = None,
-        position: QueryPosition | None = None,
-    ) -> Tensor:
-        """[B, d] states, [B, d] time codes, [B, feature_dim] features to [B, d]."""
-        return self.mlp(torch.cat([features, self.input(z_t, time_code, estimate)], dim=-1))
+        dim: int,
+        feature_dim: int,
+        hidden_dim: int = 1024,
+        num_layers: int = 2,
+        dropout: float = 0.0,
+        self_conditioned: bool = False,
+    ):
+        super().__init__(dim, self_conditioned)
+        self.merge = nn.Linear(feature_dim + dim, dim)
+        self.layers = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(dim),
+                nn.Linear(dim, hidden_dim),
+                nn.GELU(),
+                nn.Dropout(dropout),
+                nn.Linear(hidden_dim, dim),
+            )
+            for _ in range(num_layers)
+        )
+        self.output = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))
+
+    def combine(self, h: Tensor, features: Tensor) -> Tensor:
+        h = self.merge(_beside(features, h))
+        for layer in self.layers:
+            h = h + layer(h)
+        return _over_positions(self.output(h))
+
+
+class EncoderFlowBlock(FeatureBlock):
+    """One transformer encoder layer on the state, as one more token, and the image tokens.
+
+    What the paper fine-tunes on the unpooled output of a vision transformer (5.3, D.2).
+
+    Args:
+        dim: d, of the state.
+        feature_dim: of the image tokens, [B, N, feature_dim], and of the layer.
+        num_heads: attention heads.
+        hidden_dim: hidden units of the feed-forward part.
+        dropout: of attention and feed-forward.
+        self_conditioned: see `StateInput`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        feature_dim: int,
+        num_heads: int = 4,
+        hidden_dim: int = 512,
+        dropout: float = 0.0,
+        self_conditioned: bool = False,
+    ):
+        super().__init__(dim, self_conditioned)
+        self.to_token = nn.Identity() if dim == feature_dim else nn.Linear(dim, feature_dim)
+        self.layer = encoder_layer(feature_dim, num_heads, hidden_dim, dropout)
+        self.output = nn.Sequential(nn.LayerNorm(feature_dim), nn.Linear(feature_dim, dim))
+
+    def combine(self, h: Tensor, features: Tensor) -> Tensor:
+        token = self.to_token(h)[:, None]
+        return self.output(self.layer(torch.cat([token, features], dim=1))[:, 0])
+
+
+def encoder_layer(dim: int, num_heads: int, hidden_dim: int, dropout: float) -> nn.Module:
+    """A pre-norm transformer encoder layer, [B, N, dim] to the same."""
+    return nn.TransformerEncoderLayer(
+        dim, num_heads, hidden_dim, dropout, "gelu", batch_first=True, norm_first=True
+    )

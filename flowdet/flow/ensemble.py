@@ -32,6 +32,10 @@ class FlowState:
     z_0: Tensor | None = None
 
 
+class PerBlock(tuple):
+    """Features that differ from block to block, one entry each (topology `sequential`)."""
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What a block says about a state: its raw output and the estimate `z1_hat`, [B, ..., d]."""
@@ -90,7 +94,10 @@ class FlowEnsemble(nn.Module):
         return FlowState(z_0, z_0.new_zeros(len(z_0)), start, z_0)
 
     def predict(self, block: int, state: FlowState, features: object) -> Prediction:
-        """What one block (from 0) predicts at a state; `features` go to the block as they are."""
+        """What one block (from 0) predicts at a state; `features` go to the block as they are,
+        or its own entry of them if they are `PerBlock`."""
+        if isinstance(features, PerBlock):
+            features = features[block]
         position = None if self.query_position is None else self.query_position(state.estimate)
         code = self.time_embedding(state.t)
         output = self.blocks[block](state.z, code, features, state.estimate, position)

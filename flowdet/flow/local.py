@@ -83,7 +83,7 @@ class _BlockLocalNode(torch.autograd.Function):
                 raise RuntimeError(
                     "block-local losses must be summed with equal weight before backward(): "
                     f"got gradients {[g.item() for g in incoming]}. Put the weights into the "
-                    "criterion (MODEL.FLOW_DET.*_WEIGHT), not around the model"
+                    "block losses (the model's *_WEIGHT keys), not around the model"
                 )
         gradients, ctx.gradients = ctx.gradients, None
         # first times the trainer's scale, then back to half precision, or small ones are lost

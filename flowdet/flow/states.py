@@ -11,11 +11,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from flowdet.flow.ensemble import FlowEnsemble, FlowState
+from flowdet.flow.path import expand_time
 from flowdet.flow.solvers import euler
 from flowdet.flow.time import TIME_DISTRIBUTIONS, draw_time
 
@@ -39,7 +41,7 @@ class StateSettings:
     Attributes:
         kind: `interpolated`, `chain` or `roll`.
         time_distribution: of `interpolated`, see `draw_time`.
-        zero_share: probability of a state at t = 0 (per image for `interpolated`, per
+        zero_share: probability of a state at t = 0 (per image for `interpolated` and `roll`, per
             iteration for `chain`), the state from which `single_step` and `ensemble` start.
         max_steps: `roll` draws the number of Euler steps from 1 to this.
     """
@@ -57,6 +59,10 @@ class StateSettings:
         if self.time_distribution not in TIME_DISTRIBUTIONS:
             raise ValueError(
                 f"unknown time distribution {self.time_distribution!r}: use {TIME_DISTRIBUTIONS}"
+            )
+        if not 0 <= self.zero_share <= 1:
+            raise ValueError(
+                f"zero_share (TIME_ZERO_SHARE) must be between 0 and 1, got {self.zero_share}"
             )
         if self.max_steps < 1:
             raise ValueError(f"max_steps (MAX_ROLL_STEPS) must be at least 1, got {self.max_steps}")
@@ -145,24 +151,45 @@ class ChainStates(TrainingStates):
 class RollStates(TrainingStates):
     """All blocks learn on one state: some steps of a random number, walked by their mean.
 
-    The walk and the consensus there are without gradient.
+    The walk and the consensus there are without gradient. Images that are to stay at t = 0 keep
+    the initial state, so that a batch may hold both kinds.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         num_steps = random.randint(1, self.settings.max_steps)
         with without_gradient():
-            self.current = euler(
+            self.walked = euler(
                 lambda state, t: self.ensemble.consensus(state, self.features),
                 self.ensemble,
                 self.initial,
                 num_steps,
                 stop_after=random.randrange(num_steps),
             )[0]
-            self.consensus = self.ensemble.consensus(self.current, self.features)
+            z = self.initial.z
+            self.stays = torch.rand(len(z), device=z.device) < self.settings.zero_share
+
+    @cached_property
+    def consensus(self) -> Tensor:
+        with without_gradient():
+            return self.ensemble.consensus(self.state(0), self.features)
 
     def state(self, block: int, z_1: Tensor | None = None) -> FlowState:
-        return self.current
+        if not self.settings.zero_share or self.walked is self.initial:
+            return self.walked
+
+        # anew for every block: the learned start, which is in it, is part of each block's graph
+        def choose(initial: Tensor | None, walked: Tensor) -> Tensor:
+            if initial is None:
+                return walked
+            return torch.where(expand_time(self.stays, walked), initial, walked)
+
+        initial, walked = self.initial, self.walked
+        return FlowState(
+            choose(initial.z, walked.z),
+            choose(initial.t, walked.t),
+            choose(initial.estimate, walked.estimate),
+        )
 
 
 TRAINING_STATES: dict[str, type[TrainingStates]] = {

@@ -254,7 +254,7 @@ def test_the_flow_goes_to_the_target_that_fits_the_state(states, monkeypatch):
 def test_a_block_learns_from_its_own_loss_only():
     model = tiny_model(SCHEDULE="alternate", PASS_LENGTH=1)
     for k in range(3):
-        assert int(model.iterations) == k
+        assert int(model.local.iterations) == k
         _, grads = train_step(model, batch())
         for name, gradient in grads.items():
             if name.startswith("flow.blocks."):

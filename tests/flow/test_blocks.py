@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from flowdet.flow import ImageTokens, MLPFlowBlock, QueryPosition, TransformerFlowBlock
+from flowdet.flow import (
+    EncoderFlowBlock,
+    ImageTokens,
+    MLPFlowBlock,
+    QueryPosition,
+    ResidualMLPFlowBlock,
+    TransformerFlowBlock,
+)
 
 B, M, N, D = 2, 5, 7, 16
 
@@ -78,3 +85,32 @@ def test_mlp_block(num_layers):
 def test_mlp_block_needs_two_layers():
     with pytest.raises(ValueError, match="at least 2 layers"):
         MLPFlowBlock(D, 3, num_layers=1)
+
+
+@pytest.mark.parametrize("kind", [MLPFlowBlock, ResidualMLPFlowBlock])
+def test_positions_are_seen_one_by_one_and_averaged(kind):
+    block = kind(D, feature_dim=3, hidden_dim=8)
+    z_t, code, features = torch.randn(B, D), torch.randn(B, D), torch.randn(B, N, 3)
+    out = block(z_t, code, features)
+    one_by_one = torch.stack([block(z_t, code, features[:, n]) for n in range(N)])
+    torch.testing.assert_close(out, one_by_one.mean(dim=0))
+
+
+def test_residual_block_depends_on_all_it_is_given():
+    block = ResidualMLPFlowBlock(D, feature_dim=3, num_layers=3, self_conditioned=True)
+    given = [torch.randn(B, D), torch.randn(B, D), torch.randn(B, 3), torch.randn(B, D)]
+    out = block(*given)
+    assert out.shape == (B, D)
+    for i in range(4):
+        changed = [x + 1 if i == k else x for k, x in enumerate(given)]
+        assert not torch.allclose(out, block(*changed))
+
+
+def test_encoder_block_is_invariant_to_the_order_of_tokens():
+    block = EncoderFlowBlock(D, feature_dim=12, num_heads=4, hidden_dim=8).eval()
+    z_t, code, tokens = torch.randn(B, D), torch.randn(B, D), torch.randn(B, N, 12)
+    out = block(z_t, code, tokens)
+    assert out.shape == (B, D)
+    torch.testing.assert_close(out, block(z_t, code, tokens[:, torch.randperm(N)]))
+    assert not torch.allclose(out, block(z_t, code, tokens * 2))
+    assert not torch.allclose(out, block(z_t + 1, code, tokens))

@@ -7,14 +7,17 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
+from flowdet.engine.trainer import share_buffers
 from flowdet.flow import block_local_losses, blocks_to_train
 from tests.detection.tiny import record, tiny_model
 from tests.flow.toy import DIM, mlps
+from tests.flowcls.tiny import images
+from tests.flowcls.tiny import tiny_model as tiny_classifier
 
 SCHEDULES = {"joint": (False,), "alternate": (False, True)}
 CASES = [
     ("toy", schedule, unused) for schedule, choices in SCHEDULES.items() for unused in choices
-] + [("detector", "joint", False)]
+] + [("detector", "joint", False), ("classifier", "joint", False)]
 
 
 class Toy(torch.nn.Module):
@@ -62,7 +65,15 @@ def detector(schedule):
     return model, [record(x, seed=i) for i, x in enumerate(objects)]
 
 
-MAKE = {"toy": toy, "detector": detector}
+def classifier(schedule):
+    """Without noise and without the probe's batch statistics."""
+    keys = {"TRAINING_STATES": "chain", "TIME_ZERO_SHARE": 0.0, "NOISE_SCALE": 0.0}
+    model = tiny_classifier(TOPOLOGY="sequential", SCHEDULE=schedule, **keys).train()
+    model.probe.norm = torch.nn.Identity()
+    return model, images()
+
+
+MAKE = {"toy": toy, "detector": detector, "classifier": classifier}
 
 
 def gradients(model, inputs):
@@ -94,8 +105,17 @@ def work(rank, folder):
         # the second step is the one that shows a reducer left waiting by the first
         gradients(model, half)
         found[case] = gradients(model, half)
+    found["buffers"] = buffers_after_sharing(rank)
     torch.save(found, f"{folder}/{rank}.pth")
     distributed.destroy_process_group()
+
+
+def buffers_after_sharing(rank):
+    """Of batch norms that have seen other images in each process."""
+    norm = torch.nn.BatchNorm1d(3)
+    norm(torch.randn(4, 3) + rank)
+    share_buffers(norm)
+    return dict(norm.named_buffers())
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +153,11 @@ def test_blocks_that_do_not_learn(processes):
     for found in processes:
         assert all(found[none][name] is None for name in unused(none))
         assert all(not found[zeros][name].any() for name in unused(zeros))
+
+
+def test_all_processes_evaluate_with_the_buffers_of_the_first(processes):
+    first, second = (found["buffers"] for found in processes)
+    assert first.keys() == second.keys() and first["running_mean"].any()
+    for name, buffer in first.items():
+        assert torch.equal(buffer, second[name]), name
+    assert int(first["num_batches_tracked"]) == 1

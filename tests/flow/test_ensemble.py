@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from flowdet.flow import FlowEnsemble, FlowState
+from flowdet.flow import FlowEnsemble, FlowState, PerBlock
 from tests.flow.toy import DIM, IdentityTime, constants, mlps
 
 
@@ -56,3 +56,12 @@ def test_bad_ensembles():
         constants(1.0, prediction="noise")
     with pytest.raises(ValueError, match="give a start estimate"):
         constants(1.0, prediction="target")
+
+
+def test_features_per_block():
+    ensemble, state = mlps(2), FlowState(torch.ones(3, DIM), torch.zeros(3))
+    features = PerBlock([torch.randn(3, 5), torch.randn(3, 5)])
+    for k in range(2):
+        own = ensemble.predict(k, state, features).output
+        assert torch.equal(own, ensemble.predict(k, state, features[k]).output)
+        assert not torch.equal(own, ensemble.predict(k, state, features[1 - k]).output)

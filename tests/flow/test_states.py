@@ -70,6 +70,31 @@ def test_chain_stays_at_zero_as_often_as_asked(ensemble):
     assert states.state(2).t.tolist() == [0, 0]
 
 
+def test_roll_can_be_kept_at_the_start(ensemble):
+    settings = StateSettings("roll", zero_share=1.0, max_steps=8)
+    for _ in range(10):
+        states = make_states(settings, ensemble, torch.randn(2, DIM), FEATURES)
+        assert states.state(1).t.tolist() == [0.0, 0.0]
+
+
+def test_roll_keeps_some_images_at_the_start(ensemble):
+    settings = StateSettings("roll", zero_share=0.5, max_steps=8)
+    z_0, features = torch.randn(64, DIM), torch.randn(64, 5)
+    for _ in range(30):
+        states = make_states(settings, ensemble, z_0, features)
+        state, stays = states.state(0), states.state(0).t == 0
+        if 0 < stays.sum() < 64:
+            break
+    assert 20 < stays.sum() < 44
+    # the ones that stay are as at the start, with the learned estimate; the others have walked
+    start = ensemble.start.expand(64, -1)
+    assert torch.equal(state.z[stays], z_0[stays])
+    assert torch.equal(state.estimate[stays], start[stays])
+    assert not (state.estimate[~stays] == start[~stays]).any()
+    assert state.estimate.requires_grad
+    torch.testing.assert_close(states.consensus, ensemble.consensus(state, features))
+
+
 def test_roll_visits_what_the_ensemble_solver_visits(ensemble):
     z_0, seen = torch.randn(2, DIM), set()
     visited = [
