@@ -1,4 +1,4 @@
-"""flowdet: object detection as transport, trained block by block. A detectron2 plugin.
+"""flowdet: detection and classification as transport, trained block by block, on detectron2.
 
 Importing it registers the meta-architectures, backbones and datasets with detectron2.
 `flowdet.flow` alone needs nothing but torch.
@@ -26,7 +26,7 @@ except ImportError as error:
         "(in a checkout: python flowdet_install.py)"
     ) from error
 
-from flowdet import data, detection  # noqa: F401
+from flowdet import data, detection, flowcls  # noqa: F401
 from flowdet.config import add_flowdet_config
 
 __all__ = ["__version__", "add_flowdet_config"]

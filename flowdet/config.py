@@ -14,11 +14,16 @@ def add_flowdet_config(cfg: CfgNode) -> None:
     _add_model_keys(cfg)
     _add_transport_keys(cfg.MODEL.FLOW_DET)
     _add_loss_and_inference_keys(cfg.MODEL.FLOW_DET)
+    _add_classification_keys(cfg)
+    _add_classification_data_keys(cfg)
     _add_data_keys(cfg)
     _add_solver_keys(cfg)
 
 
 def _add_model_keys(cfg: CfgNode) -> None:
+    # Fine-tune MODEL.WEIGHTS of other classes: tensors of another class count start anew.
+    cfg.MODEL.REINIT_CLASSES = False
+
     cfg.MODEL.FLOW_DET = node = CfgNode()
     # Number of classes C. 0 takes it from the class names of the training dataset.
     node.NUM_CLASSES = 0
@@ -112,6 +117,90 @@ def _add_loss_and_inference_keys(node: CfgNode) -> None:
     node.NMS_THRESHOLD = 0.5
 
 
+def _add_classification_keys(cfg: CfgNode) -> None:
+    cfg.MODEL.FLOW_CLS = node = CfgNode()
+    # Number of classes C. 0 takes it from the class names of the training dataset.
+    node.NUM_CLASSES = 0
+    # "parallel": all blocks on the last of IN_FEATURES; "sequential": block k on the k-th, so
+    # there must be NUM_BLOCKS of them. [] stands for all stages of the backbone.
+    node.TOPOLOGY = "parallel"
+    node.IN_FEATURES = []
+    # What of a feature map a block sees: "pooled" (its mean over positions, [B, c]) or "tokens"
+    # (all positions, [B, N, c]).
+    node.FEATURES = "pooled"
+
+    # Latent dimension d, flow blocks T, and the kind of block: "mlp" (eq. 7-8), "light_mlp" (one
+    # hidden layer), "residual_mlp" or "encoder" (a transformer encoder layer, for tokens).
+    node.HIDDEN_DIM = 128
+    node.NUM_BLOCKS = 4
+    node.BLOCK = "mlp"
+    # Hidden units and dropout of a block, residual layers of "residual_mlp", heads of "encoder".
+    node.BLOCK_DIM = 512
+    node.DROPOUT = 0.0
+    node.BLOCK_LAYERS = 2
+    node.NUM_HEADS = 4
+
+    # Class logits from the class embedding (tied) or from a projection of their own (W_cls).
+    node.TIE_CLASSES = False
+    # As in FLOW_DET: what a block predicts, whether it sees the previous estimate, the states on
+    # which it learns, how t is drawn, and the schedule of the blocks.
+    node.PREDICTION = "target"
+    node.SELF_CONDITIONING = True
+    node.TRAINING_STATES = "roll"
+    node.TIME_DISTRIBUTION = "uniform"
+    node.TIME_ZERO_SHARE = 0.5
+    node.MAX_ROLL_STEPS = 8
+    node.SCHEDULE = "joint"
+    node.PASS_LENGTH = 0
+    # The noise z_0, and whether targets are layer-normalised and trained by the losses.
+    node.NOISE_SCALE = 0.3
+    node.NORMALIZE_TARGET = True
+    node.LEARN_TARGET = False
+    # Weights of the flow loss and of the cross-entropy of z1_hat.
+    node.FLOW_WEIGHT = 0.02
+    node.CLASS_WEIGHT = 1.0
+
+    # Inference, as in FLOW_DET (the block of "single_step" counts from 0; -1 is the last one).
+    node.INFERENCE_MODE = "ensemble"
+    node.NUM_STEPS = 0
+    node.SINGLE_STEP_BLOCK = -1
+    node.NOISE_SEED = 0
+    # Numbers of Euler steps that an evaluation reports; [] is 1, 2, T and 2T.
+    node.EVAL_STEPS = []
+
+    # build_cnn_backbone: channels of its stages, each half as large as the one before.
+    cfg.MODEL.CNN = CfgNode({"CHANNELS": [96, 384, 1536]})
+    # build_vit_backbone: torchvision's VisionTransformer for images of INPUT.FIXED_SIZE. STEM is
+    # "patch" (linear patches) or "conv" (convolutions down to the same patches).
+    cfg.MODEL.VIT = CfgNode(
+        {
+            "PATCH_SIZE": 4,
+            "HIDDEN_DIM": 128,
+            "NUM_LAYERS": 5,
+            "NUM_HEADS": 4,
+            "MLP_RATIO": 4.0,
+            "DROPOUT": 0.0,
+            "STEM": "patch",
+        }
+    )
+
+
+def _add_classification_data_keys(cfg: CfgNode) -> None:
+    # Fetch missing classification datasets with torchvision's own code.
+    cfg.DATASETS.DOWNLOAD = False
+    # Images are decoded once and kept when they need at most this much memory.
+    cfg.DATALOADER.IN_MEMORY_GIB = 2.0
+    # Augmentations for classification; flips by INPUT.RANDOM_FLIP. Pixels that are padded before
+    # a random crop of the same size; smallest area share of a random resized crop (0: none).
+    cfg.INPUT.CROP_PADDING = 0
+    cfg.INPUT.RESIZED_CROP_AREA = 0.0
+    # "", "cifar10", "imagenet" or "svhn": torchvision's policies.
+    cfg.INPUT.AUTO_AUGMENT = ""
+    # Probability of erasing a rectangle, and the largest rotation in degrees.
+    cfg.INPUT.RANDOM_ERASING = 0.0
+    cfg.INPUT.RANDOM_ROTATION = 0.0
+
+
 def _add_data_keys(cfg: CfgNode) -> None:
     # Whether objects marked difficult (VOC) are trained on; the evaluator ignores them.
     cfg.DATASETS.TRAIN_ON_DIFFICULT = False
@@ -134,6 +223,9 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.OPTIMIZER = "AdamW"
     # The backbone's learning rate, as a share of BASE_LR.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    # Decay of an exponential moving average of the weights, which is evaluated too (its results
+    # end in "_ema"). 0 is off.
+    cfg.SOLVER.EMA_DECAY = 0.0
     # Epochs: when above 0 it sets MAX_ITER from the size of the training set. The others then
     # set STEPS, WARMUP_ITERS, CHECKPOINT_PERIOD and TEST.EVAL_PERIOD in the same way (0 or
     # [] leaves those as they are).

@@ -3,9 +3,20 @@
 import cv2
 import numpy as np
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from flowdet.data import register_voc
 from flowdet.data.voc import write_voc_annotation
+
+
+@pytest.fixture(autouse=True)
+def no_dataset_outlives_its_test():
+    """The catalogs are global: a name that stays registered would fail a later test."""
+    before = set(DatasetCatalog)
+    yield
+    for name in set(DatasetCatalog) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.pop(name, None)
 
 
 @pytest.fixture

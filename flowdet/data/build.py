@@ -30,7 +30,13 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from .mapper import FlowDatasetMapper
 from .voc import load_voc_dicts
 
-__all__ = ["build_test_loader", "build_train_loader", "get_detection_dicts"]
+__all__ = [
+    "build_test_loader",
+    "build_train_loader",
+    "check_registered",
+    "common_classes",
+    "get_detection_dicts",
+]
 
 
 def get_detection_dicts(dataset_name: str, keep_difficult: bool) -> list[dict]:
@@ -39,11 +45,7 @@ def get_detection_dicts(dataset_name: str, keep_difficult: bool) -> list[dict]:
     keep_difficult: whether objects marked difficult stay, in datasets in VOC layout.
     Raises ValueError for an unknown or empty dataset, and what `load_voc_dicts` raises.
     """
-    known = DatasetCatalog.list()
-    if dataset_name not in known:
-        near = difflib.get_close_matches(dataset_name, known, n=5, cutoff=0.5)
-        hint = f"near names: {', '.join(near)}" if near else "no registered name is near"
-        raise ValueError(f"Dataset {dataset_name!r} is not registered; {hint}.")
+    check_registered(dataset_name)
     meta = MetadataCatalog.get(dataset_name)
     if meta.get("evaluator_type") == "pascal_voc":
         return load_voc_dicts(meta.dirname, meta.split, meta.thing_classes, keep_difficult)
@@ -51,6 +53,15 @@ def get_detection_dicts(dataset_name: str, keep_difficult: bool) -> list[dict]:
     if not len(records):
         raise ValueError(f"Dataset {dataset_name!r} has no image.")
     return records
+
+
+def check_registered(dataset_name: str) -> None:
+    """Raise ValueError that lists near names for a dataset that is not registered."""
+    known = DatasetCatalog.list()
+    if dataset_name not in known:
+        near = difflib.get_close_matches(dataset_name, known, n=5, cutoff=0.5)
+        hint = f"near names: {', '.join(near)}" if near else "no registered name is near"
+        raise ValueError(f"Dataset {dataset_name!r} is not registered; {hint}.")
 
 
 def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader | IterableDataset:
@@ -97,23 +108,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     )
 
 
-def _training_dicts(cfg: CfgNode) -> list[dict]:
-    """The dicts of all of DATASETS.TRAIN, with a table of their classes in the log."""
-    names = cfg.DATASETS.TRAIN
-    if not names:
-        raise ValueError("DATASETS.TRAIN is empty; name at least one dataset.")
-    keep_difficult = cfg.DATASETS.TRAIN_ON_DIFFICULT
-    records = [r for name in names for r in get_detection_dicts(name, keep_difficult)]
-    classes = _common_classes(names)
-    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        records = filter_images_with_only_crowd_annotations(records)
-    if not any(record.get("annotations") for record in records):
-        raise ValueError(f"DATASETS.TRAIN ({', '.join(names)}) holds no annotated object.")
-    print_instances_class_histogram(records, classes)
-    return records
-
-
-def _common_classes(names: tuple[str, ...]) -> list[str]:
+def common_classes(names: tuple[str, ...]) -> list[str]:
     """The class names that the datasets share; raises ValueError when they differ."""
     classes = {name: MetadataCatalog.get(name).get("thing_classes") for name in names}
     first = classes[names[0]]
@@ -126,6 +121,22 @@ def _common_classes(names: tuple[str, ...]) -> list[str]:
                 f"{list(first)} and {list(other)}."
             )
     return list(first)
+
+
+def _training_dicts(cfg: CfgNode) -> list[dict]:
+    """The dicts of all of DATASETS.TRAIN, with a table of their classes in the log."""
+    names = cfg.DATASETS.TRAIN
+    if not names:
+        raise ValueError("DATASETS.TRAIN is empty; name at least one dataset.")
+    keep_difficult = cfg.DATASETS.TRAIN_ON_DIFFICULT
+    records = [r for name in names for r in get_detection_dicts(name, keep_difficult)]
+    classes = common_classes(names)
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        records = filter_images_with_only_crowd_annotations(records)
+    if not any(record.get("annotations") for record in records):
+        raise ValueError(f"DATASETS.TRAIN ({', '.join(names)}) holds no annotated object.")
+    print_instances_class_histogram(records, classes)
+    return records
 
 
 def _training_sampler(cfg: CfgNode, records: list[dict], seed: int) -> Sampler:

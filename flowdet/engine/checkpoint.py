@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import re
 
 import numpy as np
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from flowdet.engine.hooks import average_of
 
 _TORCHVISION_NAMES = (
     (r"^conv1\.", "stem.conv1."),
@@ -41,13 +47,40 @@ def convert_torchvision_resnet(state: dict) -> dict:
     return converted
 
 
+def is_torchvision_vit(state: dict) -> bool:
+    """Whether a state dict has the names of torchvision's vision transformers."""
+    return "class_token" in state and "encoder.pos_embedding" in state
+
+
+def convert_torchvision_vit(state: dict) -> dict:
+    """A torchvision vision transformer's state dict under the names of `ViTBackbone`.
+
+    The classification head is left out.
+    """
+    return {
+        f"backbone.vit.{name}": value
+        for name, value in state.items()
+        if not name.startswith("heads.")
+    }
+
+
 class FlowDetCheckpointer(DetectionCheckpointer):
-    """detectron2's checkpointer, for torchvision's ResNets too, with clear errors.
+    """detectron2's checkpointer, for torchvision's ResNets and ViTs too, with clear errors.
+
+    Args:
+        model, save_dir: as of detectron2's.
+        reinit_classes: leave out tensors that have another number of classes than the model:
+            they keep their initial values, with a warning that names them.
+        checkpointables: what else is saved and loaded.
 
     Raises (from `load`):
         FileNotFoundError: the file is not there, or a zoo file cannot be downloaded.
         ValueError: it is no checkpoint, fits nothing in the model, or has other shapes.
     """
+
+    def __init__(self, model, save_dir="", *, reinit_classes=False, **checkpointables):
+        super().__init__(model, save_dir, **checkpointables)
+        self._reinit_classes = reinit_classes
 
     def load(self, path, *args, **kwargs):
         self._path = path
@@ -85,6 +118,8 @@ class FlowDetCheckpointer(DetectionCheckpointer):
         if is_torchvision_resnet(state):
             loaded["model"] = convert_torchvision_resnet(state)
             loaded["matching_heuristics"] = True
+        elif is_torchvision_vit(state):
+            loaded["model"] = convert_torchvision_vit(state)
         return loaded
 
     def _load_model(self, checkpoint):
@@ -106,19 +141,39 @@ class FlowDetCheckpointer(DetectionCheckpointer):
                 for ours, shape in own.items()
                 if name in given and ours.endswith(f".{name}")
             ]
-        if wrong:
-            listed = ", ".join(f"{name} {there} (here {here})" for name, there, here in wrong[:4])
-            raise ValueError(
-                f"{self._path} does not fit the model: {listed}. Was it trained with another "
-                "backbone (MODEL.RESNETS.*), number of classes, queries or dimensions "
-                "(MODEL.FLOW_DET.*)?"
-            )
+        self._check_shapes(wrong)
         if own.keys() <= set(incompatible.missing_keys):
             raise ValueError(
                 f"{self._path} holds none of the model's weights (its first names: "
                 f"{incompatible.unexpected_keys[:3]})"
             )
         return incompatible
+
+    def _check_shapes(self, wrong: list[tuple]) -> None:
+        """Raises ValueError for tensors of another shape, (name, there, here), unless they are
+        only those of other classes and may start anew."""
+        if not wrong:
+            return
+        listed = ", ".join(f"{name} {there} (here {here})" for name, there, here in wrong[:6])
+        prefixes = tuple(getattr(self.model, "class_tensors", ()))
+        only_classes = all(
+            name.startswith(prefixes) and tuple(there)[1:] == tuple(here)[1:]
+            for name, there, here in wrong
+        )
+        if only_classes and self._reinit_classes:
+            logging.getLogger(__name__).warning(
+                "%s has other classes: these tensors start anew: %s", self._path, listed
+            )
+            return
+        hint = (
+            "It has other classes: set MODEL.REINIT_CLASSES True to let these tensors start anew, "
+            "for fine-tuning"
+            if only_classes
+            else "Was it trained with another backbone (MODEL.RESNETS.*, MODEL.VIT.*), image size "
+            "(INPUT.FIXED_SIZE, for a ViT), number of classes, queries or dimensions "
+            "(MODEL.FLOW_DET.*, MODEL.FLOW_CLS.*)?"
+        )
+        raise ValueError(f"{self._path} does not fit the model: {listed}. {hint}")
 
 
 class WholeModelCheckpointer(FlowDetCheckpointer):
@@ -143,3 +198,18 @@ class WholeModelCheckpointer(FlowDetCheckpointer):
                 "checkpoint that a training with this config wrote, not the one it started from"
             )
         return incompatible
+
+
+def load_trained(cfg: CfgNode, model: nn.Module, path: str) -> AveragedModel | None:
+    """Loads a training's checkpoint into its model, by `WholeModelCheckpointer`.
+
+    Returns:
+        The average of the weights that the checkpoint holds; None without `SOLVER.EMA_DECAY`,
+        or if it holds none.
+    """
+    if not cfg.SOLVER.EMA_DECAY:
+        WholeModelCheckpointer(model).load(path)
+        return None
+    average = average_of(model, cfg.SOLVER.EMA_DECAY)
+    WholeModelCheckpointer(model, ema=average).load(path)
+    return average if int(average.n_averaged) else None

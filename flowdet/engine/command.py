@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,18 @@ def user_errors() -> Iterator[None]:
         sys.exit(f"error: {error.args[0] if isinstance(error, KeyError) else error}")
 
 
+def at_least_one(text: str) -> int:
+    """The type of options that count.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no whole number above 0.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text!r}")
+    return int(text)
+
+
 def typed_command() -> str:
     """The command line of this program, as it is typed in a checkout."""
-    return shlex.join([f"tools/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    program = Path(sys.argv[0]).resolve()
+    return shlex.join([f"{program.parent.name}/{program.name}", *sys.argv[1:]])

@@ -15,7 +15,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
     Parameters of `backbone` learn at `BASE_LR * BACKBONE_MULTIPLIER`. Beside detectron2's
     per-parameter clipping, `SOLVER.CLIP_GRADIENTS.CLIP_TYPE` may be "full_model": the norm of
-    all gradients together, as in the paper (D.1).
+    all gradients together, as in the paper (D.1). A linear probe is clipped by itself: its
+    gradients must not change the steps of the model that it reads.
 
     Raises:
         ValueError: an unknown `SOLVER.OPTIMIZER`.
@@ -35,21 +36,27 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
         lr_factor_func=learning_rate_factor,
     )
-    optimizer_class = _with_clipping(cfg, OPTIMIZERS[name])
+    named = model.named_parameters()
+    probe = [p for n, p in named if n.removeprefix("module.").startswith("probe.")]
+    optimizer_class = _with_clipping(cfg, OPTIMIZERS[name], probe)
     options = {"momentum": cfg.SOLVER.MOMENTUM} if name == "SGD" else {}
     return optimizer_class(parameters, lr=cfg.SOLVER.BASE_LR, **options)
 
 
-def _with_clipping(cfg: CfgNode, optimizer_class: type) -> type:
+def _with_clipping(cfg: CfgNode, optimizer_class: type, probe: list[nn.Parameter]) -> type:
     """Clips inside `step`, where AMP has already unscaled the gradients."""
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if not clip.ENABLED or clip.CLIP_TYPE != "full_model":
         return maybe_add_gradient_clipping(cfg, optimizer_class)
 
+    in_probe = {id(p) for p in probe}
+
     class FullModelClipping(optimizer_class):
         def step(self, closure=None):
             parameters = [p for group in self.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, clip.CLIP_VALUE, clip.NORM_TYPE)
+            rest = [p for p in parameters if id(p) not in in_probe]
+            for together in (rest, probe):
+                nn.utils.clip_grad_norm_(together, clip.CLIP_VALUE, clip.NORM_TYPE)
             return super().step(closure)
 
     FullModelClipping.__name__ = f"{optimizer_class.__name__}WithFullModelClipping"

@@ -14,46 +14,88 @@ from detectron2.structures import BoxMode
 
 from flowdet.data.mapper import FlowDatasetMapper
 from flowdet.detection import SetDetector
-from flowdet.engine.checkpoint import WholeModelCheckpointer
+from flowdet.engine.checkpoint import load_trained
 from flowdet.engine.setup import dataset_classes, resolve_config
+from flowdet.engine.task import DETECTION, Task, task_of
 
 
-class Predictor:
+class BasePredictor:
+    """A trained model and its class names, for image files: what both tasks share.
+
+    Args:
+        cfg: of the model; copied. Device and classes are resolved here.
+        weights: the checkpoint of a training; None takes `MODEL.WEIGHTS`.
+
+    Attributes:
+        task, runs: the task whose models it runs, and what those are called.
+        class_names: by class index; numbers, where the config names no dataset.
+        model, cfg: what runs (the average of the weights, if the checkpoint holds one and
+            `SOLVER.EMA_DECAY` is set), and its resolved config.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: the weights are not those of the whole model, the model is one of another
+            task, or the config is wrong.
+    """
+
+    task: Task
+    runs: str
+
+    def __init__(self, cfg: CfgNode, weights: str | None = None):
+        self.cfg = cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.WEIGHTS = weights or cfg.MODEL.WEIGHTS
+        self._check(cfg)
+        self._adapt(cfg)
+        resolve_config(cfg, training=False)
+        cfg.freeze()
+        self.class_names = _class_names(cfg)
+        model = build_model(cfg)
+        average = load_trained(cfg, model, cfg.MODEL.WEIGHTS)
+        self.model = (model if average is None else average.module).eval()
+
+    def _check(self, cfg: CfgNode) -> None:
+        if task_of(cfg) is not self.task:
+            raise ValueError(
+                f"a {type(self).__name__} runs {self.runs}, and {cfg.MODEL.META_ARCHITECTURE} is "
+                "none"
+            )
+        if not cfg.MODEL.WEIGHTS:
+            raise ValueError("no weights are given (--weights), and MODEL.WEIGHTS is empty")
+        if cfg.TEST.BATCH_SIZE < 1:
+            raise ValueError(f"TEST.BATCH_SIZE must be at least 1, got {cfg.TEST.BATCH_SIZE}")
+
+    def _adapt(self, cfg: CfgNode) -> None:
+        """Sets keys that make a run on single images faster, in place."""
+
+    def _batches(self, images: Iterable[str | Path | dict]) -> Iterator[list[dict]]:
+        """`TEST.BATCH_SIZE` dataset dicts at a time."""
+        dicts = [_dataset_dict(image) for image in images]
+        size = self.cfg.TEST.BATCH_SIZE
+        return (dicts[first : first + size] for first in range(0, len(dicts), size))
+
+
+class Predictor(BasePredictor):
     """A trained detector, with the preprocessing of evaluation.
 
         predictor = Predictor(load_config("run/config.yaml"), "run/model_final.pth")
         for result in predictor(["a.jpg", "b.png"]):
             print(result["file_name"], result["instances"].pred_boxes)
 
-    Args:
-        cfg: of the detector; copied. Device and classes are resolved here.
-        weights: the checkpoint of a training; None takes `MODEL.WEIGHTS`.
-
-    Attributes:
-        class_names: by class index; numbers, where the config names no dataset.
-        model, mapper, cfg: what runs, and its resolved config.
-
-    Raises:
-        FileNotFoundError: there is no such checkpoint.
-        ValueError: the weights are not those of the whole detector, or the config is wrong.
+    Arguments, attributes and errors are those of `BasePredictor`.
     """
 
+    task = DETECTION
+    runs = "detectors"
+
     def __init__(self, cfg: CfgNode, weights: str | None = None):
-        self.cfg = cfg = cfg.clone()
-        cfg.defrost()
-        cfg.MODEL.WEIGHTS = weights or cfg.MODEL.WEIGHTS
-        if not cfg.MODEL.WEIGHTS:
-            raise ValueError("no weights are given (--weights), and MODEL.WEIGHTS is empty")
-        if cfg.TEST.BATCH_SIZE < 1:
-            raise ValueError(f"TEST.BATCH_SIZE must be at least 1, got {cfg.TEST.BATCH_SIZE}")
+        super().__init__(cfg, weights)
+        self._category_ids = _category_ids(self.cfg)
+        self.mapper = FlowDatasetMapper(self.cfg, is_train=False)
+
+    def _adapt(self, cfg: CfgNode) -> None:
         # an image passes once: there is nothing to gain from keeping its features
         cfg.MODEL.FLOW_DET.FEATURE_CACHE_GIB = 0.0
-        resolve_config(cfg, training=False)
-        cfg.freeze()
-        self.class_names, self._category_ids = _categories(cfg)
-        self.mapper = FlowDatasetMapper(cfg, is_train=False)
-        self.model = build_model(cfg).eval()
-        WholeModelCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
 
     def __call__(self, images: Iterable[str | Path | dict], trajectory: bool = False) -> list[dict]:
         """Detections of any number of images, of any sizes.
@@ -81,10 +123,8 @@ class Predictor:
         """Like a call, but yields the results while it goes, `TEST.BATCH_SIZE` at a time."""
         if trajectory:
             self._check_trajectory()
-        dicts = [_dataset_dict(image) for image in images]
-        size = self.cfg.TEST.BATCH_SIZE
-        for first in range(0, len(dicts), size):
-            yield from self._run([self.mapper(x) for x in dicts[first : first + size]], trajectory)
+        for dicts in self._batches(images):
+            yield from self._run([self.mapper(x) for x in dicts], trajectory)
 
     @property
     def num_steps(self) -> int:
@@ -134,14 +174,23 @@ class Predictor:
         ]
 
 
-def _categories(cfg: CfgNode) -> tuple[list[str], dict[int, int]]:
-    """Class names, and the dataset's own ids by class index where it has such."""
-    names = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
+def _datasets(cfg: CfgNode) -> list[str]:
+    return [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
+
+
+def _class_names(cfg: CfgNode) -> list[str]:
+    names = _datasets(cfg)
     if not names:
-        return [str(i) for i in range(cfg.MODEL.FLOW_DET.NUM_CLASSES)], {}
-    classes = dataset_classes(names[0])
-    ids = MetadataCatalog.get(names[0]).get("thing_dataset_id_to_contiguous_id") or {}
-    return classes, {index: category for category, index in ids.items()}
+        return [str(i) for i in range(task_of(cfg).keys(cfg).NUM_CLASSES)]
+    return dataset_classes(names[0])
+
+
+def _category_ids(cfg: CfgNode) -> dict[int, int]:
+    """The dataset's own ids by class index, where it has such."""
+    names = _datasets(cfg)
+    metadata = MetadataCatalog.get(names[0]) if names else None
+    ids = getattr(metadata, "thing_dataset_id_to_contiguous_id", None) or {}
+    return {index: category for category, index in ids.items()}
 
 
 def _dataset_dict(image: str | Path | dict) -> dict:

@@ -12,11 +12,11 @@ import platform
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.utils.logger import log_first_n
 
 from flowdet.config import add_flowdet_config
-from flowdet.data.build import get_detection_dicts
+from flowdet.engine.task import CLASSIFICATION, task_of
+from flowdet.flowcls.datasets import download
 
 logger = logging.getLogger(__name__)
 
@@ -97,10 +97,15 @@ def flat_items(node: CfgNode, prefix: str = "") -> list[tuple[str, object]]:
 def resolve_config(cfg: CfgNode, training: bool = True) -> CfgNode:
     """Fills in the device, the classes and, for training, what is counted in epochs. In place.
 
+    With `DATASETS.DOWNLOAD` it fetches missing classification datasets.
+
     Raises:
+        KeyError: there is no such `MODEL.META_ARCHITECTURE`.
         ValueError: the class count of the config is not the dataset's, or no dataset is named.
     """
     _resolve_device(cfg)
+    if cfg.DATASETS.DOWNLOAD and task_of(cfg) is CLASSIFICATION:
+        download([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     _resolve_classes(cfg)
     if training:
         _resolve_epochs(cfg)
@@ -118,19 +123,42 @@ def _resolve_device(cfg: CfgNode) -> None:
 
 def _resolve_classes(cfg: CfgNode) -> None:
     datasets = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    task = task_of(cfg)
+    node, key = task.keys(cfg), f"MODEL.{task.node}.NUM_CLASSES"
     if not datasets:
-        if cfg.MODEL.FLOW_DET.NUM_CLASSES:
+        if node.NUM_CLASSES:
             return
-        raise ValueError("DATASETS.TRAIN is empty, and MODEL.FLOW_DET.NUM_CLASSES is not set")
+        raise ValueError(f"DATASETS.TRAIN is empty, and {key} is not set")
     for name in datasets:
         classes = dataset_classes(name)
-        if cfg.MODEL.FLOW_DET.NUM_CLASSES == 0:
-            cfg.MODEL.FLOW_DET.NUM_CLASSES = len(classes)
-        if cfg.MODEL.FLOW_DET.NUM_CLASSES != len(classes):
+        _check_kind(cfg, name)
+        if node.NUM_CLASSES == 0:
+            node.NUM_CLASSES = len(classes)
+        if node.NUM_CLASSES != len(classes):
             raise ValueError(
-                f"MODEL.FLOW_DET.NUM_CLASSES is {cfg.MODEL.FLOW_DET.NUM_CLASSES}, but dataset "
-                f"{name!r} has {len(classes)} classes: set it to 0 to take it from the dataset"
+                f"{key} is {node.NUM_CLASSES}, but dataset {name!r} has {len(classes)} classes: "
+                "set it to 0 to take it from the dataset"
             )
+        if classes != dataset_classes(datasets[0]):
+            raise ValueError(
+                f"datasets {datasets[0]!r} and {name!r} have different classes, or another order "
+                f"of them: {_first_difference(dataset_classes(datasets[0]), classes)}"
+            )
+
+
+def _check_kind(cfg: CfgNode, name: str) -> None:
+    kind, kinds = MetadataCatalog.get(name).get("evaluator_type"), task_of(cfg).evaluator_types
+    # one without a kind can be trained on
+    if kind is not None and kind not in kinds:
+        raise ValueError(
+            f"dataset {name!r} has evaluator_type {kind!r}, and a {cfg.MODEL.META_ARCHITECTURE} "
+            f"needs {' or '.join(map(repr, kinds))} (in the dataset's metadata)"
+        )
+
+
+def _first_difference(one: list[str], other: list[str]) -> str:
+    index = next(i for i, (a, b) in enumerate(zip(one, other)) if a != b)
+    return f"class {index} is {one[index]!r} in the one and {other[index]!r} in the other"
 
 
 def dataset_classes(name: str) -> list[str]:
@@ -152,20 +180,17 @@ def dataset_classes(name: str) -> list[str]:
 
 
 def _resolve_epochs(cfg: CfgNode) -> None:
-    dicts = [
-        d
-        for n in cfg.DATASETS.TRAIN
-        for d in get_detection_dicts(n, cfg.DATASETS.TRAIN_ON_DIFFICULT)
-    ]
-    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        dicts = filter_images_with_only_crowd_annotations(dicts)
-    per_epoch = max(len(dicts) / cfg.SOLVER.IMS_PER_BATCH, 1)
+    task = task_of(cfg)
+    images = task.count_training_images(cfg)
+    if cfg.SOLVER.IMS_PER_BATCH < 1:
+        raise ValueError(f"SOLVER.IMS_PER_BATCH must be at least 1, got {cfg.SOLVER.IMS_PER_BATCH}")
+    per_epoch = max(images / cfg.SOLVER.IMS_PER_BATCH, 1)
 
     def iterations(epochs: int) -> int:
         return max(round(epochs * per_epoch), 1)
 
-    solver = cfg.SOLVER
-    cfg.MODEL.FLOW_DET.PASS_LENGTH = cfg.MODEL.FLOW_DET.PASS_LENGTH or iterations(1)
+    solver, node = cfg.SOLVER, task.keys(cfg)
+    node.PASS_LENGTH = node.PASS_LENGTH or iterations(1)
     if solver.MAX_EPOCHS > 0:
         solver.MAX_ITER = iterations(solver.MAX_EPOCHS)
         solver.STEPS = tuple(s for s in solver.STEPS if s < solver.MAX_ITER)
@@ -178,12 +203,27 @@ def _resolve_epochs(cfg: CfgNode) -> None:
         solver.CHECKPOINT_PERIOD = math.ceil(solver.CHECKPOINT_EPOCHS * per_epoch)
     if cfg.TEST.EVAL_EPOCHS > 0:
         cfg.TEST.EVAL_PERIOD = math.ceil(cfg.TEST.EVAL_EPOCHS * per_epoch)
+    _cap_warmup(solver)
     logger.info(
         "%d training images, %.1f iterations per epoch, %d iterations in all",
-        len(dicts),
+        images,
         per_epoch,
         solver.MAX_ITER,
     )
+
+
+def _cap_warmup(solver: CfgNode) -> None:
+    """A warm-up that fills a training would end where the learning rate is 0 again."""
+    if solver.WARMUP_ITERS > solver.MAX_ITER // 2:
+        shorter = solver.MAX_ITER // 10
+        logger.warning(
+            "the warm-up of %d iterations is too long for a training of %d: shortened to %d "
+            "(SOLVER.WARMUP_EPOCHS, WARMUP_ITERS)",
+            solver.WARMUP_ITERS,
+            solver.MAX_ITER,
+            shorter,
+        )
+        solver.WARMUP_ITERS = shorter
 
 
 def keep_freed_memory() -> None:

@@ -5,15 +5,23 @@ from __future__ import annotations
 import logging
 import weakref
 
+import torch
+from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
 from fvcore.nn import parameter_count_table
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
-from flowdet.data.build import build_test_loader, build_train_loader
-from flowdet.detection.evaluation import build_evaluator
 from flowdet.engine.checkpoint import FlowDetCheckpointer
-from flowdet.engine.hooks import DropIdleGradients, SeedEveryIteration
+from flowdet.engine.hooks import (
+    DropIdleGradients,
+    SeedEveryIteration,
+    UpdateAverage,
+    average_of,
+)
 from flowdet.engine.optimizer import build_optimizer
+from flowdet.engine.task import task_of
 
 
 class Trainer(DefaultTrainer):
@@ -24,7 +32,7 @@ class Trainer(DefaultTrainer):
         super().resume_or_load(resume)
         if self.start_iter > 0:
             self._trainer.reset_data_loader(
-                lambda: build_train_loader(self.cfg, start_iter=self.start_iter)
+                lambda: task_of(self.cfg).build_train_loader(self.cfg, self.start_iter)
             )
 
     def train(self) -> dict | None:
@@ -35,14 +43,25 @@ class Trainer(DefaultTrainer):
     def build_hooks(self):
         # called at the end of DefaultTrainer's __init__, which has made a plain checkpointer
         self.checkpointer = FlowDetCheckpointer(
-            self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+            self.model,
+            self.cfg.OUTPUT_DIR,
+            reinit_classes=self.cfg.MODEL.REINIT_CLASSES,
+            trainer=weakref.proxy(self),
         )
         hooks = super().build_hooks()
+        if self.cfg.SOLVER.EMA_DECAY:
+            average = average_of(
+                getattr(self.model, "module", self.model), self.cfg.SOLVER.EMA_DECAY
+            )
+            self.checkpointer.add_checkpointable("ema", average)
+            # before those that save and evaluate it
+            hooks.insert(0, UpdateAverage(average))
+            # what detectron2's evaluation hook calls
+            self.test = lambda cfg, model: evaluate(cfg, model, average)
         if self.cfg.SEED >= 0:
             hooks.insert(0, SeedEveryIteration(self.cfg.SEED))
-        model = getattr(self.model, "module", self.model)
-        alternates = getattr(model, "schedule", "joint") == "alternate"
-        if alternates and comm.get_world_size() > 1:
+        local = getattr(getattr(self.model, "module", self.model), "local", None)
+        if local is not None and local.schedule == "alternate" and comm.get_world_size() > 1:
             self._trainer.register_hooks([DropIdleGradients()])
         return hooks
 
@@ -59,12 +78,42 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg):
-        return build_train_loader(cfg)
+        return task_of(cfg).build_train_loader(cfg)
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name):
-        return build_test_loader(cfg, dataset_name)
+        return task_of(cfg).build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        """As detectron2's, with the same buffers in all processes: those that are saved."""
+        share_buffers(model)
+        return super().test(cfg, model, evaluators)
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name, output_folder=None):
-        return build_evaluator(cfg, dataset_name, output_folder)
+        return task_of(cfg).build_evaluator(cfg, dataset_name, output_folder)
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Gives the first process's buffers to all: each has batch-norm statistics of its own images,
+    as detectron2 has DistributedDataParallel leave them alone."""
+    if comm.get_world_size() > 1:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, 0)
+
+
+def evaluate(cfg: CfgNode, model: nn.Module, average: AveragedModel | None = None) -> dict:
+    """The evaluation of a model on `DATASETS.TEST` and, if there is an average of its weights, of
+    that too, under names in "_ema"."""
+    results = Trainer.test(cfg, model)
+    if average is None:
+        return results
+    averaged = Trainer.test(cfg, average.module)
+    if len(cfg.DATASETS.TEST) == 1:
+        return results | _renamed(averaged)
+    return {name: found | _renamed(averaged[name]) for name, found in results.items()}
+
+
+def _renamed(tasks: dict[str, dict]) -> dict[str, dict]:
+    return {f"{task}_ema": metrics for task, metrics in tasks.items()}

@@ -1,9 +1,16 @@
 import random
 from types import SimpleNamespace
 
+import pytest
 import torch
+from torch import nn
 
-from flowdet.engine.hooks import DropIdleGradients, SeedEveryIteration
+from flowdet.engine.hooks import (
+    DropIdleGradients,
+    SeedEveryIteration,
+    UpdateAverage,
+    average_of,
+)
 from tests.detection.tiny import batch, tiny_model
 
 
@@ -27,7 +34,28 @@ def test_idle_blocks_lose_their_gradients():
     hook = DropIdleGradients()
     hook.trainer = SimpleNamespace(model=model)
     hook.after_backward()
-    assert model.learning == [0]
+    assert model.local.learning == [0]
     for name, p in model.named_parameters():
         idle = name.startswith("flow.blocks.") and not name.startswith("flow.blocks.0.")
         assert (p.grad is None) == idle, name
+
+
+def test_the_average_of_the_weights_by_hand():
+    model = nn.BatchNorm1d(1)
+    average = average_of(model, 0.75)
+    hook = UpdateAverage(average)
+    hook.trainer = SimpleNamespace(model=model)
+    for weight, mean in ((4.0, 1.0), (8.0, 2.0), (0.0, 3.0)):
+        model.weight.data.fill_(weight)
+        model.running_mean.fill_(mean)
+        hook.after_step()
+    # the first one is copied: 4, then 3/4 4 + 1/4 8 = 5, then 3.75
+    assert average.module.weight.item() == 3.75
+    assert average.module.running_mean.item() == pytest.approx(0.75 * 1.25 + 0.75)
+    assert not average.module.weight.requires_grad
+
+
+@pytest.mark.parametrize("decay", [1.0, -0.5, 2.0])
+def test_an_impossible_decay_says_so(decay):
+    with pytest.raises(ValueError, match="SOLVER.EMA_DECAY"):
+        average_of(nn.Linear(1, 1), decay)

@@ -81,6 +81,24 @@ def test_full_model_clipping_limits_the_norm_of_all_gradients_together(cfg):
     assert raw < 0.5 and moved == pytest.approx(raw, rel=1e-3)
 
 
+def test_a_probe_is_clipped_by_itself(cfg):
+    cfg.SOLVER.OPTIMIZER = "SGD"
+
+    def after_a_step(probe_gradient):
+        torch.manual_seed(0)
+        model = nn.ModuleDict({"backbone": nn.Linear(2, 2), "probe": nn.Linear(2, 2)})
+        optimizer = build_optimizer(cfg, model)
+        for name, p in model.named_parameters():
+            p.grad = torch.full_like(p, probe_gradient if "probe" in name else 3.0)
+        optimizer.step()
+        return model
+
+    small, large = after_a_step(1.0), after_a_step(100.0)
+    assert torch.equal(small["backbone"].weight, large["backbone"].weight)
+    # both are above the limit of the norm, so both moved by the limit
+    torch.testing.assert_close(small["probe"].weight, large["probe"].weight)
+
+
 def test_clipping_can_be_off_or_detectron2s(cfg):
     clip = cfg.SOLVER.CLIP_GRADIENTS
     clip.ENABLED = False

@@ -1,13 +1,12 @@
-import contextlib
 import json
 import math
 
 import pytest
 import torch
-from detectron2.engine import HookBase
 
 from flowdet.engine import Trainer, resolve_config
 from tests.detection.tiny import tiny_cfg
+from tests.engine.runs import train
 
 NAMES = ("cat", "dog", "owl")
 IMAGES = {
@@ -33,32 +32,6 @@ def cfg(voc_dataset, tmp_path):
     cfg.SEED = 3
     cfg.OUTPUT_DIR = str(tmp_path / "output")
     return resolve_config(cfg)
-
-
-class Interruption(Exception):
-    pass
-
-
-class InterruptBefore(HookBase):
-    def __init__(self, iteration):
-        self.iteration = iteration
-
-    def before_step(self):
-        if self.trainer.iter == self.iteration:
-            raise Interruption
-
-
-def train(cfg, folder, interrupt_before=None, resume=False):
-    cfg = cfg.clone()
-    cfg.OUTPUT_DIR = str(folder)
-    folder.mkdir(exist_ok=True)
-    torch.manual_seed(cfg.SEED)
-    trainer = Trainer(cfg)
-    trainer.register_hooks([InterruptBefore(interrupt_before)])
-    trainer.resume_or_load(resume=resume)
-    with contextlib.suppress(Interruption):
-        trainer.train()
-    return trainer
 
 
 def last_metrics(folder):
