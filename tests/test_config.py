@@ -45,8 +45,8 @@ def test_every_key_is_read_somewhere():
     text, unread = source(), []
     for key in added_keys():
         section, name = key.split(".")[-2:]
-        # cfg.SOLVER.OPTIMIZER, flow_cfg.NUM_BLOCKS, solver.MAX_EPOCHS
-        if not re.search(rf"\b({section}|flow_cfg|{section.lower()})\.{name}\b", text):
+        # cfg.SOLVER.OPTIMIZER, flow_cfg.NUM_BLOCKS, node.BLOCK_LAYERS, solver.MAX_EPOCHS
+        if not re.search(rf"\b({section}|flow_cfg|node|{section.lower()})\.{name}\b", text):
             unread.append(key)
     assert len(added_keys()) > 30 and unread == []
 
@@ -107,3 +107,53 @@ def test_the_paper_recipe_on_the_digits_is_the_same():
     depends = {"POSITION_MAX_FREQUENCY", "IN_FEATURES"}
     digits, voc = settings("digits_flow_paper"), settings("voc_flow_r50")
     assert {k: v for k, v in digits.items() if voc[k] != v and k not in depends} == {}
+
+
+# file, epochs, batch size, T, d, kind of block, learning rate, backbone's learning rate (D.2)
+PAPER_ROWS = [
+    ("cifar10_flow_vit_paper", 50, 128, 5, 128, "residual_mlp", 5e-4, 5e-4),
+    ("cifar100_flow_vit_paper", 300, 512, 6, 192, "residual_mlp", 5e-4, 5e-4),
+    ("tiny_imagenet_flow_vit_paper", 1500, 256, 7, 240, "residual_mlp", 5e-4, 5e-4),
+    ("mnist_flow_cnn_paper", 200, 128, 3, 512, "residual_mlp", 5e-4, 5e-4),
+    ("cifar10_flow_cnn_paper", 200, 128, 3, 512, "residual_mlp", 5e-4, 5e-4),
+    ("cifar100_flow_cnn_sequential_paper", 200, 128, 3, 512, "light_mlp", 5e-4, 5e-4),
+    ("cifar10_flow_vit_b16_paper", 20, 32, 4, 768, "encoder", 1e-4, 1e-6),
+    ("cifar100_flow_vit_b16_paper", 10, 32, 4, 768, "encoder", 1e-4, 1e-6),
+    ("imagenet_r_flow_vit_b16_paper", 50, 64, 4, 768, "encoder", 1e-3, 1e-6),
+]
+
+
+@pytest.mark.parametrize("row", PAPER_ROWS, ids=lambda row: row[0])
+def test_classification_configs_are_the_paper_s(row):
+    name, *expected = row
+    cfg = load_config(str(ROOT / "configs" / "cls" / f"{name}.yaml"))
+    node, solver = cfg.MODEL.FLOW_CLS, cfg.SOLVER
+    backbone_lr = solver.BASE_LR * solver.BACKBONE_MULTIPLIER
+    found = [solver.MAX_EPOCHS, solver.IMS_PER_BATCH, node.NUM_BLOCKS, node.HIDDEN_DIM, node.BLOCK]
+    assert [*found, solver.BASE_LR, pytest.approx(backbone_lr)] == expected
+    assert (node.PREDICTION, node.TRAINING_STATES) == ("velocity", "interpolated")
+    assert (node.NOISE_SCALE, node.FLOW_WEIGHT, node.LEARN_TARGET) == (1.0, 1.0, True)
+    assert solver.CLIP_GRADIENTS.CLIP_VALUE == 1.0 and solver.WEIGHT_DECAY == 1e-4
+    assert solver.EMA_DECAY == (0.995 if "cnn" in name else 0.0)
+
+
+FLOW_CLS_FILES = [f for f in FILES if f.parent.name == "cls" and "_flow_" in f.name]
+
+
+@pytest.mark.parametrize("path", FLOW_CLS_FILES, ids=lambda path: path.stem)
+def test_every_flow_classifier_has_a_backprop_twin(path):
+    stem = (
+        path.stem.removesuffix("_paper").removesuffix("_sequential").replace("_flow_", "_backprop_")
+    )
+    flow = leaves(load_config(str(path)))
+    twin = leaves(load_config(str(path.with_name(f"{stem}.yaml"))))
+    differing = {key for key in flow if flow[key] != twin[key]}
+    recipe = {
+        *("PREDICTION", "SELF_CONDITIONING", "TRAINING_STATES", "TIME_ZERO_SHARE", "NOISE_SCALE"),
+        *("NORMALIZE_TARGET", "LEARN_TARGET", "FLOW_WEIGHT", "TOPOLOGY"),
+    }
+    allowed = {"MODEL.META_ARCHITECTURE", "OUTPUT_DIR", *(f"MODEL.FLOW_CLS.{k}" for k in recipe)}
+    # blocks of one stage each are smaller (D.2)
+    if "_sequential" in path.stem:
+        allowed |= {"MODEL.FLOW_CLS.BLOCK", "MODEL.FLOW_CLS.BLOCK_DIM"}
+    assert differing <= allowed

@@ -1,0 +1,160 @@
+#!/usr/bin/env python
+"""Writes the first images of a classification dataset as one folder per class.
+
+Either of a registered dataset (images without a file become PNG files, files are copied):
+
+    python datasets/make_image_folder.py --dataset cifar10 --train 10000 --test 2000
+
+or of CIFAR-10 in an archive of JPEG files, whose bytes are written as they are:
+
+    python datasets/make_image_folder.py --archive cifar10.npz --train 10000 --test 2000
+
+The archive holds, for train and for test, `train_jpeg` (uint8, the files one after another),
+`train_offsets` (int64, where each begins, and where the last one ends) and `train_labels`. The
+first images are taken as they come: of a dataset that is sorted by class they are no fair sample.
+"""
+
+import argparse
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from flowdet.data.builtin import datasets_root
+from flowdet.engine.command import at_least_one, user_errors
+from flowdet.flowcls.datasets import CIFAR10_CLASSES, download, get_classification_dicts
+
+
+class Sample(NamedTuple):
+    """An image: the bytes of a JPEG file, a file, or pixels [H, W] or [H, W, 3]; and its class."""
+
+    content: bytes | Path | np.ndarray
+    class_name: str
+
+
+def read_dataset(name: str, count: int) -> Iterator[Sample]:
+    """The first images of a registered dataset.
+
+    Raises:
+        ValueError: it has fewer.
+    """
+    records = get_classification_dicts(name)
+    _check_count(name, len(records), count)
+    classes = MetadataCatalog.get(name).thing_classes
+    for record in records[:count]:
+        content = record["image"] if "image" in record else Path(record["file_name"])
+        yield Sample(content, classes[record["label"]])
+
+
+def read_archive(archive: Path, split: str, count: int) -> Iterator[Sample]:
+    """The first JPEG files of a split of an archive of CIFAR-10.
+
+    Raises:
+        ValueError: it has fewer.
+        KeyError: it lacks an array.
+    """
+    with np.load(archive) as arrays:
+        jpeg, offsets, labels = (arrays[f"{split}_{x}"] for x in ("jpeg", "offsets", "labels"))
+    _check_count(f"{split} of {archive}", len(labels), count)
+    for i in range(count):
+        yield Sample(jpeg[offsets[i] : offsets[i + 1]].tobytes(), CIFAR10_CLASSES[labels[i]])
+
+
+def write_image_folder(
+    splits: dict[str, Iterator[Sample]], class_names: list[str], output: Path
+) -> dict[str, Counter]:
+    """Writes `output/<split>/<class>/<number>.<suffix>`; all of it or nothing.
+
+    Returns:
+        the number of images of each class, by split.
+
+    Raises:
+        FileExistsError: `output` is there already.
+    """
+    if output.exists():
+        raise FileExistsError(f"{output} is there already: remove it, or choose another --output")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".folder-", dir=output.parent) as scratch:
+        fresh = Path(scratch) / output.name
+        counts = {
+            split: _write_split(samples, class_names, fresh / split)
+            for split, samples in splits.items()
+        }
+        fresh.rename(output)
+    return counts
+
+
+def _write_split(samples: Iterator[Sample], class_names: list[str], folder: Path) -> Counter:
+    counts = Counter({name: 0 for name in class_names})
+    for name in class_names:
+        (folder / name).mkdir(parents=True)
+    for i, (content, name) in enumerate(samples):
+        counts[name] += 1
+        # numbered, so that the alphabetical order within a class is that of the source
+        _write(content, folder / name / f"{i:05d}")
+    return counts
+
+
+def _write(content: bytes | Path | np.ndarray, stem: Path) -> None:
+    if isinstance(content, bytes):
+        stem.with_suffix(".jpg").write_bytes(content)
+    elif isinstance(content, Path):
+        shutil.copy(content, stem.with_suffix(content.suffix))
+    else:
+        Image.fromarray(content).save(stem.with_suffix(".png"))
+
+
+def _check_count(name: str, there: int, wanted: int) -> None:
+    if there < wanted:
+        raise ValueError(f"{name} has {there} images, fewer than {wanted}")
+
+
+def _sources(args: argparse.Namespace) -> tuple[dict[str, Iterator[Sample]], list[str]]:
+    """What to write, and the class names."""
+    counts = {"train": args.train, "test": args.test}
+    if args.archive:
+        splits = {s: read_archive(args.archive, s, n) for s, n in counts.items()}
+        return splits, list(CIFAR10_CLASSES)
+    # Tiny-ImageNet has labels for training and validation only
+    test = "test" if f"{args.dataset}_test" in DatasetCatalog.list() else "val"
+    names = {"train": f"{args.dataset}_train", "test": f"{args.dataset}_{test}"}
+    if args.download:
+        download(names.values())
+    for name in names.values():
+        get_classification_dicts(name)  # some datasets know their classes only then
+    splits = {s: read_dataset(names[s], n) for s, n in counts.items()}
+    return splits, MetadataCatalog.get(names["train"]).thing_classes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dataset", default="cifar10", help="its name without _train or _test")
+    parser.add_argument("--archive", type=Path, help="read this .npz file instead")
+    parser.add_argument("--download", action="store_true", help="fetch the dataset if missing")
+    parser.add_argument("--train", type=at_least_one, default=10000)
+    parser.add_argument("--test", type=at_least_one, default=2000)
+    parser.add_argument(
+        "--output", type=Path, help="default: <dataset>_subset in the folder of the datasets"
+    )
+    args = parser.parse_args()
+    output = args.output or datasets_root() / f"{args.dataset}_subset"
+    with user_errors():
+        counts = write_image_folder(*_sources(args), output)
+    for split, of_class in counts.items():
+        least, most = min(of_class.values()), max(of_class.values())
+        print(
+            f"{output / split}: {sum(of_class.values())} images of {len(of_class)} classes, "
+            f"{least} to {most} each"
+        )
+
+
+if __name__ == "__main__":
+    main()

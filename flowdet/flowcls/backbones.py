@@ -1,0 +1,143 @@
+"""Backbones for classification, as detectron2 backbones: a plain CNN, torchvision's ViT."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from torch import Tensor, nn
+from torchvision.models import VisionTransformer
+from torchvision.models.vision_transformer import ConvStemConfig
+
+
+class StageCNN(Backbone):
+    """Stages of 3x3 convolution, batch norm, ReLU and 2x2 max pooling (D.2).
+
+    Returns `stage1`, `stage2`, ...: [B, channels, H / 2^k, W / 2^k].
+
+    Args:
+        in_channels: of the images.
+        channels: of each stage.
+    """
+
+    def __init__(self, in_channels: int, channels: Sequence[int]):
+        super().__init__()
+        widths = [in_channels, *channels]
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(before, after, 3, padding=1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.ReLU(inplace=True),
+                nn.MaxPool2d(2),
+            )
+            for before, after in zip(widths[:-1], widths[1:])
+        )
+        self._shapes = {
+            f"stage{k}": ShapeSpec(channels=c, stride=2**k) for k, c in enumerate(channels, start=1)
+        }
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return dict(self._shapes)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features = {}
+        for name, stage in zip(self._shapes, self.stages, strict=True):
+            x = features[name] = stage(x)
+        return features
+
+
+class ViTBackbone(Backbone):
+    """torchvision's `VisionTransformer`, read after every encoder layer.
+
+    Returns `layer1`, `layer2`, ...: the class token and the patches, [B, 1 + N, d]; the last
+    one after the encoder's final norm.
+
+    Args:
+        vit: its classification head is taken off.
+    """
+
+    def __init__(self, vit: VisionTransformer):
+        super().__init__()
+        vit.heads = nn.Identity()
+        self.vit = vit
+        self._names = [f"layer{k}" for k in range(1, len(vit.encoder.layers) + 1)]
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        spec = ShapeSpec(channels=self.vit.hidden_dim, stride=self.vit.patch_size)
+        return dict.fromkeys(self._names, spec)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        encoder = self.vit.encoder
+        patches = self.vit._process_input(x)
+        class_token = self.vit.class_token.expand(len(x), -1, -1)
+        x = encoder.dropout(torch.cat([class_token, patches], dim=1) + encoder.pos_embedding)
+        features = {}
+        for name, layer in zip(self._names, encoder.layers, strict=True):
+            x = features[name] = layer(x)
+        features[self._names[-1]] = encoder.ln(x)
+        return features
+
+
+@BACKBONE_REGISTRY.register()
+def build_cnn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> StageCNN:
+    """`MODEL.CNN`.
+
+    Raises:
+        ValueError: there is no stage, or one without channels.
+    """
+    if min(cfg.MODEL.CNN.CHANNELS, default=0) < 1:
+        raise ValueError(
+            f"MODEL.CNN.CHANNELS must name a number for each stage, got {cfg.MODEL.CNN.CHANNELS}"
+        )
+    return StageCNN(input_shape.channels, cfg.MODEL.CNN.CHANNELS)
+
+
+@BACKBONE_REGISTRY.register()
+def build_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ViTBackbone:
+    """`MODEL.VIT`, for square images of `INPUT.FIXED_SIZE`.
+
+    Raises:
+        ValueError: the sizes do not fit each other.
+    """
+    node = cfg.MODEL.VIT
+    for key in ("PATCH_SIZE", "HIDDEN_DIM", "NUM_LAYERS", "NUM_HEADS"):
+        if node[key] < 1:
+            raise ValueError(f"MODEL.VIT.{key} must be at least 1, got {node[key]}")
+    height, width = (*cfg.INPUT.FIXED_SIZE, 0, 0)[:2]
+    if height != width or height < 1 or height % node.PATCH_SIZE:
+        raise ValueError(
+            f"a ViT needs square images that its patches divide: INPUT.FIXED_SIZE is "
+            f"{[height, width]}, MODEL.VIT.PATCH_SIZE {node.PATCH_SIZE}"
+        )
+    if node.HIDDEN_DIM % node.NUM_HEADS:
+        raise ValueError(
+            f"MODEL.VIT.HIDDEN_DIM = {node.HIDDEN_DIM} is not a multiple of NUM_HEADS = "
+            f"{node.NUM_HEADS}"
+        )
+    vit = VisionTransformer(
+        image_size=height,
+        patch_size=node.PATCH_SIZE,
+        num_layers=node.NUM_LAYERS,
+        num_heads=node.NUM_HEADS,
+        hidden_dim=node.HIDDEN_DIM,
+        mlp_dim=round(node.HIDDEN_DIM * node.MLP_RATIO),
+        dropout=node.DROPOUT,
+        conv_stem_configs=_conv_stem(node) if node.STEM == "conv" else None,
+    )
+    if node.STEM not in ("patch", "conv"):
+        raise ValueError(f"unknown MODEL.VIT.STEM {node.STEM!r}: use 'patch' or 'conv'")
+    return ViTBackbone(vit)
+
+
+def _conv_stem(node: CfgNode) -> list[ConvStemConfig]:
+    """Convolutions of stride 2 down to one position per patch, doubling their width."""
+    count = node.PATCH_SIZE.bit_length() - 1
+    if node.PATCH_SIZE != 2**count or node.PATCH_SIZE < 2:
+        raise ValueError(
+            f"MODEL.VIT.STEM conv needs a power of 2 as PATCH_SIZE, got {node.PATCH_SIZE}"
+        )
+    widths = [max(node.HIDDEN_DIM >> (count - 1 - i), 1) for i in range(count)]
+    return [ConvStemConfig(width, 3, 2) for width in widths]

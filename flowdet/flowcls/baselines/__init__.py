@@ -1,0 +1,5 @@
+"""Other ways to train the same classifiers. Importing it registers them with detectron2."""
+
+from flowdet.flowcls.baselines.backprop import BackpropClassifier
+
+__all__ = ["BackpropClassifier"]

@@ -1,0 +1,59 @@
+"""Small classifiers and images, for the tests of flowcls and engine."""
+
+from pathlib import Path
+
+import torch
+from detectron2.modeling import build_model
+
+from flowdet.engine import load_config
+from flowdet.flowcls import Classifier
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "cls"
+
+SIZES = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.WEIGHTS": "",
+    "DATALOADER.NUM_WORKERS": 0,
+    "MODEL.VIT.HIDDEN_DIM": 16,
+    "MODEL.VIT.NUM_LAYERS": 3,
+    "MODEL.VIT.NUM_HEADS": 2,
+    "MODEL.VIT.PATCH_SIZE": 16,
+    "MODEL.CNN.CHANNELS": [4, 6, 8],
+    "MODEL.FLOW_CLS.NUM_CLASSES": 4,
+    "MODEL.FLOW_CLS.NUM_BLOCKS": 3,
+    "MODEL.FLOW_CLS.HIDDEN_DIM": 16,
+    "MODEL.FLOW_CLS.BLOCK_DIM": 16,
+    "MODEL.FLOW_CLS.NUM_HEADS": 2,
+    "MODEL.FLOW_CLS.DROPOUT": 0.0,
+}
+
+
+def tiny_cfg(file: str = "digits_flow_vit", *overrides, **node_keys):
+    """A config with d = 16, 4 classes, 3 blocks; `node_keys` of MODEL.FLOW_CLS."""
+    keys = SIZES | {f"MODEL.FLOW_CLS.{name}": value for name, value in node_keys.items()}
+    words = [x for pair in keys.items() for x in pair]
+    return load_config(str(CONFIGS / f"{file}.yaml"), [*words, *overrides])
+
+
+def tiny_model(file: str = "digits_flow_vit", *overrides, **node_keys) -> Classifier:
+    """The classifier of `tiny_cfg`, always with the same weights, not all of them at their
+    start (zeros would hide what is not connected)."""
+    torch.manual_seed(0)
+    model = build_model(tiny_cfg(file, *overrides, **node_keys))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def images(count: int = 4, size: int = 32, num_classes: int = 4) -> list[dict]:
+    """Random images with labels in turn."""
+    generator = torch.Generator().manual_seed(1)
+    return [
+        {
+            "image": torch.randint(0, 256, (3, size, size), dtype=torch.uint8, generator=generator),
+            "label": i % num_classes,
+            "image_id": i,
+        }
+        for i in range(count)
+    ]
