@@ -13,8 +13,8 @@ output folder: many epochs become affordable on a CPU. `KEY VALUE` pairs overrid
 """
 
 import argparse
+import functools
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,14 +22,17 @@ from pathlib import Path
 import flowdet  # noqa: F401 - first: it silences a warning of detectron2's import
 
 # isort: split
-from flowdet.analysis import changed_keys, write_results
 from flowdet.analysis.comparison import Budget, Comparison, Run
 from flowdet.analysis.output import check_output_folder
-from flowdet.analysis.results import write_text
 from flowdet.analysis.table import accuracy_rows, comparison_table, cost_rows
+from flowdet.analysis.table_command import (
+    check_overrides,
+    parse_table_args,
+    save_table,
+    table_parser,
+    train_and_report,
+)
 from flowdet.detection.evaluation import metric_name
-from flowdet.engine import keep_freed_memory
-from flowdet.engine.command import typed_command, user_errors
 
 TOOLS = Path(__file__).parent
 CONFIGS = Path(os.path.relpath(TOOLS.parent / "configs"))
@@ -61,30 +64,23 @@ BUDGETS = {
     "voc": ["8:50", "1:50"],
     "voc_frozen": ["16:10"],
 }
+BUDGET_KEYS = ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_EPOCHS", "SOLVER.MAX_ITER")
 # often enough for curves
 PERIODS = ["TEST.EVAL_EPOCHS", "2"]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = table_parser(__doc__)
     add = parser.add_argument
     add("--dataset", choices=("digits", "voc"), default="digits")
     add("--frozen", action="store_true", help="VOC with a frozen ResNet-18, features kept")
     add("--methods", nargs="+", choices=SUITES["digits"], default=list(SUITES["digits"]))
     add("--budget", nargs="+", metavar="BATCH:EPOCHS[:LR]", help="default: by dataset")
-    add("--seeds", type=int, default=2, metavar="N", help="seeds 0 to N - 1 (default 2)")
-    add("--output", type=Path, metavar="FOLDER", help="default: output/table1_DATASET")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of every config")
-    args = parser.parse_args(argv)
+    args = parse_table_args(parser, argv)
     if args.frozen and args.dataset != "voc":
         parser.error("--frozen is for --dataset voc")
-    if args.seeds < 1:
-        parser.error(f"--seeds must be at least 1, got {args.seeds}")
     args.suite = "voc_frozen" if args.frozen else args.dataset
     args.output = args.output or Path("output") / f"table1_{args.suite}"
-    args.opts = [word for word in args.opts if word != "--opts"]
     return args
 
 
@@ -109,6 +105,8 @@ def plan(args: argparse.Namespace) -> Comparison:
     """All runs, checked."""
     check_output_folder(args.output)
     budgets = [Budget.parse(text) for text in args.budget or BUDGETS[args.suite]]
+    learning_rate = ["SOLVER.BASE_LR"] if any(budget.base_lr for budget in budgets) else []
+    check_overrides(args.opts, dict.fromkeys([*BUDGET_KEYS, *learning_rate], "--budget"))
     overrides = list(PERIODS)
     if args.suite == "digits":
         overrides += prepare_digits(args.opts)
@@ -131,51 +129,25 @@ def report(args: argparse.Namespace, comparison: Comparison) -> None:
     suffix = "-subset" if subset else ""
     metrics = [f"AP50{suffix}", f"AP75{suffix}"]
     rows = accuracy_rows(runs, [*metrics, f"AP{suffix}"])
-    failures = "".join(f"FAILED {folder}, {why}\n" for folder, why in comparison.failed.items())
+    failures = []
     try:
         rows += cost_rows(runs)
     except RuntimeError as error:
         # a GPU may not hold all methods side by side: no reason to lose the accuracies
-        failures += f"FAILED to measure memory and time: {error}\n"
+        failures = [f"FAILED to measure memory and time: {error}"]
     classes = f"mean over {', '.join(subset)}" if subset else "mean over all classes"
     caption = (
         f"{dataset}, {args.seeds} seeds, mean +- standard deviation; AP after the last epoch, "
         f"{classes}; metric: {metric_name(dataset)}. Activations and step (one forward, backward "
         "and update without data loading, the methods in turn) on made-up images."
     )
-    command = typed_command()
-    table = comparison_table(rows, metrics)
-    print(f"\n{caption}\n\n{table}\n\n{failures}")
-    markdown = comparison_table(rows, metrics, "github")
-    text = f"{caption}\n\n{markdown}\n\n{failures}\nMade by `{command}`.\n"
-    write_text(args.output / "table1.md", text.replace("\n\n\n", "\n\n"))
-    write_results(
-        args.output / "table1.json",
-        rows,
-        command=command,
-        config=", ".join(dict.fromkeys(run.config_file for run in runs)),
-        seeds=list(range(args.seeds)),
-        settings={run.folder.name: changed_keys(run.cfg) for run in runs if run.seed == 0},
-    )
-    print(f"written: {args.output / 'table1.md'}, {args.output / 'table1.json'}")
+    draw = functools.partial(comparison_table, rows, metrics)
+    save_table(args.output / "table1", comparison, rows, caption, draw, failures)
 
 
 def main() -> None:
     args = parse_args()
-    # a polite stop ends the training under way, too
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    keep_freed_memory()
-    with user_errors():
-        comparison = plan(args)
-    try:
-        comparison.train()
-    except KeyboardInterrupt:
-        sys.exit("stopped: the same command goes on from here")
-    except BlockingIOError as error:
-        sys.exit(f"error: {error}")
-    report(args, comparison)
-    if comparison.failed:
-        sys.exit(f"{len(comparison.failed)} of {len(comparison.runs)} runs have failed")
+    train_and_report(functools.partial(plan, args), functools.partial(report, args))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """What turns runs into tables and figures."""
 
-from flowdet.analysis.results import changed_keys, detection_rows, write_results
+from flowdet.analysis.results import changed_keys, result_rows, write_results
 
-__all__ = ["changed_keys", "detection_rows", "write_results"]
+__all__ = ["changed_keys", "result_rows", "write_results"]

@@ -1,4 +1,4 @@
-"""Flow against backprop under one budget: the runs behind Table 1 (5.1)."""
+"""Trainings that are compared, each under a budget: the runs behind Tables 1 and 3 (5.1, 5.4)."""
 
 from __future__ import annotations
 
@@ -17,17 +17,8 @@ from detectron2.config import CfgNode
 from tqdm import tqdm
 
 from flowdet.analysis.results import method_of
-from flowdet.analysis.runs import check_same_run, read_metrics
+from flowdet.analysis.runs import check_same_run, read_metrics, training_seconds
 from flowdet.engine import load_config, resolve_config
-
-# keys that the comparison sets, and the options of its command that say to what
-_RESERVED = {
-    "SEED": "--seeds",
-    "OUTPUT_DIR": "--output",
-    "SOLVER.IMS_PER_BATCH": "--budget",
-    "SOLVER.MAX_EPOCHS": "--budget",
-    "SOLVER.MAX_ITER": "--budget",
-}
 
 _POLL_SECONDS = 5.0
 
@@ -71,10 +62,12 @@ class Run:
     """One training of the comparison.
 
     Attributes:
+        name: what it has in common with the runs that differ in nothing but the seed.
         config_file, overrides: what `tools/train_net.py` gets.
         cfg: the resolved config that they make.
     """
 
+    name: str
     config_file: str
     budget: Budget
     seed: int
@@ -83,25 +76,32 @@ class Run:
 
     @classmethod
     def plan(
-        cls, config_file: str, budget: Budget, seed: int, output: Path, overrides: Sequence[str]
+        cls,
+        config_file: str,
+        budget: Budget,
+        seed: int,
+        output: Path,
+        overrides: Sequence[str],
+        name: str | None = None,
     ) -> Run:
-        """Raises ValueError if an override is not for the caller to set, and what `load_config`
-        and `resolve_config` raise, e.g. for a missing dataset."""
-        reserved = dict(_RESERVED)
-        if budget.base_lr is not None:
-            reserved["SOLVER.BASE_LR"] = "--budget"
-        for key in overrides[::2]:
-            if key in reserved:
-                raise ValueError(f"{key} is set by {reserved[key]}: leave it out")
-        words = [*budget.overrides(), "SEED", str(seed), *overrides]
-        method = method_of(load_config(config_file, words))
-        folder = output / f"{method}_batch{budget.batch_size}_seed{seed}"
-        words += ["OUTPUT_DIR", str(folder)]
+        """A run in the folder `output/NAME_seedN`.
+
+        Args:
+            overrides: `KEY VALUE` pairs; what the budget and the seed set is none of them.
+            name: the default is `METHOD_batchN`.
+
+        Raises:
+            what `load_config` and `resolve_config` raise, e.g. for a missing dataset.
+        """
+        words = [*overrides, *budget.overrides(), "SEED", str(seed)]
+        if name is None:
+            name = f"{method_of(load_config(config_file, words))}_batch{budget.batch_size}"
+        words += ["OUTPUT_DIR", str(output / f"{name}_seed{seed}")]
         cfg = resolve_config(load_config(config_file, words))
         # whatever the epochs, a stop loses a quarter of a run at most
         period = max(cfg.SOLVER.MAX_ITER // 4, 1)
         words += ["SOLVER.CHECKPOINT_PERIOD", str(period)]
-        return cls(config_file, budget, seed, tuple(words), cfg)
+        return cls(name, config_file, budget, seed, tuple(words), cfg)
 
     @property
     def method(self) -> str:
@@ -132,17 +132,35 @@ class Run:
             return 0
         return min(iterations, self.cfg.SOLVER.MAX_ITER) * self.budget.batch_size
 
-    def metrics(self) -> dict[str, float]:
-        """Of the evaluation on `DATASETS.TEST[0]` after the training: `{"AP50": ..., ...}`."""
+    def rows(self) -> list[dict]:
+        """Of the evaluation on `DATASETS.TEST[0]` after the training, see `result_rows`."""
         rows = json.loads((self.folder / "results.json").read_text())["rows"]
-        dataset = self.cfg.DATASETS.TEST[0]
-        return {row["metric"]: row["mean"] for row in rows if row["dataset"] == dataset}
+        return [row for row in rows if row["dataset"] == self.cfg.DATASETS.TEST[0]]
+
+    def metrics(self) -> dict[str, float]:
+        """The `rows` of a detector, by metric: `{"AP50": ..., ...}`."""
+        return {row["metric"]: row["mean"] for row in self.rows()}
+
+    def training_seconds(self) -> float | None:
+        """See `flowdet.analysis.runs`; None where its `metrics.json` does not tell."""
+        try:
+            return training_seconds(read_metrics(self.folder, warn=False))
+        except (OSError, ValueError):
+            return None
 
     def last_words(self) -> str:
         """The last line that the training has printed."""
         log = self.folder / "output.txt"
         lines = log.read_text().splitlines() if log.is_file() else []
         return next((line for line in reversed(lines) if line.strip()), "it has printed nothing")
+
+
+def over_seeds(runs: Sequence[Run]) -> list[list[Run]]:
+    """Groups of the runs that differ in nothing but the seed."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.name, []).append(run)
+    return list(groups.values())
 
 
 class Comparison:
@@ -169,7 +187,7 @@ class Comparison:
         if twice:
             raise ValueError(
                 f"two runs would go to {twice}: a method or a batch size is named twice, or an "
-                "override makes two methods the same"
+                "override makes two of them the same"
             )
         for run in self.runs:
             if (run.folder / "config.yaml").is_file():

@@ -16,6 +16,7 @@ from detectron2.config import CfgNode, get_cfg
 import flowdet
 from flowdet.config import add_flowdet_config
 from flowdet.engine.setup import flat_items
+from flowdet.engine.task import CLASSIFICATION, task_of
 
 
 def write_results(
@@ -31,7 +32,7 @@ def write_results(
 
     Args:
         path: of the JSON; its folder is made.
-        rows: one dict per number, e.g. of `detection_rows`.
+        rows: one dict per number, e.g. of `result_rows`.
         command: that makes this file.
         config: the config file it was made with.
         seeds: of the runs behind it.
@@ -84,48 +85,77 @@ def _machine() -> str:
     return f"{os.cpu_count()} CPU cores ({platform.machine()})"
 
 
-def detection_rows(cfg: CfgNode, dataset: str, metrics: dict[str, float]) -> list[dict]:
-    """One row per metric of one trained detector.
+def result_rows(cfg: CfgNode, dataset: str, tasks: dict[str, dict[str, float]]) -> list[dict]:
+    """One row per metric of one trained model.
 
     Args:
         cfg: its config.
         dataset: it was evaluated on.
-        metrics: of the evaluator, e.g. `{"AP50": 71.2, "AP50-cat": nan}`; those that are nan
-            (classes without objects) get no row.
+        tasks: what the evaluation gave, e.g. `{"bbox": {"AP50": 71.2}}` or
+            `{"classification": {"top1-ensemble": 96.1}, "classification_ema": {...}}`; metrics
+            that are nan (classes without objects) get no row.
     """
+    node = task_of(cfg).keys(cfg)
     common = {
         "method": method_of(cfg),
-        **_inference(cfg),
         "dataset": dataset,
-        "num_blocks": cfg.MODEL.FLOW_DET.NUM_BLOCKS,
+        "num_blocks": node.NUM_BLOCKS,
         "epochs": cfg.SOLVER.MAX_EPOCHS,
         "iterations": cfg.SOLVER.MAX_ITER,
     }
-    return [
-        {**common, "metric": name, "mean": round(value, 2), "std": None, "n": 1}
-        for name, value in metrics.items()
-        if not math.isnan(value)
-    ]
+    rows = []
+    for task, metrics in tasks.items():
+        weights = {"weights": "ema"} if task.endswith("_ema") else {}
+        describe = _classification if task.startswith("classification") else _detection
+        rows += [
+            {**common, **weights, **describe(cfg, name)}
+            | {"mean": round(value, 2), "std": None, "n": 1}
+            for name, value in metrics.items()
+            if not math.isnan(value)
+        ]
+    return rows
+
+
+def _detection(cfg: CfgNode, name: str) -> dict:
+    """The metric, and how inference uses the blocks: nothing to say for backprop."""
+    flow = cfg.MODEL.FLOW_DET
+    if cfg.MODEL.META_ARCHITECTURE == "BackpropDetector":
+        return {"metric": name}
+    steps = flow.NUM_STEPS or flow.NUM_BLOCKS
+    multi = flow.INFERENCE_MODE.startswith("multi_step")
+    return {"metric": name, "mode": flow.INFERENCE_MODE, "num_steps": steps if multi else 1}
+
+
+def _classification(cfg: CfgNode, name: str) -> dict:
+    """The metric and the mode of a name like `top1-multi_step-8`; without a mode the configured
+    one is meant, which is named `default`."""
+    metric, mode, *number = [*name.split("-"), "default"][: 3 if name.count("-") == 2 else 2]
+    node = cfg.MODEL.FLOW_CLS
+    place = {"backbone": backbone_of(cfg), "topology": node.TOPOLOGY}
+    if not number:
+        return {"metric": metric, "mode": mode, **place}
+    key = "block" if mode == "single_step" else "num_steps"
+    return {"metric": metric, "mode": mode, key: int(number[0]), **place}
+
+
+def backbone_of(cfg: CfgNode) -> str:
+    """A short name of the backbone: `cnn`, `vit`, `resnet`, ..."""
+    return cfg.MODEL.BACKBONE.NAME.removeprefix("build_").removesuffix("_backbone")
 
 
 def method_of(cfg: CfgNode) -> str:
     """What trained the blocks: `flow`, `backprop`, `backprop_checkpointed`, or with the paper's
-    plain parts `flow_paper`, `backprop_paper`."""
-    flow = cfg.MODEL.FLOW_DET
-    if cfg.MODEL.META_ARCHITECTURE == "BackpropDetector":
-        if flow.CHECKPOINT_BLOCKS:
+    plain parts `flow_paper`, `backprop_paper`; `flow_interpolated` is the paper's training states
+    with other parts."""
+    task = task_of(cfg)
+    node = task.keys(cfg)
+    if cfg.MODEL.META_ARCHITECTURE.startswith("Backprop"):
+        if task is CLASSIFICATION:
+            return "backprop"
+        if node.CHECKPOINT_BLOCKS:
             return "backprop_checkpointed"
-        return "backprop" if flow.ANCHORED_QUERIES else "backprop_paper"
-    return "flow_paper" if flow.TRAINING_STATES == "interpolated" else "flow"
-
-
-def _inference(cfg: CfgNode) -> dict:
-    """How inference uses the blocks; nothing to say for backprop."""
-    flow = cfg.MODEL.FLOW_DET
-    if cfg.MODEL.META_ARCHITECTURE == "BackpropDetector":
-        return {}
-    steps = flow.NUM_STEPS or flow.NUM_BLOCKS
-    return {
-        "mode": flow.INFERENCE_MODE,
-        "num_steps": steps if flow.INFERENCE_MODE.startswith("multi_step") else 1,
-    }
+        return "backprop" if node.ANCHORED_QUERIES else "backprop_paper"
+    if node.TRAINING_STATES != "interpolated":
+        return "flow"
+    plain = node.PREDICTION == "velocity" and not node.SELF_CONDITIONING
+    return "flow_paper" if plain else "flow_interpolated"

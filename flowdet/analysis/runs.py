@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -21,7 +22,9 @@ IRRELEVANT_KEYS = (
     "MODEL.DEVICE",
     "MODEL.FLOW_DET.FEATURE_CACHE_DIR",
     "MODEL.FLOW_DET.FEATURE_CACHE_GIB",
+    "DATASETS.DOWNLOAD",
     "DATALOADER.NUM_WORKERS",
+    "DATALOADER.IN_MEMORY_GIB",
     "SOLVER.CHECKPOINT_PERIOD",
     "SOLVER.CHECKPOINT_EPOCHS",
     "TEST.EVAL_PERIOD",
@@ -66,6 +69,18 @@ def _parse(line: str) -> dict | None:
         start = line.rfind('{"')
         return _parse(line[start:]) if start > 0 else None
     return record if isinstance(record, dict) and "iteration" in record else None
+
+
+def training_seconds(records: Sequence[dict]) -> float | None:
+    """How long the iterations took, evaluations left out; None if no record has a time.
+
+    Each record's time, the median of the latest iterations, stands for those since the record
+    before: an estimate that a stop and a resumption do not disturb.
+    """
+    timed = [record for record in records if "time" in record]
+    ends = [-1, *(record["iteration"] for record in timed)]
+    spans = [end - start for start, end in zip(ends[:-1], ends[1:])]
+    return sum(x["time"] * span for x, span in zip(timed, spans)) if timed else None
 
 
 def read_run_config(folder: str | Path) -> CfgNode:

@@ -12,10 +12,11 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from tabulate import tabulate
 
-from flowdet.analysis.comparison import Run
+from flowdet.analysis.comparison import Run, over_seeds
 from flowdet.analysis.memory import measure_step
 from flowdet.analysis.steps import for_measuring, made_up_batch, train_step
 from flowdet.engine import build_optimizer
+from flowdet.engine.task import task_of
 
 
 def accuracy_rows(runs: Sequence[Run], metrics: Sequence[str]) -> list[dict]:
@@ -23,20 +24,22 @@ def accuracy_rows(runs: Sequence[Run], metrics: Sequence[str]) -> list[dict]:
 
     Runs that are not done count in `missing_runs`; a group without any other has only that row.
     """
-    groups: dict[tuple, list[Run]] = {}
-    for run in runs:
-        groups.setdefault((run.budget, run.method), []).append(run)
     rows = []
-    for group in groups.values():
-        common = _describe(group[0])
+    for group in over_seeds(runs):
+        common = describe(group[0])
         done = [run.metrics() for run in group if run.done]
         for name in metrics:
             values = [found[name] for found in done if name in found]
             if values:
                 rows.append(common | {"metric": name, **mean_and_std(values)})
-        missing = {"mean": len(group) - len(done), "std": None, "n": len(group)}
-        rows.append(common | {"metric": "missing_runs", **missing})
+        rows.append(common | missing_row(group))
     return rows
+
+
+def missing_row(group: Sequence[Run]) -> dict:
+    """How many of the runs, which differ in the seed, are not done."""
+    count = sum(not run.done for run in group)
+    return {"metric": "missing_runs", "mean": count, "std": None, "n": len(group)}
 
 
 def cost_rows(runs: Sequence[Run]) -> list[dict]:
@@ -51,10 +54,10 @@ def cost_rows(runs: Sequence[Run]) -> list[dict]:
         cfgs = [for_measuring(run.cfg) for run in methods.values()]
         seconds = interleaved_step_seconds(cfgs, budget.batch_size)
         for run, values in zip(methods.values(), seconds):
-            common = _describe(run)
+            common = describe(run)
             found = measure_step(run.cfg, budget.batch_size)
             costs = {
-                "trained_parameters": _trained_parameters(run.cfg),
+                "trained_parameters": trained_parameters(run.cfg),
                 "activation_bytes": found.activation,
                 "state_bytes": found.parameter + found.optimizer,
                 "step_seconds": round(statistics.median(values), 4),
@@ -64,15 +67,17 @@ def cost_rows(runs: Sequence[Run]) -> list[dict]:
     return rows
 
 
-def _trained_parameters(cfg: CfgNode) -> int:
+def trained_parameters(cfg: CfgNode) -> int:
+    """How many numbers the training of a config changes."""
     return sum(p.numel() for p in build_model(cfg).parameters() if p.requires_grad)
 
 
-def _describe(run: Run) -> dict:
+def describe(run: Run) -> dict:
+    """What the rows of a run have in common."""
     return {
         "method": run.method,
         "dataset": run.cfg.DATASETS.TEST[0],
-        "num_blocks": run.cfg.MODEL.FLOW_DET.NUM_BLOCKS,
+        "num_blocks": task_of(run.cfg).keys(run.cfg).NUM_BLOCKS,
         "batch_size": run.budget.batch_size,
         "epochs": run.budget.epochs,
         "base_lr": run.cfg.SOLVER.BASE_LR,
@@ -124,18 +129,15 @@ def comparison_table(rows: Sequence[dict], metrics: Sequence[str], style: str = 
         lines.setdefault(key, {})[row["metric"]] = row
     table = []
     for (batch, epochs, method), found in lines.items():
-        accuracies = [_with_spread(found.get(name)) for name in metrics]
+        accuracies = [with_spread(found.get(name)) for name in metrics]
         costs = [
-            _scaled(found, "trained_parameters", 1e-6, 2),
-            _scaled(found, "activation_bytes", 2**-20, 1),
-            _scaled(found, "state_bytes", 2**-20, 1),
-            _scaled(found, "step_seconds", 1000, 0),
+            scaled(found, "trained_parameters", 1e-6, 2),
+            scaled(found, "activation_bytes", 2**-20, 1),
+            scaled(found, "state_bytes", 2**-20, 1),
+            scaled(found, "step_seconds", 1000, 0),
         ]
-        count = max((found[name]["n"] for name in metrics if name in found), default=0)
-        missing = found.get("missing_runs", {}).get("mean", 0)
-        seeds = f"{count} ({missing} failed or not run)" if missing else str(count)
         lr = f"{next(iter(found.values()))['base_lr']:.3g}"
-        table.append([method, batch, epochs, lr, *accuracies, *costs, seeds])
+        table.append([method, batch, epochs, lr, *accuracies, *costs, seeds_done(found)])
     headers = [
         *("method", "batch", "epochs", "learning rate", *metrics),
         *("trained parameters (M)", "activations (MiB)", "parameters + optimizer (MiB)"),
@@ -144,11 +146,20 @@ def comparison_table(rows: Sequence[dict], metrics: Sequence[str], style: str = 
     return tabulate(table, headers, tablefmt=style, disable_numparse=True)
 
 
-def _with_spread(row: dict | None) -> str:
+def with_spread(row: dict | None) -> str:
+    """The cell `mean +- std` of a row."""
     if row is None:
         return "-"
     return f"{row['mean']:.1f}" + ("" if row["std"] is None else f" +- {row['std']:.1f}")
 
 
-def _scaled(found: dict[str, dict], metric: str, factor: float, digits: int) -> str:
+def scaled(found: dict[str, dict], metric: str, factor: float, digits: int) -> str:
+    """The cell of one of a line's rows, by their metrics."""
     return f"{found[metric]['mean'] * factor:.{digits}f}" if metric in found else "-"
+
+
+def seeds_done(found: dict[str, dict]) -> str:
+    """The cell that counts the seeds behind a line, of its rows by their metrics."""
+    row = found["missing_runs"]
+    done = str(row["n"] - row["mean"])
+    return f"{done} ({row['mean']} failed or not run)" if row["mean"] else done

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from flowdet.analysis.comparison import Budget, Comparison, Run
+from flowdet.analysis.comparison import Budget, Comparison, Run, over_seeds
 from flowdet.analysis.table import accuracy_rows, comparison_table, cost_rows, mean_and_std
 from tests.detection.tiny import CONFIGS, SIZES
 
@@ -180,15 +180,6 @@ def test_a_folder_of_another_config_is_refused(compare):
         compare(seeds=[0], methods=["flow"], extra=["MODEL.FLOW_DET.NOISE_SCALE", "0.1"])
 
 
-@pytest.mark.parametrize(
-    "key, option",
-    [("SEED", "--seeds"), ("SOLVER.MAX_ITER", "--budget"), ("OUTPUT_DIR", "--output")],
-)
-def test_what_the_comparison_sets_cannot_be_overridden(compare, key, option):
-    with pytest.raises(ValueError, match=f"{key} is set by {option}: leave it out"):
-        compare(extra=[key, "1"])
-
-
 def test_two_runs_in_one_folder(compare):
     with pytest.raises(ValueError, match="two runs would go to .*flow_batch4_seed0"):
         compare(budgets=["4:2", "4:3"], methods=["flow"])
@@ -211,6 +202,15 @@ def test_table_of_accuracy_and_costs(compare):
     json.dumps(rows, allow_nan=False)
 
 
+def test_runs_of_a_name_differ_in_the_seed_alone(compare, tmp_path, overrides):
+    config, budget = str(CONFIGS / "digits_flow.yaml"), Budget(4, 2)
+    named = Run.plan(config, budget, 3, tmp_path / "out", overrides, "mine")
+    assert named.folder == tmp_path / "out" / "mine_seed3"
+    groups = over_seeds([*compare().runs, named])
+    assert [[run.seed for run in group] for group in groups] == [[0, 1], [0, 1], [3]]
+    assert [group[0].method for group in groups] == ["flow", "backprop", "flow"]
+
+
 def test_mean_and_std():
     assert mean_and_std([1.0, 3.0]) == {"mean": 2.0, "std": 1.41, "n": 2}
     assert mean_and_std([1.0]) == {"mean": 1.0, "std": None, "n": 1}
@@ -223,3 +223,4 @@ def test_progress_counts_images(compare, tmp_path):
     (run.folder / "metrics.json").write_text('{"iteration": 1, "total_loss": 1.0}\n{"iter')
     assert run.images_so_far() == 8
     assert run.last_words() == "it has printed nothing"
+    assert run.training_seconds() is None

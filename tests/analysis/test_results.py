@@ -5,13 +5,13 @@ import pytest
 from detectron2.config import get_cfg
 
 from flowdet import add_flowdet_config
-from flowdet.analysis import changed_keys, detection_rows, write_results
+from flowdet.analysis import changed_keys, result_rows, write_results
 from tests.detection.tiny import tiny_cfg
 
 
 def test_rows_say_what_was_measured():
     cfg = tiny_cfg(INFERENCE_MODE="multi_step", NUM_STEPS=0)
-    rows = detection_rows(cfg, "pets", {"AP50": 12.3456, "AP50-cat": math.nan})
+    rows = result_rows(cfg, "pets", {"bbox": {"AP50": 12.3456, "AP50-cat": math.nan}})
     (row,) = rows
     assert (row["metric"], row["mean"], row["n"]) == ("AP50", 12.35, 1)
     assert (row["method"], row["mode"], row["num_steps"]) == ("flow", "multi_step", 3)
@@ -29,7 +29,7 @@ def test_rows_say_what_was_measured():
     ],
 )
 def test_methods(file, keys, method):
-    (row,) = detection_rows(tiny_cfg(file, **keys), "pets", {"AP": 1.0})
+    (row,) = result_rows(tiny_cfg(file, **keys), "pets", {"bbox": {"AP": 1.0}})
     assert row["method"] == method
     assert ("mode" in row) == method.startswith("flow")
 

@@ -3,7 +3,12 @@ import logging
 
 import pytest
 
-from flowdet.analysis.runs import check_same_run, read_metrics, read_run_config
+from flowdet.analysis.runs import (
+    check_same_run,
+    read_metrics,
+    read_run_config,
+    training_seconds,
+)
 from tests.detection.tiny import tiny_cfg
 
 
@@ -55,6 +60,17 @@ def test_no_run_and_no_record(tmp_path):
         read_metrics(tmp_path)
 
 
+def test_training_seconds_leave_evaluations_out():
+    # 20 iterations, an evaluation, 10 iterations
+    records = [
+        {"iteration": 19, "time": 0.5},
+        {"iteration": 25, "bbox/AP50": 5.0},
+        {"iteration": 29, "time": 0.25},
+    ]
+    assert training_seconds(records) == 20 * 0.5 + 10 * 0.25
+    assert training_seconds(records[1:2]) is None
+
+
 def test_a_run_of_another_config_is_told_by_its_keys(tmp_path):
     cfg = tiny_cfg(NUM_BLOCKS=3)
     (tmp_path / "config.yaml").write_text(cfg.dump())
@@ -62,6 +78,7 @@ def test_a_run_of_another_config_is_told_by_its_keys(tmp_path):
     moved = cfg.clone()
     moved.OUTPUT_DIR, moved.MODEL.DEVICE = "elsewhere", "cuda:3"
     moved.MODEL.FLOW_DET.FEATURE_CACHE_DIR = "elsewhere/features"
+    moved.DATASETS.DOWNLOAD = True
     check_same_run(tmp_path, moved)
     other = tiny_cfg(NUM_BLOCKS=2)
     other.SOLVER.MAX_EPOCHS = 99

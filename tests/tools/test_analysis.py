@@ -73,6 +73,7 @@ def test_gradients(run, tmp_path):
         (("table1.py", "--dataset", "voc", "--frozen"), "Dataset folder"),
         (("table1.py", "--budget", "8"), "'8' is no budget"),
         (("table1.py", "--frozen"), "--frozen is for --dataset voc"),
+        (("table3.py", "--suite", "cifar10_small"), "make it with datasets/make_image_folder.py"),
         (("measure_memory.py", "--blocks", "0"), "T must be at least 1, got 0"),
         (("measure_memory.py", "--config-file", "none.yaml"), "no config file 'none.yaml'"),
         (("measure_gradients.py", "--batches", "1"), "at least 2 batches, got 1"),
