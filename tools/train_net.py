@@ -22,12 +22,14 @@ from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from flowdet.analysis import detection_rows, write_results
+from flowdet.analysis import result_rows, write_results
 from flowdet.engine import (
+    FlowDetCheckpointer,
     Trainer,
-    WholeModelCheckpointer,
+    evaluate,
     keep_freed_memory,
     load_config,
+    load_trained,
     resolve_config,
 )
 from flowdet.engine.command import typed_command, user_errors
@@ -63,12 +65,17 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], dict | None]
         keep_freed_memory()
     if args.eval_only:
         model = Trainer.build_model(cfg)
-        checkpointer = WholeModelCheckpointer(model, save_dir=args.run_dir)
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        return lambda: Trainer.test(cfg, model)
+        average = load_trained(cfg, model, weights_to_evaluate(cfg, args))
+        return lambda: evaluate(cfg, model, average)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train
+
+
+def weights_to_evaluate(cfg: CfgNode, args: argparse.Namespace) -> str:
+    """`MODEL.WEIGHTS`; with --resume the last checkpoint of the run, if there is one."""
+    run = FlowDetCheckpointer(torch.nn.Identity(), args.run_dir)
+    return run.get_checkpoint_file() if args.resume and run.has_checkpoint() else cfg.MODEL.WEIGHTS
 
 
 def save_results(cfg: CfgNode, args: argparse.Namespace, results: dict) -> None:
@@ -76,8 +83,7 @@ def save_results(cfg: CfgNode, args: argparse.Namespace, results: dict) -> None:
     by_dataset = {cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results
     rows = []
     for name, tasks in by_dataset.items():
-        for metrics in tasks.values():
-            rows += detection_rows(cfg, name, metrics)
+        rows += result_rows(cfg, name, tasks)
     path = os.path.join(cfg.OUTPUT_DIR, "results.json")
     write_results(path, rows, command=typed_command(), config=args.config_file, seeds=[cfg.SEED])
 

@@ -17,6 +17,13 @@ from flowdet.engine import FlowDetCheckpointer, load_config, resolve_config
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs" / "digits_flow.yaml")
+CLASSIFIER = str(ROOT / "configs" / "cls" / "digits_flow_vit.yaml")
+BACKPROP_CLASSIFIER = str(ROOT / "configs" / "cls" / "digits_backprop_vit.yaml")
+TINY_CLASSIFIER = [
+    *("MODEL.VIT.HIDDEN_DIM", "16", "MODEL.VIT.NUM_LAYERS", "2", "MODEL.VIT.NUM_HEADS", "2"),
+    *("MODEL.FLOW_CLS.HIDDEN_DIM", "16", "MODEL.FLOW_CLS.BLOCK_DIM", "16"),
+    *("MODEL.FLOW_CLS.NUM_BLOCKS", "2"),
+]
 TOOL = ROOT / "tools" / "demo.py"
 
 
@@ -28,14 +35,22 @@ def demo():
     return module
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def save_untrained(folder, config, overrides=()):
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("weights")
-    cfg = load_config(CONFIG, ["MODEL.DEVICE", "cpu"])
+    cfg = load_config(config, ["MODEL.DEVICE", "cpu", *overrides])
     model = build_model(resolve_config(cfg, training=False))
     FlowDetCheckpointer(model, str(folder)).save("model")
     return str(folder / "model.pth")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return save_untrained(tmp_path_factory.mktemp("weights"), CONFIG)
+
+
+@pytest.fixture(scope="module")
+def classifier_weights(tmp_path_factory):
+    return save_untrained(tmp_path_factory.mktemp("weights"), CLASSIFIER, TINY_CLASSIFIER)
 
 
 @pytest.fixture
@@ -125,7 +140,7 @@ def test_flags_that_the_mode_does_not_read(demo, words):
     ("words", "said"),
     [
         (["--mode", "fast"], "multi_step_ensemble"),
-        (["--steps", "0"], "above 0"),
+        (["--steps", "0"], "at least 1, got '0'"),
         (["--score-threshold", "50"], "from 0 to 1"),
         (["--device", "abacus"], "no device"),
         (["--json", "."], "is a folder"),
@@ -141,3 +156,79 @@ def test_something_must_be_written(demo, capsys):
     with pytest.raises(SystemExit):
         demo.parse_args(["--config-file", CONFIG, "--input", "x"])
     assert "--output, --json" in capsys.readouterr().err
+
+
+def classify(demo, *words, config=CLASSIFIER):
+    words = ["--config-file", config, *map(str, words), "--device", "cpu"]
+    return demo.parse_args([*words, "--opts", *TINY_CLASSIFIER])
+
+
+def test_classes_of_a_folder(images, classifier_weights, tmp_path):
+    found = tmp_path / "out" / "classes.json"
+    done = run(
+        *("--config-file", CLASSIFIER, "--weights", classifier_weights, "--classify"),
+        *("--input", images, "--json", found, "--top", 3, "--batch-size", 1),
+        *("--mode", "multi_step", "--steps", 3, "--device", "cpu", "--opts", *TINY_CLASSIFIER),
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == str(images / "image0.png") and lines[4] == str(images / "image1.png")
+    rows = json.loads(found.read_text())
+    assert [row["image_id"] for row in rows] == ["image0", "image1"]
+    for row, first in zip(rows, (1, 5), strict=True):
+        assert len(row["top"]) == 3
+        for line, best in zip(lines[first : first + 3], row["top"]):
+            assert line == f"{100 * best['probability']:6.1f} %  {best['class']}"
+    assert lines[8] == f"{found}: classes of 2 images"
+
+
+def test_five_classes_and_no_file(demo, images, classifier_weights, capsys):
+    demo.main(classify(demo, "--weights", classifier_weights, "--input", f"{images}/*0.png"))
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 5
+
+
+def test_flags_override_the_config_of_a_classifier(demo):
+    words = ["--input", "x", "--batch-size", "3"]
+    cfg = demo.configure(classify(demo, *words, "--mode", "single_step", "--block", "1"))
+    node = cfg.MODEL.FLOW_CLS
+    assert (node.INFERENCE_MODE, node.SINGLE_STEP_BLOCK) == ("single_step", 1)
+    assert cfg.TEST.BATCH_SIZE == 3
+    cfg = demo.configure(classify(demo, *words, "--mode", "multi_step", "--steps", "7"))
+    assert cfg.MODEL.FLOW_CLS.NUM_STEPS == 7
+
+
+@pytest.mark.parametrize("words", [["--mode", "ensemble", "--steps", "2"], ["--block", "1"]])
+def test_flags_that_the_mode_of_a_classifier_does_not_read(demo, words):
+    with pytest.raises(ValueError, match="is for"):
+        demo.configure(classify(demo, "--input", "x", *words))
+
+
+@pytest.mark.parametrize("words", [["--mode", "ensemble"], ["--steps", "2"], ["--block", "0"]])
+def test_backprop_classifiers_have_no_modes(demo, words):
+    args = classify(demo, "--input", "x", *words, config=BACKPROP_CLASSIFIER)
+    with pytest.raises(ValueError, match="a BackpropClassifier has no inference modes"):
+        demo.configure(args)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--output", "y"], "--output: only for detectors"),
+        (["--trajectory"], "--trajectory: only for detectors"),
+        (["--score-threshold", "0"], "--score-threshold: only for detectors"),
+        (["--output", "y", "--trajectory"], "--output, --trajectory: only for detectors"),
+        (["--top", "0"], "at least 1, got '0'"),
+        (["--json", "."], "is a folder"),
+    ],
+)
+def test_wrong_flags_for_classifiers_are_refused(demo, capsys, words, said):
+    with pytest.raises(SystemExit):
+        classify(demo, "--input", "x", *words)
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--classify"], ["--top", "3"]])
+def test_flags_of_classifiers_with_a_detector(demo, capsys, words):
+    with pytest.raises(SystemExit):
+        arguments(demo, *words)
+    assert f"{words[0]}: only for classifiers" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.commands import FOUR_IMAGES, SMALL
+from tests.tools.commands import FOUR_IMAGES, SMALL, SMALL_VIT
 from tests.tools.conftest import ROOT
 
 
@@ -33,6 +33,27 @@ def test_train_resume_evaluate(run, tmp_path):
     assert (tmp_path / "results.json").read_text() == results
     assert (tmp_path / "config.yaml").read_text() == config.replace("MAX_ITER: 2", "MAX_ITER: 3")
     assert (tmp_path / "eval" / "results.json").is_file()
+
+
+def test_a_classifier_trains_resumes_and_evaluates(run, tmp_path):
+    words = ("--config-file", ROOT / "configs/cls/digits_flow_vit.yaml", *SMALL_VIT)
+    words += ("SOLVER.EMA_DECAY", 0.5, "OUTPUT_DIR", tmp_path)
+    status, output = run("tools/train_net.py", *words, "SOLVER.MAX_ITER", 2)
+    assert status == 0, output
+    assert "| single_step-1 " in output
+    status, output = run("tools/train_net.py", "--resume", *words, "SOLVER.MAX_ITER", 3)
+    assert status == 0, output
+    trained = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert {row.get("weights") for row in trained} == {None, "ema"}
+    assert {row["mode"] for row in trained} >= {"default", "probe", "ensemble", "multi_step"}
+
+    # the last checkpoint of the run, or the file that is named
+    for last in (["--resume"], ["MODEL.WEIGHTS", tmp_path / "model_final.pth"]):
+        given = ("--config-file", tmp_path / "config.yaml", "--eval-only", *last)
+        status, output = run("tools/train_net.py", *given)
+        assert status == 0, output
+        evaluated = json.loads((tmp_path / "eval" / "results.json").read_text())["rows"]
+        assert evaluated == trained
 
 
 @pytest.mark.parametrize(
