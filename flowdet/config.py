@@ -77,6 +77,9 @@ def _add_transport_keys(node: CfgNode) -> None:
     node.TIME_ZERO_SHARE = 0.0
     # "roll" draws its number of steps from 1 to this.
     node.MAX_ROLL_STEPS = 4
+    # Every block learns at t = 0 in every iteration, and beside it on the states above, where its
+    # loss then passes no gradient to the features.
+    node.LEARN_AT_START = False
     # Which query an object's target goes to in interpolated states: "ordered", "random" or
     # "optimal_transport". Visited states take the matching of the detection loss.
     node.COUPLING = "random"
@@ -143,12 +146,13 @@ def _add_classification_keys(cfg: CfgNode) -> None:
     # Class logits from the class embedding (tied) or from a projection of their own (W_cls).
     node.TIE_CLASSES = False
     # As in FLOW_DET: what a block predicts, whether it sees the previous estimate, the states on
-    # which it learns, how t is drawn, and the schedule of the blocks.
+    # which it learns, whether at t = 0 too, how t is drawn, and the schedule of the blocks.
     node.PREDICTION = "target"
     node.SELF_CONDITIONING = True
     node.TRAINING_STATES = "roll"
+    node.LEARN_AT_START = True
     node.TIME_DISTRIBUTION = "uniform"
-    node.TIME_ZERO_SHARE = 0.5
+    node.TIME_ZERO_SHARE = 0.0
     node.MAX_ROLL_STEPS = 8
     node.SCHEDULE = "joint"
     node.PASS_LENGTH = 0

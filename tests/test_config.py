@@ -93,6 +93,7 @@ def test_voc_flow_r50_is_the_paper():
     # eq. 1-4, 14, Algorithm 1: none of the measured recipe
     assert (flow.PREDICTION, flow.TRAINING_STATES) == ("velocity", "interpolated")
     assert (flow.TIME_DISTRIBUTION, flow.TIME_ZERO_SHARE) == ("uniform", 0.0)
+    assert not flow.LEARN_AT_START
     assert (flow.NOISE_SCALE, flow.BOX_HEAD) == (1.0, "linear")
     assert flow.LEARN_TARGET and not flow.NORMALIZE_TARGET
     assert not (flow.ANCHORED_QUERIES or flow.SELF_CONDITIONING or flow.BOX_ANCHORED_ATTENTION)
@@ -132,6 +133,7 @@ def test_classification_configs_are_the_paper_s(row):
     found = [solver.MAX_EPOCHS, solver.IMS_PER_BATCH, node.NUM_BLOCKS, node.HIDDEN_DIM, node.BLOCK]
     assert [*found, solver.BASE_LR, pytest.approx(backbone_lr)] == expected
     assert (node.PREDICTION, node.TRAINING_STATES) == ("velocity", "interpolated")
+    assert not node.LEARN_AT_START and node.TIME_ZERO_SHARE == 0
     assert (node.NOISE_SCALE, node.FLOW_WEIGHT, node.LEARN_TARGET) == (1.0, 1.0, True)
     assert solver.CLIP_GRADIENTS.CLIP_VALUE == 1.0 and solver.WEIGHT_DECAY == 1e-4
     assert solver.EMA_DECAY == (0.995 if "cnn" in name else 0.0)
@@ -149,7 +151,7 @@ def test_every_flow_classifier_has_a_backprop_twin(path):
     twin = leaves(load_config(str(path.with_name(f"{stem}.yaml"))))
     differing = {key for key in flow if flow[key] != twin[key]}
     recipe = {
-        *("PREDICTION", "SELF_CONDITIONING", "TRAINING_STATES", "TIME_ZERO_SHARE", "NOISE_SCALE"),
+        *("PREDICTION", "SELF_CONDITIONING", "TRAINING_STATES", "LEARN_AT_START", "NOISE_SCALE"),
         *("NORMALIZE_TARGET", "LEARN_TARGET", "FLOW_WEIGHT", "TOPOLOGY"),
     }
     allowed = {"MODEL.META_ARCHITECTURE", "OUTPUT_DIR", *(f"MODEL.FLOW_CLS.{k}" for k in recipe)}

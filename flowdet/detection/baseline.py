@@ -15,7 +15,7 @@ from flowdet.detection.build import build_blocks, build_query_positions, build_s
 from flowdet.detection.heads import grid_boxes
 from flowdet.detection.targets import Targets
 from flowdet.events import log_scalars
-from flowdet.flow import ImageTokens, QueryPosition
+from flowdet.flow import ImageTokens, QueryPosition, add_losses
 
 
 @META_ARCH_REGISTRY.register()
@@ -100,8 +100,7 @@ class BackpropDetector(SetDetector):
             logits, boxes = self.heads(layers[k])
             assigned = self.matcher(logits, boxes, targets)
             losses, stats = self.criterion(logits, boxes, targets, assigned, normaliser)
-            for name, loss in losses.items():
-                total[name] = total.get(name, 0) + loss
+            add_losses(total, losses)
             for name, value in {**losses, **stats}.items():
                 watched[f"block{k}/{name.removeprefix('loss_')}"] = value.detach()
         log_scalars(watched)

@@ -104,6 +104,7 @@ class FlowMatchingDetector(SetDetector):
                 flow_cfg.TIME_DISTRIBUTION,
                 flow_cfg.TIME_ZERO_SHARE,
                 flow_cfg.MAX_ROLL_STEPS,
+                flow_cfg.LEARN_AT_START,
             ),
             "coupling": flow_cfg.COUPLING,
             "schedule": flow_cfg.SCHEDULE,

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from flowdet.detection.targets import Targets, gather_targets, ordered_assignment
-from flowdet.flow import ImageTokens, couple, make_states, without_gradient
+from flowdet.flow import (
+    ImageTokens,
+    Lesson,
+    add_losses,
+    couple,
+    make_states,
+    without_gradient,
+)
 
 if TYPE_CHECKING:
     from flowdet.detection.detector import FlowMatchingDetector
@@ -36,39 +43,48 @@ class BlockLosses:
         self.normaliser = model.criterion.normaliser(targets, model.num_queries)
         self.states = None
         self.coupled = None
-        self.assigned = None
+        self.agreed: dict[int, Tensor] = {}
         self.watched: dict[str, Tensor] = {}
 
     def __call__(self, block: int, features: list[Tensor]) -> dict[str, Tensor]:
         model = self.model
-        context = self.tokens.with_tokens(features[0])
-        embeddings = features[1]
+        tokens, embeddings = features
         if self.states is None:
-            self._begin(context, embeddings)
+            self._begin(self.tokens.with_tokens(tokens), embeddings)
         coupled = None if self.coupled is None else gather_targets(embeddings, self.coupled)
-        state = self.states.state(block, coupled)
-        prediction = model.flow.predict(block, state, context)
+        losses: dict[str, Tensor] = {}
+        for place, lesson in enumerate(self.states.lessons(block, coupled)):
+            seen = tokens if lesson.trains_features else tokens.detach()
+            prediction = model.flow.predict(block, lesson.state, self.tokens.with_tokens(seen))
+            logits, boxes = model.heads(prediction.z1_hat)
+            assigned = self._assign(place, lesson, logits, boxes)
+            found, stats = model.criterion(logits, boxes, self.targets, assigned, self.normaliser)
+            z_1 = gather_targets(embeddings, assigned) if coupled is None else coupled
+            loss_flow = model.flow.flow_loss(prediction, lesson.state, z_1)
+            add_losses(losses, {**found, "loss_flow": model.flow_weight * loss_flow})
         self.states.visited(block, prediction.z1_hat)
-        logits, boxes = model.heads(prediction.z1_hat)
-        assigned = self.assigned
-        if assigned is None:
-            assigned = model.matcher(logits, boxes, self.targets)
-        losses, stats = model.criterion(logits, boxes, self.targets, assigned, self.normaliser)
-        z_1 = gather_targets(embeddings, assigned) if coupled is None else coupled
-        losses["loss_flow"] = model.flow_weight * model.flow.flow_loss(prediction, state, z_1)
         for name, value in {**losses, **stats}.items():
             # no "loss" in the name, or detectron2 prints all of them in every line
             self.watched[f"block{block}/{name.removeprefix('loss_')}"] = value.detach()
         return losses
 
     def _begin(self, context: ImageTokens, embeddings: Tensor) -> None:
-        """Makes the states and, where all blocks share it, the assignment."""
+        """Makes the states and, of interpolated ones, which query goes to which object."""
         model = self.model
         self.states = make_states(model.states, model.flow, self.z_0, context)
-        with without_gradient():
-            if model.states.kind == "interpolated":
+        if model.states.kind == "interpolated":
+            with without_gradient():
                 ordered = ordered_assignment(self.targets, model.num_queries)
                 index = model.couple(self.z_0, gather_targets(embeddings, ordered))
                 self.coupled = couple(ordered, index)
-            if self.states.consensus is not None:
-                self.assigned = model.matcher(*model.heads(self.states.consensus), self.targets)
+
+    def _assign(self, place: int, lesson: Lesson, logits: Tensor, boxes: Tensor) -> Tensor:
+        """The object of each query, [B, M], at a block's lesson with this number: matched on the
+        block's own prediction, or once for all blocks."""
+        model = self.model
+        if lesson.consensus is None:
+            return model.matcher(logits, boxes, self.targets)
+        if place not in self.agreed:
+            with without_gradient():
+                self.agreed[place] = model.matcher(*model.heads(lesson.consensus), self.targets)
+        return self.agreed[place]

@@ -17,6 +17,7 @@ from flowdet.flow.ensemble import PREDICTIONS, FlowEnsemble, FlowState, PerBlock
 from flowdet.flow.local import (
     SCHEDULES,
     HalfPrecisionScale,
+    add_losses,
     block_local_losses,
     blocks_to_train,
 )
@@ -29,7 +30,13 @@ from flowdet.flow.path import (
     random_coupling,
 )
 from flowdet.flow.solvers import INFERENCE_MODES, Solution, solve
-from flowdet.flow.states import TRAINING_STATES, StateSettings, make_states, without_gradient
+from flowdet.flow.states import (
+    TRAINING_STATES,
+    Lesson,
+    StateSettings,
+    make_states,
+    without_gradient,
+)
 from flowdet.flow.time import TIME_DISTRIBUTIONS, TimeEmbedding, draw_time
 from flowdet.flow.training import LocalTraining
 
@@ -44,6 +51,7 @@ __all__ = [
     "FlowState",
     "HalfPrecisionScale",
     "ImageTokens",
+    "Lesson",
     "LinearPath",
     "LocalTraining",
     "MLPFlowBlock",
@@ -56,6 +64,7 @@ __all__ = [
     "StateSettings",
     "TimeEmbedding",
     "TransformerFlowBlock",
+    "add_losses",
     "block_local_losses",
     "blocks_to_train",
     "couple",

@@ -170,6 +170,12 @@ def _sum_losses(results) -> Losses:
     return {name: sum(losses[name] for losses in results) for name in results[0]}
 
 
+def add_losses(total: Losses, losses: Losses) -> None:
+    """Adds losses to those of the same name in `total`, in place."""
+    for name, loss in losses.items():
+        total[name] = total[name] + loss if name in total else loss
+
+
 def _unscale(
     gradients: list[Tensor | None], scale: float, half_scale: HalfPrecisionScale | None
 ) -> None:

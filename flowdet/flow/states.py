@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -35,6 +34,22 @@ def without_gradient() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """A state on which a block learns.
+
+    Attributes:
+        state: the state.
+        consensus: `z1_hat` on which all blocks should be matched there, [B, ..., d]; None if
+            each block matches on its own prediction.
+        trains_features: whether the block's loss there passes a gradient to the features.
+    """
+
+    state: FlowState
+    consensus: Tensor | None = None
+    trains_features: bool = True
+
+
+@dataclass(frozen=True)
 class StateSettings:
     """How training states are made.
 
@@ -44,12 +59,16 @@ class StateSettings:
         zero_share: probability of a state at t = 0 (per image for `interpolated` and `roll`, per
             iteration for `chain`), the state from which `single_step` and `ensemble` start.
         max_steps: `roll` draws the number of Euler steps from 1 to this.
+        learn_at_start: every block learns at t = 0 in every iteration, and beside it on the
+            state above; the features then get gradients at t = 0 alone, where nothing but the
+            image tells the answer. Leaves nothing for `zero_share` to do, which must be 0.
     """
 
     kind: str = "interpolated"
     time_distribution: str = "uniform"
     zero_share: float = 0.0
     max_steps: int = 4
+    learn_at_start: bool = False
 
     def __post_init__(self):
         if self.kind not in TRAINING_STATES:
@@ -66,23 +85,22 @@ class StateSettings:
             )
         if self.max_steps < 1:
             raise ValueError(f"max_steps (MAX_ROLL_STEPS) must be at least 1, got {self.max_steps}")
+        if self.learn_at_start and self.zero_share:
+            raise ValueError(
+                "learn_at_start (LEARN_AT_START) puts every image at t = 0 already: set "
+                f"TIME_ZERO_SHARE to 0, not {self.zero_share}"
+            )
 
 
 class TrainingStates(ABC):
-    """The states of one iteration. Ask `state(k)` for the blocks in order, then tell `visited`.
+    """The states of one iteration. Ask `lessons(k)` for the blocks in order, then tell `visited`.
 
     Args:
         settings: how they are made.
         ensemble: the blocks.
         z_0: noise, [B, ..., d].
         features: what the blocks look at when they walk, without gradient.
-
-    Attributes:
-        consensus: `z1_hat` on which all blocks of this iteration should be matched,
-            [B, ..., d]; None if each block matches on its own prediction.
     """
-
-    consensus: Tensor | None = None
 
     def __init__(
         self, settings: StateSettings, ensemble: FlowEnsemble, z_0: Tensor, features: object
@@ -96,8 +114,21 @@ class TrainingStates(ABC):
     def state(self, block: int, z_1: Tensor | None = None) -> FlowState:
         """The state on which block `block` (from 0) learns; `z_1` [B, ..., d] if known."""
 
+    def lessons(self, block: int, z_1: Tensor | None = None) -> list[Lesson]:
+        """All that block `block` (from 0) learns on, `state` last; `z_1` [B, ..., d] if known."""
+        state = self.state(block, z_1)
+        lessons = [Lesson(state, self.consensus_at(state))]
+        if self.settings.learn_at_start and state is not self.initial:
+            lessons.insert(0, Lesson(self.initial, self.consensus_at(self.initial)))
+            lessons[1] = replace(lessons[1], trains_features=False)
+        return lessons
+
+    def consensus_at(self, state: FlowState) -> Tensor | None:
+        """See `Lesson`."""
+        return None
+
     def visited(self, block: int, z1_hat: Tensor) -> None:
-        """Takes note that block `block` has predicted `z1_hat` on its state."""
+        """Takes note that block `block` has predicted `z1_hat` on its state, the last lesson."""
         return
 
 
@@ -168,11 +199,15 @@ class RollStates(TrainingStates):
             )[0]
             z = self.initial.z
             self.stays = torch.rand(len(z), device=z.device) < self.settings.zero_share
+        # by whether the state is the initial one: an iteration has one other at most
+        self.agreed: dict[bool, Tensor] = {}
 
-    @cached_property
-    def consensus(self) -> Tensor:
-        with without_gradient():
-            return self.ensemble.consensus(self.state(0), self.features)
+    def consensus_at(self, state: FlowState) -> Tensor:
+        at_start = state is self.initial
+        if at_start not in self.agreed:
+            with without_gradient():
+                self.agreed[at_start] = self.ensemble.consensus(state, self.features)
+        return self.agreed[at_start]
 
     def state(self, block: int, z_1: Tensor | None = None) -> FlowState:
         if not self.settings.zero_share or self.walked is self.initial:

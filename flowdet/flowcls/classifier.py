@@ -16,6 +16,7 @@ from flowdet.flow import (
     LocalTraining,
     PerBlock,
     StateSettings,
+    add_losses,
     make_states,
     solve,
 )
@@ -109,6 +110,7 @@ class FlowMatchingClassifier(Classifier):
                 node.TIME_DISTRIBUTION,
                 node.TIME_ZERO_SHARE,
                 node.MAX_ROLL_STEPS,
+                node.LEARN_AT_START,
             ),
             "schedule": node.SCHEDULE,
             "pass_length": node.PASS_LENGTH,
@@ -197,18 +199,23 @@ class BlockLosses:
     def __call__(self, block: int, inputs: list[Tensor]) -> dict[str, Tensor]:
         model = self.model
         *features, z_1 = inputs
-        arranged = model.arrange(features)
         if self.states is None:
             z_0 = model.noise_scale * torch.randn_like(z_1)
-            self.states = make_states(model.states, model.flow, z_0, arranged)
-        state = self.states.state(block, z_1)
-        prediction = model.flow.predict(block, state, arranged)
+            self.states = make_states(model.states, model.flow, z_0, model.arrange(features))
+        losses: dict[str, Tensor] = {}
+        for lesson in self.states.lessons(block, z_1):
+            seen = features if lesson.trains_features else [x.detach() for x in features]
+            prediction = model.flow.predict(block, lesson.state, model.arrange(seen))
+            logits = model.embedding.logits(prediction.z1_hat).float()
+            loss_flow = model.flow.flow_loss(prediction, lesson.state, z_1)
+            add_losses(
+                losses,
+                {
+                    "loss_flow": model.flow_weight * loss_flow,
+                    "loss_class": model.class_weight * F.cross_entropy(logits, self.labels),
+                },
+            )
         self.states.visited(block, prediction.z1_hat)
-        logits = model.embedding.logits(prediction.z1_hat).float()
-        losses = {
-            "loss_flow": model.flow_weight * model.flow.flow_loss(prediction, state, z_1),
-            "loss_class": model.class_weight * F.cross_entropy(logits, self.labels),
-        }
         for name, value in losses.items():
             # no "loss" in the name, or detectron2 prints all of them in every line
             self.watched[f"block{block}/{name.removeprefix('loss_')}"] = value.detach()

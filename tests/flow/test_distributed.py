@@ -67,7 +67,7 @@ def detector(schedule):
 
 def classifier(schedule):
     """Without noise and without the probe's batch statistics."""
-    keys = {"TRAINING_STATES": "chain", "TIME_ZERO_SHARE": 0.0, "NOISE_SCALE": 0.0}
+    keys = {"TRAINING_STATES": "chain", "NOISE_SCALE": 0.0}
     model = tiny_classifier(TOPOLOGY="sequential", SCHEDULE=schedule, **keys).train()
     model.probe.norm = torch.nn.Identity()
     return model, images()

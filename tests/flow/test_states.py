@@ -92,7 +92,8 @@ def test_roll_keeps_some_images_at_the_start(ensemble):
     assert torch.equal(state.estimate[stays], start[stays])
     assert not (state.estimate[~stays] == start[~stays]).any()
     assert state.estimate.requires_grad
-    torch.testing.assert_close(states.consensus, ensemble.consensus(state, features))
+    (lesson,) = states.lessons(1)
+    torch.testing.assert_close(lesson.consensus, ensemble.consensus(state, features))
 
 
 def test_roll_visits_what_the_ensemble_solver_visits(ensemble):
@@ -109,9 +110,44 @@ def test_roll_visits_what_the_ensemble_solver_visits(ensemble):
         matches = [i for i, z in enumerate(visited) if torch.allclose(z, states.state(0).z)]
         assert matches
         assert states.state(0) is states.state(2)
-        assert not states.consensus.requires_grad
+        assert not states.lessons(0)[0].consensus.requires_grad
         seen.add(round(float(states.state(0).t[0]), 3))
     assert seen == {0, 0.333, 0.5, 0.667}
+
+
+@pytest.mark.parametrize("kind", ["interpolated", "chain", "roll"])
+def test_lessons_at_the_start_alone_train_the_features(ensemble, kind):
+    settings = StateSettings(kind, max_steps=8, learn_at_start=True)
+    walked = 0
+    for _ in range(10):
+        states = make_states(settings, ensemble, torch.randn(2, DIM), FEATURES)
+        for k in range(3):
+            start, *others = states.lessons(k, torch.randn(2, DIM))
+            assert start.state is states.initial and start.trains_features
+            for lesson in others:
+                assert lesson.state.t.min() > 0
+                assert not lesson.trains_features
+            last = [start, *others][-1]
+            states.visited(k, ensemble.predict(k, last.state, FEATURES).z1_hat)
+            walked += len(others)
+    assert walked > 0
+
+
+def test_every_lesson_has_its_own_consensus(ensemble):
+    settings = StateSettings("roll", max_steps=8, learn_at_start=True)
+    lessons = []
+    while len(lessons) < 2:
+        states = make_states(settings, ensemble, torch.randn(2, DIM), FEATURES)
+        lessons = states.lessons(0)
+    for lesson, again in zip(lessons, states.lessons(1)):
+        expected = ensemble.consensus(lesson.state, FEATURES)
+        torch.testing.assert_close(lesson.consensus, expected)
+        assert again.consensus is lesson.consensus
+
+
+def test_learning_at_the_start_leaves_no_share_of_it():
+    with pytest.raises(ValueError, match="TIME_ZERO_SHARE to 0"):
+        StateSettings("roll", zero_share=0.5, learn_at_start=True)
 
 
 def test_unknown_states():

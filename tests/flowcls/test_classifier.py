@@ -102,6 +102,28 @@ def test_the_paper_s_losses_by_hand():
     torch.testing.assert_close(losses["loss_class"], F.cross_entropy(logits, labels))
 
 
+def test_the_features_learn_at_the_start_alone():
+    """With LEARN_AT_START the backbone's gradient is that of the losses at t = 0."""
+    keys = {"TRAINING_STATES": "chain", "NOISE_SCALE": 0.0}
+
+    def backbone_gradients(**more):
+        model = tiny_model(**keys, **more).train()
+        return [
+            {n: g for n, g in block_gradients(model, k).items() if n.startswith("backbone.")}
+            for k in range(3)
+        ]
+
+    both = backbone_gradients(LEARN_AT_START=True)
+    start = backbone_gradients(LEARN_AT_START=False, TIME_ZERO_SHARE=1.0)
+    walked = backbone_gradients(LEARN_AT_START=False)
+    for k in range(3):
+        torch.testing.assert_close(both[k], start[k])
+    # the first block starts there in any case
+    torch.testing.assert_close(walked[0], start[0])
+    differ = [(walked[2][n] - start[2][n]).abs().max() > 1e-6 for n in start[2]]
+    assert any(differ)
+
+
 def test_the_probe_passes_no_gradient_on():
     model = tiny_model().train()
     batch = images()
@@ -171,8 +193,7 @@ def test_the_configured_mode_comes_first():
 
 def test_saved_activations_do_not_grow_with_the_blocks():
     def peak(count):
-        keys = {"TRAINING_STATES": "chain", "TIME_ZERO_SHARE": 0.0}
-        model = tiny_model(NUM_BLOCKS=count, **keys).train()
+        model = tiny_model(NUM_BLOCKS=count, TRAINING_STATES="chain").train()
         with SavedBytes(model).counting() as saved:
             sum(model(images()).values()).backward()
         return saved.peak
