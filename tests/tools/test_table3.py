@@ -72,7 +72,7 @@ def test_the_small_suite(monkeypatch):
     monkeypatch.setattr(TOOL["Run"], "plan", lambda *given: planned.append(given))
     args = TOOL["parse_args"](["--suite", "cifar10_small", "SOLVER.BASE_LR", "1"])
     cfgs = []
-    for backbone, epochs in (("cnn", 6), ("vit", 4)):
+    for backbone, epochs in (("cnn", 6), ("vit", 3)):
         file = str(TOOL["CONFIGS"] / f"cifar10_flow_{backbone}.yaml")
         TOOL["plan_run"](args, file, backbone, 0)
         _, budget, _, _, overrides, name = planned[-1]
