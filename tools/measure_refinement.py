@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from flowdet.analysis import changed_keys
 from flowdet.analysis.output import check_output_folder, save_measurement
-from flowdet.analysis.refinement import refinement_figure, refinement_rows
+from flowdet.analysis.refinement import all_walks, refinement_figure, refinement_rows
 from flowdet.engine import Trainer, WholeModelCheckpointer, load_config, resolve_config
 from flowdet.engine.command import user_errors
 
@@ -56,7 +56,8 @@ def main() -> None:
         weights = args.weights or str(args.run / "model_final.pth")
         WholeModelCheckpointer(model).load(weights)
         metrics = [f"{name}-subset" if cfg.TEST.CLASS_SUBSET else name for name in ("AP50", "AP75")]
-        rows = refinement_rows(cfg, model, args.max_steps, metrics)
+        walks = all_walks(cfg.MODEL.FLOW_DET.NUM_BLOCKS, args.max_steps)
+        rows = refinement_rows(cfg, model, walks, metrics)
     print_table(rows, metrics[0])
     save_measurement(
         args.output,

@@ -15,8 +15,6 @@ output folder: many epochs become affordable on a CPU. `KEY VALUE` pairs overrid
 import argparse
 import functools
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import flowdet  # noqa: F401 - first: it silences a warning of detectron2's import
@@ -24,8 +22,10 @@ import flowdet  # noqa: F401 - first: it silences a warning of detectron2's impo
 # isort: split
 from flowdet.analysis.comparison import Budget, Comparison, Run
 from flowdet.analysis.output import check_output_folder
+from flowdet.analysis.prepare import prepare_digits
 from flowdet.analysis.table import accuracy_rows, comparison_table, cost_rows
 from flowdet.analysis.table_command import (
+    BUDGET_KEYS,
     check_overrides,
     parse_table_args,
     save_table,
@@ -36,7 +36,6 @@ from flowdet.detection.evaluation import metric_name
 
 TOOLS = Path(__file__).parent
 CONFIGS = Path(os.path.relpath(TOOLS.parent / "configs"))
-DIGITS_BACKBONE = Path("output/digits_pretrain/backbone.pth")
 
 # by suite and method
 SUITES = {
@@ -64,7 +63,6 @@ BUDGETS = {
     "voc": ["8:50", "1:50"],
     "voc_frozen": ["16:10"],
 }
-BUDGET_KEYS = ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_EPOCHS", "SOLVER.MAX_ITER")
 # often enough for curves
 PERIODS = ["TEST.EVAL_EPOCHS", "2"]
 
@@ -84,35 +82,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def prepare_digits(opts: list[str]) -> list[str]:
-    """Makes the dataset and the pretrained backbone, if they are not there; their overrides."""
-    digits = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "digits"
-    wanted = {digits / "manifest.json": ("make_digits.py", digits, [])}
-    overrides = []
-    if "MODEL.WEIGHTS" not in opts:
-        config = ["--config-file", str(CONFIGS / "digits_flow.yaml")]
-        wanted[DIGITS_BACKBONE] = ("pretrain_digits.py", DIGITS_BACKBONE, config)
-        overrides = ["MODEL.WEIGHTS", str(DIGITS_BACKBONE)]
-    for path, (tool, output, extra) in wanted.items():
-        if not path.is_file():
-            command = [sys.executable, str(TOOLS / tool), "--output", str(output), *extra]
-            if subprocess.run(command).returncode:
-                raise OSError(f"tools/{tool} has failed, so {path} is missing")
-    return overrides
-
-
 def plan(args: argparse.Namespace) -> Comparison:
     """All runs, checked."""
     check_output_folder(args.output)
     budgets = [Budget.parse(text) for text in args.budget or BUDGETS[args.suite]]
     learning_rate = ["SOLVER.BASE_LR"] if any(budget.base_lr for budget in budgets) else []
     check_overrides(args.opts, dict.fromkeys([*BUDGET_KEYS, *learning_rate], "--budget"))
-    overrides = list(PERIODS)
-    if args.suite == "digits":
-        overrides += prepare_digits(args.opts)
+    files = [str(CONFIGS / f"{SUITES[args.suite][method]}.yaml") for method in args.methods]
+    overrides = [*PERIODS, *prepare_digits(TOOLS, files, args.opts)]
     if args.frozen:
         overrides += ["MODEL.FLOW_DET.FEATURE_CACHE_DIR", str(args.output / "features")]
-    files = [str(CONFIGS / f"{SUITES[args.suite][method]}.yaml") for method in args.methods]
     runs = [
         Run.plan(file, budget, seed, args.output, [*overrides, *args.opts])
         for budget in budgets

@@ -18,79 +18,94 @@ from flowdet.analysis.results import method_of
 from flowdet.data.build import build_test_loader
 from flowdet.detection import FlowMatchingDetector, SetDetector
 from flowdet.detection.evaluation import build_evaluator
-from flowdet.flow import ImageTokens, solve
+from flowdet.flow import ImageTokens, Walk, solve
 
-# mode, number of steps, block of `single_step`, step after which is decoded (from 1)
-Point = tuple[str, int, int, int]
-
-
-def decode_points(
-    model: FlowMatchingDetector, batch: int, tokens: ImageTokens, max_steps: int
-) -> Iterator[tuple[Point, Tensor]]:
-    """The estimates [B, M, d] after every step of every walk, from one look at the images.
-
-    The last one of a walk is what `model.inference` decodes.
-    """
-    z_0 = model.initial_noise(batch)
-    walks = [("single_step", 1, block) for block in range(model.flow.num_blocks)]
-    walks += [("ensemble", 1, 0)]
-    walks += [
-        (mode, steps, 0)
-        for mode in ("multi_step", "multi_step_ensemble")
-        for steps in range(1, max_steps + 1)
-    ]
-    for mode, steps, block in walks:
-        found = solve(model.flow, z_0, tokens, mode, num_steps=steps, block=block, trajectory=True)
-        for step, estimate in enumerate(found.estimates, start=1):
-            yield (mode, steps, block, step), estimate
+# a walk, and the step after which is decoded (from 1)
+Point = tuple[Walk, int]
 
 
-def decode_layers(model: SetDetector, tokens: ImageTokens) -> Iterator[tuple[Point, Tensor]]:
-    """The same for the layers of `BackpropDetector`."""
-    layers = model.layers(tokens)
-    for step, queries in enumerate(layers, start=1):
-        yield ("layers", len(layers), 0, step), queries
-
-
-@torch.no_grad()
-def refinement_rows(
-    cfg: CfgNode, model: SetDetector, max_steps: int, metrics: Sequence[str] = ("AP50", "AP75")
-) -> list[dict]:
-    """Rows of a result file, from one pass over `DATASETS.TEST[0]`.
-
-    Args:
-        cfg: resolved, of the model.
-        model: in evaluation mode, its weights loaded.
-        max_steps: walks of 1 to this many steps.
+def all_walks(num_blocks: int, max_steps: int) -> list[Walk]:
+    """Every inference mode, in 1 to so many steps.
 
     Raises:
         ValueError: `max_steps` is below 1.
     """
     if max_steps < 1:
         raise ValueError(f"the number of integration steps must be at least 1, got {max_steps}")
+    walks = [Walk("single_step", block=block) for block in range(num_blocks)]
+    walks += [Walk("ensemble")]
+    return walks + [
+        Walk(mode, steps)
+        for mode in ("multi_step", "multi_step_ensemble")
+        for steps in range(1, max_steps + 1)
+    ]
+
+
+def decode_points(
+    model: FlowMatchingDetector, batch: int, tokens: ImageTokens, walks: Sequence[Walk]
+) -> Iterator[tuple[Point, Tensor]]:
+    """The estimates [B, M, d] after every step of every walk, from one look at the images.
+
+    The last one of a walk is what `model.inference` decodes.
+    """
+    z_0 = model.initial_noise(batch)
+    for walk in walks:
+        mode, steps, block = walk
+        found = solve(model.flow, z_0, tokens, mode, num_steps=steps, block=block, trajectory=True)
+        for step, estimate in enumerate(found.estimates, start=1):
+            yield (walk, step), estimate
+
+
+def decode_layers(model: SetDetector, tokens: ImageTokens) -> Iterator[tuple[Point, Tensor]]:
+    """The same for the layers of `BackpropDetector`."""
+    layers = model.layers(tokens)
+    for step, queries in enumerate(layers, start=1):
+        yield (Walk("layers", len(layers)), step), queries
+
+
+@torch.no_grad()
+def refinement_rows(
+    cfg: CfgNode,
+    model: SetDetector,
+    walks: Sequence[Walk],
+    metrics: Sequence[str] = ("AP50", "AP75"),
+    every_step: bool = True,
+) -> list[dict]:
+    """Rows of a result file, from one pass over `DATASETS.TEST[0]`.
+
+    Args:
+        cfg: resolved, of the model.
+        model: in evaluation mode, its weights loaded.
+        walks: what is measured of a `FlowMatchingDetector`; of others it is their layers.
+        metrics: of the evaluator.
+        every_step: measure the walks after each of their steps, not only at their end.
+    """
     name = cfg.DATASETS.TEST[0]
     evaluators: dict[Point, DatasetEvaluator] = {}
     is_flow = isinstance(model, FlowMatchingDetector)
     for batch in tqdm(build_test_loader(cfg, name), desc="evaluate", unit="batch"):
         tokens = model.encode(batch)
         points = (
-            decode_points(model, len(batch), tokens, max_steps)
+            decode_points(model, len(batch), tokens, walks)
             if is_flow
             else decode_layers(model, tokens)
         )
         for point, z in points:
+            walk, step = point
+            if step < walk.num_steps and not every_step:
+                continue
             if point not in evaluators:
                 evaluators[point] = build_evaluator(cfg, name)
                 evaluators[point].reset()
             outputs = [{"instances": x} for x in model.detections(z, batch)]
             evaluators[point].process(batch, outputs)
     rows = []
-    for (mode, steps, block, step), evaluator in tqdm(evaluators.items(), desc="average precision"):
+    for (walk, step), evaluator in tqdm(evaluators.items(), desc="average precision"):
         found = evaluator.evaluate()["bbox"]
-        common = {"method": method_of(cfg), "dataset": name, "mode": mode, "num_steps": steps}
-        common |= {"step": step, "t": round(step / steps, 4)}
-        if mode == "single_step":
-            common["block"] = block
+        common = {"method": method_of(cfg), "dataset": name, "mode": walk.mode}
+        common |= {"num_steps": walk.num_steps, "step": step, "t": round(step / walk.num_steps, 4)}
+        if walk.mode == "single_step":
+            common["block"] = walk.block
         for metric in metrics:
             # COCO's evaluator gives nan where nothing is found
             if not math.isnan(found[metric]):

@@ -13,6 +13,9 @@ from flowdet.analysis.results import changed_keys, write_results, write_text
 from flowdet.engine import keep_freed_memory
 from flowdet.engine.command import at_least_one, typed_command, user_errors
 
+# what a budget sets in every run
+BUDGET_KEYS = ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_EPOCHS", "SOLVER.MAX_ITER")
+
 
 def table_parser(description: str) -> argparse.ArgumentParser:
     """A parser with `--seeds`, `--output` and the overrides, for `parse_table_args`."""

@@ -29,7 +29,7 @@ from flowdet.flow.path import (
     ordered_coupling,
     random_coupling,
 )
-from flowdet.flow.solvers import INFERENCE_MODES, Solution, solve
+from flowdet.flow.solvers import INFERENCE_MODES, Solution, Walk, solve
 from flowdet.flow.states import (
     TRAINING_STATES,
     Lesson,
@@ -64,6 +64,7 @@ __all__ = [
     "StateSettings",
     "TimeEmbedding",
     "TransformerFlowBlock",
+    "Walk",
     "add_losses",
     "block_local_losses",
     "blocks_to_train",

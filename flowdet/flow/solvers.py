@@ -4,12 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor
 
 from flowdet.flow.ensemble import FlowEnsemble, FlowState
 
 INFERENCE_MODES = ("single_step", "ensemble", "multi_step", "multi_step_ensemble")
+
+
+class Walk(NamedTuple):
+    """An inference mode with what it depends on; arguments as of `solve`."""
+
+    mode: str
+    num_steps: int = 1
+    block: int = 0
+
+    @property
+    def name(self) -> str:
+        """`ensemble`, `single_step-BLOCK`, `multi_step-STEPS`, `multi_step_ensemble-STEPS`."""
+        if self.mode == "ensemble":
+            return self.mode
+        return f"{self.mode}-{self.block if self.mode == 'single_step' else self.num_steps}"
+
+    @classmethod
+    def parse(cls, name: str) -> Walk:
+        """The walk of this name; raises ValueError if there is none."""
+        mode, _, number = name.partition("-")
+        if mode == "ensemble" and name == mode:
+            return cls(mode)
+        if mode not in INFERENCE_MODES or mode == "ensemble" or not number.isdecimal():
+            raise ValueError(
+                f"{name!r} is no inference mode: give ensemble, single_step-BLOCK, "
+                "multi_step-STEPS or multi_step_ensemble-STEPS"
+            )
+        return cls(mode, block=int(number)) if mode == "single_step" else cls(mode, int(number))
 
 
 @dataclass

@@ -16,6 +16,7 @@ from flowdet.flow import (
     LocalTraining,
     PerBlock,
     StateSettings,
+    Walk,
     add_losses,
     make_states,
     solve,
@@ -155,28 +156,16 @@ class FlowMatchingClassifier(Classifier):
         return self.embedding.logits(solution.z_1)
 
     def logits_by_mode(self, features: list[Tensor], all_modes: bool) -> dict[str, Tensor]:
-        """The configured mode, then `single_step-BLOCK` (from 0), `ensemble`,
-        `multi_step-STEPS` and `multi_step_ensemble-STEPS`."""
-        own = (self.inference_mode, self.num_steps, self.single_step_block)
-        results = {mode_name(*own): self.logits(features, *own)}
-        if not all_modes:
-            return results
-        others = [("single_step", 1, k) for k in range(self.flow.num_blocks)]
-        others += [("ensemble", 1, 0)]
-        others += [("multi_step", steps, 0) for steps in self.eval_steps]
-        # with one step it is `ensemble`
-        others += [("multi_step_ensemble", steps, 0) for steps in self.eval_steps if steps > 1]
-        for other in others:
-            if mode_name(*other) not in results:
-                results[mode_name(*other)] = self.logits(features, *other)
-        return results
-
-
-def mode_name(mode: str, num_steps: int, block: int) -> str:
-    """An inference mode with what it depends on: `ensemble`, `single_step-2`, `multi_step-8`."""
-    if mode == "ensemble":
-        return mode
-    return f"{mode}-{block if mode == 'single_step' else num_steps}"
+        """The configured mode, then all others, by the names of their walks."""
+        walks = [Walk(self.inference_mode, self.num_steps, self.single_step_block)]
+        if all_modes:
+            walks += [Walk("single_step", block=k) for k in range(self.flow.num_blocks)]
+            walks += [Walk("ensemble")]
+            walks += [Walk("multi_step", steps) for steps in self.eval_steps]
+            # with one step it is `ensemble`
+            walks += [Walk("multi_step_ensemble", n) for n in self.eval_steps if n > 1]
+        by_name = {walk.name: walk for walk in walks}
+        return {name: self.logits(features, *walk) for name, walk in by_name.items()}
 
 
 class BlockLosses:

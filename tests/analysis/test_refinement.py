@@ -1,8 +1,14 @@
 import pytest
 import torch
 
-from flowdet.analysis.refinement import decode_points, refinement_figure, refinement_rows
+from flowdet.analysis.refinement import (
+    all_walks,
+    decode_points,
+    refinement_figure,
+    refinement_rows,
+)
 from flowdet.engine import resolve_config
+from flowdet.flow import Walk
 from tests.detection.tiny import batch, tiny_cfg, tiny_model
 
 
@@ -22,16 +28,16 @@ def cfg(voc_dataset):
 def test_the_last_step_is_what_inference_finds(mode):
     model = tiny_model(INFERENCE_MODE=mode, NUM_STEPS=2, SINGLE_STEP_BLOCK=1).eval()
     tokens = model.encode(batch())
-    points = dict(decode_points(model, 2, tokens, 2))
+    points = dict(decode_points(model, 2, tokens, all_walks(3, 2)))
     steps = 2 if mode.startswith("multi_step") else 1
     block = 1 if mode == "single_step" else 0
-    decoded = model.detections(points[mode, steps, block, steps], batch())
+    decoded = model.detections(points[Walk(mode, steps, block), steps], batch())
     for found, wanted in zip(decoded, model(batch())):
         torch.testing.assert_close(found.scores, wanted["instances"].scores)
 
 
 def test_every_step_of_every_mode_is_measured(cfg):
-    rows = refinement_rows(cfg, tiny_model().eval(), 3, metrics=["AP50"])
+    rows = refinement_rows(cfg, tiny_model().eval(), all_walks(3, 3), metrics=["AP50"])
     walks = [(row["mode"], row["num_steps"], row["step"]) for row in rows]
     # three blocks, one ensemble, and 1 + 2 + 3 steps in two modes
     assert len(walks) == 3 + 1 + 2 * 6
@@ -43,11 +49,18 @@ def test_every_step_of_every_mode_is_measured(cfg):
 
 def test_layers_of_the_baseline(cfg):
     model = tiny_model(file="digits_backprop.yaml").eval()
-    rows = refinement_rows(cfg, model, 3, metrics=["AP50"])
+    rows = refinement_rows(cfg, model, [], metrics=["AP50"])
     assert [row["step"] for row in rows] == [1, 2, 3]
+    assert refinement_rows(cfg, model, [], ["AP50"], every_step=False) == rows[2:]
     assert len(refinement_figure(rows).axes) == 1
 
 
-def test_no_steps(cfg):
+def test_the_end_of_each_walk(cfg):
+    walks = [Walk("multi_step", 3), Walk("single_step", block=2)]
+    rows = refinement_rows(cfg, tiny_model().eval(), walks, metrics=["AP50"], every_step=False)
+    assert [(row["mode"], row["step"]) for row in rows] == [("multi_step", 3), ("single_step", 1)]
+
+
+def test_no_steps():
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        refinement_rows(cfg, tiny_model().eval(), 0)
+        all_walks(3, 0)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from flowdet.flow import FlowEnsemble, solve
+from flowdet.flow import FlowEnsemble, Walk, solve
 from flowdet.flow.solvers import block_at
 from tests.flow.toy import DIM, IdentityTime, TimesBlock, constants, mlps
 
@@ -80,3 +80,17 @@ def test_batch_is_two_singles():
 def test_bad_arguments(kwargs, message):
     with pytest.raises(ValueError, match=message):
         solve(constants(1.0), Z_0, None, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "walk",
+    [Walk("ensemble"), Walk("single_step", 1, 2), Walk("multi_step", 4), Walk("multi_step", 16)],
+)
+def test_walks_have_names(walk):
+    assert Walk.parse(walk.name) == walk
+
+
+@pytest.mark.parametrize("name", ["", "walk-2", "multi_step", "ensemble-2", "multi_step--1", "-2"])
+def test_no_walk(name):
+    with pytest.raises(ValueError, match="is no inference mode"):
+        Walk.parse(name)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from flowdet.analysis.memory import SavedBytes
 from flowdet.flow import block_local_losses
-from flowdet.flowcls.classifier import BlockLosses, mode_name
+from flowdet.flowcls.classifier import BlockLosses
 from tests.flowcls.tiny import images, tiny_model
 
 TOPOLOGIES = ["parallel", "sequential"]
@@ -188,7 +188,6 @@ def test_the_configured_mode_comes_first():
     assert model(images(1))[0]["modes"][0] == "multi_step-5"
     model = tiny_model(INFERENCE_MODE="single_step", SINGLE_STEP_BLOCK=1).eval()
     assert model(images(1))[0]["modes"][0] == "single_step-1"
-    assert mode_name("ensemble", 4, 0) == "ensemble"
 
 
 def test_saved_activations_do_not_grow_with_the_blocks():

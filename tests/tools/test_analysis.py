@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.tools.commands import FOUR_IMAGES, SMALL
+from tests.tools.conftest import ROOT
 
 # what they need beside SMALL to be fast
 TINY = [*SMALL, "MODEL.FLOW_DET.NUM_BLOCKS", "2", "TEST.BATCH_SIZE", "4"]
@@ -48,6 +49,22 @@ def test_table1_from_nothing_and_again(run, tmp_path):
     assert (tmp_path / "refinement" / "refinement.png").stat().st_size > 1000
 
 
+def test_ablation(run, tmp_path):
+    study = tmp_path / "few.yaml"
+    study.write_text(
+        f"config: {ROOT}/configs/digits_flow.yaml\nbudget: '4:1'\nmodes: [multi_step-2, ensemble]\n"
+        "variants: {chain: {}, all at once: {MODEL.FLOW_DET.TRAINING_STATES: roll}}\n"
+    )
+    words = ("tools/ablation.py", "--study", study, "--only", "all at once", "--seeds", 1)
+    words += ("--output", tmp_path / "out", "MODEL.WEIGHTS", "", *TINY)
+    status, output = run(*words)
+    assert status == 0, output
+    assert "AP50 multi_step-2" in output
+    rows = results(tmp_path / "out", "few")["rows"]
+    assert {row["variant"] for row in rows} == {"all at once"}
+    assert {row.get("mode") for row in rows} == {"multi_step", "ensemble", None}
+
+
 def test_memory(run, tmp_path):
     words = ("tools/measure_memory.py", "--config-file", "configs/digits_flow.yaml")
     words += ("--blocks", 2, 4, "--batch-sizes", 1, "--output", tmp_path, *TINY)
@@ -74,6 +91,11 @@ def test_gradients(run, tmp_path):
         (("table1.py", "--budget", "8"), "'8' is no budget"),
         (("table1.py", "--frozen"), "--frozen is for --dataset voc"),
         (("table3.py", "--suite", "cifar10_small"), "make it with datasets/make_image_folder.py"),
+        (("ablation.py", "--study", "none.yaml"), "there is no study 'none.yaml'"),
+        (
+            ("ablation.py", "--study", "configs/ablations/digits_states.yaml", "--only", "dream"),
+            "there is no variant 'dream', only backprop, chain",
+        ),
         (("measure_memory.py", "--blocks", "0"), "T must be at least 1, got 0"),
         (("measure_memory.py", "--config-file", "none.yaml"), "no config file 'none.yaml'"),
         (("measure_gradients.py", "--batches", "1"), "at least 2 batches, got 1"),

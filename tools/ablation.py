@@ -1,0 +1,95 @@
+#!/usr/bin/env python
+"""Trains variants of a detector under one budget and tells how well each does in which mode.
+
+    tools/ablation.py --study configs/ablations/digits_states.yaml
+    tools/ablation.py --study configs/ablations/digits_states.yaml --only chain backprop --seeds 1
+
+The file names the variants, the budget and the inference modes. Every training is one of
+tools/train_net.py; stopped, the command goes on where it was when called again. It prints a table,
+and writes it to the output folder as NAME.md and NAME.json, named after the file. Datasets and
+backbone of the digits are made if they are missing. `KEY VALUE` pairs override every config.
+"""
+
+import argparse
+import functools
+from pathlib import Path
+
+import flowdet  # noqa: F401 - first: it silences a warning of detectron2's import
+
+# isort: split
+from flowdet.analysis.ablation import Study, ablation_rows, ablation_table, by_variant
+from flowdet.analysis.comparison import Comparison, Run
+from flowdet.analysis.output import check_output_folder
+from flowdet.analysis.prepare import prepare_digits
+from flowdet.analysis.table_command import (
+    BUDGET_KEYS,
+    check_overrides,
+    parse_table_args,
+    save_table,
+    table_parser,
+    train_and_report,
+)
+from flowdet.detection.evaluation import metric_name
+
+TOOLS = Path(__file__).parent
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = table_parser(__doc__)
+    add = parser.add_argument
+    add("--study", type=Path, required=True, metavar="FILE", help="one of configs/ablations/")
+    add("--only", nargs="+", metavar="VARIANT", help="default: all of the file")
+    args = parse_table_args(parser, argv)
+    args.output = args.output or Path("output") / args.study.stem
+    return args
+
+
+def chosen_study(args: argparse.Namespace) -> Study:
+    study = Study.read(args.study)
+    return study.chosen(args.only) if args.only else study
+
+
+def plan(args: argparse.Namespace) -> Comparison:
+    """All runs, checked."""
+    check_output_folder(args.output)
+    check_overrides(args.opts, dict.fromkeys(BUDGET_KEYS, f"`budget` in {args.study}"))
+    study = chosen_study(args)
+    files = [variant.config_file for variant in study.variants]
+    overrides = prepare_digits(TOOLS, files, args.opts)
+    runs = [
+        Run.plan(
+            variant.config_file,
+            study.budget,
+            seed,
+            args.output,
+            [*overrides, *variant.overrides, *args.opts],
+            variant.slug,
+        )
+        for seed in range(args.seeds)
+        for variant in study.variants
+    ]
+    return Comparison(runs, TOOLS / "train_net.py")
+
+
+def report(args: argparse.Namespace, comparison: Comparison) -> None:
+    """Evaluates the modes, prints the table and writes it."""
+    study, runs = chosen_study(args), comparison.runs
+    rows = ablation_rows(by_variant(study, runs), study.modes)
+    dataset, subset = runs[0].cfg.DATASETS.TEST[0], runs[0].cfg.TEST.CLASS_SUBSET
+    classes = f"mean over {', '.join(subset)}" if subset else "mean over all classes"
+    caption = (
+        f"{dataset}, batch {study.budget.batch_size}, {study.budget.epochs} epochs, {args.seeds} "
+        f"seeds, mean +- standard deviation after the last epoch, {classes}; metric: "
+        f"{metric_name(dataset)}. Backprop has one mode, its last layer, in the first columns."
+    )
+    draw = functools.partial(ablation_table, rows, study.modes)
+    save_table(args.output / args.study.stem, comparison, rows, caption, draw)
+
+
+def main() -> None:
+    args = parse_args()
+    train_and_report(functools.partial(plan, args), functools.partial(report, args))
+
+
+if __name__ == "__main__":
+    main()
