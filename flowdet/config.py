@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
+from flowdet.flow import StateSettings
+
 
 def add_flowdet_config(cfg: CfgNode) -> None:
     """Adds flowdet's keys to a detectron2 config, in place.
@@ -77,6 +79,8 @@ def _add_transport_keys(node: CfgNode) -> None:
     node.TIME_ZERO_SHARE = 0.0
     # "roll" draws its number of steps from 1 to this.
     node.MAX_ROLL_STEPS = 4
+    # "chain" draws its number of steps from these, e.g. [1, 2, 4, 8]; [] is T.
+    node.CHAIN_STEPS = []
     # Every block learns at t = 0 in every iteration, and beside it on the states above, where its
     # loss then passes no gradient to the features.
     node.LEARN_AT_START = False
@@ -154,6 +158,7 @@ def _add_classification_keys(cfg: CfgNode) -> None:
     node.TIME_DISTRIBUTION = "uniform"
     node.TIME_ZERO_SHARE = 0.0
     node.MAX_ROLL_STEPS = 8
+    node.CHAIN_STEPS = []
     node.SCHEDULE = "joint"
     node.PASS_LENGTH = 0
     # The noise z_0, and whether targets are layer-normalised and trained by the losses.
@@ -238,3 +243,15 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.WARMUP_EPOCHS = 0
     cfg.SOLVER.CHECKPOINT_EPOCHS = 0
     cfg.TEST.EVAL_EPOCHS = 0
+
+
+def state_settings(node: CfgNode) -> StateSettings:
+    """On which states blocks learn, from `MODEL.FLOW_DET` or `MODEL.FLOW_CLS`."""
+    return StateSettings(
+        kind=node.TRAINING_STATES,
+        time_distribution=node.TIME_DISTRIBUTION,
+        zero_share=node.TIME_ZERO_SHARE,
+        max_steps=node.MAX_ROLL_STEPS,
+        learn_at_start=node.LEARN_AT_START,
+        chain_steps=tuple(node.CHAIN_STEPS),
+    )

@@ -7,6 +7,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
+from flowdet.config import state_settings
 from flowdet.detection.base import SetDetector
 from flowdet.detection.build import build_flow, build_shared_parts
 from flowdet.detection.losses import BlockLosses
@@ -99,13 +100,7 @@ class FlowMatchingDetector(SetDetector):
                 flow_cfg.NORMALIZE_TARGET,
                 flow_cfg.LEARN_TARGET,
             ),
-            "states": StateSettings(
-                flow_cfg.TRAINING_STATES,
-                flow_cfg.TIME_DISTRIBUTION,
-                flow_cfg.TIME_ZERO_SHARE,
-                flow_cfg.MAX_ROLL_STEPS,
-                flow_cfg.LEARN_AT_START,
-            ),
+            "states": state_settings(flow_cfg),
             "coupling": flow_cfg.COUPLING,
             "schedule": flow_cfg.SCHEDULE,
             "pass_length": flow_cfg.PASS_LENGTH,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from flowdet.flow.ensemble import FlowEnsemble, FlowState
 from flowdet.flow.path import expand_time
-from flowdet.flow.solvers import euler
+from flowdet.flow.solvers import block_at, euler
 from flowdet.flow.time import TIME_DISTRIBUTIONS, draw_time
 
 
@@ -59,6 +59,7 @@ class StateSettings:
         zero_share: probability of a state at t = 0 (per image for `interpolated` and `roll`, per
             iteration for `chain`), the state from which `single_step` and `ensemble` start.
         max_steps: `roll` draws the number of Euler steps from 1 to this.
+        chain_steps: `chain` draws the number of Euler steps from these; T steps if there are none.
         learn_at_start: every block learns at t = 0 in every iteration, and beside it on the
             state above; the features then get gradients at t = 0 alone, where nothing but the
             image tells the answer. Leaves nothing for `zero_share` to do, which must be 0.
@@ -69,6 +70,7 @@ class StateSettings:
     zero_share: float = 0.0
     max_steps: int = 4
     learn_at_start: bool = False
+    chain_steps: tuple[int, ...] = ()
 
     def __post_init__(self):
         if self.kind not in TRAINING_STATES:
@@ -85,6 +87,10 @@ class StateSettings:
             )
         if self.max_steps < 1:
             raise ValueError(f"max_steps (MAX_ROLL_STEPS) must be at least 1, got {self.max_steps}")
+        if min(self.chain_steps, default=1) < 1:
+            raise ValueError(
+                f"chain_steps (CHAIN_STEPS) must be at least 1, got {self.chain_steps}"
+            )
         if self.learn_at_start and self.zero_share:
             raise ValueError(
                 "learn_at_start (LEARN_AT_START) puts every image at t = 0 already: set "
@@ -149,34 +155,49 @@ class InterpolatedStates(TrainingStates):
 
 
 class ChainStates(TrainingStates):
-    """Block k learns on the Euler state that block k - 1 has left, at t = k / T.
+    """Block k learns on a state that multi-step inference visits in its time interval.
 
-    Costs no extra pass when all blocks learn in turn. Blocks that are skipped (schedule
-    `alternate`) are run without gradient.
+    The number of steps is drawn from `StateSettings.chain_steps`. With T of them block k learns on
+    what block k - 1 has left; with more, on one of the states of its interval; with fewer, blocks
+    that share a step learn on one state: with a single step all of them at t = 0. What a block
+    predicts while it learns is its own step, so T steps cost no extra pass; steps between, and
+    blocks that are skipped (schedule `alternate`), are made without gradient.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.current = self.initial
-        self.next_block = 0
-        self.stay_at_zero = random.random() < self.settings.zero_share
+        stays = random.random() < self.settings.zero_share
+        choices = self.settings.chain_steps or (self.ensemble.num_blocks,)
+        self.num_steps = 1 if stays else random.choice(choices)
+        self.step = 0
+        # what the block that serves the current step has said there
+        self.z1_hat: Tensor | None = None
 
     def state(self, block: int, z_1: Tensor | None = None) -> FlowState:
-        if self.stay_at_zero:
-            return self.initial
-        if self.next_block < block:
-            with without_gradient():
-                for k in range(self.next_block, block):
-                    z1_hat = self.ensemble.predict(k, self.current, self.features).z1_hat
-                    self.visited(k, z1_hat)
+        for _ in range(self.step, self._step_of(block)):
+            self._advance()
         return self.current
 
+    def _step_of(self, block: int) -> int:
+        """One of the steps that the block serves, or else the step into which its time falls."""
+        count, steps = self.ensemble.num_blocks, self.num_steps
+        served = [s for s in range(steps) if block_at(s / steps, count) == block]
+        return random.choice(served) if served else block * steps // count
+
+    def _advance(self) -> None:
+        """The Euler step of the block that serves the current one."""
+        t, t_next = self.step / self.num_steps, (self.step + 1) / self.num_steps
+        if self.z1_hat is None:
+            with without_gradient():
+                block = block_at(t, self.ensemble.num_blocks)
+                self.z1_hat = self.ensemble.predict(block, self.current, self.features).z1_hat
+        self.current = self.ensemble.advance(self.current, self.z1_hat, t, t_next)
+        self.step, self.z1_hat = self.step + 1, None
+
     def visited(self, block: int, z1_hat: Tensor) -> None:
-        count = self.ensemble.num_blocks
-        self.next_block = block + 1
-        if self.next_block < count and not self.stay_at_zero:
-            t, t_next = block / count, self.next_block / count
-            self.current = self.ensemble.advance(self.current, z1_hat.detach(), t, t_next)
+        if block_at(self.step / self.num_steps, self.ensemble.num_blocks) == block:
+            self.z1_hat = z1_hat.detach()
 
 
 class RollStates(TrainingStates):

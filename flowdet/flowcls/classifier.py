@@ -10,6 +10,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
+from flowdet.config import state_settings
 from flowdet.events import log_scalars
 from flowdet.flow import (
     FlowEnsemble,
@@ -106,13 +107,7 @@ class FlowMatchingClassifier(Classifier):
                 node.TIE_CLASSES,
             ),
             "topology": node.TOPOLOGY,
-            "states": StateSettings(
-                node.TRAINING_STATES,
-                node.TIME_DISTRIBUTION,
-                node.TIME_ZERO_SHARE,
-                node.MAX_ROLL_STEPS,
-                node.LEARN_AT_START,
-            ),
+            "states": state_settings(node),
             "schedule": node.SCHEDULE,
             "pass_length": node.PASS_LENGTH,
             "noise_scale": node.NOISE_SCALE,
