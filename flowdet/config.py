@@ -69,6 +69,8 @@ def _add_transport_keys(node: CfgNode) -> None:
     node.SELF_CONDITIONING = True
     # Cross-attention looks at the box that the estimate decodes to.
     node.BOX_ANCHORED_ATTENTION = True
+    # Blocks also read the feature maps at so many points along each side of that box; 0 is off.
+    node.BOX_SAMPLES = 0
 
     # States on which blocks learn: "interpolated" (the paper), or those that the solver
     # visits: "chain" (block k after block k - 1) or "roll" (all blocks after their mean).
@@ -77,8 +79,8 @@ def _add_transport_keys(node: CfgNode) -> None:
     node.TIME_DISTRIBUTION = "uniform"
     # Probability of t = 0 instead, from which single-step and ensemble inference start.
     node.TIME_ZERO_SHARE = 0.0
-    # "roll" draws its number of steps from 1 to this.
-    node.MAX_ROLL_STEPS = 4
+    # "roll" draws its number of steps from 1 to this; 0 is 2T.
+    node.MAX_ROLL_STEPS = 0
     # "chain" draws its number of steps from these, e.g. [1, 2, 4, 8]; [] is T.
     node.CHAIN_STEPS = []
     # Every block learns at t = 0 in every iteration, and beside it on the states above, where its
@@ -87,6 +89,10 @@ def _add_transport_keys(node: CfgNode) -> None:
     # Which query an object's target goes to in interpolated states: "ordered", "random" or
     # "optimal_transport". Visited states take the matching of the detection loss.
     node.COUPLING = "random"
+    # On what the detection loss matches queries and objects: "own" (each block on its own
+    # prediction), "carried" (all blocks on that of the first) or "consensus" (all on their mean;
+    # "roll" alone).
+    node.ASSIGNMENT = "own"
     # Which blocks learn in an iteration: "joint" (all) or "alternate" (Algorithm 1: one per
     # pass over the data), and the iterations in a pass (0: set from the dataset).
     node.SCHEDULE = "joint"
@@ -157,7 +163,7 @@ def _add_classification_keys(cfg: CfgNode) -> None:
     node.LEARN_AT_START = True
     node.TIME_DISTRIBUTION = "uniform"
     node.TIME_ZERO_SHARE = 0.0
-    node.MAX_ROLL_STEPS = 8
+    node.MAX_ROLL_STEPS = 0
     node.CHAIN_STEPS = []
     node.SCHEDULE = "joint"
     node.PASS_LENGTH = 0

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from flowdet.analysis.results import method_of
 from flowdet.data.build import build_test_loader
 from flowdet.detection import FlowMatchingDetector, SetDetector
+from flowdet.detection.base import same_size
 from flowdet.detection.evaluation import build_evaluator
 from flowdet.flow import ImageTokens, Walk, solve
 
@@ -63,6 +64,15 @@ def decode_layers(model: SetDetector, tokens: ImageTokens) -> Iterator[tuple[Poi
         yield (Walk("layers", len(layers)), step), queries
 
 
+def _points(
+    model: SetDetector, inputs: Sequence[dict], walks: Sequence[Walk]
+) -> Iterator[tuple[Point, Tensor]]:
+    tokens = model.encode(inputs)
+    if isinstance(model, FlowMatchingDetector):
+        return decode_points(model, len(inputs), tokens, walks)
+    return decode_layers(model, tokens)
+
+
 @torch.no_grad()
 def refinement_rows(
     cfg: CfgNode,
@@ -82,23 +92,18 @@ def refinement_rows(
     """
     name = cfg.DATASETS.TEST[0]
     evaluators: dict[Point, DatasetEvaluator] = {}
-    is_flow = isinstance(model, FlowMatchingDetector)
     for batch in tqdm(build_test_loader(cfg, name), desc="evaluate", unit="batch"):
-        tokens = model.encode(batch)
-        points = (
-            decode_points(model, len(batch), tokens, walks)
-            if is_flow
-            else decode_layers(model, tokens)
-        )
-        for point, z in points:
-            walk, step = point
-            if step < walk.num_steps and not every_step:
-                continue
-            if point not in evaluators:
-                evaluators[point] = build_evaluator(cfg, name)
-                evaluators[point].reset()
-            outputs = [{"instances": x} for x in model.detections(z, batch)]
-            evaluators[point].process(batch, outputs)
+        for places in same_size(batch):
+            inputs = [batch[i] for i in places]
+            for point, z in _points(model, inputs, walks):
+                walk, step = point
+                if step < walk.num_steps and not every_step:
+                    continue
+                if point not in evaluators:
+                    evaluators[point] = build_evaluator(cfg, name)
+                    evaluators[point].reset()
+                outputs = [{"instances": x} for x in model.detections(z, inputs)]
+                evaluators[point].process(inputs, outputs)
     rows = []
     for (walk, step), evaluator in tqdm(evaluators.items(), desc="average precision"):
         found = evaluator.evaluate()["bbox"]

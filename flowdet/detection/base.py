@@ -15,7 +15,7 @@ from flowdet.detection.criterion import SetCriterion
 from flowdet.detection.feature_cache import FeatureCache
 from flowdet.detection.heads import DetectionHeads
 from flowdet.detection.matcher import HungarianMatcher
-from flowdet.detection.neck import TokenNeck, merge_tokens
+from flowdet.detection.neck import TokenNeck
 from flowdet.detection.postprocess import PostProcessor
 from flowdet.detection.targets import Targets
 from flowdet.flow import ImageTokens
@@ -88,8 +88,9 @@ class SetDetector(nn.Module, ABC):
         """The losses of a batch, to be summed with equal weight."""
 
     @abstractmethod
-    def inference(self, batched_inputs: list[dict], trajectory: bool = False) -> list[dict]:
-        """`{"instances": Instances}` for every image; `trajectory` adds those of every step."""
+    def estimates(self, tokens: ImageTokens, trajectory: bool = False) -> list[Tensor]:
+        """What the queries end as in the current inference mode, [B, M, d]; with `trajectory`
+        preceded by what they are after every earlier step."""
 
     @property
     @abstractmethod
@@ -136,21 +137,32 @@ class SetDetector(nn.Module, ABC):
             )
         return targets
 
+    @torch.no_grad()
+    def inference(self, batched_inputs: list[dict], trajectory: bool = False) -> list[dict]:
+        """Detections of a batch of any size, in the current inference mode.
+
+        Args:
+            batched_inputs: dicts with `image` and optionally the original `height`, `width`.
+            trajectory: also return `trajectory`, the `Instances` that the estimate after
+                every step decodes to.
+        """
+        results: list[dict] = [{}] * len(batched_inputs)
+        for places in same_size(batched_inputs):
+            inputs = [batched_inputs[i] for i in places]
+            steps = self.estimates(self.encode(inputs), trajectory)
+            decoded = [self.detections(z, inputs) for z in steps]
+            for i, *instances in zip(places, *decoded, strict=True):
+                results[i] = {"instances": instances[-1]}
+                if trajectory:
+                    results[i]["trajectory"] = instances
+        return results
+
     def encode(self, batched_inputs: list[dict]) -> ImageTokens:
-        """Images to tokens. Training pads the batch; inference runs images of one size
-        together, so that no image sees another one's padding."""
+        """Images to tokens, padded to one size. Inference keeps to images of one size, see
+        `same_size`, so that no image sees another one's padding."""
         images = [
             (x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs
         ]
-        if self.training:
-            return self._encode_batch(images)
-        groups: dict[torch.Size, list[int]] = {}
-        for i, image in enumerate(images):
-            groups.setdefault(image.shape, []).append(i)
-        encoded = [self._encode_batch([images[i] for i in group]) for group in groups.values()]
-        return merge_tokens(encoded, sum(groups.values(), []))
-
-    def _encode_batch(self, images: list[Tensor]) -> ImageTokens:
         batch = ImageList.from_tensors(
             images,
             self.backbone.size_divisibility,
@@ -161,18 +173,6 @@ class SetDetector(nn.Module, ABC):
         maps = [features[name] for name in self.in_features]
         return self.neck(maps, batch.image_sizes, tuple(batch.tensor.shape[-2:]))
 
-    def results(
-        self, batched_inputs: list[dict], z: Tensor, steps: Sequence[Tensor] | None
-    ) -> list[dict]:
-        """What `inference` returns: detections of the final embeddings [B, M, d], and of those
-        after every step where they are given."""
-        results = [{"instances": x} for x in self.detections(z, batched_inputs)]
-        if steps is not None:
-            decoded = [self.detections(step, batched_inputs) for step in steps]
-            for result, *instances in zip(results, *decoded, strict=True):
-                result["trajectory"] = instances
-        return results
-
     def detections(self, z: Tensor, batched_inputs: list[dict]) -> list[Instances]:
         """Decodes embeddings [B, M, d] to the detections of every image."""
         logits, boxes = self.heads(z)
@@ -182,3 +182,11 @@ class SetDetector(nn.Module, ABC):
             output_size = (x.get("height", size[0]), x.get("width", size[1]))
             results.append(self.postprocess(logits[i], boxes[i], size, output_size))
         return results
+
+
+def same_size(batched_inputs: Sequence[dict]) -> list[list[int]]:
+    """The places of the images of each size."""
+    groups: dict[torch.Size, list[int]] = {}
+    for i, x in enumerate(batched_inputs):
+        groups.setdefault(x["image"].shape, []).append(i)
+    return list(groups.values())

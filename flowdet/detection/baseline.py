@@ -28,7 +28,8 @@ class BackpropDetector(SetDetector):
     Args:
         blocks: T blocks of `flowdet.flow`, not self-conditioned; each corrects the queries.
         queries: learned start, [M, d].
-        query_position: maps the queries [B, M, d] to their position codes; None for none.
+        query_position: maps the queries [B, M, d] and the image tokens to where the queries are;
+            None for none.
         auxiliary_losses: every layer has a loss, not only the last one (as in DETR).
         checkpoint_blocks: compute the blocks' activations again in the backward pass instead
             of keeping them.
@@ -41,7 +42,7 @@ class BackpropDetector(SetDetector):
         *,
         blocks: Iterable[nn.Module],
         queries: nn.Parameter,
-        query_position: Callable[[Tensor], QueryPosition] | None,
+        query_position: Callable[[Tensor, ImageTokens], QueryPosition] | None,
         auxiliary_losses: bool,
         checkpoint_blocks: bool,
         **parts,
@@ -80,7 +81,7 @@ class BackpropDetector(SetDetector):
         no_time = z.new_zeros(len(z), z.shape[-1])
         layers = []
         for block in self.blocks:
-            position = self.query_position(z) if self.query_position else None
+            position = self.query_position(z, tokens) if self.query_position else None
             arguments = (z, no_time, tokens, None, position)
             if self.checkpoint_blocks and self.training:
                 z = z + checkpoint(block, *arguments, use_reentrant=False)
@@ -106,8 +107,7 @@ class BackpropDetector(SetDetector):
         log_scalars(watched)
         return total
 
-    @torch.no_grad()
-    def inference(self, batched_inputs: list[dict], trajectory: bool = False) -> list[dict]:
-        """Detections of a batch of any size; with `trajectory` also those of every layer."""
-        layers = self.layers(self.encode(batched_inputs))
-        return self.results(batched_inputs, layers[-1], layers if trajectory else None)
+    def estimates(self, tokens: ImageTokens, trajectory: bool = False) -> list[Tensor]:
+        """The queries after the last block, or after every one."""
+        layers = self.layers(tokens)
+        return layers if trajectory else layers[-1:]

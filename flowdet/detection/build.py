@@ -93,6 +93,7 @@ def build_blocks(flow_cfg: CfgNode, self_conditioned: bool) -> list[TransformerF
             flow_cfg.DROPOUT,
             self_conditioned=self_conditioned,
             tie_position=flow_cfg.BOX_ANCHORED_ATTENTION,
+            num_points=flow_cfg.BOX_SAMPLES**2 * len(flow_cfg.IN_FEATURES),
         )
         for _ in range(flow_cfg.NUM_BLOCKS)
     ]
@@ -104,8 +105,13 @@ def build_query_positions(
     """Position codes for anchored queries; None if they are not anchored.
 
     Raises:
-        ValueError: box-anchored attention without anchors.
+        ValueError: box-anchored attention without anchors, or box samples without it.
     """
+    if flow_cfg.BOX_SAMPLES and not flow_cfg.BOX_ANCHORED_ATTENTION:
+        raise ValueError(
+            "MODEL.FLOW_DET.BOX_SAMPLES are taken in the estimate's box: they need "
+            "MODEL.FLOW_DET.BOX_ANCHORED_ATTENTION True"
+        )
     if not flow_cfg.ANCHORED_QUERIES and flow_cfg.BOX_ANCHORED_ATTENTION:
         raise ValueError(
             "MODEL.FLOW_DET.BOX_ANCHORED_ATTENTION looks where the estimate's box is: it needs "
@@ -114,7 +120,8 @@ def build_query_positions(
     if not flow_cfg.ANCHORED_QUERIES:
         return None
     decode = heads.boxes if flow_cfg.BOX_ANCHORED_ATTENTION else None
-    return QueryPositions(code, flow_cfg.HIDDEN_DIM, grid_boxes(flow_cfg.NUM_QUERIES), decode)
+    anchors, samples = grid_boxes(flow_cfg.NUM_QUERIES), flow_cfg.BOX_SAMPLES
+    return QueryPositions(code, flow_cfg.HIDDEN_DIM, anchors, decode, samples)
 
 
 def _check_sizes(flow_cfg: CfgNode) -> None:

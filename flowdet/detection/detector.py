@@ -33,6 +33,9 @@ COUPLINGS = {
 }
 
 
+ASSIGNMENTS = ("own", "carried", "consensus")
+
+
 @META_ARCH_REGISTRY.register()
 class FlowMatchingDetector(SetDetector):
     """A detector whose T flow blocks carry noise to class + box embeddings.
@@ -43,6 +46,9 @@ class FlowMatchingDetector(SetDetector):
         states: on which states the blocks learn.
         coupling: which query an object's target goes to, for interpolated states: `ordered`,
             `random` or `optimal_transport`.
+        assignment: on what queries and objects are matched: `own`: each block on its own
+            prediction; `carried`: all blocks of an iteration on that of the first; `consensus`:
+            all on the mean of their predictions, where they share a state (states `roll`).
         schedule: `joint` or `alternate`.
         pass_length: iterations in one pass over the data, for `alternate`.
         noise_scale: standard deviation of z_0.
@@ -61,6 +67,7 @@ class FlowMatchingDetector(SetDetector):
         target_embedding: TargetEmbedding,
         states: StateSettings,
         coupling: str,
+        assignment: str,
         schedule: str,
         pass_length: int,
         noise_scale: float,
@@ -74,12 +81,20 @@ class FlowMatchingDetector(SetDetector):
         super().__init__(**parts)
         if coupling not in COUPLINGS:
             raise ValueError(f"unknown coupling {coupling!r}: use one of {sorted(COUPLINGS)}")
+        if assignment not in ASSIGNMENTS:
+            raise ValueError(f"unknown assignment {assignment!r}: use one of {ASSIGNMENTS}")
+        if assignment == "consensus" and states.kind != "roll":
+            raise ValueError(
+                "MODEL.FLOW_DET.ASSIGNMENT consensus needs blocks that share a state: set "
+                "MODEL.FLOW_DET.TRAINING_STATES roll"
+            )
         check_mode(inference_mode, num_steps, single_step_block, flow.num_blocks)
         self.flow = flow
         self.local = LocalTraining(flow.num_blocks, schedule, pass_length)
         self.target_embedding = target_embedding
         self.states = states
         self.couple = COUPLINGS[coupling]
+        self.assignment = assignment
         self.noise_scale = noise_scale
         self.flow_weight = flow_weight
         self.inference_mode = inference_mode
@@ -102,6 +117,7 @@ class FlowMatchingDetector(SetDetector):
             ),
             "states": state_settings(flow_cfg),
             "coupling": flow_cfg.COUPLING,
+            "assignment": flow_cfg.ASSIGNMENT,
             "schedule": flow_cfg.SCHEDULE,
             "pass_length": flow_cfg.PASS_LENGTH,
             "noise_scale": flow_cfg.NOISE_SCALE,
@@ -131,28 +147,18 @@ class FlowMatchingDetector(SetDetector):
         log_scalars(block_losses.watched)
         return losses
 
-    @torch.no_grad()
-    def inference(self, batched_inputs: list[dict], trajectory: bool = False) -> list[dict]:
-        """Detections of a batch of any size, in the current inference mode.
-
-        Args:
-            batched_inputs: dicts with `image` and optionally the original `height`, `width`.
-            trajectory: also return `trajectory`, the `Instances` that the estimate after
-                every step decodes to.
-        """
-        tokens = self.encode(batched_inputs)
+    def estimates(self, tokens: ImageTokens, trajectory: bool = False) -> list[Tensor]:
+        """z_1, or the estimate of it after every step, which the last one reaches."""
         solution = solve(
             self.flow,
-            self.initial_noise(len(batched_inputs)),
+            self.initial_noise(len(tokens.tokens)),
             tokens,
             self.inference_mode,
             num_steps=self.num_steps,
             block=self.single_step_block,
             trajectory=trajectory,
         )
-        return self.results(
-            batched_inputs, solution.z_1, solution.estimates if trajectory else None
-        )
+        return solution.estimates if trajectory else [solution.z_1]
 
     def initial_noise(self, batch: int) -> Tensor:
         """z_0 at inference, [B, M, d]: the same for every image."""

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from flowdet.detection.targets import Targets, gather_targets, ordered_assignment
 from flowdet.flow import (
+    FlowState,
     ImageTokens,
-    Lesson,
     add_losses,
     couple,
     make_states,
@@ -57,7 +57,7 @@ class BlockLosses:
             seen = tokens if lesson.trains_features else tokens.detach()
             prediction = model.flow.predict(block, lesson.state, self.tokens.with_tokens(seen))
             logits, boxes = model.heads(prediction.z1_hat)
-            assigned = self._assign(place, lesson, logits, boxes)
+            assigned = self._assign(place, lesson.state, logits, boxes)
             found, stats = model.criterion(logits, boxes, self.targets, assigned, self.normaliser)
             z_1 = gather_targets(embeddings, assigned) if coupled is None else coupled
             loss_flow = model.flow.flow_loss(prediction, lesson.state, z_1)
@@ -78,13 +78,14 @@ class BlockLosses:
                 index = model.couple(self.z_0, gather_targets(embeddings, ordered))
                 self.coupled = couple(ordered, index)
 
-    def _assign(self, place: int, lesson: Lesson, logits: Tensor, boxes: Tensor) -> Tensor:
-        """The object of each query, [B, M], at a block's lesson with this number: matched on the
-        block's own prediction, or once for all blocks."""
+    def _assign(self, place: int, state: FlowState, logits: Tensor, boxes: Tensor) -> Tensor:
+        """The object of each query, [B, M], in a block's lesson of this number."""
         model = self.model
-        if lesson.consensus is None:
+        if model.assignment == "own":
             return model.matcher(logits, boxes, self.targets)
         if place not in self.agreed:
-            with without_gradient():
-                self.agreed[place] = model.matcher(*model.heads(lesson.consensus), self.targets)
+            if model.assignment == "consensus":
+                with without_gradient():
+                    logits, boxes = model.heads(model.flow.consensus(state, self.tokens))
+            self.agreed[place] = model.matcher(logits, boxes, self.targets)
         return self.agreed[place]

@@ -10,7 +10,7 @@ from detectron2.modeling.backbone.resnet import BasicBlock
 from torch import Tensor, nn
 
 from flowdet.detection.position import SineCode
-from flowdet.flow import ImageTokens
+from flowdet.flow import ImageTokens, TokenGrid
 
 
 class TokenNeck(nn.Module):
@@ -61,20 +61,22 @@ class TokenNeck(nn.Module):
             image_sizes: (height, width) of each image without padding, in pixels.
             padded_size: (height, width) of the batch, in pixels.
         """
-        tokens, positions, paddings = [], [], []
+        tokens, positions, paddings, grids = [], [], [], []
         for i, (layer, x) in enumerate(zip(self.levels, feature_maps, strict=True)):
             x = layer(x)
             steps = self._steps(i, x.shape[-2:], padded_size)
-            points, padding = _token_grid(x.shape[-2:], steps, image_sizes, x.device)
+            grid, points, padding = _token_grid(x.shape[-2:], steps, image_sizes, x.device)
             flat = x.flatten(2).transpose(1, 2)
             tokens.append(flat if self.level_embedding is None else flat + self.level_embedding[i])
             positions.append(self.code(points))
             paddings.append(padding)
+            grids.append(grid)
         padding = torch.cat(paddings, dim=1)
         return ImageTokens(
             torch.cat(tokens, dim=1),
             torch.cat(positions, dim=1),
             None if all(tuple(size) == tuple(padded_size) for size in image_sizes) else padding,
+            tuple(grids),
         )
 
     def _steps(self, level: int, shape: tuple, padded_size: tuple) -> tuple[float, float]:
@@ -86,42 +88,17 @@ class TokenNeck(nn.Module):
         return padded_size[0] / shape[0], padded_size[1] / shape[1]
 
 
-def _token_grid(shape, steps, image_sizes, device) -> tuple[Tensor, Tensor]:
-    """Centres of the tokens in units of each image, [B, H * W, 2] as (x, y), and padding."""
+def _token_grid(shape, steps, image_sizes, device) -> tuple[TokenGrid, Tensor, Tensor]:
+    """The grid, the centres of its tokens in units of each image, [B, H * W, 2] as (x, y), and
+    padding."""
     height, width = shape
     y = (torch.arange(height, device=device) + 0.5) * steps[0]
     x = (torch.arange(width, device=device) + 0.5) * steps[1]
     pixels = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(1, -1, 2)
     sizes = torch.tensor([(w, h) for h, w in image_sizes], device=device).float()[:, None]
     points = pixels / sizes
+    extent = torch.tensor([width * steps[1], height * steps[0]], device=device) / sizes[:, 0]
     padding = (points > 1).any(dim=-1)
     # an image smaller than half a token keeps one to attend to
     padding[:, 0] = False
-    return points, padding
-
-
-def merge_tokens(groups: Sequence[ImageTokens], order: Sequence[int]) -> ImageTokens:
-    """One padded batch from groups of images of different sizes.
-
-    Args:
-        groups: tokens of the groups.
-        order: for every image, taken group by group, its place in the batch.
-    """
-    if len(groups) == 1:
-        return groups[0]
-
-    def pad(sequences: list[Tensor]) -> Tensor:
-        padded = nn.utils.rnn.pad_sequence(sequences, batch_first=True)
-        return padded[torch.tensor(order, device=padded.device).argsort()]
-
-    rows = [row for group in groups for row in group.tokens]
-    positions = [row for g in groups for row in g.position.expand(len(g.tokens), -1, -1)]
-    seen = pad([row for group in groups for row in _seen(group)])
-    return ImageTokens(pad(rows), pad(positions), ~seen)
-
-
-def _seen(group: ImageTokens) -> Tensor:
-    """[B, N], True where a token is not padding (that of `size_divisibility`)."""
-    if group.padding is not None:
-        return ~group.padding
-    return torch.ones(group.tokens.shape[:2], dtype=torch.bool, device=group.tokens.device)
+    return TokenGrid(height, width, extent), points, padding

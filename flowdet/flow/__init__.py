@@ -11,6 +11,7 @@ from flowdet.flow.blocks import (
     MLPFlowBlock,
     QueryPosition,
     ResidualMLPFlowBlock,
+    TokenGrid,
     TransformerFlowBlock,
 )
 from flowdet.flow.ensemble import PREDICTIONS, FlowEnsemble, FlowState, PerBlock, Prediction
@@ -32,7 +33,6 @@ from flowdet.flow.path import (
 from flowdet.flow.solvers import INFERENCE_MODES, Solution, Walk, solve
 from flowdet.flow.states import (
     TRAINING_STATES,
-    Lesson,
     StateSettings,
     make_states,
     without_gradient,
@@ -51,7 +51,6 @@ __all__ = [
     "FlowState",
     "HalfPrecisionScale",
     "ImageTokens",
-    "Lesson",
     "LinearPath",
     "LocalTraining",
     "MLPFlowBlock",
@@ -63,6 +62,7 @@ __all__ = [
     "Solution",
     "StateSettings",
     "TimeEmbedding",
+    "TokenGrid",
     "TransformerFlowBlock",
     "Walk",
     "add_losses",

@@ -15,6 +15,21 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
+class TokenGrid:
+    """Consecutive tokens that lie on a regular grid over the image, row by row.
+
+    Attributes:
+        height, width: in tokens.
+        extent: where the grid ends, (x, y) in units of each image, [B, 2]: above 1 where it
+            reaches into the padding.
+    """
+
+    height: int
+    width: int
+    extent: Tensor
+
+
+@dataclass(frozen=True)
 class ImageTokens:
     """What a transformer block attends to.
 
@@ -22,11 +37,13 @@ class ImageTokens:
         tokens: [B, N, d].
         position: position code of the tokens, [B, N, d] or None.
         padding: [B, N], True where a token is padding and must not be seen; None if none is.
+        grids: the feature maps that the tokens come from, in their order.
     """
 
     tokens: Tensor
     position: Tensor | None = None
     padding: Tensor | None = None
+    grids: tuple[TokenGrid, ...] = ()
 
     def with_tokens(self, tokens: Tensor) -> ImageTokens:
         return replace(self, tokens=tokens)
@@ -34,14 +51,17 @@ class ImageTokens:
 
 @dataclass(frozen=True)
 class QueryPosition:
-    """Position codes of the queries, [B or 1, M, d] each, or None for none.
+    """Where the queries are; None for what they do not have.
 
-    `own` tells queries apart in self-attention, `cross` says where a query looks in
-    cross-attention.
+    Attributes:
+        own: code that tells queries apart in self-attention, [B or 1, M, d].
+        cross: code of where a query looks in cross-attention, [B or 1, M, d].
+        near: the image's tokens at P points of each query, [B, M, P, d].
     """
 
     own: Tensor | None = None
     cross: Tensor | None = None
+    near: Tensor | None = None
 
 
 def _plus(x: Tensor, position: Tensor | None) -> Tensor:
@@ -70,6 +90,25 @@ class StateInput(nn.Module):
         return h + self.estimate(estimate)
 
 
+class PointReader(nn.Module):
+    """What the tokens at P points say: [..., P, d] to [..., d]. Unlike attention it tells the
+    points apart, so that it can see where in a box something begins and ends.
+
+    Args:
+        dim: d.
+        num_points: P.
+    """
+
+    def __init__(self, dim: int, num_points: int):
+        super().__init__()
+        narrow = max(dim // 4, 1)
+        self.read = nn.Sequential(nn.Linear(dim, narrow), nn.ReLU())
+        self.merge = nn.Linear(num_points * narrow, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.merge(self.read(tokens).flatten(-2))
+
+
 class TransformerFlowBlock(nn.Module):
     """Queries x image tokens: self-attention, cross-attention, feed-forward (3.2.2, D.1).
 
@@ -84,6 +123,7 @@ class TransformerFlowBlock(nn.Module):
         tie_position: start the key projection of the cross-attention as a copy of the query
             projection, so that from the first iteration on a query attends to the tokens
             whose position code is like its own.
+        num_points: P, of `QueryPosition.near`; 0 if there is none.
     """
 
     def __init__(
@@ -94,9 +134,11 @@ class TransformerFlowBlock(nn.Module):
         dropout: float = 0.0,
         self_conditioned: bool = False,
         tie_position: bool = False,
+        num_points: int = 0,
     ):
         super().__init__()
         self.input = StateInput(dim, self_conditioned)
+        self.point_reader = PointReader(dim, num_points) if num_points else None
         self.self_attention = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
         self.cross_attention = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
         self.feedforward = nn.Sequential(
@@ -136,6 +178,8 @@ class TransformerFlowBlock(nn.Module):
                 need_weights=False,
             )[0]
         )
+        if self.point_reader is not None:
+            h = h + self.point_reader(position.near)
         h = h + self.feedforward(self.norms[2](h))
         return self.output(self.norms[3](h))
 

@@ -39,13 +39,10 @@ class Lesson:
 
     Attributes:
         state: the state.
-        consensus: `z1_hat` on which all blocks should be matched there, [B, ..., d]; None if
-            each block matches on its own prediction.
         trains_features: whether the block's loss there passes a gradient to the features.
     """
 
     state: FlowState
-    consensus: Tensor | None = None
     trains_features: bool = True
 
 
@@ -58,7 +55,7 @@ class StateSettings:
         time_distribution: of `interpolated`, see `draw_time`.
         zero_share: probability of a state at t = 0 (per image for `interpolated` and `roll`, per
             iteration for `chain`), the state from which `single_step` and `ensemble` start.
-        max_steps: `roll` draws the number of Euler steps from 1 to this.
+        max_steps: `roll` draws the number of Euler steps from 1 to this; 2T if it is 0.
         chain_steps: `chain` draws the number of Euler steps from these; T steps if there are none.
         learn_at_start: every block learns at t = 0 in every iteration, and beside it on the
             state above; the features then get gradients at t = 0 alone, where nothing but the
@@ -68,7 +65,7 @@ class StateSettings:
     kind: str = "interpolated"
     time_distribution: str = "uniform"
     zero_share: float = 0.0
-    max_steps: int = 4
+    max_steps: int = 0
     learn_at_start: bool = False
     chain_steps: tuple[int, ...] = ()
 
@@ -85,8 +82,8 @@ class StateSettings:
             raise ValueError(
                 f"zero_share (TIME_ZERO_SHARE) must be between 0 and 1, got {self.zero_share}"
             )
-        if self.max_steps < 1:
-            raise ValueError(f"max_steps (MAX_ROLL_STEPS) must be at least 1, got {self.max_steps}")
+        if self.max_steps < 0:
+            raise ValueError(f"max_steps (MAX_ROLL_STEPS) must not be below 0, got {self.max_steps}")
         if min(self.chain_steps, default=1) < 1:
             raise ValueError(
                 f"chain_steps (CHAIN_STEPS) must be at least 1, got {self.chain_steps}"
@@ -123,15 +120,9 @@ class TrainingStates(ABC):
     def lessons(self, block: int, z_1: Tensor | None = None) -> list[Lesson]:
         """All that block `block` (from 0) learns on, `state` last; `z_1` [B, ..., d] if known."""
         state = self.state(block, z_1)
-        lessons = [Lesson(state, self.consensus_at(state))]
-        if self.settings.learn_at_start and state is not self.initial:
-            lessons.insert(0, Lesson(self.initial, self.consensus_at(self.initial)))
-            lessons[1] = replace(lessons[1], trains_features=False)
-        return lessons
-
-    def consensus_at(self, state: FlowState) -> Tensor | None:
-        """See `Lesson`."""
-        return None
+        if not self.settings.learn_at_start or state is self.initial:
+            return [Lesson(state)]
+        return [Lesson(self.initial), Lesson(state, trains_features=False)]
 
     def visited(self, block: int, z1_hat: Tensor) -> None:
         """Takes note that block `block` has predicted `z1_hat` on its state, the last lesson."""
@@ -203,13 +194,13 @@ class ChainStates(TrainingStates):
 class RollStates(TrainingStates):
     """All blocks learn on one state: some steps of a random number, walked by their mean.
 
-    The walk and the consensus there are without gradient. Images that are to stay at t = 0 keep
+    The walk is without gradient. Images that are to stay at t = 0 keep
     the initial state, so that a batch may hold both kinds.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        num_steps = random.randint(1, self.settings.max_steps)
+        num_steps = random.randint(1, self.settings.max_steps or 2 * self.ensemble.num_blocks)
         with without_gradient():
             self.walked = euler(
                 lambda state, t: self.ensemble.consensus(state, self.features),
@@ -220,15 +211,6 @@ class RollStates(TrainingStates):
             )[0]
             z = self.initial.z
             self.stays = torch.rand(len(z), device=z.device) < self.settings.zero_share
-        # by whether the state is the initial one: an iteration has one other at most
-        self.agreed: dict[bool, Tensor] = {}
-
-    def consensus_at(self, state: FlowState) -> Tensor:
-        at_start = state is self.initial
-        if at_start not in self.agreed:
-            with without_gradient():
-                self.agreed[at_start] = self.ensemble.consensus(state, self.features)
-        return self.agreed[at_start]
 
     def state(self, block: int, z_1: Tensor | None = None) -> FlowState:
         if not self.settings.zero_share or self.walked is self.initial:

@@ -109,8 +109,9 @@ def test_any_number_of_classes(num_classes):
 
 
 @pytest.mark.parametrize("mode", INFERENCE_MODES)
-def test_a_batch_is_its_images_alone(mode):
-    model = tiny_model(INFERENCE_MODE=mode).eval()
+@pytest.mark.parametrize("samples", [0, 3])
+def test_a_batch_is_its_images_alone(mode, samples):
+    model = tiny_model(INFERENCE_MODE=mode, BOX_SAMPLES=samples).eval()
     inputs = [record(size=size, seed=i) for i, size in enumerate([(64, 64), (40, 72), (64, 64)])]
     alone = [model([x])[0] for x in inputs]
     assert all(len(x["instances"]) for x in alone)
@@ -197,8 +198,14 @@ def test_ground_truth_never_reaches_inference():
 
 @pytest.mark.parametrize(
     "keys",
-    [{"TRAINING_STATES": kind} for kind in KINDS] + [PAPER, {"LEARN_TARGET": True}],
-    ids=[*KINDS, "paper", "learned_target"],
+    [
+        *({"TRAINING_STATES": kind} for kind in KINDS),
+        {"TRAINING_STATES": "chain", "CHAIN_STEPS": [2, 5], "LEARN_AT_START": True},
+        {"BOX_SAMPLES": 2},
+        PAPER,
+        {"LEARN_TARGET": True},
+    ],
+    ids=[*KINDS, "chains_of_any_length", "box_samples", "paper", "learned_target"],
 )
 def test_block_local_gradients_are_those_of_the_joint_graph(keys):
     model = tiny_model(**keys)
@@ -223,9 +230,13 @@ def test_block_local_gradients_are_those_of_the_joint_graph(keys):
             torch.testing.assert_close(local[name], gradient, rtol=1e-4, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize("states", KINDS)
-def test_the_flow_goes_to_the_target_that_fits_the_state(states, monkeypatch):
-    model = tiny_model(TRAINING_STATES=states, COUPLING="ordered")
+@pytest.mark.parametrize(
+    "states, assignment",
+    [*((kind, "own") for kind in KINDS), ("chain", "carried"), ("roll", "consensus")],
+)
+def test_the_flow_goes_to_the_target_that_fits_the_state(states, assignment, monkeypatch):
+    keys = {"COUPLING": "ordered", "ASSIGNMENT": assignment, "MAX_ROLL_STEPS": 1}
+    model = tiny_model(TRAINING_STATES=states, **keys)
     seen = []
 
     def flow_loss(prediction, state, z_1):
@@ -236,19 +247,17 @@ def test_the_flow_goes_to_the_target_that_fits_the_state(states, monkeypatch):
     train_step(model, batch())
     targets = model.prepare_targets(batch())
     embeddings = model.target_embedding(targets)
+    consensus = torch.stack([z1_hat for z1_hat, _ in seen]).mean(dim=0)
     for z1_hat, z_1 in seen:
         if states == "interpolated":
             # the state was made of it
             assigned = ordered_assignment(targets, model.num_queries)
-        elif states == "chain":
-            assigned = model.matcher(*model.heads(z1_hat), targets)
-        if states != "roll":
-            assert torch.equal(z_1, gather_targets(embeddings, assigned))
+        else:
+            matched = {"own": z1_hat, "carried": seen[0][0], "consensus": consensus}[assignment]
+            assigned = model.matcher(*model.heads(matched), targets)
+        assert torch.equal(z_1, gather_targets(embeddings, assigned))
         # the targets are those of 3 objects and of background, in some order
         assert len(z_1.flatten(0, 1).unique(dim=0)) == 4
-    if states == "roll":
-        # all blocks are matched on their consensus
-        assert all(torch.equal(z_1, seen[0][1]) for _, z_1 in seen)
 
 
 def test_a_block_learns_from_its_own_loss_only():
@@ -333,10 +342,13 @@ def test_detections_are_in_the_original_image():
         ({**PAPER, "PREDICTION": "target"}, "PREDICTION target.*ANCHORED_QUERIES"),
         ({"BOX_HEAD": "cubic"}, "BOX_HEAD 'cubic'"),
         ({"COUPLING": "loose"}, "coupling 'loose'"),
+        ({"ASSIGNMENT": "loose"}, "assignment 'loose'"),
+        ({"ASSIGNMENT": "consensus"}, "TRAINING_STATES roll"),
+        ({**PAPER, "BOX_SAMPLES": 3, "ANCHORED_QUERIES": True}, "BOX_SAMPLES.*BOX_ANCHORED"),
         ({"SCHEDULE": "sometimes"}, "schedule 'sometimes'"),
         ({"TRAINING_STATES": "dreamt"}, "training states 'dreamt'"),
         ({"TIME_DISTRIBUTION": "late"}, "time distribution 'late'"),
-        ({"MAX_ROLL_STEPS": 0}, "MAX_ROLL_STEPS"),
+        ({"MAX_ROLL_STEPS": -1}, "MAX_ROLL_STEPS"),
         ({"INFERENCE_MODE": "guess"}, "inference mode 'guess'"),
         ({"PREDICTION": "noise"}, "prediction 'noise'"),
         ({"NUM_STEPS": -1}, "at least 1, got -1"),

@@ -2,9 +2,8 @@ import pytest
 import torch
 from detectron2.layers import ShapeSpec
 
-from flowdet.detection.neck import TokenNeck, merge_tokens
+from flowdet.detection.neck import TokenNeck
 from flowdet.detection.position import SineCode
-from flowdet.flow import ImageTokens
 from tests.detection.tiny import record, tiny_model
 
 
@@ -72,35 +71,6 @@ def test_residual_blocks_and_norms(norm):
     assert tokens.tokens.shape == (2, 16, 32)
     tokens.tokens.square().sum().backward()
     assert all(p.grad.abs().sum() > 0 for p in module.parameters())
-
-
-def group(values, length):
-    """Tokens [len(values), length, 1] that hold their image's value."""
-    rows = torch.tensor(values, dtype=torch.float32)[:, None, None].expand(-1, length, 1)
-    return ImageTokens(rows, -rows[:1])
-
-
-def test_merged_tokens_come_back_in_the_order_of_the_batch():
-    merged = merge_tokens([group([0, 2], 3), group([1, 3], 2), group([4], 1)], [0, 2, 1, 3, 4])
-    assert merged.tokens[:, 0, 0].tolist() == [0, 1, 2, 3, 4]
-    lengths = [3, 2, 3, 2, 1]
-    assert merged.padding.tolist() == [[i >= n for i in range(3)] for n in lengths]
-    assert merged.tokens[1, 2] == 0
-    merged = merge_tokens([group([7], 2), group([8, 9], 1)], [2, 0, 1])
-    assert merged.tokens[:, 0, 0].tolist() == [8, 9, 7]
-    assert merged.position[:, 0, 0].tolist() == [-8, -8, -7]
-
-
-def test_padding_within_a_group_survives_the_merge():
-    hidden = torch.tensor([[False, True, True]])
-    padded = ImageTokens(torch.ones(1, 3, 1), torch.ones(1, 3, 1), hidden)
-    merged = merge_tokens([padded, group([5], 4)], [0, 1])
-    assert merged.padding.tolist() == [[False, True, True, True], [False] * 4]
-
-
-def test_one_group_is_handed_on():
-    alone = group([1, 2], 3)
-    assert merge_tokens([alone], [0, 1]) is alone
 
 
 def test_an_image_smaller_than_half_a_token_keeps_one():

@@ -122,8 +122,6 @@ def test_roll_keeps_some_images_at_the_start(ensemble):
     assert torch.equal(state.estimate[stays], start[stays])
     assert not (state.estimate[~stays] == start[~stays]).any()
     assert state.estimate.requires_grad
-    (lesson,) = states.lessons(1)
-    torch.testing.assert_close(lesson.consensus, ensemble.consensus(state, features))
 
 
 def test_roll_visits_what_the_ensemble_solver_visits(ensemble):
@@ -140,7 +138,6 @@ def test_roll_visits_what_the_ensemble_solver_visits(ensemble):
         matches = [i for i, z in enumerate(visited) if torch.allclose(z, states.state(0).z)]
         assert matches
         assert states.state(0) is states.state(2)
-        assert not states.lessons(0)[0].consensus.requires_grad
         seen.add(round(float(states.state(0).t[0]), 3))
     assert seen == {0, 0.333, 0.5, 0.667}
 
@@ -161,18 +158,6 @@ def test_lessons_at_the_start_alone_train_the_features(ensemble, kind):
             states.visited(k, ensemble.predict(k, last.state, FEATURES).z1_hat)
             walked += len(others)
     assert walked > 0
-
-
-def test_every_lesson_has_its_own_consensus(ensemble):
-    settings = StateSettings("roll", max_steps=8, learn_at_start=True)
-    lessons = []
-    while len(lessons) < 2:
-        states = make_states(settings, ensemble, torch.randn(2, DIM), FEATURES)
-        lessons = states.lessons(0)
-    for lesson, again in zip(lessons, states.lessons(1)):
-        expected = ensemble.consensus(lesson.state, FEATURES)
-        torch.testing.assert_close(lesson.consensus, expected)
-        assert again.consensus is lesson.consensus
 
 
 def test_learning_at_the_start_leaves_no_share_of_it():
