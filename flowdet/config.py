@@ -25,6 +25,9 @@ def add_flowdet_config(cfg: CfgNode) -> None:
 def _add_model_keys(cfg: CfgNode) -> None:
     # Fine-tune MODEL.WEIGHTS of other classes: tensors of another class count start anew.
     cfg.MODEL.REINIT_CLASSES = False
+    # What the classes are called. A run writes those of its datasets here, so that its config.yaml
+    # is enough to use the model where the datasets are not.
+    cfg.MODEL.CLASS_NAMES = []
 
     cfg.MODEL.FLOW_DET = node = CfgNode()
     # Number of classes C. 0 takes it from the class names of the training dataset.
@@ -94,7 +97,8 @@ def _add_transport_keys(node: CfgNode) -> None:
     # "roll" alone).
     node.ASSIGNMENT = "own"
     # Which blocks learn in an iteration: "joint" (all) or "alternate" (Algorithm 1: one per
-    # pass over the data), and the iterations in a pass (0: set from the dataset).
+    # pass over the data, SOLVER.MAX_EPOCHS / T passes each), and the iterations in a pass (0: set
+    # from the dataset).
     node.SCHEDULE = "joint"
     node.PASS_LENGTH = 0
 

@@ -25,6 +25,7 @@ import torch
 from detectron2.config import CfgNode
 from tqdm import tqdm
 
+from flowdet.analysis.results import write_text
 from flowdet.data.images import find_images
 from flowdet.detection.drawing import Painter
 from flowdet.engine import Predictor, keep_freed_memory, load_config
@@ -164,7 +165,7 @@ def classify(args: argparse.Namespace, predictor: ClassPredictor, files: Sequenc
         print(predictor.text(result, args.top or TOP))
         rows.append(predictor.json_row(result, args.top or TOP))
     if args.json:
-        write_json(args.json, rows)
+        write_text(args.json, json.dumps(rows, indent=1) + "\n")
         print(f"{args.json}: classes of {len(files)} images")
 
 
@@ -189,16 +190,8 @@ def detect(args: argparse.Namespace, predictor: Predictor, files: Sequence[Path]
             f"{args.score_threshold:.0%}"
         )
     if args.json:
-        write_json(args.json, rows)
+        write_text(args.json, json.dumps(rows, indent=1) + "\n")
         print(f"{args.json}: {len(rows)} detections in {len(files)} images")
-
-
-def write_json(path: Path, rows: list[dict]) -> None:
-    """Under a temporary name first, so that no half-written file is taken for a whole one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(rows, indent=1) + "\n")
-    partial.replace(path)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,9 @@ def main(args: argparse.Namespace) -> dict | None:
     with user_errors():
         cfg = setup(args)
         run = prepare(cfg, args)
-    results = run()
+    # an image that cannot be read, logits that are not finite: the log has the traceback
+    with user_errors((OSError, ValueError)):
+        results = run()
     if results and comm.is_main_process():
         save_results(cfg, args, results)
     return results
@@ -67,6 +69,9 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], dict | None]
         model = Trainer.build_model(cfg)
         average = load_trained(cfg, model, weights_to_evaluate(cfg, args))
         return lambda: evaluate(cfg, model, average)
+    # what is wrong with the test images should not show after the first epochs
+    for name in cfg.DATASETS.TEST:
+        Trainer.build_test_loader(cfg, name)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train

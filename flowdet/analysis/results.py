@@ -67,14 +67,16 @@ def write_text(path: str | Path, text: str) -> Path:
 
 def changed_keys(cfg: CfgNode) -> dict[str, object]:
     """The keys, written with dots, in which a config differs from the defaults of detectron2
-    and flowdet; that of the output folder is left out."""
+    and flowdet; those of the output folder and the class names are left out."""
     defaults = get_cfg()
     add_flowdet_config(defaults)
     before = dict(flat_items(defaults))
     return {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in flat_items(cfg)
-        if not isinstance(value, CfgNode) and value != before[key] and key != "OUTPUT_DIR"
+        if not isinstance(value, CfgNode)
+        and value != before[key]
+        and key not in ("OUTPUT_DIR", "MODEL.CLASS_NAMES")
     }
 
 

@@ -97,7 +97,10 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     """The loader of one evaluation dataset, `cfg.TEST.BATCH_SIZE` images per process and batch.
 
     Every image once, in the order of the dataset; annotations never enter it.
+    Raises ValueError for an unknown or empty dataset and a batch size below 1.
     """
+    if cfg.TEST.BATCH_SIZE < 1:
+        raise ValueError(f"TEST.BATCH_SIZE must be at least 1, got {cfg.TEST.BATCH_SIZE}")
     records = get_detection_dicts(dataset_name, keep_difficult=True)
     blind = [{k: v for k, v in record.items() if k != "annotations"} for record in records]
     return build_detection_test_loader(

@@ -11,11 +11,13 @@ from pathlib import Path
 
 
 @contextmanager
-def user_errors() -> Iterator[None]:
+def user_errors(
+    kinds: tuple[type[Exception], ...] = (OSError, ValueError, KeyError),
+) -> Iterator[None]:
     """Ends the program with one line for what a user can mend: a wrong file, key or value."""
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
+    except kinds as error:
         # the text of a KeyError is its repr
         sys.exit(f"error: {error.args[0] if isinstance(error, KeyError) else error}")
 

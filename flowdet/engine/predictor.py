@@ -15,7 +15,7 @@ from detectron2.structures import BoxMode
 from flowdet.data.mapper import FlowDatasetMapper
 from flowdet.detection import SetDetector
 from flowdet.engine.checkpoint import load_trained
-from flowdet.engine.setup import dataset_classes, resolve_config
+from flowdet.engine.setup import resolve_model
 from flowdet.engine.task import DETECTION, Task, task_of
 
 
@@ -28,7 +28,8 @@ class BasePredictor:
 
     Attributes:
         task, runs: the task whose models it runs, and what those are called.
-        class_names: by class index; numbers, where the config names no dataset.
+        class_names: by class index: `MODEL.CLASS_NAMES`, which a run has written into its
+            config.yaml; else those of the dataset, or numbers where the config names none.
         model, cfg: what runs (the average of the weights, if the checkpoint holds one and
             `SOLVER.EMA_DECAY` is set), and its resolved config.
 
@@ -47,9 +48,9 @@ class BasePredictor:
         cfg.MODEL.WEIGHTS = weights or cfg.MODEL.WEIGHTS
         self._check(cfg)
         self._adapt(cfg)
-        resolve_config(cfg, training=False)
+        resolve_model(cfg)
         cfg.freeze()
-        self.class_names = _class_names(cfg)
+        self.class_names = list(cfg.MODEL.CLASS_NAMES)
         model = build_model(cfg)
         average = load_trained(cfg, model, cfg.MODEL.WEIGHTS)
         self.model = (model if average is None else average.module).eval()
@@ -174,20 +175,9 @@ class Predictor(BasePredictor):
         ]
 
 
-def _datasets(cfg: CfgNode) -> list[str]:
-    return [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
-
-
-def _class_names(cfg: CfgNode) -> list[str]:
-    names = _datasets(cfg)
-    if not names:
-        return [str(i) for i in range(task_of(cfg).keys(cfg).NUM_CLASSES)]
-    return dataset_classes(names[0])
-
-
 def _category_ids(cfg: CfgNode) -> dict[int, int]:
     """The dataset's own ids by class index, where it has such."""
-    names = _datasets(cfg)
+    names = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
     metadata = MetadataCatalog.get(names[0]) if names else None
     ids = getattr(metadata, "thing_dataset_id_to_contiguous_id", None) or {}
     return {index: category for category, index in ids.items()}

@@ -94,6 +94,33 @@ def flat_items(node: CfgNode, prefix: str = "") -> list[tuple[str, object]]:
     return items
 
 
+def resolve_model(cfg: CfgNode) -> CfgNode:
+    """Fills in what a model needs that gets no images of a dataset: device and classes. In place.
+
+    Names and number of the classes are those of a run, where the config is one that a run has
+    written; else those of its datasets.
+
+    Raises:
+        KeyError, ValueError, FileNotFoundError: as `resolve_config`.
+    """
+    _resolve_device(cfg)
+    task, names = task_of(cfg), cfg.MODEL.CLASS_NAMES
+    if names:
+        count = task.keys(cfg).NUM_CLASSES
+        if count != len(names):
+            raise ValueError(
+                f"MODEL.{task.node}.NUM_CLASSES is {count}, but MODEL.CLASS_NAMES are {len(names)}"
+            )
+        return cfg
+    try:
+        _resolve_classes(cfg)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error}; or give the config.yaml that the training wrote: it holds the class names"
+        ) from error
+    return cfg
+
+
 def resolve_config(cfg: CfgNode, training: bool = True) -> CfgNode:
     """Fills in the device, the classes and, for training, what is counted in epochs. In place.
 
@@ -126,9 +153,10 @@ def _resolve_classes(cfg: CfgNode) -> None:
     task = task_of(cfg)
     node, key = task.keys(cfg), f"MODEL.{task.node}.NUM_CLASSES"
     if not datasets:
-        if node.NUM_CLASSES:
-            return
-        raise ValueError(f"DATASETS.TRAIN is empty, and {key} is not set")
+        if not node.NUM_CLASSES:
+            raise ValueError(f"DATASETS.TRAIN is empty, and {key} is not set")
+        cfg.MODEL.CLASS_NAMES = [str(index) for index in range(node.NUM_CLASSES)]
+        return
     for name in datasets:
         classes = dataset_classes(name)
         _check_kind(cfg, name)
@@ -144,6 +172,7 @@ def _resolve_classes(cfg: CfgNode) -> None:
                 f"datasets {datasets[0]!r} and {name!r} have different classes, or another order "
                 f"of them: {_first_difference(dataset_classes(datasets[0]), classes)}"
             )
+    cfg.MODEL.CLASS_NAMES = dataset_classes(datasets[0])
 
 
 def _check_kind(cfg: CfgNode, name: str) -> None:
@@ -190,6 +219,14 @@ def _resolve_epochs(cfg: CfgNode) -> None:
         return max(round(epochs * per_epoch), 1)
 
     solver, node = cfg.SOLVER, task.keys(cfg)
+    if node.SCHEDULE == "alternate" and node.PASS_LENGTH not in (0, iterations(1)):
+        logger.warning(
+            "MODEL.%s.PASS_LENGTH is %d, but %d iterations are a pass over the data: set it to 0 "
+            "to take that",
+            task.node,
+            node.PASS_LENGTH,
+            iterations(1),
+        )
     node.PASS_LENGTH = node.PASS_LENGTH or iterations(1)
     if solver.MAX_EPOCHS > 0:
         solver.MAX_ITER = iterations(solver.MAX_EPOCHS)

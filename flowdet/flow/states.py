@@ -83,7 +83,7 @@ class StateSettings:
                 f"zero_share (TIME_ZERO_SHARE) must be between 0 and 1, got {self.zero_share}"
             )
         if self.max_steps < 0:
-            raise ValueError(f"max_steps (MAX_ROLL_STEPS) must not be below 0, got {self.max_steps}")
+            raise ValueError(f"max_steps (MAX_ROLL_STEPS) is negative: {self.max_steps}")
         if min(self.chain_steps, default=1) < 1:
             raise ValueError(
                 f"chain_steps (CHAIN_STEPS) must be at least 1, got {self.chain_steps}"

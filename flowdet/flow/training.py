@@ -11,8 +11,9 @@ from flowdet.flow.local import BlockLoss, HalfPrecisionScale, block_local_losses
 
 
 class LocalTraining(nn.Module):
-    """Trains T blocks by a schedule. It has no weights, but counts the iterations, so that
-    `alternate` goes on where it was after a resume.
+    """Trains T blocks by a schedule. It has no weights, but its state is saved with them: the
+    count of iterations, so that `alternate` goes on where it was after a resume, and the loss
+    scale of float16.
 
     Args:
         num_blocks: T.
@@ -52,6 +53,14 @@ class LocalTraining(nn.Module):
         )
         self.iterations += 1
         return losses
+
+    def get_extra_state(self) -> Tensor:
+        """The loss scale, and how many iterations it has held."""
+        return torch.tensor([self.half_scale.value, self.half_scale.good], dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        value, good = state.tolist()
+        self.half_scale.value, self.half_scale.good = value, int(good)
 
     def _passes(self) -> int:
         """Complete passes over the data so far; 0 where it does not matter."""

@@ -53,6 +53,16 @@ def test_without_epochs_the_iterations_stay(cfg):
     assert cfg.MODEL.FLOW_DET.PASS_LENGTH == 9
 
 
+def test_a_pass_of_another_length_is_told(cfg, caplog):
+    cfg.MODEL.FLOW_DET.PASS_LENGTH = 9
+    with caplog.at_level(logging.WARNING):
+        resolve_config(cfg.clone())
+        assert "PASS_LENGTH" not in caplog.text
+        cfg.MODEL.FLOW_DET.SCHEDULE = "alternate"
+        resolve_config(cfg)
+    assert "MODEL.FLOW_DET.PASS_LENGTH is 9, but 2 iterations are a pass" in caplog.text
+
+
 def test_default_steps_beyond_the_end_are_dropped(cfg):
     cfg.SOLVER.MAX_EPOCHS = 4
     cfg.SOLVER.STEPS = (5, 30000)

@@ -1,7 +1,12 @@
 import pytest
 import torch
 
-from flowdet.flow import HalfPrecisionScale, block_local_losses, blocks_to_train
+from flowdet.flow import (
+    HalfPrecisionScale,
+    LocalTraining,
+    block_local_losses,
+    blocks_to_train,
+)
 from tests.flow.toy import DIM, mlps
 
 
@@ -181,6 +186,14 @@ def test_half_scale_saves_small_gradients_and_backs_off():
     for _ in range(2):
         scale.update([torch.ones(1)])
     assert scale.value == 8
+
+
+def test_the_scale_is_part_of_the_state():
+    local, resumed = (LocalTraining(2, "joint", 0) for _ in range(2))
+    local.half_scale.update([torch.tensor([float("inf")])])
+    local.half_scale.update([torch.ones(1)])
+    resumed.load_state_dict(local.state_dict())
+    assert (resumed.half_scale.value, resumed.half_scale.good) == (2.0**11, 1)
 
 
 def test_schedules():

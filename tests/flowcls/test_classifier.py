@@ -1,13 +1,17 @@
 """FlowMatchingClassifier and BackpropClassifier as models."""
 
+import random
+
 import pytest
 import torch
 import torch.nn.functional as F
+from detectron2.modeling import META_ARCH_REGISTRY
 
 from flowdet.analysis.memory import SavedBytes
+from flowdet.engine import load_config
 from flowdet.flow import block_local_losses
 from flowdet.flowcls.classifier import BlockLosses
-from tests.flowcls.tiny import images, tiny_model
+from tests.flowcls.tiny import CONFIGS, images, tiny_model
 
 TOPOLOGIES = ["parallel", "sequential"]
 
@@ -100,6 +104,19 @@ def test_the_paper_s_losses_by_hand():
     logits = model.embedding.projection(estimate)
     torch.testing.assert_close(losses["loss_flow"], F.mse_loss(velocity, z_1 - z_0))
     torch.testing.assert_close(losses["loss_class"], F.cross_entropy(logits, labels))
+
+
+def test_the_weights_of_the_losses_are_factors():
+    def losses(**keys):
+        model = tiny_model(**keys).train()
+        torch.manual_seed(3)
+        random.seed(3)
+        return model(images())
+
+    plain = losses(FLOW_WEIGHT=1.0, CLASS_WEIGHT=1.0)
+    weighted = losses(FLOW_WEIGHT=0.5, CLASS_WEIGHT=3.0)
+    for name, factor in (("loss_flow", 0.5), ("loss_class", 3.0), ("loss_probe", 1.0)):
+        torch.testing.assert_close(weighted[name], factor * plain[name])
 
 
 def test_the_features_learn_at_the_start_alone():
@@ -226,25 +243,26 @@ def test_blocks_and_features(block, features, file):
 
 def test_the_baseline_has_the_parameters_of_the_flow_model():
     """Up to the time embedding, the estimate's input, the targets and the start."""
-
-    def count(file, skip=()):
-        named = tiny_model(file).named_parameters()
-        return sum(p.numel() for n, p in named if not any(s in n for s in skip))
-
     extra = ("time_embedding", "input.estimate", "embedding.classes", "flow.start", "head.start")
-    assert count("cifar10_flow_vit", extra) == count("cifar10_backprop_vit", extra)
-    encoder = ("input.state", ".output.", "head.token", *extra)
-    flow, backprop = "cifar10_flow_vit_b16", "cifar10_backprop_vit_b16"
-    small = ["INPUT.FIXED_SIZE", [32, 32]]
-    sizes = [
-        sum(
-            p.numel()
-            for n, p in tiny_model(file, *small).named_parameters()
-            if not any(s in n for s in encoder)
-        )
-        for file in (flow, backprop)
-    ]
-    assert sizes[0] == sizes[1]
+    assert count("cifar10_flow_vit", skip=extra) == count("cifar10_backprop_vit", skip=extra)
+
+
+def count(file, skip=()):
+    named = tiny_model(file).named_parameters()
+    return sum(p.numel() for n, p in named if not any(s in n for s in skip))
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "imagenet_r"])
+def test_for_fine_tuning_both_have_as_many_parameters(dataset):
+    sizes = []
+    for method in ("flow", "backprop"):
+        words = ["MODEL.WEIGHTS", "", "MODEL.FLOW_CLS.NUM_CLASSES", "10"]
+        cfg = load_config(str(CONFIGS / f"{dataset}_{method}_vit_b16.yaml"), words)
+        # shapes without memory
+        with torch.device("meta"):
+            model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+        sizes.append(sum(p.numel() for p in model.parameters()))
+    assert sizes[0] == pytest.approx(sizes[1], rel=1e-4) and sizes[0] > 1.2e8
 
 
 def test_tied_classes_are_read_by_their_own_embedding():

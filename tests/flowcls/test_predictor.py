@@ -142,6 +142,27 @@ def test_takes_dataset_dicts(predictor, images):
         predictor([{"image_id": 7}])
 
 
+def test_a_run_s_config_is_enough_where_its_dataset_is_not(weights, images, tmp_path):
+    names = [f"kind {i}" for i in range(10)]
+    gone = ["DATASETS.TRAIN", "('gone_train',)", "DATASETS.TEST", "()", "DATASETS.DOWNLOAD", "True"]
+    with pytest.raises(ValueError, match="unknown dataset 'gone_train'"):
+        ClassPredictor(config(*gone), weights)
+    run = ["MODEL.CLASS_NAMES", str(names), "MODEL.FLOW_CLS.NUM_CLASSES", "10"]
+    (tmp_path / "config.yaml").write_text(config(*gone, *run).dump())
+    predictor = ClassPredictor(load_config(str(tmp_path / "config.yaml")), weights)
+    assert predictor.class_names == names
+    with pytest.raises(ValueError, match="NUM_CLASSES is 7, but MODEL.CLASS_NAMES are 10"):
+        ClassPredictor(config(*gone, *run[:-1], "7"), weights)
+
+
+def test_nothing_is_downloaded_for_class_names(weights, monkeypatch, tmp_path):
+    register_image_folder("unmade", tmp_path / "unmade")
+    cfg = config("DATASETS.TRAIN", "('unmade',)", "DATASETS.TEST", "()", "DATASETS.DOWNLOAD", True)
+    monkeypatch.setattr("flowdet.engine.setup.download", lambda names: pytest.fail(str(names)))
+    with pytest.raises(FileNotFoundError, match="give the config.yaml that the training wrote"):
+        ClassPredictor(cfg, weights)
+
+
 def test_classes_are_numbers_without_a_dataset(weights, images):
     cfg = config(*NO_DATASET, "MODEL.FLOW_CLS.NUM_CLASSES", 10)
     assert ClassPredictor(cfg, weights).class_names == [str(i) for i in range(10)]

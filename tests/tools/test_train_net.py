@@ -61,14 +61,16 @@ def test_a_classifier_trains_resumes_and_evaluates(run, tmp_path):
     [
         (["--eval-only"], "error: no weights are given: set MODEL.WEIGHTS"),
         (["MODEL.FLOW_DET.NUM_CLASSES", "11"], "has 10 classes"),
+        # found before the training, not after it
+        (["TEST.BATCH_SIZE", "0"], "TEST.BATCH_SIZE must be at least 1"),
     ],
-    ids=["weights", "classes"],
+    ids=["weights", "classes", "test"],
 )
 def test_a_mistake_gives_one_line(run, tmp_path, words, message):
     status, output = train(run, tmp_path, *words)
     assert status == 1
     assert message in output.splitlines()[-1]
-    assert "Traceback" not in output
+    assert "Traceback" not in output and "Starting training" not in output
 
 
 def test_pretraining_and_the_overfit_set(run, tmp_path):
