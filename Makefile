@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-PYTEST_OPTS ?=
+PYTEST_OPTS ?= --numprocesses auto --dist loadfile
 
 # What `make demo` makes: each file is made once, delete it to make it anew.
 DETECTRON2_DATASETS ?= datasets

@@ -40,7 +40,7 @@ setup(
         "matplotlib",
         "tqdm",
     ],
-    extras_require={"dev": ["pytest>=8", "pytest-timeout", "ruff"]},
+    extras_require={"dev": ["pytest>=8", "pytest-timeout", "pytest-xdist", "ruff"]},
     entry_points={"console_scripts": ["flowdet-install-detectron2 = flowdet_install:main"]},
     classifiers=[
         "Intended Audience :: Science/Research",

@@ -118,9 +118,11 @@ def _add_loss_and_inference_keys(node: CfgNode) -> None:
     # Weight of background queries in the classification loss.
     node.BACKGROUND_WEIGHT = 0.1
 
-    # BackpropDetector alone: a loss for every layer, not only the last; compute the blocks'
-    # activations again in the backward pass instead of keeping them.
+    # BackpropDetector alone: a loss for every layer, not only the last; no gradient from a layer
+    # to the ones before it; compute the blocks' activations again in the backward pass instead of
+    # keeping them.
     node.AUXILIARY_LOSSES = True
+    node.DETACH_LAYERS = False
     node.CHECKPOINT_BLOCKS = False
 
     # Inference: "single_step", "ensemble", "multi_step" or "multi_step_ensemble"; Euler steps

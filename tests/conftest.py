@@ -1,5 +1,12 @@
 """Fixtures that several folders share."""
 
+import os
+
+# Small models are faster in one thread, several times so where other processes run beside them.
+# Read when torch is loaded, and by the commands that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# isort: split
 import cv2
 import numpy as np
 import pytest

@@ -31,6 +31,8 @@ class BackpropDetector(SetDetector):
         query_position: maps the queries [B, M, d] and the image tokens to where the queries are;
             None for none.
         auxiliary_losses: every layer has a loss, not only the last one (as in DETR).
+        detach_layers: no gradient passes from a layer to the ones before it: what block-local
+            training alone costs, without the transport.
         checkpoint_blocks: compute the blocks' activations again in the backward pass instead
             of keeping them.
         parts: those of `SetDetector`.
@@ -44,14 +46,21 @@ class BackpropDetector(SetDetector):
         queries: nn.Parameter,
         query_position: Callable[[Tensor, ImageTokens], QueryPosition] | None,
         auxiliary_losses: bool,
+        detach_layers: bool,
         checkpoint_blocks: bool,
         **parts,
     ):
         super().__init__(**parts)
+        if detach_layers and not auxiliary_losses:
+            raise ValueError(
+                "MODEL.FLOW_DET.DETACH_LAYERS leaves all layers but the last without gradient: it "
+                "needs MODEL.FLOW_DET.AUXILIARY_LOSSES True"
+            )
         self.blocks = nn.ModuleList(blocks)
         self.queries = queries
         self.query_position = query_position
         self.auxiliary_losses = auxiliary_losses
+        self.detach_layers = detach_layers
         self.checkpoint_blocks = checkpoint_blocks
 
     @classmethod
@@ -68,6 +77,7 @@ class BackpropDetector(SetDetector):
             "queries": nn.Parameter(start),
             "query_position": build_query_positions(flow_cfg, shared["neck"].code, heads),
             "auxiliary_losses": flow_cfg.AUXILIARY_LOSSES,
+            "detach_layers": flow_cfg.DETACH_LAYERS,
             "checkpoint_blocks": flow_cfg.CHECKPOINT_BLOCKS,
         }
 
@@ -88,6 +98,8 @@ class BackpropDetector(SetDetector):
             else:
                 z = z + block(*arguments)
             layers.append(z)
+            if self.detach_layers:
+                z = z.detach()
         return layers
 
     def losses(self, tokens: ImageTokens, targets: Targets) -> dict[str, Tensor]:

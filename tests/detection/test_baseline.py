@@ -26,6 +26,25 @@ def test_auxiliary_losses_add_the_other_layers():
     assert every["loss_giou"] > 2 * last["loss_giou"]
 
 
+def test_detached_layers_learn_from_their_own_loss_alone():
+    model = backprop(DETACH_LAYERS=True)
+    layers = model.layers(model.encode(batch()))
+    for k, layer in enumerate(layers):
+        model.zero_grad(set_to_none=True)
+        layer.sum().backward(retain_graph=True)
+        reached = {
+            name.split(".")[1]
+            for name, p in model.named_parameters()
+            if name.startswith("blocks.") and p.grad is not None
+        }
+        assert reached == {str(k)}
+    whole = backprop()
+    same = whole.layers(whole.encode(batch()))
+    assert all(torch.equal(a, b) for a, b in zip(layers, same, strict=True))
+    with pytest.raises(ValueError, match="DETACH_LAYERS.*AUXILIARY_LOSSES True"):
+        backprop(DETACH_LAYERS=True, AUXILIARY_LOSSES=False)
+
+
 def test_checkpointing_changes_no_gradient_and_keeps_fewer_bytes():
     def run(checkpointed):
         kept = 0
