@@ -165,7 +165,7 @@ def _add_classification_keys(cfg: CfgNode) -> None:
     # which it learns, whether at t = 0 too, how t is drawn, and the schedule of the blocks.
     node.PREDICTION = "target"
     node.SELF_CONDITIONING = True
-    node.TRAINING_STATES = "roll"
+    node.TRAINING_STATES = "chain"
     node.LEARN_AT_START = True
     node.TIME_DISTRIBUTION = "uniform"
     node.TIME_ZERO_SHARE = 0.0

@@ -121,7 +121,7 @@ def test_the_weights_of_the_losses_are_factors():
 
 def test_the_features_learn_at_the_start_alone():
     """With LEARN_AT_START the backbone's gradient is that of the losses at t = 0."""
-    keys = {"TRAINING_STATES": "chain", "NOISE_SCALE": 0.0}
+    keys = {"TRAINING_STATES": "chain", "CHAIN_STEPS": [], "NOISE_SCALE": 0.0}
 
     def backbone_gradients(**more):
         model = tiny_model(**keys, **more).train()
