@@ -115,8 +115,10 @@ def _add_loss_and_inference_keys(node: CfgNode) -> None:
     node.CLASS_WEIGHT = 1.0
     node.BBOX_WEIGHT = 5.0
     node.GIOU_WEIGHT = 2.0
-    # Weight of background queries in the classification loss.
+    # Weight of background queries in the classification loss, and whether a matched query is to
+    # be its object's class only in so far as its box overlaps the object's (IoU).
     node.BACKGROUND_WEIGHT = 0.1
+    node.QUALITY_TARGETS = False
 
     # BackpropDetector alone: a loss for every layer, not only the last; no gradient from a layer
     # to the ones before it; compute the blocks' activations again in the backward pass instead of

@@ -42,7 +42,9 @@ def build_shared_parts(cfg: CfgNode) -> dict:
         "neck": TokenNeck(in_shapes, dim, code, flow_cfg.NECK_NORM, flow_cfg.NECK_BLOCKS),
         "heads": DetectionHeads(dim, num_classes, flow_cfg.BOX_HEAD),
         "matcher": HungarianMatcher(*costs),
-        "criterion": SetCriterion(num_classes, *costs, flow_cfg.BACKGROUND_WEIGHT),
+        "criterion": SetCriterion(
+            num_classes, *costs, flow_cfg.BACKGROUND_WEIGHT, flow_cfg.QUALITY_TARGETS
+        ),
         "postprocess": PostProcessor(
             flow_cfg.SCORE_THRESHOLD, flow_cfg.NMS_THRESHOLD, cfg.TEST.DETECTIONS_PER_IMAGE
         ),

@@ -32,6 +32,8 @@ class SetCriterion(nn.Module):
         num_classes: C; class C is background.
         class_weight, bbox_weight, giou_weight: of the three losses.
         background_weight: of background queries in the cross-entropy.
+        quality_targets: a matched query is to be its object's class only in so far as its box
+            overlaps the object's (IoU), and background for the rest, so that scores rank boxes.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class SetCriterion(nn.Module):
         bbox_weight: float = 5.0,
         giou_weight: float = 2.0,
         background_weight: float = 0.1,
+        quality_targets: bool = False,
     ):
         super().__init__()
         self.num_classes = num_classes
@@ -48,6 +51,7 @@ class SetCriterion(nn.Module):
         self.bbox_weight = bbox_weight
         self.giou_weight = giou_weight
         self.background_weight = background_weight
+        self.quality_targets = quality_targets
         per_class = torch.ones(num_classes + 1)
         per_class[-1] = background_weight
         self.register_buffer("per_class", per_class, persistent=False)
@@ -87,13 +91,22 @@ class SetCriterion(nn.Module):
         classes = with_background.gather(
             1, assigned.masked_fill(~matched, targets.classes.shape[1])
         )
-        loss_cls = F.cross_entropy(
-            logits.float().transpose(1, 2), classes, weight=self.per_class, reduction="sum"
-        )
         image, query = matched.nonzero(as_tuple=True)
         found = boxes[image, query].float()
         wanted = targets.boxes[image, assigned[image, query]]
         corners = [box_convert(b, "cxcywh", "xyxy") for b in (found, wanted)]
+        with torch.no_grad():
+            iou = torch.diag(box_iou(*corners))
+        shares = F.one_hot(classes, self.num_classes + 1).to(self.per_class)
+        if self.quality_targets:
+            shares[image, query] *= iou[:, None]
+            shares[image, query, -1] = 1 - iou
+        loss_cls = F.cross_entropy(
+            logits.float().transpose(1, 2),
+            shares.transpose(1, 2),
+            weight=self.per_class,
+            reduction="sum",
+        )
         losses = {
             "loss_cls": self.class_weight * loss_cls / normaliser.classes,
             "loss_bbox": self.bbox_weight * (found - wanted).abs().sum() / normaliser.boxes,
@@ -106,7 +119,7 @@ class SetCriterion(nn.Module):
         with torch.no_grad():
             right = logits[image, query].argmax(-1) == classes[image, query]
             stats = {
-                "matched_iou": torch.diag(box_iou(*corners)).mean(),
+                "matched_iou": iou.mean(),
                 "class_accuracy": right.float().mean(),
             }
         return losses, stats

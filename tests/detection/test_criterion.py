@@ -41,6 +41,22 @@ def test_losses_by_hand():
     assert stats["class_accuracy"] == 0
 
 
+def test_the_quality_of_a_box_is_the_share_of_its_class():
+    """One object, uniform logits over 3 + 1 classes, a box of IoU 1/3; two background queries."""
+    targets = targets_of([(1, BOX_A)])
+    assigned = torch.tensor([[-1, 0, -1]])
+    boxes = torch.tensor([[BOX_B, (0.4, 0.3, 0.2, 0.2), BOX_B]], requires_grad=True)
+    criterion = SetCriterion(3, background_weight=0.25, quality_targets=True)
+    logits = torch.zeros(1, 3, 4, requires_grad=True)
+    losses, _ = evaluate(criterion, logits, boxes, targets, assigned)
+    # a third for the class, two thirds for the background, which weighs 0.25, as two queries do
+    shares = 1 / 3 + 2 / 3 * 0.25 + 2 * 0.25
+    assert losses["loss_cls"].item() == pytest.approx(shares * math.log(4) / 1.5)
+    # the box learns nothing from it
+    losses["loss_cls"].backward()
+    assert logits.grad.abs().sum() > 0 and boxes.grad is None
+
+
 def test_background_queries_weigh_less():
     targets = targets_of([(0, BOX_A)])
     assigned = torch.tensor([[0, -1]])
