@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng
 from matplotlib.figure import Figure
 from torch import nn
 
-from flowdet.analysis.steps import losses, train_step
-from flowdet.data.build import build_train_loader
-from flowdet.engine import FlowDetCheckpointer, build_optimizer
+from flowdet.analysis.steps import ShortTraining, losses
 
 # by name: what it changes in a flow config
 METHODS: dict[str, dict[str, object]] = {
@@ -85,37 +81,13 @@ def _flat_gradient(block: nn.Module) -> torch.Tensor:
     )
 
 
-class GradientStatistics:
-    """Trains a detector a little, and looks at its blocks' gradients on the same batches again
-    and again.
-
-    Args:
-        cfg: resolved.
-        num_batches: looked at; the batches after them are trained on.
-    """
-
-    def __init__(self, cfg: CfgNode, num_batches: int):
-        self.cfg = cfg
-        self.num_batches = num_batches
-        seed_all_rng(max(cfg.SEED, 0))
-        self.model = build_model(cfg).train()
-        FlowDetCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
-        self.optimizer = build_optimizer(cfg, self.model)
-        self._loader = iter(build_train_loader(cfg))
-        self._batches = list(islice(self._loader, num_batches))
-        self.iteration = 0
-
-    def train_until(self, iteration: int) -> None:
-        """Plain training steps at `SOLVER.BASE_LR`."""
-        while self.iteration < iteration:
-            seed_all_rng(max(self.cfg.SEED, 0) + self.iteration)
-            train_step(self.model, next(self._loader), self.optimizer)
-            self.iteration += 1
+class GradientStatistics(ShortTraining):
+    """Looks at the gradients of a detector's blocks, between its steps of training."""
 
     def variances(self) -> list[float]:
         """One per block; see `block_variances`. Statistics of normalisations stay as they are."""
         before = {name: x.clone() for name, x in self.model.named_buffers()}
-        found = block_variances(blocks_of(self.model), self._backward, self.num_batches)
+        found = block_variances(blocks_of(self.model), self._backward, len(self.batches))
         self.optimizer.zero_grad(set_to_none=True)
         for name, x in self.model.named_buffers():
             x.copy_(before[name])
@@ -124,7 +96,7 @@ class GradientStatistics:
     def _backward(self, number: int) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         seed_all_rng(number)
-        losses(self.model, self._batches[number]).backward()
+        losses(self.model, self.batches[number]).backward()
 
 
 def variance_rows(

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import torch
 from detectron2.config import CfgNode
+from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
+from detectron2.utils.env import seed_all_rng
 from torch import nn
 
+from flowdet.engine import FlowDetCheckpointer, build_optimizer
 from flowdet.engine.setup import with_keys
+from flowdet.engine.task import task_of
 
 
 def losses(model: nn.Module, batch: list[dict], amp: bool = False) -> torch.Tensor:
-    """The sum of a detector's losses; under autocast, as `AMPTrainer` has it, if `amp`."""
+    """The sum of a model's losses; under autocast, as `AMPTrainer` has it, if `amp`."""
     with torch.autocast(model.device.type, enabled=amp):
         return sum(model(batch).values())
 
@@ -23,6 +29,32 @@ def train_step(
     losses(model, batch, amp).backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+
+
+class ShortTraining:
+    """Trains a model a little, to be looked at on the same batches again and again.
+
+    Args:
+        cfg: resolved.
+        num_batches: kept to be looked at; the batches after them are trained on.
+    """
+
+    def __init__(self, cfg: CfgNode, num_batches: int):
+        self.cfg = cfg
+        seed_all_rng(max(cfg.SEED, 0))
+        self.model = build_model(cfg).train()
+        FlowDetCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
+        self.optimizer = build_optimizer(cfg, self.model)
+        self._loader = iter(task_of(cfg).build_train_loader(cfg))
+        self.batches = list(islice(self._loader, num_batches))
+        self.iteration = 0
+
+    def train_until(self, iteration: int) -> None:
+        """Plain training steps at `SOLVER.BASE_LR`."""
+        while self.iteration < iteration:
+            seed_all_rng(max(self.cfg.SEED, 0) + self.iteration)
+            train_step(self.model, next(self._loader), self.optimizer)
+            self.iteration += 1
 
 
 def made_up_batch(cfg: CfgNode, batch_size: int) -> list[dict]:

@@ -19,6 +19,8 @@ from flowdet.flow import (
     ImageTokens,
     LocalTraining,
     StateSettings,
+    StatesMaker,
+    make_states,
     optimal_transport_coupling,
     ordered_coupling,
     random_coupling,
@@ -134,18 +136,21 @@ class FlowMatchingDetector(SetDetector):
 
     def losses(self, tokens: ImageTokens, targets: Targets) -> dict[str, Tensor]:
         """The summed losses of the blocks that learn in this iteration (eq. 19)."""
+        block_losses, inputs = self.block_losses(tokens, targets)
+        parameters = [*self.flow.parameters(), *self.heads.parameters()]
+        losses = self.local.losses(block_losses, inputs, parameters)
+        log_scalars(block_losses.watched)
+        return losses
+
+    def block_losses(
+        self, tokens: ImageTokens, targets: Targets, make: StatesMaker = make_states
+    ) -> tuple[BlockLosses, list[Tensor]]:
+        """The losses of the single blocks on states that `make` makes, and what they take."""
         embeddings = self.target_embedding(targets)
         z_0 = self.noise_scale * torch.randn(
             len(targets.counts), self.num_queries, embeddings.shape[-1], device=self.device
         )
-        block_losses = BlockLosses(self, tokens, targets, z_0)
-        losses = self.local.losses(
-            block_losses,
-            [tokens.tokens, embeddings],
-            [*self.flow.parameters(), *self.heads.parameters()],
-        )
-        log_scalars(block_losses.watched)
-        return losses
+        return BlockLosses(self, tokens, targets, z_0, make), [tokens.tokens, embeddings]
 
     def estimates(self, tokens: ImageTokens, trajectory: bool = False) -> list[Tensor]:
         """z_1, or the estimate of it after every step, which the last one reaches."""

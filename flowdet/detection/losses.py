@@ -10,6 +10,7 @@ from flowdet.detection.targets import Targets, gather_targets, ordered_assignmen
 from flowdet.flow import (
     FlowState,
     ImageTokens,
+    StatesMaker,
     add_losses,
     couple,
     make_states,
@@ -28,18 +29,25 @@ class BlockLosses:
         tokens: what the blocks attend to; their features are replaced by those handed in.
         targets: the objects.
         z_0: noise, [B, M, d].
+        make: makes the training states, see `make_states`.
 
     Attributes:
         watched: the losses and statistics of each block, for the event storage.
     """
 
     def __init__(
-        self, model: FlowMatchingDetector, tokens: ImageTokens, targets: Targets, z_0: Tensor
+        self,
+        model: FlowMatchingDetector,
+        tokens: ImageTokens,
+        targets: Targets,
+        z_0: Tensor,
+        make: StatesMaker = make_states,
     ):
         self.model = model
         self.tokens = tokens
         self.targets = targets
         self.z_0 = z_0
+        self.make = make
         self.normaliser = model.criterion.normaliser(targets, model.num_queries)
         self.states = None
         self.coupled = None
@@ -71,7 +79,7 @@ class BlockLosses:
     def _begin(self, context: ImageTokens, embeddings: Tensor) -> None:
         """Makes the states and, of interpolated ones, which query goes to which object."""
         model = self.model
-        self.states = make_states(model.states, model.flow, self.z_0, context)
+        self.states = self.make(model.states, model.flow, self.z_0, context)
         if model.states.kind == "interpolated":
             with without_gradient():
                 ordered = ordered_assignment(self.targets, model.num_queries)

@@ -33,7 +33,9 @@ from flowdet.flow.path import (
 from flowdet.flow.solvers import INFERENCE_MODES, Solution, Walk, solve
 from flowdet.flow.states import (
     TRAINING_STATES,
+    InterpolatedStates,
     StateSettings,
+    StatesMaker,
     make_states,
     without_gradient,
 )
@@ -51,6 +53,7 @@ __all__ = [
     "FlowState",
     "HalfPrecisionScale",
     "ImageTokens",
+    "InterpolatedStates",
     "LinearPath",
     "LocalTraining",
     "MLPFlowBlock",
@@ -61,6 +64,7 @@ __all__ = [
     "ResidualMLPFlowBlock",
     "Solution",
     "StateSettings",
+    "StatesMaker",
     "TimeEmbedding",
     "TokenGrid",
     "TransformerFlowBlock",

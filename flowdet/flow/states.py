@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -235,6 +235,9 @@ TRAINING_STATES: dict[str, type[TrainingStates]] = {
     "chain": ChainStates,
     "roll": RollStates,
 }
+
+
+StatesMaker = Callable[[StateSettings, FlowEnsemble, Tensor, object], TrainingStates]
 
 
 def make_states(settings: StateSettings, *args, **kwargs) -> TrainingStates:

@@ -17,6 +17,7 @@ from flowdet.flow import (
     LocalTraining,
     PerBlock,
     StateSettings,
+    StatesMaker,
     Walk,
     add_losses,
     make_states,
@@ -122,14 +123,17 @@ class FlowMatchingClassifier(Classifier):
 
     def losses(self, features: list[Tensor], labels: Tensor) -> dict[str, Tensor]:
         """The summed losses of the blocks that learn in this iteration (eq. 19)."""
-        block_losses = BlockLosses(self, labels)
-        losses = self.local.losses(
-            block_losses,
-            [*features, self.embedding.targets(labels)],
-            [*self.flow.parameters(), *self.embedding.parameters()],
-        )
+        block_losses, inputs = self.block_losses(features, labels)
+        parameters = [*self.flow.parameters(), *self.embedding.parameters()]
+        losses = self.local.losses(block_losses, inputs, parameters)
         log_scalars(block_losses.watched)
         return losses
+
+    def block_losses(
+        self, features: list[Tensor], labels: Tensor, make: StatesMaker = make_states
+    ) -> tuple[BlockLosses, list[Tensor]]:
+        """The losses of the single blocks on states that `make` makes, and what they take."""
+        return BlockLosses(self, labels, make), [*features, self.embedding.targets(labels)]
 
     def arrange(self, features: Sequence[Tensor]) -> Tensor | PerBlock:
         """The reader's features as the flow takes them."""
@@ -169,14 +173,18 @@ class BlockLosses:
     Args:
         model: the classifier.
         labels: [B].
+        make: makes the training states, see `make_states`.
 
     Attributes:
         watched: the losses and the accuracy of each block, for the event storage.
     """
 
-    def __init__(self, model: FlowMatchingClassifier, labels: Tensor):
+    def __init__(
+        self, model: FlowMatchingClassifier, labels: Tensor, make: StatesMaker = make_states
+    ):
         self.model = model
         self.labels = labels
+        self.make = make
         self.states = None
         self.watched: dict[str, Tensor] = {}
 
@@ -185,7 +193,7 @@ class BlockLosses:
         *features, z_1 = inputs
         if self.states is None:
             z_0 = model.noise_scale * torch.randn_like(z_1)
-            self.states = make_states(model.states, model.flow, z_0, model.arrange(features))
+            self.states = self.make(model.states, model.flow, z_0, model.arrange(features))
         losses: dict[str, Tensor] = {}
         for lesson in self.states.lessons(block, z_1):
             seen = features if lesson.trains_features else [x.detach() for x in features]

@@ -45,7 +45,7 @@ def cfg(voc_dataset):
 def test_both_sides_see_the_same_batches_and_looking_changes_nothing(cfg):
     flow = GradientStatistics(cfg, 2)
     other = GradientStatistics(with_keys(cfg, METHODS["backprop"]), 2)
-    for ours, theirs in zip(flow._batches, other._batches):
+    for ours, theirs in zip(flow.batches, other.batches):
         assert [x["image_id"] for x in ours] == [x["image_id"] for x in theirs]
         assert all(torch.equal(a["image"], b["image"]) for a, b in zip(ours, theirs))
     before = {name: x.clone() for name, x in flow.model.state_dict().items()}

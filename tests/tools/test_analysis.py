@@ -84,6 +84,14 @@ def test_gradients(run, tmp_path):
     assert len(results(tmp_path, "gradient_variance")["rows"]) == 3 * 3
 
 
+def test_leak(run, tmp_path):
+    words = ("tools/measure_leak.py", "--batches", 1, "--iterations", 0, "--times", 0, 0.5)
+    status, output = run(*words, "--output", tmp_path, *TINY, *FOUR_IMAGES)
+    assert status == 0, output
+    assert "features of another image" in output
+    assert len(results(tmp_path, "leak")["rows"]) == 2 * 3
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
