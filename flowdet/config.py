@@ -184,7 +184,7 @@ def _add_classification_keys(cfg: CfgNode) -> None:
     node.CLASS_WEIGHT = 1.0
 
     # Inference, as in FLOW_DET (the block of "single_step" counts from 0; -1 is the last one).
-    node.INFERENCE_MODE = "ensemble"
+    node.INFERENCE_MODE = "multi_step"
     node.NUM_STEPS = 0
     node.SINGLE_STEP_BLOCK = -1
     node.NOISE_SEED = 0

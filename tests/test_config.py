@@ -166,7 +166,7 @@ def test_every_flow_classifier_has_a_backprop_twin(path):
     differing = {key for key in flow if flow[key] != twin[key]}
     recipe = {
         *("PREDICTION", "SELF_CONDITIONING", "TRAINING_STATES", "LEARN_AT_START", "NOISE_SCALE"),
-        *("NORMALIZE_TARGET", "LEARN_TARGET", "FLOW_WEIGHT", "TOPOLOGY", "INFERENCE_MODE"),
+        *("NORMALIZE_TARGET", "LEARN_TARGET", "FLOW_WEIGHT", "TOPOLOGY"),
     }
     allowed = {"MODEL.META_ARCHITECTURE", "OUTPUT_DIR", *(f"MODEL.FLOW_CLS.{k}" for k in recipe)}
     # blocks of one stage each are smaller (D.2)

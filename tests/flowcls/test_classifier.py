@@ -179,7 +179,7 @@ def test_predictions_do_not_depend_on_labels():
 def test_every_mode_is_reported_in_one_pass():
     model = tiny_model().eval()
     modes = model(images(1))[0]["modes"]
-    assert modes[0] == "ensemble" and modes[-1] == "probe"
+    assert modes[0] == "multi_step-3" and modes[-1] == "probe"
     assert set(modes) == {
         *("ensemble", "probe"),
         *(f"single_step-{k}" for k in range(3)),
@@ -187,7 +187,7 @@ def test_every_mode_is_reported_in_one_pass():
         *(f"multi_step_ensemble-{n}" for n in (2, 3, 6)),
     }
     only = model.inference(images(1), all_modes=False)[0]
-    assert only["modes"] == ["ensemble", "probe"] and only["logits"].shape == (2, 4)
+    assert only["modes"] == ["multi_step-3", "probe"] and only["logits"].shape == (2, 4)
 
 
 def test_modes_that_must_agree_agree():
