@@ -16,9 +16,8 @@ import flowdet  # noqa: F401 - first: it silences a warning of detectron2's impo
 from tabulate import tabulate
 
 from flowdet.analysis import changed_keys
-from flowdet.analysis.output import check_output_folder, save_measurement
+from flowdet.analysis.output import check_output_folder, load_run, save_measurement
 from flowdet.analysis.refinement import all_walks, refinement_figure, refinement_rows
-from flowdet.engine import Trainer, WholeModelCheckpointer, load_config, resolve_config
 from flowdet.engine.command import user_errors
 
 
@@ -50,11 +49,7 @@ def main() -> None:
     args = parse_args()
     with user_errors():
         check_output_folder(args.output)
-        cfg = load_config(str(args.run / "config.yaml"), args.opts)
-        resolve_config(cfg, training=False)
-        model = Trainer.build_model(cfg).eval()
-        weights = args.weights or str(args.run / "model_final.pth")
-        WholeModelCheckpointer(model).load(weights)
+        cfg, model = load_run(args.run, args.weights, args.opts)
         metrics = [f"{name}-subset" if cfg.TEST.CLASS_SUBSET else name for name in ("AP50", "AP75")]
         walks = all_walks(cfg.MODEL.FLOW_DET.NUM_BLOCKS, args.max_steps)
         rows = refinement_rows(cfg, model, walks, metrics)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from detectron2.config import CfgNode
 from matplotlib.figure import Figure
+from torch import nn
 
 from flowdet.analysis.figures import save_figure
 from flowdet.analysis.results import write_results
+from flowdet.engine import Trainer, WholeModelCheckpointer, load_config, resolve_config
 from flowdet.engine.command import typed_command
 
 
@@ -16,6 +19,27 @@ def check_output_folder(folder: Path) -> None:
     """Raises FileExistsError if results cannot go there: before long measurements."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file: give a folder as --output")
+
+
+def load_run(
+    folder: Path, weights: str | None, overrides: Sequence[str]
+) -> tuple[CfgNode, nn.Module]:
+    """The resolved config and the model of a finished training, in evaluation mode.
+
+    Args:
+        folder: its OUTPUT_DIR.
+        weights: the checkpoint; None is its last one.
+        overrides: `KEY VALUE` pairs.
+
+    Raises:
+        FileNotFoundError, KeyError, ValueError: as `load_config`, `resolve_config` and
+            `WholeModelCheckpointer`.
+    """
+    cfg = load_config(str(folder / "config.yaml"), list(overrides))
+    resolve_config(cfg, training=False)
+    model = Trainer.build_model(cfg).eval()
+    WholeModelCheckpointer(model).load(weights or str(folder / "model_final.pth"))
+    return cfg, model
 
 
 def save_measurement(

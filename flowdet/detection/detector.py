@@ -18,6 +18,7 @@ from flowdet.flow import (
     FlowEnsemble,
     ImageTokens,
     LocalTraining,
+    Solution,
     StateSettings,
     StatesMaker,
     make_states,
@@ -154,20 +155,25 @@ class FlowMatchingDetector(SetDetector):
 
     def estimates(self, tokens: ImageTokens, trajectory: bool = False) -> list[Tensor]:
         """z_1, or the estimate of it after every step, which the last one reaches."""
-        solution = solve(
+        solution = self.walk(tokens, self.initial_noise(len(tokens.tokens)), trajectory)
+        return solution.estimates if trajectory else [solution.z_1]
+
+    def walk(self, tokens: ImageTokens, z_0: Tensor, trajectory: bool = False) -> Solution:
+        """The transport of `z_0` [B, M, d] in the current inference mode."""
+        return solve(
             self.flow,
-            self.initial_noise(len(tokens.tokens)),
+            z_0,
             tokens,
             self.inference_mode,
             num_steps=self.num_steps,
             block=self.single_step_block,
             trajectory=trajectory,
         )
-        return solution.estimates if trajectory else [solution.z_1]
 
-    def initial_noise(self, batch: int) -> Tensor:
-        """z_0 at inference, [B, M, d]: the same for every image."""
-        generator = torch.Generator().manual_seed(self.noise_seed)
+    def initial_noise(self, batch: int, seed: int | None = None) -> Tensor:
+        """z_0 at inference, [B, M, d]: the same for every image; by `noise_seed`, if no other
+        seed is given."""
+        generator = torch.Generator().manual_seed(self.noise_seed if seed is None else seed)
         dim = self.target_embedding.classes.embedding_dim
         noise = torch.randn(1, self.num_queries, dim, generator=generator)
         return (self.noise_scale * noise).to(self.device).expand(batch, -1, -1)

@@ -49,12 +49,12 @@ class PostProcessor(nn.Module):
             output_size: (height, width) of the original image.
 
         Returns:
-            `pred_boxes` (absolute xyxy in the original image), `scores`, `pred_classes`,
-            best first.
+            `pred_boxes` (absolute xyxy in the original image), `scores`, `pred_classes` and
+            `pred_queries` (which query has found it), best first.
         """
         height, width = image_size
         scale = boxes.new_tensor([width, height, width, height])
-        instances, _ = fast_rcnn_inference_single_image(
+        instances, queries = fast_rcnn_inference_single_image(
             box_convert(boxes, "cxcywh", "xyxy") * scale,
             logits.softmax(-1),
             (height, width),
@@ -62,4 +62,5 @@ class PostProcessor(nn.Module):
             self.nms_threshold,
             self.max_detections,
         )
+        instances.pred_queries = queries
         return detector_postprocess(instances, *output_size)

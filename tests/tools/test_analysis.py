@@ -48,6 +48,11 @@ def test_table1_from_nothing_and_again(run, tmp_path):
     assert status == 0, output
     assert (tmp_path / "refinement" / "refinement.png").stat().st_size > 1000
 
+    # after one epoch nothing is right
+    uncertainty = ("tools/measure_uncertainty.py", "--run", tmp_path / "flow_batch4_seed0")
+    status, output = run(*uncertainty, "--output", tmp_path / "uncertainty")
+    assert status == 1 and "Is the model trained?" in output.splitlines()[-1]
+
 
 def test_ablation(run, tmp_path):
     study = tmp_path / "few.yaml"
