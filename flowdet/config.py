@@ -132,6 +132,9 @@ def _add_loss_and_inference_keys(node: CfgNode) -> None:
     node.INFERENCE_MODE = "multi_step"
     node.NUM_STEPS = 0
     node.SINGLE_STEP_BLOCK = 0
+    # An image takes no more steps once no box that could be reported moves by more than this share
+    # of its side; 0 is off.
+    node.EARLY_EXIT = 0.0
     node.NOISE_SEED = 0
     # Detections at or below this score are dropped; IoU of class-wise suppression.
     node.SCORE_THRESHOLD = 0.05

@@ -57,6 +57,8 @@ class FlowMatchingDetector(SetDetector):
         noise_scale: standard deviation of z_0.
         flow_weight: of the flow loss, against the detection loss.
         inference_mode, num_steps, single_step_block: see `flowdet.flow.solve`.
+        early_exit: an image takes no more steps once no box moves by more than this share of the
+            image's side; 0 is off.
         noise_seed: of z_0 at inference, which is the same for every image, so that what is
             found in an image does not depend on the others in its batch.
         parts: those of `SetDetector`.
@@ -78,6 +80,7 @@ class FlowMatchingDetector(SetDetector):
         inference_mode: str,
         num_steps: int,
         single_step_block: int,
+        early_exit: float,
         noise_seed: int,
         **parts,
     ):
@@ -92,6 +95,8 @@ class FlowMatchingDetector(SetDetector):
                 "MODEL.FLOW_DET.TRAINING_STATES roll"
             )
         check_mode(inference_mode, num_steps, single_step_block, flow.num_blocks)
+        if early_exit < 0:
+            raise ValueError(f"MODEL.FLOW_DET.EARLY_EXIT is negative: {early_exit}")
         self.flow = flow
         self.local = LocalTraining(flow.num_blocks, schedule, pass_length)
         self.target_embedding = target_embedding
@@ -103,6 +108,7 @@ class FlowMatchingDetector(SetDetector):
         self.inference_mode = inference_mode
         self.num_steps = num_steps
         self.single_step_block = single_step_block
+        self.early_exit = early_exit
         self.noise_seed = noise_seed
 
     @classmethod
@@ -128,6 +134,7 @@ class FlowMatchingDetector(SetDetector):
             "inference_mode": flow_cfg.INFERENCE_MODE,
             "num_steps": flow_cfg.NUM_STEPS or flow_cfg.NUM_BLOCKS,
             "single_step_block": flow_cfg.SINGLE_STEP_BLOCK,
+            "early_exit": flow_cfg.EARLY_EXIT,
             "noise_seed": flow_cfg.NOISE_SEED,
         }
 
@@ -156,7 +163,11 @@ class FlowMatchingDetector(SetDetector):
     def estimates(self, tokens: ImageTokens, trajectory: bool = False) -> list[Tensor]:
         """z_1, or the estimate of it after every step, which the last one reaches."""
         solution = self.walk(tokens, self.initial_noise(len(tokens.tokens)), trajectory)
-        return solution.estimates if trajectory else [solution.z_1]
+        if not trajectory:
+            return [solution.z_1]
+        # after an early exit nothing moves any more
+        missing = self.trajectory_length - len(solution.estimates)
+        return solution.estimates + [solution.z_1] * missing
 
     def walk(self, tokens: ImageTokens, z_0: Tensor, trajectory: bool = False) -> Solution:
         """The transport of `z_0` [B, M, d] in the current inference mode."""
@@ -167,8 +178,16 @@ class FlowMatchingDetector(SetDetector):
             self.inference_mode,
             num_steps=self.num_steps,
             block=self.single_step_block,
+            settled=self._settled if self.early_exit else None,
             trajectory=trajectory,
         )
+
+    def _settled(self, before: Tensor, after: Tensor) -> Tensor:
+        """Whether no box of an image, of those that could be reported, moves any more, [B]."""
+        moved = (self.heads.boxes(after) - self.heads.boxes(before)).abs().amax(dim=-1)
+        scores = self.heads.classes(after).float().softmax(dim=-1)[..., :-1].amax(dim=-1)
+        moved = moved.masked_fill(scores <= self.postprocess.score_threshold, 0)
+        return moved.amax(dim=1) <= self.early_exit
 
     def initial_noise(self, batch: int, seed: int | None = None) -> Tensor:
         """z_0 at inference, [B, M, d]: the same for every image; by `noise_seed`, if no other

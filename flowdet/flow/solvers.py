@@ -6,9 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from flowdet.flow.ensemble import FlowEnsemble, FlowState
+from flowdet.flow.path import expand_time
+
+# whether an estimate [B, ..., d] after the one before it needs no more steps, [B]
+Settled = Callable[[Tensor, Tensor], Tensor]
 
 INFERENCE_MODES = ("single_step", "ensemble", "multi_step", "multi_step_ensemble")
 
@@ -47,13 +52,15 @@ class Solution:
 
     Attributes:
         z_1: the state at t = 1, [B, ..., d].
-        times: t of every state, from 0 to 1 (`num_steps + 1` numbers).
+        times: t of every state, from 0 to 1 (`num_steps + 1` numbers), or to where all had settled.
+        steps: that each batch element took, [B].
         states: z_t at these times; only with `trajectory=True`.
         estimates: `z1_hat` after every step (`num_steps` of them); likewise.
     """
 
     z_1: Tensor
     times: list[float]
+    steps: Tensor
     states: list[Tensor] = field(default_factory=list)
     estimates: list[Tensor] = field(default_factory=list)
 
@@ -71,6 +78,7 @@ def euler(
     num_steps: int,
     *,
     stop_after: int | None = None,
+    settled: Settled | None = None,
     trajectory: bool = False,
 ) -> tuple[FlowState, Solution]:
     """Explicit Euler integration on a regular grid (eq. 25).
@@ -81,20 +89,32 @@ def euler(
         state: at t = 0.
         num_steps: steps from 0 to 1.
         stop_after: make only so many of them.
+        settled: asked after every step but the first. What has settled stays at its estimate,
+            and if all has, no further step is made.
         trajectory: keep every state and estimate.
     """
     steps = num_steps if stop_after is None else stop_after
     times = [i / num_steps for i in range(steps + 1)]
-    solution = Solution(state.z, times)
+    solution = Solution(state.z, times[:1], torch.zeros_like(state.t, dtype=torch.long))
     if trajectory:
         solution.states.append(state.z)
+    before, over = None, torch.zeros_like(state.t, dtype=torch.bool)
     for t, t_next in zip(times[:-1], times[1:], strict=True):
         z1_hat = predict(state, t)
+        if before is not None:
+            z1_hat = torch.where(expand_time(over, z1_hat), before, z1_hat)
+        solution.steps += ~over
         state = ensemble.advance(state, z1_hat, t, t_next)
+        solution.times.append(t_next)
         if trajectory:
             solution.states.append(state.z)
             solution.estimates.append(z1_hat)
-    solution.z_1 = state.z
+        if settled is not None and before is not None:
+            over = over | settled(before, z1_hat)
+        before = z1_hat if settled is not None else None
+        if over.all():
+            break
+    solution.z_1 = torch.where(expand_time(over, state.z), z1_hat, state.z) if steps else state.z
     return state, solution
 
 
@@ -116,6 +136,7 @@ def solve(
     *,
     num_steps: int | None = None,
     block: int = 0,
+    settled: Settled | None = None,
     trajectory: bool = False,
 ) -> Solution:
     """Carries noise `z_0` [B, ..., d] to an estimate of the target.
@@ -127,6 +148,7 @@ def solve(
             `num_steps` steps with the mean of all blocks.
         num_steps: of the two multi-step modes, any number; T if None.
         block: of `single_step`, from 0.
+        settled: see `euler`.
         trajectory: keep every state and estimate.
 
     Raises:
@@ -144,4 +166,4 @@ def solve(
         return ensemble.predict(chosen, state, features).z1_hat
 
     state = ensemble.initial_state(z_0)
-    return euler(predict, ensemble, state, num_steps, trajectory=trajectory)[1]
+    return euler(predict, ensemble, state, num_steps, settled=settled, trajectory=trajectory)[1]

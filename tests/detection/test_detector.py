@@ -323,6 +323,19 @@ def test_trajectory_has_one_entry_per_step():
     assert "trajectory" not in model.inference(batch())[0]
 
 
+def test_early_exit_ends_where_boxes_stand_still():
+    """No box can move by more than the image, so two steps tell that all stand still."""
+    keys = {"NUM_STEPS": 5, "SCORE_THRESHOLD": 0.0, "INFERENCE_MODE": "multi_step"}
+    model, eager = tiny_model(**keys).eval(), tiny_model(**keys, EARLY_EXIT=1.0).eval()
+    whole, short = (m.inference(batch(), trajectory=True) for m in (model, eager))
+    assert [len(x["trajectory"]) for x in short] == [5] * 2
+    second = [{"instances": x["trajectory"][1]} for x in whole]
+    assert_same_detections(short, second)
+    # none stands still to the last digit
+    never = tiny_model(**keys, EARLY_EXIT=1e-12).eval().inference(batch())
+    assert_same_detections(never, whole)
+
+
 def test_detections_are_in_the_original_image():
     model = tiny_model().eval()
     small, large = model([record(seed=1), record(seed=1, height=128, width=320)])
@@ -349,6 +362,7 @@ def test_detections_are_in_the_original_image():
         ({"TRAINING_STATES": "dreamt"}, "training states 'dreamt'"),
         ({"TIME_DISTRIBUTION": "late"}, "time distribution 'late'"),
         ({"MAX_ROLL_STEPS": -1}, "MAX_ROLL_STEPS"),
+        ({"EARLY_EXIT": -0.1}, "EARLY_EXIT"),
         ({"INFERENCE_MODE": "guess"}, "inference mode 'guess'"),
         ({"PREDICTION": "noise"}, "prediction 'noise'"),
         ({"NUM_STEPS": -1}, "at least 1, got -1"),

@@ -94,3 +94,37 @@ def test_walks_have_names(walk):
 def test_no_walk(name):
     with pytest.raises(ValueError, match="is no inference mode"):
         Walk.parse(name)
+
+
+def halfway(before, after):
+    """Settled where less than 0.2 is left to go."""
+    return (after - before).abs().amax(dim=-1) < 0.2
+
+
+@pytest.mark.parametrize("mode", ["multi_step", "multi_step_ensemble"])
+def test_what_has_settled_takes_no_more_steps(mode):
+    """The estimates of the two elements change by 1, 1/2, 1/4, ... and by 0.1, 0.05, ..."""
+
+    class Halving(torch.nn.Module):
+        def forward(self, z_t, time_code, features, estimate=None, position=None):
+            return (features - estimate) / 2
+
+    blocks = FlowEnsemble([Halving()], IdentityTime(), prediction="target", start=torch.zeros(DIM))
+    goal = torch.tensor([[2.0], [0.2]]).expand(2, DIM)
+    run = dict(mode=mode, num_steps=10, trajectory=True)
+    found = solve(blocks, Z_0, goal, settled=halfway, **run)
+    # 1, 1.5, 1.75, 1.875 and 0.1, 0.15: the last one that differs by less than 0.2
+    assert found.steps.tolist() == [4, 2]
+    torch.testing.assert_close(found.z_1[:, 0], torch.tensor([1.875, 0.15]))
+    assert len(found.estimates) == 4 and len(found.states) == len(found.times) == 5
+    for i in range(2):
+        alone = solve(blocks, Z_0[i : i + 1], goal[i : i + 1], settled=halfway, **run)
+        torch.testing.assert_close(alone.z_1, found.z_1[i : i + 1])
+    whole = solve(blocks, Z_0, goal, **run)
+    assert whole.steps.tolist() == [10, 10] and len(whole.times) == 11
+
+
+def test_what_settles_late_ends_where_it_would():
+    ensemble = constants(1.0, 2.0, 6.0)
+    never = solve(ensemble, Z_0, None, settled=lambda a, b: torch.tensor([False, False]))
+    torch.testing.assert_close(never.z_1, solve(ensemble, Z_0, None).z_1)
