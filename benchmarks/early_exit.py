@@ -1,0 +1,109 @@
+#!/usr/bin/env python
+"""AP, steps and time of a trained detector whose images stop when their boxes stand still.
+
+    benchmarks/early_exit.py --run output/digits_demo
+    benchmarks/early_exit.py --run output/digits_demo --steps 16 --exits 0.01 0.03
+
+Walks `multi_step` with MODEL.FLOW_DET.EARLY_EXIT at each of the values (a share of the image's
+side; 0 takes all steps), one image at a time, as in use. Time is that of the walk, without the
+backbone, as a ratio to taking all steps. `KEY VALUE` pairs override the config of the run.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import flowdet  # noqa: F401 - first: it silences a warning of detectron2's import
+
+# isort: split
+import torch
+from detectron2.config import CfgNode
+from tabulate import tabulate
+from tqdm import tqdm
+
+from flowdet.analysis import changed_keys, write_results
+from flowdet.analysis.output import load_run
+from flowdet.data.build import build_test_loader
+from flowdet.detection import FlowMatchingDetector
+from flowdet.detection.evaluation import build_evaluator
+from flowdet.engine import keep_freed_memory
+from flowdet.engine.command import at_least_one, typed_command, user_errors
+
+METRICS = ("AP50", "AP75", "steps", "time_ratio")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--run", type=Path, required=True, metavar="FOLDER", help="OUTPUT_DIR of the training")
+    add("--weights", help="default: model_final.pth of the run")
+    add("--steps", type=at_least_one, default=8, metavar="N", help="at most")
+    add("--exits", nargs="+", type=float, default=[0.003, 0.01, 0.03], metavar="SHARE")
+    add("--output", type=Path, help="a JSON for the figures")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
+    return parser.parse_args()
+
+
+@torch.no_grad()
+def measure(cfg: CfgNode, model: FlowMatchingDetector, exits: list[float]) -> dict[float, dict]:
+    """By exit: `AP50`, `AP75` in per cent, mean `steps` of an image, `seconds` of its walk."""
+    name = cfg.DATASETS.TEST[0]
+    suffix = "-subset" if cfg.TEST.CLASS_SUBSET else ""
+    evaluators = {share: build_evaluator(cfg, name) for share in exits}
+    steps, seconds = ({share: [] for share in exits} for _ in range(2))
+    for evaluator in evaluators.values():
+        evaluator.reset()
+    for (x,) in tqdm(build_test_loader(cfg, name), unit="image"):
+        tokens, z_0 = model.encode([x]), model.initial_noise(1)
+        for share in exits:
+            model.early_exit = share
+            start = time.perf_counter()
+            solution = model.walk(tokens, z_0)
+            seconds[share].append(time.perf_counter() - start)
+            steps[share] += solution.steps.tolist()
+            (found,) = model.detections(solution.z_1, [x])
+            evaluators[share].process([x], [{"instances": found}])
+    results = {}
+    for share in exits:
+        ap = evaluators[share].evaluate()["bbox"]
+        results[share] = {key: ap[f"{key}{suffix}"] for key in ("AP50", "AP75")}
+        for key, values in (("steps", steps[share]), ("seconds", seconds[share])):
+            results[share][key] = sum(values) / len(values)
+    return results
+
+
+def main() -> None:
+    args = parse_args()
+    keep_freed_memory()
+    with user_errors():
+        cfg, model = load_run(args.run, args.weights, [*args.opts, "TEST.BATCH_SIZE", "1"])
+        if not isinstance(model, FlowMatchingDetector):
+            raise ValueError(f"{args.run} holds no flow detector: it has no steps to leave out")
+        model.inference_mode, model.num_steps = "multi_step", args.steps
+        exits = list(dict.fromkeys([0.0, *args.exits]))
+        found = measure(cfg, model, exits)
+    for result in found.values():
+        result["time_ratio"] = result["seconds"] / found[0.0]["seconds"]
+    table = [[share, *(result[key] for key in METRICS)] for share, result in found.items()]
+    print(tabulate(table, ["exit", *METRICS], floatfmt=".2f"))
+    if args.output:
+        common = {"method": "flow", "dataset": cfg.DATASETS.TEST[0], "num_steps": args.steps}
+        rows = [
+            common | {"early_exit": share, "metric": key, "mean": round(result[key], 3)}
+            for share, result in found.items()
+            for key in METRICS
+        ]
+        write_results(
+            args.output,
+            [row | {"std": None, "n": 1} for row in rows],
+            command=typed_command(),
+            config=str(args.run / "config.yaml"),
+            seeds=[cfg.SEED],
+            settings=changed_keys(cfg),
+        )
+
+
+if __name__ == "__main__":
+    main()
