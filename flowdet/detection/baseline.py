@@ -28,8 +28,7 @@ class BackpropDetector(SetDetector):
     Args:
         blocks: T blocks of `flowdet.flow`, not self-conditioned; each corrects the queries.
         queries: learned start, [M, d].
-        query_position: maps the queries [B, M, d] and the image tokens to where the queries are;
-            None for none.
+        query_position: maps the queries [B, M, d] to where they are; None for none.
         auxiliary_losses: every layer has a loss, not only the last one (as in DETR).
         detach_layers: no gradient passes from a layer to the ones before it: what block-local
             training alone costs, without the transport.
@@ -44,7 +43,7 @@ class BackpropDetector(SetDetector):
         *,
         blocks: Iterable[nn.Module],
         queries: nn.Parameter,
-        query_position: Callable[[Tensor, ImageTokens], QueryPosition] | None,
+        query_position: Callable[[Tensor], QueryPosition] | None,
         auxiliary_losses: bool,
         detach_layers: bool,
         checkpoint_blocks: bool,
@@ -91,7 +90,7 @@ class BackpropDetector(SetDetector):
         no_time = z.new_zeros(len(z), z.shape[-1])
         layers = []
         for block in self.blocks:
-            position = self.query_position(z, tokens) if self.query_position else None
+            position = self.query_position(z) if self.query_position else None
             arguments = (z, no_time, tokens, None, position)
             if self.checkpoint_blocks and self.training:
                 z = z + checkpoint(block, *arguments, use_reentrant=False)

@@ -6,10 +6,9 @@ import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowdet.flow import ImageTokens, QueryPosition, without_gradient
+from flowdet.flow import QueryPosition, without_gradient
 
 
 class SineCode(nn.Module):
@@ -35,7 +34,7 @@ class SineCode(nn.Module):
 
 
 class QueryPositions(nn.Module):
-    """Where the queries are: their position codes, and the image's tokens in their boxes.
+    """Where the queries are: their position codes, and points in their boxes.
 
     In self-attention a learned code per query; in cross-attention the code of the centre of
     the box that the estimate decodes to, plus an MLP of the whole box (box-anchored
@@ -47,7 +46,7 @@ class QueryPositions(nn.Module):
         anchors: boxes on which the learned codes start, [M, 4], normalised cxcywh.
         decode_boxes: maps estimates [B, M, d] to boxes [B, M, 4], normalised cxcywh. None
             switches box-anchored attention off: the learned code serves both attentions.
-        box_samples: also read the tokens at so many points along each side of the box; 0 for
+        box_samples: also read the feature maps at so many points along each side of the box; 0 for
             none. Needs `decode_boxes`.
     """
 
@@ -67,7 +66,7 @@ class QueryPositions(nn.Module):
         if decode_boxes is not None:
             self.mlp = nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, dim))
 
-    def forward(self, estimate: Tensor | None, tokens: ImageTokens | None = None) -> QueryPosition:
+    def forward(self, estimate: Tensor | None) -> QueryPosition:
         if self.decode_boxes is None:
             return QueryPosition(self.own, self.own)
         with without_gradient():
@@ -76,8 +75,7 @@ class QueryPositions(nn.Module):
         cross = centre + self.mlp(torch.cat([centre, size], dim=-1))
         if not self.box_samples:
             return QueryPosition(self.own, cross)
-        near = sample_tokens(tokens, box_points(boxes, self.box_samples))
-        return QueryPosition(self.own, cross, near)
+        return QueryPosition(self.own, cross, box_points(boxes, self.box_samples))
 
 
 def box_points(boxes: Tensor, count: int) -> Tensor:
@@ -92,23 +90,3 @@ def box_points(boxes: Tensor, count: int) -> Tensor:
     steps = torch.linspace(-0.5, 0.5, count, device=boxes.device)
     offsets = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1).reshape(-1, 2)
     return boxes[..., None, :2] + offsets * boxes[..., None, 2:]
-
-
-def sample_tokens(tokens: ImageTokens, points: Tensor) -> Tensor:
-    """The tokens at points, bilinear between those of each feature map; zeros outside of it.
-
-    Args:
-        points: [B, M, P, 2], (x, y) in units of the image.
-
-    Returns:
-        [B, M, P * levels, d].
-    """
-    sizes = [grid.height * grid.width for grid in tokens.grids]
-    sampled = []
-    for grid, rows in zip(tokens.grids, tokens.tokens.split(sizes, dim=1), strict=True):
-        feature_map = rows.transpose(1, 2).unflatten(2, (grid.height, grid.width))
-        # grid_sample counts from -1 to 1 over the map
-        place = 2 * points / grid.extent[:, None, None] - 1
-        found = F.grid_sample(feature_map, place.to(feature_map), align_corners=False)
-        sampled.append(found.permute(0, 2, 3, 1))
-    return torch.cat(sampled, dim=2)

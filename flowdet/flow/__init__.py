@@ -7,11 +7,9 @@ predictors, `ensemble` T of them, `states` what they learn on, `local` how they 
 
 from flowdet.flow.blocks import (
     EncoderFlowBlock,
-    ImageTokens,
     MLPFlowBlock,
     QueryPosition,
     ResidualMLPFlowBlock,
-    TokenGrid,
     TransformerFlowBlock,
 )
 from flowdet.flow.ensemble import PREDICTIONS, FlowEnsemble, FlowState, PerBlock, Prediction
@@ -40,6 +38,7 @@ from flowdet.flow.states import (
     without_gradient,
 )
 from flowdet.flow.time import TIME_DISTRIBUTIONS, TimeEmbedding, draw_time
+from flowdet.flow.tokens import ImageTokens, TokenGrid
 from flowdet.flow.training import LocalTraining
 
 __all__ = [

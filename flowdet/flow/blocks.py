@@ -8,45 +8,12 @@ of the estimate is up to `FlowEnsemble`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class TokenGrid:
-    """Consecutive tokens that lie on a regular grid over the image, row by row.
-
-    Attributes:
-        height, width: in tokens.
-        extent: where the grid ends, (x, y) in units of each image, [B, 2]: above 1 where it
-            reaches into the padding.
-    """
-
-    height: int
-    width: int
-    extent: Tensor
-
-
-@dataclass(frozen=True)
-class ImageTokens:
-    """What a transformer block attends to.
-
-    Attributes:
-        tokens: [B, N, d].
-        position: position code of the tokens, [B, N, d] or None.
-        padding: [B, N], True where a token is padding and must not be seen; None if none is.
-        grids: the feature maps that the tokens come from, in their order.
-    """
-
-    tokens: Tensor
-    position: Tensor | None = None
-    padding: Tensor | None = None
-    grids: tuple[TokenGrid, ...] = ()
-
-    def with_tokens(self, tokens: Tensor) -> ImageTokens:
-        return replace(self, tokens=tokens)
+from flowdet.flow.tokens import ImageTokens, PointReader
 
 
 @dataclass(frozen=True)
@@ -56,12 +23,13 @@ class QueryPosition:
     Attributes:
         own: code that tells queries apart in self-attention, [B or 1, M, d].
         cross: code of where a query looks in cross-attention, [B or 1, M, d].
-        near: the image's tokens at P points of each query, [B, M, P, d].
+        points: where a query also reads the feature maps, (x, y) in units of the image,
+            [B, M, P, 2].
     """
 
     own: Tensor | None = None
     cross: Tensor | None = None
-    near: Tensor | None = None
+    points: Tensor | None = None
 
 
 def _plus(x: Tensor, position: Tensor | None) -> Tensor:
@@ -90,25 +58,6 @@ class StateInput(nn.Module):
         return h + self.estimate(estimate)
 
 
-class PointReader(nn.Module):
-    """What the tokens at P points say: [..., P, d] to [..., d]. Unlike attention it tells the
-    points apart, so that it can see where in a box something begins and ends.
-
-    Args:
-        dim: d.
-        num_points: P.
-    """
-
-    def __init__(self, dim: int, num_points: int):
-        super().__init__()
-        narrow = max(dim // 4, 1)
-        self.read = nn.Sequential(nn.Linear(dim, narrow), nn.ReLU())
-        self.merge = nn.Linear(num_points * narrow, dim)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.merge(self.read(tokens).flatten(-2))
-
-
 class TransformerFlowBlock(nn.Module):
     """Queries x image tokens: self-attention, cross-attention, feed-forward (3.2.2, D.1).
 
@@ -123,7 +72,7 @@ class TransformerFlowBlock(nn.Module):
         tie_position: start the key projection of the cross-attention as a copy of the query
             projection, so that from the first iteration on a query attends to the tokens
             whose position code is like its own.
-        num_points: P, of `QueryPosition.near`; 0 if there is none.
+        num_points: P of `QueryPosition.points`, times the feature maps; 0 reads none.
     """
 
     def __init__(
@@ -179,7 +128,7 @@ class TransformerFlowBlock(nn.Module):
             )[0]
         )
         if self.point_reader is not None:
-            h = h + self.point_reader(position.near)
+            h = h + self.point_reader(features, position.points)
         h = h + self.feedforward(self.norms[2](h))
         return self.output(self.norms[3](h))
 

@@ -55,7 +55,7 @@ class FlowEnsemble(nn.Module):
             `z1_hat = estimate + output`, and the velocity follows from it.
         start: the estimate before the first step, [..., d] without batch dimension, learned
             if it is an `nn.Parameter`. Needed for `target`.
-        query_position: maps the estimate (or None) and the features to where the queries are.
+        query_position: maps the estimate (or None) to where the queries are.
 
     Raises:
         ValueError: no block, unknown prediction, or `target` without a start.
@@ -68,7 +68,7 @@ class FlowEnsemble(nn.Module):
         *,
         prediction: str = "velocity",
         start: Tensor | None = None,
-        query_position: Callable[[Tensor | None, object], QueryPosition] | None = None,
+        query_position: Callable[[Tensor | None], QueryPosition] | None = None,
     ):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
@@ -98,7 +98,7 @@ class FlowEnsemble(nn.Module):
         or its own entry of them if they are `PerBlock`."""
         if isinstance(features, PerBlock):
             features = features[block]
-        position = self.query_position and self.query_position(state.estimate, features)
+        position = self.query_position and self.query_position(state.estimate)
         code = self.time_embedding(state.t)
         output = self.blocks[block](state.z, code, features, state.estimate, position)
         if self.prediction == "target":

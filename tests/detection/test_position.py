@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from flowdet.detection.heads import DetectionHeads, grid_boxes
-from flowdet.detection.position import QueryPositions, SineCode, box_points, sample_tokens
-from flowdet.flow import ImageTokens, TokenGrid
+from flowdet.detection.position import QueryPositions, SineCode, box_points
 
 
 def grid(side):
@@ -76,31 +75,3 @@ def test_points_of_a_box():
     points = box_points(torch.tensor([0.5, 0.25, 0.4, 0.2]), 3)
     expected = [(x, y) for y in (0.15, 0.25, 0.35) for x in (0.3, 0.5, 0.7)]
     torch.testing.assert_close(points, torch.tensor(expected))
-
-
-def linear_tokens(height, width, extent):
-    """Tokens that hold their place in units of the image, on two grids of this and half the
-    size."""
-    rows, grids = [], []
-    for h, w in ((height, width), (height // 2, width // 2)):
-        x = (torch.arange(w) + 0.5) / w * extent[0]
-        y = (torch.arange(h) + 0.5) / h * extent[1]
-        rows.append(torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(1, -1, 2))
-        grids.append(TokenGrid(h, w, torch.tensor([extent])))
-    return ImageTokens(torch.cat(rows, dim=1), grids=tuple(grids))
-
-
-@pytest.mark.parametrize("extent", [(1.0, 1.0), (1.5, 1.0), (1.0, 1.25)])
-def test_sampled_tokens_are_those_at_the_points(extent):
-    """Between the centres of tokens whose values are linear in their place."""
-    torch.manual_seed(0)
-    points = 0.2 + 0.6 * torch.rand(1, 3, 4, 2)
-    sampled = sample_tokens(linear_tokens(8, 12, extent), points)
-    assert sampled.shape == (1, 3, 8, 2)
-    torch.testing.assert_close(sampled, torch.cat([points, points], dim=2))
-
-
-def test_outside_of_the_feature_map_there_is_nothing():
-    points = torch.tensor([[[[1.4, 0.5], [0.5, -0.4]]]])
-    sampled = sample_tokens(linear_tokens(4, 4, (1.0, 1.0)), points)
-    assert torch.equal(sampled, torch.zeros_like(sampled))
