@@ -39,6 +39,8 @@ def _add_model_keys(cfg: CfgNode) -> None:
     node.NECK_NORM = "GN"
     node.NECK_BLOCKS = 0
 
+    # What a flow block is, from DETECTION_BLOCK_REGISTRY: "transformer" (D.1) or your own.
+    node.BLOCK = "transformer"
     # Embedding dimension d, queries M, flow blocks T, and the shape of a block.
     node.HIDDEN_DIM = 128
     node.NUM_QUERIES = 20
@@ -153,10 +155,11 @@ def _add_classification_keys(cfg: CfgNode) -> None:
     # (all positions, [B, N, c]).
     node.FEATURES = "pooled"
 
-    # Latent dimension d, flow blocks T, and the kind of block: "mlp" (eq. 7-8), "light_mlp" (one
-    # hidden layer), "residual_mlp" or "encoder" (a transformer encoder layer, for tokens).
+    # Latent dimension d and flow blocks T.
     node.HIDDEN_DIM = 128
     node.NUM_BLOCKS = 4
+    # What a block is, from CLASSIFICATION_BLOCK_REGISTRY: "mlp" (eq. 7-8), "light_mlp" (one hidden
+    # layer), "residual_mlp", "encoder" (a transformer encoder layer, for tokens) or your own.
     node.BLOCK = "mlp"
     # Hidden units and dropout of a block, residual layers of "residual_mlp", heads of "encoder".
     node.BLOCK_DIM = 512

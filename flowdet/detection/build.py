@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
+from detectron2.utils.registry import Registry
 from torch import nn
 
 from flowdet.detection.criterion import SetCriterion
@@ -13,6 +14,13 @@ from flowdet.detection.neck import TokenNeck
 from flowdet.detection.position import QueryPositions, SineCode
 from flowdet.detection.postprocess import PostProcessor
 from flowdet.flow import FlowEnsemble, TimeEmbedding, TransformerFlowBlock
+from flowdet.registry import registered
+
+DETECTION_BLOCK_REGISTRY = Registry("DETECTION_BLOCK")
+DETECTION_BLOCK_REGISTRY.__doc__ = """
+Flow blocks of a detector, by the name that `MODEL.FLOW_DET.BLOCK` gives. Called with the node
+`MODEL.FLOW_DET` and `self_conditioned`; what it returns is called like `TransformerFlowBlock`.
+"""
 
 
 def build_shared_parts(cfg: CfgNode) -> dict:
@@ -85,20 +93,28 @@ def _start_estimates(flow_cfg: CfgNode, heads: DetectionHeads) -> nn.Parameter:
     return nn.Parameter(heads.embed(grid_boxes(flow_cfg.NUM_QUERIES)), requires_grad=reached)
 
 
-def build_blocks(flow_cfg: CfgNode, self_conditioned: bool) -> list[TransformerFlowBlock]:
-    """The T blocks of `MODEL.FLOW_DET`."""
-    return [
-        TransformerFlowBlock(
-            flow_cfg.HIDDEN_DIM,
-            flow_cfg.NUM_HEADS,
-            flow_cfg.FEEDFORWARD_DIM,
-            flow_cfg.DROPOUT,
-            self_conditioned=self_conditioned,
-            tie_position=flow_cfg.BOX_ANCHORED_ATTENTION,
-            num_points=flow_cfg.BOX_SAMPLES**2 * len(flow_cfg.IN_FEATURES),
-        )
-        for _ in range(flow_cfg.NUM_BLOCKS)
-    ]
+def build_blocks(flow_cfg: CfgNode, self_conditioned: bool) -> list[nn.Module]:
+    """The T blocks of `MODEL.FLOW_DET`.
+
+    Raises:
+        ValueError: there is no such block.
+    """
+    build = registered(DETECTION_BLOCK_REGISTRY, flow_cfg.BLOCK, "MODEL.FLOW_DET.BLOCK")
+    return [build(flow_cfg, self_conditioned) for _ in range(flow_cfg.NUM_BLOCKS)]
+
+
+@DETECTION_BLOCK_REGISTRY.register()
+def transformer(flow_cfg: CfgNode, self_conditioned: bool) -> TransformerFlowBlock:
+    """Queries x image tokens."""
+    return TransformerFlowBlock(
+        flow_cfg.HIDDEN_DIM,
+        flow_cfg.NUM_HEADS,
+        flow_cfg.FEEDFORWARD_DIM,
+        flow_cfg.DROPOUT,
+        self_conditioned=self_conditioned,
+        tie_position=flow_cfg.BOX_ANCHORED_ATTENTION,
+        num_points=flow_cfg.BOX_SAMPLES**2 * len(flow_cfg.IN_FEATURES),
+    )
 
 
 def build_query_positions(

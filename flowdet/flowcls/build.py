@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
+from detectron2.utils.registry import Registry
 from torch import nn
 
 from flowdet.flow import (
@@ -18,8 +19,14 @@ from flowdet.flow import (
 )
 from flowdet.flowcls.features import FeatureReader
 from flowdet.flowcls.probe import LinearProbe
+from flowdet.registry import registered
 
-BLOCKS = ("mlp", "light_mlp", "residual_mlp", "encoder")
+CLASSIFICATION_BLOCK_REGISTRY = Registry("CLASSIFICATION_BLOCK")
+CLASSIFICATION_BLOCK_REGISTRY.__doc__ = """
+Flow blocks of a classifier, by the name that `MODEL.FLOW_CLS.BLOCK` gives. Called with the node
+`MODEL.FLOW_CLS`, the channels of the features and `self_conditioned`; what it returns is called
+like `FeatureBlock`.
+"""
 
 
 def build_shared_parts(cfg: CfgNode) -> dict:
@@ -82,29 +89,44 @@ def build_flow(node: CfgNode, channels: Sequence[int]) -> FlowEnsemble:
 
 
 def build_blocks(node: CfgNode, channels: Sequence[int], self_conditioned: bool) -> list[nn.Module]:
-    """The T blocks of `MODEL.FLOW_CLS`."""
+    """The T blocks of `MODEL.FLOW_CLS`, for features of so many channels (one number, or one per
+    block)."""
+    build = registered(CLASSIFICATION_BLOCK_REGISTRY, node.BLOCK, "MODEL.FLOW_CLS.BLOCK")
     per_block = list(channels) * (node.NUM_BLOCKS if len(channels) == 1 else 1)
-    return [_build_block(node, c, self_conditioned) for c in per_block]
+    return [build(node, c, self_conditioned) for c in per_block]
 
 
-def _build_block(node: CfgNode, channels: int, self_conditioned: bool) -> nn.Module:
-    if node.BLOCK == "encoder":
-        if channels % node.NUM_HEADS:
-            raise ValueError(
-                f"MODEL.FLOW_CLS.NUM_HEADS = {node.NUM_HEADS} does not divide the {channels} "
-                "channels of the backbone's tokens"
-            )
-        width = {"num_heads": node.NUM_HEADS, "hidden_dim": node.BLOCK_DIM}
-        return EncoderFlowBlock(
-            node.HIDDEN_DIM,
-            channels,
-            **width,
-            dropout=node.DROPOUT,
-            self_conditioned=self_conditioned,
+@CLASSIFICATION_BLOCK_REGISTRY.register()
+def mlp(node: CfgNode, channels: int, self_conditioned: bool) -> nn.Module:
+    """The perceptron of eq. 7-8."""
+    sizes = (node.HIDDEN_DIM, channels, node.BLOCK_DIM, 3)
+    return MLPFlowBlock(*sizes, node.DROPOUT, self_conditioned)
+
+
+@CLASSIFICATION_BLOCK_REGISTRY.register()
+def light_mlp(node: CfgNode, channels: int, self_conditioned: bool) -> nn.Module:
+    """A perceptron with one hidden layer."""
+    sizes = (node.HIDDEN_DIM, channels, node.BLOCK_DIM, 2)
+    return MLPFlowBlock(*sizes, node.DROPOUT, self_conditioned)
+
+
+@CLASSIFICATION_BLOCK_REGISTRY.register()
+def residual_mlp(node: CfgNode, channels: int, self_conditioned: bool) -> nn.Module:
+    """The deep perceptron of D.2."""
+    sizes = (node.HIDDEN_DIM, channels, node.BLOCK_DIM, node.BLOCK_LAYERS)
+    return ResidualMLPFlowBlock(*sizes, node.DROPOUT, self_conditioned)
+
+
+@CLASSIFICATION_BLOCK_REGISTRY.register()
+def encoder(node: CfgNode, channels: int, self_conditioned: bool) -> nn.Module:
+    """A transformer encoder layer on image tokens (5.3, D.2)."""
+    if channels % node.NUM_HEADS:
+        raise ValueError(
+            f"MODEL.FLOW_CLS.NUM_HEADS = {node.NUM_HEADS} does not divide the {channels} "
+            "channels of the backbone's tokens"
         )
-    kind = ResidualMLPFlowBlock if node.BLOCK == "residual_mlp" else MLPFlowBlock
-    layers = {"mlp": 3, "light_mlp": 2, "residual_mlp": node.BLOCK_LAYERS}[node.BLOCK]
-    return kind(node.HIDDEN_DIM, channels, node.BLOCK_DIM, layers, node.DROPOUT, self_conditioned)
+    sizes = (node.HIDDEN_DIM, channels, node.NUM_HEADS, node.BLOCK_DIM)
+    return EncoderFlowBlock(*sizes, node.DROPOUT, self_conditioned)
 
 
 def _check(node: CfgNode) -> None:
@@ -118,8 +140,6 @@ def _check(node: CfgNode) -> None:
                 f"MODEL.FLOW_CLS.{key} must be at least 1, got {node[key]}"
                 f"{hint if key == 'NUM_CLASSES' else ''}"
             )
-    if node.BLOCK not in BLOCKS:
-        raise ValueError(f"unknown MODEL.FLOW_CLS.BLOCK {node.BLOCK!r}: use one of {BLOCKS}")
     if node.BLOCK == "encoder" and node.FEATURES != "tokens":
         raise ValueError(
             "MODEL.FLOW_CLS.BLOCK encoder attends to tokens: set MODEL.FLOW_CLS.FEATURES tokens"
