@@ -141,7 +141,7 @@ def check_mode_flags(args: argparse.Namespace, cfg: CfgNode) -> None:
             "and --block"
         )
     node = args.task.keys(cfg)
-    if args.steps and not node.INFERENCE_MODE.startswith("multi_step"):
+    if args.steps and not INFERENCE_MODES[node.INFERENCE_MODE].many_steps:
         raise ValueError(f"--steps is for the multi-step modes, not for {node.INFERENCE_MODE}")
     if args.block is not None and node.INFERENCE_MODE != "single_step":
         raise ValueError(f"--block is for --mode single_step, not for {node.INFERENCE_MODE}")

@@ -17,6 +17,7 @@ import flowdet
 from flowdet.config import add_flowdet_config
 from flowdet.engine.setup import flat_items
 from flowdet.engine.task import CLASSIFICATION, task_of
+from flowdet.flow import INFERENCE_MODES
 
 
 def write_results(
@@ -124,7 +125,7 @@ def _detection(cfg: CfgNode, name: str) -> dict:
     if cfg.MODEL.META_ARCHITECTURE == "BackpropDetector":
         return {"metric": name}
     steps = flow.NUM_STEPS or flow.NUM_BLOCKS
-    multi = flow.INFERENCE_MODE.startswith("multi_step")
+    multi = INFERENCE_MODES[flow.INFERENCE_MODE].many_steps
     return {"metric": name, "mode": flow.INFERENCE_MODE, "num_steps": steps if multi else 1}
 
 

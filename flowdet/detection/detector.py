@@ -15,6 +15,7 @@ from flowdet.detection.matcher import solve_assignment
 from flowdet.detection.targets import TargetEmbedding, Targets
 from flowdet.events import log_scalars
 from flowdet.flow import (
+    INFERENCE_MODES,
     FlowEnsemble,
     ImageTokens,
     LocalTraining,
@@ -140,7 +141,7 @@ class FlowMatchingDetector(SetDetector):
 
     @property
     def trajectory_length(self) -> int:
-        return self.num_steps if self.inference_mode.startswith("multi_step") else 1
+        return self.num_steps if INFERENCE_MODES[self.inference_mode].many_steps else 1
 
     def losses(self, tokens: ImageTokens, targets: Targets) -> dict[str, Tensor]:
         """The summed losses of the blocks that learn in this iteration (eq. 19)."""

@@ -28,7 +28,7 @@ from flowdet.flow.path import (
     ordered_coupling,
     random_coupling,
 )
-from flowdet.flow.solvers import INFERENCE_MODES, Solution, Walk, solve
+from flowdet.flow.solvers import INFERENCE_MODES, Solution, Step, Walk, register_mode, solve
 from flowdet.flow.states import (
     TRAINING_STATES,
     InterpolatedStates,
@@ -62,6 +62,7 @@ __all__ = [
     "QueryPosition",
     "ResidualMLPFlowBlock",
     "Solution",
+    "Step",
     "StateSettings",
     "StatesMaker",
     "TimeEmbedding",
@@ -77,6 +78,7 @@ __all__ = [
     "optimal_transport_coupling",
     "ordered_coupling",
     "random_coupling",
+    "register_mode",
     "solve",
     "without_gradient",
 ]

@@ -15,7 +15,80 @@ from flowdet.flow.path import expand_time
 # whether an estimate [B, ..., d] after the one before it needs no more steps, [B]
 Settled = Callable[[Tensor, Tensor], Tensor]
 
-INFERENCE_MODES = ("single_step", "ensemble", "multi_step", "multi_step_ensemble")
+
+@dataclass(frozen=True)
+class Step:
+    """One Euler step.
+
+    Attributes:
+        t, t_next: from where to where it goes.
+        block: the block, from 0, of modes that use a single one.
+    """
+
+    t: float
+    t_next: float
+    block: int = 0
+
+
+@dataclass(frozen=True)
+class InferenceMode:
+    """Where the Euler steps of an inference mode head for.
+
+    Attributes:
+        predict: `predict(ensemble, state, features, step)` is the estimate `z1_hat`
+            [B, ..., d] towards which the step goes.
+        chooses: what of it a user chooses: `steps`, `block` or nothing.
+    """
+
+    predict: Callable[[FlowEnsemble, FlowState, object, Step], Tensor]
+    chooses: str = "steps"
+
+    @property
+    def many_steps(self) -> bool:
+        """Whether the number of steps is chosen; else it is one."""
+        return self.chooses == "steps"
+
+
+# by name
+INFERENCE_MODES: dict[str, InferenceMode] = {}
+
+
+def register_mode(name: str, chooses: str = "steps") -> Callable:
+    """Makes the function that it decorates the `predict` of an inference mode of this name.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def register(predict: Callable) -> Callable:
+        if name in INFERENCE_MODES:
+            raise ValueError(f"there is an inference mode {name!r} already")
+        INFERENCE_MODES[name] = InferenceMode(predict, chooses)
+        return predict
+
+    return register
+
+
+@register_mode("single_step", chooses="block")
+def _single_step(ensemble: FlowEnsemble, state: FlowState, features: object, step: Step) -> Tensor:
+    """One block jumps to the end (eq. 26)."""
+    return ensemble.predict(step.block, state, features).z1_hat
+
+
+@register_mode("ensemble", chooses="")
+@register_mode("multi_step_ensemble")
+def _mean_of_all(ensemble: FlowEnsemble, state: FlowState, features: object, step: Step) -> Tensor:
+    """Every step by the mean of all blocks (eq. 27-28)."""
+    return ensemble.consensus(state, features)
+
+
+@register_mode("multi_step")
+def _block_of_the_interval(
+    ensemble: FlowEnsemble, state: FlowState, features: object, step: Step
+) -> Tensor:
+    """Every step by the block that serves its time (eq. 24-25)."""
+    block = block_at(step.t, ensemble.num_blocks)
+    return ensemble.predict(block, state, features).z1_hat
 
 
 class Walk(NamedTuple):
@@ -27,23 +100,22 @@ class Walk(NamedTuple):
 
     @property
     def name(self) -> str:
-        """`ensemble`, `single_step-BLOCK`, `multi_step-STEPS`, `multi_step_ensemble-STEPS`."""
-        if self.mode == "ensemble":
-            return self.mode
-        return f"{self.mode}-{self.block if self.mode == 'single_step' else self.num_steps}"
+        """`ensemble`, `single_step-BLOCK`, `multi_step-STEPS`, `multi_step_ensemble-STEPS`, ..."""
+        chosen = {"steps": f"-{self.num_steps}", "block": f"-{self.block}"}
+        return self.mode + chosen.get(INFERENCE_MODES[self.mode].chooses, "")
 
     @classmethod
     def parse(cls, name: str) -> Walk:
         """The walk of this name; raises ValueError if there is none."""
-        mode, _, number = name.partition("-")
-        if mode == "ensemble" and name == mode:
+        mode, dash, number = name.partition("-")
+        kind = INFERENCE_MODES.get(mode)
+        wanted = kind is not None and bool(kind.chooses)
+        if kind is None or (bool(dash), number.isdecimal()) != (wanted, wanted):
+            forms = [f"{m}-{k.chooses.upper()}".rstrip("-") for m, k in INFERENCE_MODES.items()]
+            raise ValueError(f"{name!r} is no inference mode: give one of {', '.join(forms)}")
+        if not kind.chooses:
             return cls(mode)
-        if mode not in INFERENCE_MODES or mode == "ensemble" or not number.isdecimal():
-            raise ValueError(
-                f"{name!r} is no inference mode: give ensemble, single_step-BLOCK, "
-                "multi_step-STEPS or multi_step_ensemble-STEPS"
-            )
-        return cls(mode, block=int(number)) if mode == "single_step" else cls(mode, int(number))
+        return cls(mode, int(number)) if kind.many_steps else cls(mode, block=int(number))
 
 
 @dataclass
@@ -72,7 +144,7 @@ def block_at(t: float, num_blocks: int) -> int:
 
 
 def euler(
-    predict: Callable[[FlowState, float], Tensor],
+    predict: Callable[[FlowState, float, float], Tensor],
     ensemble: FlowEnsemble,
     state: FlowState,
     num_steps: int,
@@ -84,7 +156,7 @@ def euler(
     """Explicit Euler integration on a regular grid (eq. 25).
 
     Args:
-        predict: maps a state and its time to `z1_hat`.
+        predict: maps a state, its time and that of the next one to `z1_hat`.
         ensemble: whose `advance` makes the steps.
         state: at t = 0.
         num_steps: steps from 0 to 1.
@@ -100,7 +172,7 @@ def euler(
         solution.states.append(state.z)
     before, over = None, torch.zeros_like(state.t, dtype=torch.bool)
     for t, t_next in zip(times[:-1], times[1:], strict=True):
-        z1_hat = predict(state, t)
+        z1_hat = predict(state, t, t_next)
         if before is not None:
             z1_hat = torch.where(expand_time(over, z1_hat), before, z1_hat)
         solution.steps += ~over
@@ -121,7 +193,7 @@ def euler(
 def check_mode(mode: str, num_steps: int, block: int, num_blocks: int) -> None:
     """Raises ValueError, saying what there is, if inference cannot run like this."""
     if mode not in INFERENCE_MODES:
-        raise ValueError(f"unknown inference mode {mode!r}: use one of {INFERENCE_MODES}")
+        raise ValueError(f"unknown inference mode {mode!r}: use one of {tuple(INFERENCE_MODES)}")
     if num_steps < 1:
         raise ValueError(f"the number of inference steps must be at least 1, got {num_steps}")
     if not 0 <= block < num_blocks:
@@ -145,8 +217,8 @@ def solve(
         mode: `single_step`: one Euler step with block `block` (eq. 26); `ensemble`: one step
             with the mean of all blocks (eq. 27-28); `multi_step`: `num_steps` steps, each
             with the block that serves its time (eq. 24-25); `multi_step_ensemble`:
-            `num_steps` steps with the mean of all blocks.
-        num_steps: of the two multi-step modes, any number; T if None.
+            `num_steps` steps with the mean of all blocks; or what `register_mode` added.
+        num_steps: of the multi-step modes, any number; T if None.
         block: of `single_step`, from 0.
         settled: see `euler`.
         trajectory: keep every state and estimate.
@@ -156,14 +228,11 @@ def solve(
     """
     num_steps = ensemble.num_blocks if num_steps is None else num_steps
     check_mode(mode, num_steps, block, ensemble.num_blocks)
-    if not mode.startswith("multi_step"):
-        num_steps = 1
+    kind = INFERENCE_MODES[mode]
 
-    def predict(state: FlowState, t: float) -> Tensor:
-        if mode in ("ensemble", "multi_step_ensemble"):
-            return ensemble.consensus(state, features)
-        chosen = block if mode == "single_step" else block_at(t, ensemble.num_blocks)
-        return ensemble.predict(chosen, state, features).z1_hat
+    def predict(state: FlowState, t: float, t_next: float) -> Tensor:
+        return kind.predict(ensemble, state, features, Step(t, t_next, block))
 
     state = ensemble.initial_state(z_0)
-    return euler(predict, ensemble, state, num_steps, settled=settled, trajectory=trajectory)[1]
+    steps = num_steps if kind.many_steps else 1
+    return euler(predict, ensemble, state, steps, settled=settled, trajectory=trajectory)[1]

@@ -203,7 +203,7 @@ class RollStates(TrainingStates):
         num_steps = random.randint(1, self.settings.max_steps or 2 * self.ensemble.num_blocks)
         with without_gradient():
             self.walked = euler(
-                lambda state, t: self.ensemble.consensus(state, self.features),
+                lambda state, t, t_next: self.ensemble.consensus(state, self.features),
                 self.ensemble,
                 self.initial,
                 num_steps,

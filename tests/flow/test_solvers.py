@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from flowdet.flow import FlowEnsemble, Walk, solve
+from flowdet.flow import INFERENCE_MODES, FlowEnsemble, Walk, register_mode, solve
 from flowdet.flow.solvers import block_at
 from tests.flow.toy import DIM, IdentityTime, TimesBlock, constants, mlps
 
@@ -128,3 +128,31 @@ def test_what_settles_late_ends_where_it_would():
     ensemble = constants(1.0, 2.0, 6.0)
     never = solve(ensemble, Z_0, None, settled=lambda a, b: torch.tensor([False, False]))
     torch.testing.assert_close(never.z_1, solve(ensemble, Z_0, None).z_1)
+
+
+@pytest.fixture
+def half_way():
+    """A mode of one's own: every step goes half as far as the first block says."""
+
+    @register_mode("half_way")
+    def predict(ensemble, state, features, step):
+        z1_hat = ensemble.predict(0, state, features).z1_hat
+        return state.z + (z1_hat - state.z) / 2
+
+    yield "half_way"
+    del INFERENCE_MODES["half_way"]
+
+
+def test_a_registered_mode_is_one_like_the_others(half_way):
+    z_1 = solve(constants(2.0, 5.0), Z_0, None, half_way, num_steps=2).z_1
+    # half of 2 by velocity, which is 1 in each half of the time
+    torch.testing.assert_close(z_1, torch.full_like(Z_0, 1.0))
+    assert Walk.parse("half_way-3") == Walk(half_way, 3) and Walk(half_way, 3).name == "half_way-3"
+    with pytest.raises(ValueError, match="half_way.* already"):
+        register_mode(half_way)(None)
+
+
+@pytest.mark.parametrize("name", ["ensemble-2", "multi_step", "single_step-x", "ensemble-", "ode"])
+def test_what_is_no_mode(name):
+    with pytest.raises(ValueError, match=f"'{name}' is no inference mode: give one of single_step"):
+        Walk.parse(name)
