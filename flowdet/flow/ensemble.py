@@ -44,6 +44,19 @@ class Prediction:
     z1_hat: Tensor
 
 
+def block_at(t: float, num_blocks: int) -> int:
+    """The block, from 0, that serves time `t` in [0, 1) (eq. 24)."""
+    # i / N can fall a rounding error below the border of an interval
+    return min(int(num_blocks * t + 1e-6), num_blocks - 1)
+
+
+def share_of_interval(t: float, t_next: float, num_blocks: int) -> float:
+    """How much of what is left of the interval of the block at `t` a step to `t_next` takes: 1 if
+    it goes to the end or beyond."""
+    end = (block_at(t, num_blocks) + 1) / num_blocks
+    return 1.0 if t_next > end - 1e-6 else (t_next - t) / (end - t)
+
+
 class FlowEnsemble(nn.Module):
     """The T parallel predictors v_theta_1 .. v_theta_T (3.2.1) and what they share.
 
@@ -111,9 +124,17 @@ class FlowEnsemble(nn.Module):
         return torch.stack(estimates).mean(dim=0)
 
     def advance(self, state: FlowState, z1_hat: Tensor, t: float, t_next: float) -> FlowState:
-        """The Euler step of the whole batch from `t` to `t_next` towards `z1_hat`."""
-        z = self.path.step(state.z, z1_hat, t, t_next)
-        return FlowState(z, torch.full_like(state.t, t_next), z1_hat)
+        """The Euler step of the whole batch from `t` to `t_next` towards `z1_hat`.
+
+        The estimate goes there as z does, but by the end of the time interval of the block that
+        serves `t`, not by t = 1: with T steps or fewer it is `z1_hat`, with more it arrives with
+        the last step of the interval, so that more steps walk the same way in smaller steps.
+        """
+        z, estimate = self.path.step(state.z, z1_hat, t, t_next), z1_hat
+        share = share_of_interval(t, t_next, self.num_blocks)
+        if share < 1 and state.estimate is not None:
+            estimate = torch.lerp(state.estimate, z1_hat, share)
+        return FlowState(z, torch.full_like(state.t, t_next), estimate)
 
     def flow_loss(self, prediction: Prediction, state: FlowState, z_1: Tensor) -> Tensor:
         """The flow-matching loss of a prediction, a scalar (eq. 14, mean over elements).

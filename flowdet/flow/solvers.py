@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from flowdet.flow.ensemble import FlowEnsemble, FlowState
+from flowdet.flow.ensemble import FlowEnsemble, FlowState, block_at, share_of_interval
 from flowdet.flow.path import expand_time
 
 # whether an estimate [B, ..., d] after the one before it needs no more steps, [B]
@@ -137,12 +137,6 @@ class Solution:
     estimates: list[Tensor] = field(default_factory=list)
 
 
-def block_at(t: float, num_blocks: int) -> int:
-    """The block, from 0, that serves time `t` in [0, 1) (eq. 24)."""
-    # i / N can fall a rounding error below the border of an interval
-    return min(int(num_blocks * t + 1e-6), num_blocks - 1)
-
-
 def euler(
     predict: Callable[[FlowState, float, float], Tensor],
     ensemble: FlowEnsemble,
@@ -161,8 +155,8 @@ def euler(
         state: at t = 0.
         num_steps: steps from 0 to 1.
         stop_after: make only so many of them.
-        settled: asked after every step but the first. What has settled stays at its estimate,
-            and if all has, no further step is made.
+        settled: asked at the end of every block's interval but the first. What has settled
+            stays at its estimate, and if all has, no further step is made.
         trajectory: keep every state and estimate.
     """
     steps = num_steps if stop_after is None else stop_after
@@ -170,20 +164,22 @@ def euler(
     solution = Solution(state.z, times[:1], torch.zeros_like(state.t, dtype=torch.long))
     if trajectory:
         solution.states.append(state.z)
-    before, over = None, torch.zeros_like(state.t, dtype=torch.bool)
+    held, over = None, torch.zeros_like(state.t, dtype=torch.bool)
     for t, t_next in zip(times[:-1], times[1:], strict=True):
         z1_hat = predict(state, t, t_next)
-        if before is not None:
-            z1_hat = torch.where(expand_time(over, z1_hat), before, z1_hat)
+        if held is not None:
+            z1_hat = torch.where(expand_time(over, z1_hat), held, z1_hat)
         solution.steps += ~over
         state = ensemble.advance(state, z1_hat, t, t_next)
         solution.times.append(t_next)
         if trajectory:
             solution.states.append(state.z)
             solution.estimates.append(z1_hat)
-        if settled is not None and before is not None:
-            over = over | settled(before, z1_hat)
-        before = z1_hat if settled is not None else None
+        # within a block's interval small steps towards one goal say nothing of the next block
+        if settled is not None and share_of_interval(t, t_next, ensemble.num_blocks) == 1:
+            if held is not None:
+                over = over | settled(held, z1_hat)
+            held = z1_hat
         if over.all():
             break
     solution.z_1 = torch.where(expand_time(over, state.z), z1_hat, state.z) if steps else state.z

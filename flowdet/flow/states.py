@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from flowdet.flow.ensemble import FlowEnsemble, FlowState
+from flowdet.flow.ensemble import FlowEnsemble, FlowState, block_at
 from flowdet.flow.path import expand_time
-from flowdet.flow.solvers import block_at, euler
+from flowdet.flow.solvers import euler
 from flowdet.flow.time import TIME_DISTRIBUTIONS, draw_time
 
 

@@ -325,7 +325,7 @@ def test_trajectory_has_one_entry_per_step():
 
 def test_early_exit_ends_where_boxes_stand_still():
     """No box can move by more than the image, so two steps tell that all stand still."""
-    keys = {"NUM_STEPS": 5, "SCORE_THRESHOLD": 0.0, "INFERENCE_MODE": "multi_step"}
+    keys = {"NUM_BLOCKS": 5, "SCORE_THRESHOLD": 0.0, "INFERENCE_MODE": "multi_step"}
     model, eager = tiny_model(**keys).eval(), tiny_model(**keys, EARLY_EXIT=1.0).eval()
     whole, short = (m.inference(batch(), trajectory=True) for m in (model, eager))
     assert [len(x["trajectory"]) for x in short] == [5] * 2

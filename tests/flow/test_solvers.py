@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from flowdet.flow import INFERENCE_MODES, FlowEnsemble, Walk, register_mode, solve
-from flowdet.flow.solvers import block_at
+from flowdet.flow.ensemble import block_at
 from tests.flow.toy import DIM, IdentityTime, TimesBlock, constants, mlps
 
 Z_0 = torch.zeros(2, DIM)
@@ -96,6 +96,47 @@ def test_no_walk(name):
         Walk.parse(name)
 
 
+class Halving(torch.nn.Module):
+    """Corrects the estimate by half of what it is away from the features."""
+
+    def forward(self, z_t, time_code, features, estimate=None, position=None):
+        return (features - estimate) / 2
+
+
+class Goal(torch.nn.Module):
+    """Corrects the estimate to a constant."""
+
+    def __init__(self, goal):
+        super().__init__()
+        self.goal = goal
+
+    def forward(self, z_t, time_code, features, estimate=None, position=None):
+        return self.goal - estimate
+
+
+def targets(*blocks):
+    return FlowEnsemble(blocks, IdentityTime(), prediction="target", start=torch.zeros(DIM))
+
+
+def test_more_steps_than_blocks_walk_the_same_way():
+    """Each block's goal is reached with the last step of its interval, on a straight way."""
+    ensemble, seen = targets(Goal(2.0), Goal(6.0)), []
+    state = ensemble.initial_state(Z_0)
+    for i in range(8):
+        z1_hat = ensemble.predict(i // 4, state, None).z1_hat
+        state = ensemble.advance(state, z1_hat, i / 8, (i + 1) / 8)
+        seen.append(round(float(state.estimate[0, 0]), 5))
+    assert seen == [0.5, 1, 1.5, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("num_steps", [2, 3, 8, 16])
+def test_boxes_that_wait_for_their_block_have_not_settled(num_steps):
+    """Within the first block's interval the estimates are all the same: no reason to stop."""
+    ensemble = targets(Goal(2.0), Goal(6.0))
+    found = solve(ensemble, Z_0, None, num_steps=num_steps, settled=halfway)
+    torch.testing.assert_close(found.z_1, torch.full_like(Z_0, 6.0))
+
+
 def halfway(before, after):
     """Settled where less than 0.2 is left to go."""
     return (after - before).abs().amax(dim=-1) < 0.2
@@ -105,11 +146,7 @@ def halfway(before, after):
 def test_what_has_settled_takes_no_more_steps(mode):
     """The estimates of the two elements change by 1, 1/2, 1/4, ... and by 0.1, 0.05, ..."""
 
-    class Halving(torch.nn.Module):
-        def forward(self, z_t, time_code, features, estimate=None, position=None):
-            return (features - estimate) / 2
-
-    blocks = FlowEnsemble([Halving()], IdentityTime(), prediction="target", start=torch.zeros(DIM))
+    blocks = targets(*[Halving()] * 10)
     goal = torch.tensor([[2.0], [0.2]]).expand(2, DIM)
     run = dict(mode=mode, num_steps=10, trajectory=True)
     found = solve(blocks, Z_0, goal, settled=halfway, **run)
