@@ -16,6 +16,7 @@ from flowdet.detection.targets import TargetEmbedding, Targets
 from flowdet.events import log_scalars
 from flowdet.flow import (
     FlowEnsemble,
+    FlowState,
     ImageTokens,
     LocalTraining,
     Solution,
@@ -168,6 +169,25 @@ class FlowMatchingDetector(SetDetector):
         # after an early exit nothing moves any more
         missing = self.trajectory_length - len(solution.estimates)
         return solution.estimates + [solution.z_1] * missing
+
+    def states(self, tokens: ImageTokens) -> tuple[list[float], list[Tensor]]:
+        """z_t of the transport, from the noise at t = 0 to z_1."""
+        solution = self.walk(tokens, self.initial_noise(len(tokens.tokens)), trajectory=True)
+        # after an early exit the way left leads straight to the estimate
+        way = [(t, z) for t, z in zip(solution.times, solution.states) if t < 1]
+        return [*(t for t, _ in way), 1.0], [*(z for _, z in way), solution.z_1]
+
+    def block_estimates(self, tokens: ImageTokens) -> Tensor:
+        """What each of the blocks says of z_1 at the state from which the last step of the
+        transport is made, [T, B, M, d]."""
+        z_0 = self.initial_noise(len(tokens.tokens))
+        solution = self.walk(tokens, z_0, trajectory=True)
+        state = self.flow.initial_state(z_0)
+        if len(solution.estimates) > 1:
+            t, estimate = solution.times[-2], solution.estimates[-2]
+            state = FlowState(solution.states[-2], torch.full_like(state.t, t), estimate)
+        blocks = range(self.flow.num_blocks)
+        return torch.stack([self.flow.predict(k, state, tokens).z1_hat for k in blocks])
 
     def walk(self, tokens: ImageTokens, z_0: Tensor, trajectory: bool = False) -> Solution:
         """The transport of `z_0` [B, M, d] in the current inference mode."""
