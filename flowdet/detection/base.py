@@ -98,7 +98,7 @@ class SetDetector(nn.Module, ABC):
         preceded by what they are after every earlier step."""
 
     @abstractmethod
-    def states(self, tokens: ImageTokens) -> tuple[list[float], list[Tensor]]:
+    def visited_states(self, tokens: ImageTokens) -> tuple[list[float], list[Tensor]]:
         """Where the queries are on their way, [B, M, d] each, and at which times from 0 to 1; the
         last is what `estimates` ends with. From one to the next they go straight."""
 

@@ -124,7 +124,7 @@ class BackpropDetector(SetDetector):
         layers = self.layers(tokens)
         return layers if trajectory else layers[-1:]
 
-    def states(self, tokens: ImageTokens) -> tuple[list[float], list[Tensor]]:
+    def visited_states(self, tokens: ImageTokens) -> tuple[list[float], list[Tensor]]:
         """The learned queries, and what they are after every block."""
         start = self.queries.expand(len(tokens.tokens), -1, -1)
         count = len(self.blocks)

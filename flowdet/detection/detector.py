@@ -170,7 +170,7 @@ class FlowMatchingDetector(SetDetector):
         missing = self.trajectory_length - len(solution.estimates)
         return solution.estimates + [solution.z_1] * missing
 
-    def states(self, tokens: ImageTokens) -> tuple[list[float], list[Tensor]]:
+    def visited_states(self, tokens: ImageTokens) -> tuple[list[float], list[Tensor]]:
         """z_t of the transport, from the noise at t = 0 to z_1."""
         solution = self.walk(tokens, self.initial_noise(len(tokens.tokens)), trajectory=True)
         # after an early exit the way left leads straight to the estimate

@@ -49,7 +49,7 @@ def travel(frames: int) -> Question:
     def ask(
         model: SetDetector, tokens: ImageTokens, inputs: list[dict], _: list[Instances]
     ) -> list[dict]:
-        z = between(*model.states(tokens), times.tolist())
+        z = between(*model.visited_states(tokens), times.tolist())
         logits, boxes = (x.cpu() for x in model.heads(z))
         probabilities = logits.softmax(-1)
         classes = probabilities[-1, ..., :-1].argmax(-1)
