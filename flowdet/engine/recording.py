@@ -98,10 +98,31 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.partial{path.suffix}")
 
 
+def recording_path(output: str, source: str) -> Path:
+    """The video file that `output` names, or the one in the folder that it names.
+
+    Args:
+        source: name of the video or camera, which the file in a folder gets.
+
+    Raises:
+        ValueError: it has the suffix of something else, or is the video itself.
+    """
+    path = Path(output)
+    if output.endswith(("/", os.sep)) or path.is_dir() or not path.suffix:
+        name = Path(source.replace(" ", "_"))
+        path = path / (name.name if name.suffix.lower() in CODECS else f"{name.stem}.mp4")
+    check_video_name(path)
+    if os.path.realpath(path) == os.path.realpath(source):
+        raise ValueError(f"{path} is the video itself: write to another folder or name")
+    return path
+
+
 def check_video_name(path: Path) -> None:
     """Raises ValueError for a suffix that is no video's."""
     if path.suffix.lower() not in CODECS:
-        raise ValueError(f"{path} has no suffix of a video: use one of {', '.join(CODECS)}")
+        raise ValueError(
+            f"{path} has no suffix of a video: use one of {', '.join(CODECS)}, or give a folder"
+        )
 
 
 def save_film(frames: Iterable[Image.Image], path: Path) -> None:
