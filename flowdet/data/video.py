@@ -14,6 +14,9 @@ import cv2
 # frames per second, where the source does not say, or says what cannot be
 _USUAL_FPS = 25.0
 
+# FFmpeg's own lines on files that it cannot read; OpenCV looks here before its first video
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
 logger = logging.getLogger(__name__)
 
 
@@ -130,9 +133,7 @@ class Camera(Frames):
 
 @contextmanager
 def quiet_opencv() -> Iterator[None]:
-    """Without OpenCV's and FFmpeg's own lines on what cannot be opened: we say it in one."""
-    # read when a file is opened
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    """Without OpenCV's own lines on what cannot be opened: we say it in one."""
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         yield

@@ -17,7 +17,7 @@ from flowdet.detection.drawing import (
 from flowdet.detection.travel import Travel
 
 # pixels: the outlines of boxes that end in a detection, and of the others
-WIDE, NARROW = 3, 1
+WIDE, NARROW = 3, 2
 # of the boxes that end in no detection
 GREY = (0.75, 0.75, 0.75)
 # the least opacity at t = 0, so that every box is seen to start; it falls to 0 at t = 1
