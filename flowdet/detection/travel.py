@@ -24,13 +24,11 @@ class Travel:
         times: [F], evenly spaced.
         boxes: [F, M, 4], absolute xyxy in the original image, cut off at its border.
         objectness: [F, M], the probability of any class but the background.
-        classes: [M], the likeliest class at t = 1.
     """
 
     times: Tensor
     boxes: Tensor
     objectness: Tensor
-    classes: Tensor
 
 
 def travel(frames: int) -> Question:
@@ -51,16 +49,11 @@ def travel(frames: int) -> Question:
     ) -> list[dict]:
         z = between(*model.visited_states(tokens), times.tolist())
         logits, boxes = (x.cpu() for x in model.heads(z))
-        probabilities = logits.softmax(-1)
-        classes = probabilities[-1, ..., :-1].argmax(-1)
-        found = []
-        for i, x in enumerate(inputs):
-            size = original_size(x)
-            objectness = 1 - probabilities[:, i, :, -1]
-            found.append(
-                {"travel": Travel(times, absolute(boxes[:, i], size), objectness, classes[i])}
-            )
-        return found
+        objectness = 1 - logits.softmax(-1)[..., -1]
+        return [
+            {"travel": Travel(times, absolute(boxes[:, i], original_size(x)), objectness[:, i])}
+            for i, x in enumerate(inputs)
+        ]
 
     return ask
 
