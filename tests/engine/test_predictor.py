@@ -79,7 +79,7 @@ def test_takes_dataset_dicts_and_leaves_them_alone(predictor, images):
 
 def test_an_image_in_memory_is_as_good_as_its_file(predictor, images):
     pixels = [np.asarray(Image.open(path)) for path in images]
-    for path, result, expected in zip(images, predictor(pixels), predictor(images)):
+    for result, expected in zip(predictor(pixels), predictor(images)):
         assert result["pixels"] is not None and "pixels" not in expected
         assert (result["height"], result["width"]) == (expected["height"], expected["width"])
         for name in ("scores", "pred_classes"):
