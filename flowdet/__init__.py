@@ -1,6 +1,7 @@
 """flowdet: detection and classification as transport, trained block by block, on detectron2.
 
 Importing it registers the meta-architectures, backbones and datasets with detectron2.
+`flowdet.load` takes a trained model by its folder, to be called on images.
 `flowdet.flow` alone needs nothing but torch.
 """
 
@@ -29,4 +30,13 @@ except ImportError as error:
 from flowdet import data, detection, flowcls  # noqa: F401
 from flowdet.config import add_flowdet_config
 
-__all__ = ["__version__", "add_flowdet_config"]
+__all__ = ["__version__", "add_flowdet_config", "load"]
+
+
+def __getattr__(name: str):
+    # trainer, evaluation and their libraries, which a model alone does not need
+    if name == "load":
+        from flowdet.engine.loading import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,11 +1,17 @@
 #!/usr/bin/env python
-"""Draws what a trained detector finds in images, or prints what a classifier takes them for.
+"""Draws what a trained detector finds in images and videos, or prints what a classifier sees.
 
     tools/demo.py --config-file output/digits_flow/config.yaml \\
         --weights output/digits_flow/model_final.pth --input photos/*.jpg --output found/
 
 A folder as --output gets one picture per image; the name of a picture (sheet.png) gets all
-images on one sheet. --trajectory also draws what every step of the transport has found.
+images on one sheet. --trajectory also draws what every step of the transport has found, --animate
+gif how the boxes travel from noise to objects; --disagreement how far the flow blocks differ.
+
+    ... --video street.mp4 --output found.mp4
+    ... --webcam --show
+
+A video gives a video; nothing but --show needs a display. Ctrl-C keeps what is done by then.
 
     tools/demo.py --config-file output/digits_flow_vit/config.yaml \\
         --weights output/digits_flow_vit/model_final.pth --input photos/ --top 3
@@ -14,8 +20,7 @@ prints the 3 most probable classes of every image: the config says that it is a 
 """
 
 import argparse
-import json
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 
 import flowdet  # noqa: F401 - first: it silences a warning of detectron2's import
@@ -23,23 +28,29 @@ import flowdet  # noqa: F401 - first: it silences a warning of detectron2's impo
 # isort: split
 import torch
 from detectron2.config import CfgNode
-from tqdm import tqdm
 
-from flowdet.analysis.results import write_text
 from flowdet.data.images import find_images
+from flowdet.data.video import Camera, Frames, VideoFile
+from flowdet.detection.base import Question
+from flowdet.detection.disagreement import check_blocks, disagreement
 from flowdet.detection.drawing import Painter
 from flowdet.engine import Predictor, keep_freed_memory, load_config
 from flowdet.engine.command import at_least_one, user_errors
-from flowdet.engine.pictures import open_pictures
+from flowdet.engine.demo import classify_images, detect_frames, detect_images
+from flowdet.engine.inference_keys import inference_config
+from flowdet.engine.pictures import Extras
+from flowdet.engine.recording import FILMS, Recording, Window, recording_path
 from flowdet.engine.task import CLASSIFICATION, task_of
 from flowdet.flow import INFERENCE_MODES
-from flowdet.flowcls.predictor import ClassPredictor, has_inference_modes
+from flowdet.flowcls.predictor import ClassPredictor
 
-# with more images than this the progress is shown
-QUIET = 4
-# the flags of one task, as argparse names them
-DETECTOR_FLAGS = ("output", "trajectory", "score_threshold")
+# the flags of one task, of images and of videos, as argparse names them
+DETECTOR_FLAGS = (
+    *("video", "webcam", "show", "output", "trajectory", "animate", "disagreement"),
+    "score_threshold",
+)
 CLASSIFIER_FLAGS = ("classify", "top")
+IMAGE_FLAGS, VIDEO_FLAGS = ("trajectory", "animate"), ("show",)
 # where they are not given
 SCORE_THRESHOLD, TOP = 0.5, 5
 
@@ -51,10 +62,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--config-file", required=True, help="config.yaml of a run, or one of configs/")
     add("--weights", help="checkpoint of a training (default: MODEL.WEIGHTS of the config)")
-    add("--input", nargs="+", required=True, help="images, folders, quoted glob patterns")
-    add("--output", help="folder, or name of a picture (.png, .jpg) for one sheet of all images")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--input", nargs="+", help="images, folders, quoted glob patterns")
+    source.add_argument("--video", metavar="FILE", help="a video file")
+    source.add_argument("--webcam", nargs="?", type=camera, const=0, help="a camera (default: 0)")
+    add("--output", help="folder, or name of a picture (.png, .jpg) for one sheet, or of a video")
+    add("--show", action="store_true", help="a video in a window; q ends it")
     add("--json", type=Path, help="file for the results: detections in COCO's form, or classes")
     add("--trajectory", action="store_true", help="also draw the boxes after every step")
+    films = [suffix[1:] for suffix in FILMS]
+    add("--animate", choices=films, help="also make a film of the boxes from noise to objects")
+    add("--disagreement", action="store_true", help="draw and write how far the blocks differ")
     add("--score-threshold", type=probability, help=f"draw from here (default: {SCORE_THRESHOLD})")
     add("--classify", action="store_true", help="refuse the config of a detector")
     add("--top", type=at_least_one, help=f"classes that a classifier prints (default: {TOP})")
@@ -81,14 +99,19 @@ def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
     if given:
         flags = ", ".join("--" + x.replace("_", "-") for x in given)
         parser.error(f"{flags}: only for {other}s, and the config is that of a {own}")
+    kind, foreign = ("images", VIDEO_FLAGS) if args.input else ("videos", IMAGE_FLAGS)
+    given = [x for x in foreign if getattr(args, x)]
+    if given:
+        parser.error(f"--{given[0]} is not for {kind}")
     if args.json and args.json.is_dir():
         parser.error(f"--json {args.json} is a folder: give a file")
     if args.task is CLASSIFICATION:
         return
-    if not args.output and not args.json:
-        parser.error("give --output, --json or both")
-    if args.trajectory and not args.output:
-        parser.error("--trajectory draws: give --output")
+    if not args.output and not args.json and not args.show:
+        parser.error("give --output, --json or both" + (", or --show" if not args.input else ""))
+    for name in IMAGE_FLAGS:
+        if getattr(args, name) and not args.output:
+            parser.error(f"--{name} draws: give --output")
 
 
 def probability(text: str) -> float:
@@ -99,6 +122,12 @@ def probability(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
     return value
+
+
+def camera(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of a camera: they are 0, 1, ...")
+    return int(text)
 
 
 def device(text: str) -> str:
@@ -114,17 +143,17 @@ def configure(args: argparse.Namespace) -> CfgNode:
     Raises:
         ValueError: a flag that the model or its inference mode does not read.
     """
-    node_name = f"MODEL.{args.task.node}"
-    flags = {
-        "MODEL.DEVICE": args.device,
-        f"{node_name}.INFERENCE_MODE": args.mode,
-        f"{node_name}.NUM_STEPS": args.steps,
-        f"{node_name}.SINGLE_STEP_BLOCK": args.block,
-        "TEST.BATCH_SIZE": args.batch_size,
-    }
-    given = [x for key, value in flags.items() if value is not None for x in (key, value)]
-    cfg = load_config(args.config_file, [*args.opts, *given])
-    check_mode_flags(args, cfg)
+    # frames of a camera are shown when they come
+    batch_size = 1 if args.webcam is not None and not args.batch_size else args.batch_size
+    cfg = inference_config(
+        args.config_file,
+        args.opts,
+        device=args.device,
+        mode=args.mode,
+        steps=args.steps,
+        block=args.block,
+        batch_size=batch_size,
+    )
     if args.task is not CLASSIFICATION:
         node = cfg.MODEL.FLOW_DET
         # what the model drops cannot be drawn
@@ -132,68 +161,62 @@ def configure(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def check_mode_flags(args: argparse.Namespace, cfg: CfgNode) -> None:
-    """See `configure`."""
-    given = (args.mode, args.steps, args.block) != (None, None, None)
-    if given and args.task is CLASSIFICATION and not has_inference_modes(cfg):
-        raise ValueError(
-            f"a {cfg.MODEL.META_ARCHITECTURE} has no inference modes: leave out --mode, --steps "
-            "and --block"
-        )
-    node = args.task.keys(cfg)
-    if args.steps and not INFERENCE_MODES[node.INFERENCE_MODE].many_steps:
-        raise ValueError(f"--steps is for the multi-step modes, not for {node.INFERENCE_MODE}")
-    if args.block is not None and node.INFERENCE_MODE != "single_step":
-        raise ValueError(f"--block is for --mode single_step, not for {node.INFERENCE_MODE}")
-
-
-def main(args: argparse.Namespace) -> None:
-    files = find_images(args.input)
-    kind, show = Predictor, detect
-    if args.task is CLASSIFICATION:
-        kind, show = ClassPredictor, classify
+def main(args: argparse.Namespace) -> int:
+    """Returns the exit status."""
+    # what is missing is said before a model is loaded
+    files = find_images(args.input) if args.input else []
+    frames = None if args.input else open_frames(args)
+    kind = ClassPredictor if args.task is CLASSIFICATION else Predictor
     predictor = kind(configure(args), args.weights)
     if predictor.cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
-    show(args, predictor, files)
-
-
-def classify(args: argparse.Namespace, predictor: ClassPredictor, files: Sequence[Path]) -> None:
-    """Prints the most probable classes of the images."""
-    rows = []
-    for result in predictor.stream(files):
-        print(predictor.text(result, args.top or TOP))
-        rows.append(predictor.json_row(result, args.top or TOP))
-    if args.json:
-        write_text(args.json, json.dumps(rows, indent=1) + "\n")
-        print(f"{args.json}: classes of {len(files)} images")
-
-
-def detect(args: argparse.Namespace, predictor: Predictor, files: Sequence[Path]) -> None:
-    """Draws and writes the detections in the images."""
+    if args.task is CLASSIFICATION:
+        classify_images(predictor, files, args.top or TOP, args.json)
+        return 0
     painter = Painter(predictor.class_names, args.score_threshold)
-    pictures = None
+    if frames:
+        return film(args, frames, predictor, painter)
+    extras = Extras(
+        predictor.num_steps if args.trajectory else 0, args.animate and f".{args.animate}"
+    )
+    questions = ask(args, predictor)
+    detect_images(predictor, files, painter, args.output, args.json, extras, questions)
+    return 0
+
+
+def ask(args: argparse.Namespace, predictor: Predictor) -> list[Question]:
+    if not args.disagreement:
+        return []
+    check_blocks(predictor.model)
+    return [disagreement]
+
+
+def open_frames(args: argparse.Namespace) -> Frames:
     if args.output:
-        steps = predictor.num_steps if args.trajectory else 0
-        pictures = open_pictures(args.output, files, painter, steps)
-    rows, drawn = [], 0
-    results = predictor.stream(files, args.trajectory)
-    for result in tqdm(results, total=len(files), unit="image", disable=len(files) <= QUIET):
-        rows += predictor.coco_results(result)
-        drawn += len(painter.confident(result["instances"]))
-        if pictures:
-            pictures.add(result)
-    if pictures:
-        pictures.close()
-        print(
-            f"{pictures.path}: {len(files)} images with {drawn} detections of at least "
-            f"{args.score_threshold:.0%}"
+        # checks it
+        recording_path(args.output, args.video or "camera")
+    return VideoFile(args.video) if args.video else Camera(args.webcam)
+
+
+def film(args: argparse.Namespace, frames: Frames, predictor: Predictor, painter: Painter) -> int:
+    """Detects in a video or camera; returns the exit status: that of Ctrl-C if it ended a video
+    early, which is the way to end a camera."""
+    recording = window = None
+    if args.output:
+        recording = Recording(recording_path(args.output, frames.name), frames.fps)
+    if args.show:
+        window = Window(frames.name)
+    try:
+        interrupted = detect_frames(
+            predictor, frames, painter, recording, window, args.json, ask(args, predictor)
         )
-    if args.json:
-        write_text(args.json, json.dumps(rows, indent=1) + "\n")
-        print(f"{args.json}: {len(rows)} detections in {len(files)} images")
+    finally:
+        frames.close()
+        if window:
+            window.close()
+    return 130 if interrupted and args.video else 0
 
 
 if __name__ == "__main__":
     with user_errors():
-        main(parse_args())
+        sys.exit(main(parse_args()))

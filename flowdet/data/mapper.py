@@ -1,5 +1,7 @@
 """From a dataset dict to what a detector takes: reading, resizing and augmenting one image."""
 
+import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
@@ -44,6 +46,18 @@ class FlowDatasetMapper(DatasetMapper):
         # PIL reports some broken files as SyntaxError.
         except (OSError, SyntaxError) as error:
             raise OSError(f"Cannot read image {where}: {error}") from error
+
+    def of_pixels(self, pixels: np.ndarray) -> dict:
+        """`image`, `height` and `width` of an image in memory, as a call gives them of a file.
+
+        Args:
+            pixels: uint8 RGB [H, W, 3].
+        """
+        ordered = pixels[..., ::-1] if self.image_format == "BGR" else pixels
+        resized = T.AugInput(ordered)
+        self.augmentations(resized)
+        image = torch.from_numpy(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
+        return {"image": image, "height": pixels.shape[0], "width": pixels.shape[1]}
 
 
 def _fixed_size_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from detectron2.structures import ImageList, Instances
@@ -19,6 +20,10 @@ from flowdet.detection.neck import TokenNeck
 from flowdet.detection.postprocess import PostProcessor
 from flowdet.detection.targets import Targets
 from flowdet.flow import ImageTokens
+
+# What is to be known of images beside their detections: of the detector, the tokens of images of
+# one size, their inputs and their detections it makes a dict per image, which joins the result.
+Question = Callable[["SetDetector", ImageTokens, list[dict], list[Instances]], list[dict[str, Any]]]
 
 
 class SetDetector(nn.Module, ABC):
@@ -92,6 +97,11 @@ class SetDetector(nn.Module, ABC):
         """What the queries end as in the current inference mode, [B, M, d]; with `trajectory`
         preceded by what they are after every earlier step."""
 
+    @abstractmethod
+    def visited_states(self, tokens: ImageTokens) -> tuple[list[float], list[Tensor]]:
+        """Where the queries are on their way, [B, M, d] each, and at which times from 0 to 1; the
+        last is what `estimates` ends with. From one to the next they go straight."""
+
     @property
     @abstractmethod
     def trajectory_length(self) -> int:
@@ -138,23 +148,33 @@ class SetDetector(nn.Module, ABC):
         return targets
 
     @torch.no_grad()
-    def inference(self, batched_inputs: list[dict], trajectory: bool = False) -> list[dict]:
+    def inference(
+        self,
+        batched_inputs: list[dict],
+        trajectory: bool = False,
+        questions: Sequence[Question] = (),
+    ) -> list[dict]:
         """Detections of a batch of any size, in the current inference mode.
 
         Args:
             batched_inputs: dicts with `image` and optionally the original `height`, `width`.
             trajectory: also return `trajectory`, the `Instances` that the estimate after
                 every step decodes to.
+            questions: what else is asked of the images; the answers join the results.
         """
         results: list[dict] = [{}] * len(batched_inputs)
         for places in same_size(batched_inputs):
             inputs = [batched_inputs[i] for i in places]
-            steps = self.estimates(self.encode(inputs), trajectory)
+            tokens = self.encode(inputs)
+            steps = self.estimates(tokens, trajectory)
             decoded = [self.detections(z, inputs) for z in steps]
             for i, *instances in zip(places, *decoded, strict=True):
                 results[i] = {"instances": instances[-1]}
                 if trajectory:
                     results[i]["trajectory"] = instances
+            for ask in questions:
+                for i, answer in zip(places, ask(self, tokens, inputs, decoded[-1]), strict=True):
+                    results[i] |= answer
         return results
 
     def encode(self, batched_inputs: list[dict]) -> ImageTokens:
@@ -179,9 +199,14 @@ class SetDetector(nn.Module, ABC):
         results = []
         for i, x in enumerate(batched_inputs):
             size = tuple(x["image"].shape[-2:])
-            output_size = (x.get("height", size[0]), x.get("width", size[1]))
-            results.append(self.postprocess(logits[i], boxes[i], size, output_size))
+            results.append(self.postprocess(logits[i], boxes[i], size, original_size(x)))
         return results
+
+
+def original_size(batched_input: dict) -> tuple[int, int]:
+    """Height and width to which a detector scales the boxes of an input."""
+    height, width = batched_input["image"].shape[-2:]
+    return batched_input.get("height", height), batched_input.get("width", width)
 
 
 def same_size(batched_inputs: Sequence[dict]) -> list[list[int]]:

@@ -122,3 +122,9 @@ class BackpropDetector(SetDetector):
         """The queries after the last block, or after every one."""
         layers = self.layers(tokens)
         return layers if trajectory else layers[-1:]
+
+    def visited_states(self, tokens: ImageTokens) -> tuple[list[float], list[Tensor]]:
+        """The learned queries, and what they are after every block."""
+        start = self.queries.expand(len(tokens.tokens), -1, -1)
+        count = len(self.blocks)
+        return [i / count for i in range(count + 1)], [start, *self.layers(tokens)]

@@ -170,6 +170,20 @@ class FlowMatchingDetector(SetDetector):
         missing = self.trajectory_length - len(solution.estimates)
         return solution.estimates + [solution.z_1] * missing
 
+    def visited_states(self, tokens: ImageTokens) -> tuple[list[float], list[Tensor]]:
+        """z_t of the transport, from the noise at t = 0 to z_1."""
+        solution = self.walk(tokens, self.initial_noise(len(tokens.tokens)), trajectory=True)
+        # after an early exit the way left leads straight to the estimate
+        way = [(t, z) for t, z in zip(solution.times, solution.states) if t < 1]
+        return [*(t for t, _ in way), 1.0], [*(z for _, z in way), solution.z_1]
+
+    def block_estimates(self, tokens: ImageTokens) -> Tensor:
+        """What each of the blocks says of z_1 at the state from which the last step of the
+        transport is made, [T, B, M, d]."""
+        state = self.walk(tokens, self.initial_noise(len(tokens.tokens))).last
+        blocks = range(self.flow.num_blocks)
+        return torch.stack([self.flow.predict(k, state, tokens).z1_hat for k in blocks])
+
     def walk(self, tokens: ImageTokens, z_0: Tensor, trajectory: bool = False) -> Solution:
         """The transport of `z_0` [B, M, d] in the current inference mode."""
         return solve(

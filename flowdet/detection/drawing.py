@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
 from matplotlib.colors import hsv_to_rgb
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 # pixels: the longer side of a tile (and the least of a picture, so that labels are readable on
 # small images), the font of titles, the space around tiles
 TILE = 320
 TITLE_FONT = 15
 GAP = 10
+# points: the outline of a block's box
+THIN = 0.6
 # above this a sheet has more pixels than anyone looks at
 MAX_TILES = 400
 
@@ -38,16 +42,16 @@ class Painter:
 
     def picture(self, result: dict) -> Image.Image:
         """An image with its detections, in its own size or enlarged to `TILE`."""
-        image = _read(result)
+        image = image_of(result)
         return self._draw(image, result["instances"], max(TILE, *image.size))
 
     def tile(self, result: dict) -> Image.Image:
         """An image with its detections, its longer side `TILE` pixels."""
-        return self._draw(_read(result), result["instances"], TILE)
+        return self._draw(image_of(result), result["instances"], TILE)
 
     def steps(self, result: dict) -> list[Image.Image]:
         """A tile for every step of a result with `trajectory`."""
-        image = _read(result)
+        image = image_of(result)
         return [self._draw(image, instances, TILE) for instances in result["trajectory"]]
 
     def _draw(self, image: Image.Image, instances: Instances, side: int) -> Image.Image:
@@ -57,21 +61,40 @@ class Painter:
         canvas = Visualizer(image.resize((width, height), Image.Resampling.BICUBIC))
         font = max(10, math.sqrt(width * height) / 70)
         instances = self.confident(instances)
-        boxes = instances.pred_boxes.clone()
-        boxes.scale(width / image.width, height / image.height)
+        scale = torch.tensor([width / image.width, height / image.height] * 2)
+        boxes = instances.pred_boxes.tensor * scale
         # the best last, on top
         for i in reversed(range(len(instances))):
             index = int(instances.pred_classes[i])
             label = f"{self.class_names[index]} {instances.scores[i]:.0%}"
-            box, color = boxes.tensor[i].tolist(), class_color(index)
+            if instances.has("block_boxes"):
+                label += f" ±{pixels_text(float(instances.box_spread[i]))}"
+                _draw_blocks(canvas, instances.block_boxes[i] * scale, class_color(index))
+            box, color = boxes[i].tolist(), class_color(index)
             canvas.draw_box(box, alpha=1, edge_color=color)
             corner = _label_corner(box, label, font, width)
-            # lighter than the box, as its background is black
-            light = tuple(0.5 + 0.5 * x for x in color)
+            # its background is black
             canvas.draw_text(
-                label, corner, font_size=font, color=light, horizontal_alignment="left"
+                label, corner, font_size=font, color=light(color), horizontal_alignment="left"
             )
         return Image.fromarray(canvas.get_output().get_image())
+
+
+def _draw_blocks(canvas: Visualizer, boxes: Tensor, color: tuple[float, float, float]) -> None:
+    """A thin, light outline for the box of every block, [T, 4] in pixels of the canvas."""
+    for x1, y1, x2, y2 in boxes.tolist():
+        corners = [x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1]
+        canvas.output.ax.plot(*corners, color=light(color), linewidth=THIN, alpha=0.8)
+
+
+def pixels_text(spread: float) -> str:
+    """`0.4px`, `3.1px`, `12px`."""
+    return f"{spread:.1f}px" if spread < 9.95 else f"{spread:.0f}px"
+
+
+def light(color: tuple[float, float, float]) -> tuple[float, ...]:
+    """A lighter shade of a colour."""
+    return tuple(0.5 + 0.5 * x for x in color)
 
 
 def class_color(index: int) -> tuple[float, float, float]:
@@ -87,8 +110,10 @@ def _label_corner(box: list[float], label: str, font: float, width: int) -> tupl
     return max(x, 2), max(box[1] - line, 2)
 
 
-def _read(result: dict) -> Image.Image:
-    return Image.fromarray(read_image(result["file_name"], "RGB"))
+def image_of(result: dict) -> Image.Image:
+    """The image that a result is of."""
+    pixels = result.get("pixels")
+    return Image.fromarray(read_image(result["file_name"], "RGB") if pixels is None else pixels)
 
 
 def sheet_columns(count: int) -> int:

@@ -5,28 +5,57 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
+from flowdet.detection.animation import film_frames
 from flowdet.detection.drawing import Painter, check_tiles, contact_sheet
+from flowdet.engine.recording import partial_path, save_film
 
 # formats in which photographs are usually kept, and PIL writes; others become .png
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+# one film of more images is too large to look at, and to keep
+MAX_FILM = 12
+
+
+class Extras(NamedTuple):
+    """What is drawn beside the detections.
+
+    Attributes:
+        num_steps: steps in the trajectory of a result; 0 draws none.
+        film: suffix of an animation of the travel of a result, `.gif` or `.mp4`; None makes none.
+    """
+
+    num_steps: int = 0
+    film: str | None = None
+
+    def paths(self, picture: Path) -> list[Path]:
+        """Where they go, beside a picture."""
+        trajectory = [trajectory_path(picture)] if self.num_steps else []
+        return trajectory + ([trajectory_path(picture, self.film)] if self.film else [])
+
+
+NOTHING = Extras()
 
 
 def open_pictures(
-    output: str, files: Sequence[Path], painter: Painter, num_steps: int = 0
+    output: str, files: Sequence[Path], painter: Painter, extras: Extras = NOTHING
 ) -> PictureFolder | PictureSheet:
     """A sheet, where `output` has the suffix of a picture and is no folder; else a folder.
 
     Args:
         files: the images whose results will be added, in this order.
-        num_steps: steps in the trajectory of a result; 0 draws none.
+        extras: what is drawn beside.
     """
+    kind = PictureFolder if names_folder(output) else PictureSheet
+    return kind(Path(output), files, painter, extras)
+
+
+def names_folder(output: str, suffixes: Sequence[str] = PICTURE_SUFFIXES) -> bool:
+    """Whether a name stands for a folder, and not for a file with one of the suffixes."""
     is_folder = output.endswith(("/", os.sep)) or os.path.isdir(output)
-    if not is_folder and Path(output).suffix.lower() in PICTURE_SUFFIXES:
-        return PictureSheet(Path(output), files, painter, num_steps)
-    return PictureFolder(Path(output), files, painter, num_steps)
+    return is_folder or Path(output).suffix.lower() not in suffixes
 
 
 class PictureFolder:
@@ -39,53 +68,69 @@ class PictureFolder:
         ValueError: two pictures, or a picture and an image, would be one file.
     """
 
-    def __init__(self, folder: Path, files: Sequence[Path], painter: Painter, num_steps: int = 0):
+    def __init__(
+        self, folder: Path, files: Sequence[Path], painter: Painter, extras: Extras = NOTHING
+    ):
         if folder.exists() and not folder.is_dir():
             raise FileExistsError(f"{folder} is a file: give a folder, or the name of a picture")
         self.path = folder
         self.painter = painter
-        self.num_steps = num_steps
+        self.extras = extras
         self._targets = [folder / name for name in picture_names(files)]
-        written = [*self._targets, *map(trajectory_path, self._targets if num_steps else [])]
-        _check_distinct(written, files)
+        beside = [path for target in self._targets for path in extras.paths(target)]
+        _check_distinct([*self._targets, *beside], files)
         self._next = iter(self._targets)
 
     def add(self, result: dict) -> None:
         target = next(self._next)
         _save(self.painter.picture(result), target)
-        if self.num_steps:
+        if self.extras.num_steps:
             tiles = self.painter.steps(result)
             _save(
                 contact_sheet(tiles, step_titles(len(tiles)), len(tiles)), trajectory_path(target)
             )
+        if self.extras.film:
+            frames = film_frames(self.painter, [result], [target.stem])
+            save_film(frames, trajectory_path(target, self.extras.film))
 
     def close(self) -> None:
         """Nothing is left to write."""
 
 
 class PictureSheet:
-    """One sheet of all images, and one of all trajectories beside it: a row per image.
+    """One sheet of all images, and one of all trajectories beside it: a row per image; and one
+    film of all.
 
     Raises:
-        ValueError: too many images for a sheet, or the sheet would replace an image.
+        ValueError: too many images for a sheet or a film, or one of them would replace an image.
     """
 
-    def __init__(self, path: Path, files: Sequence[Path], painter: Painter, num_steps: int = 0):
-        check_tiles(len(files) * max(num_steps, 1))
-        _check_distinct([path, *([trajectory_path(path)] if num_steps else [])], files)
+    def __init__(
+        self, path: Path, files: Sequence[Path], painter: Painter, extras: Extras = NOTHING
+    ):
+        check_tiles(len(files) * max(extras.num_steps, 1))
+        if extras.film and len(files) > MAX_FILM:
+            raise ValueError(
+                f"one film of {len(files)} images is too large (at most {MAX_FILM}): write to a "
+                "folder, which gets a film per image, or take fewer"
+            )
+        _check_distinct([path, *extras.paths(path)], files)
         self.path = path
         self.painter = painter
-        self.num_steps = num_steps
+        self.extras = extras
         self._tiles: list[Image.Image] = []
         self._titles: list[str] = []
         self._step_tiles: list[Image.Image] = []
         self._step_titles: list[str] = []
+        self._filmed: list[dict] = []
 
     def add(self, result: dict) -> None:
         path = Path(result["file_name"])
         self._tiles.append(self.painter.tile(result))
         self._titles.append(path.name)
-        if self.num_steps:
+        if self.extras.film:
+            self._filmed.append(result)
+        if self.extras.num_steps:
             tiles = self.painter.steps(result)
             self._step_tiles += tiles
             self._step_titles += [f"{path.stem}: {title}" for title in step_titles(len(tiles))]
@@ -93,9 +138,13 @@ class PictureSheet:
     def close(self) -> None:
         """Writes the sheets."""
         _save(contact_sheet(self._tiles, self._titles), self.path)
-        if self.num_steps:
-            sheet = contact_sheet(self._step_tiles, self._step_titles, self.num_steps)
+        if self.extras.num_steps:
+            sheet = contact_sheet(self._step_tiles, self._step_titles, self.extras.num_steps)
             _save(sheet, trajectory_path(self.path))
+        if self.extras.film:
+            titles = [Path(title).stem for title in self._titles]
+            frames = film_frames(self.painter, self._filmed, titles)
+            save_film(frames, trajectory_path(self.path, self.extras.film))
 
 
 def picture_names(files: Sequence[Path]) -> list[Path]:
@@ -110,9 +159,9 @@ def picture_names(files: Sequence[Path]) -> list[Path]:
     return [name if keep else name.with_suffix(".png") for name, keep in zip(names, known)]
 
 
-def trajectory_path(picture: Path) -> Path:
+def trajectory_path(picture: Path, suffix: str = ".png") -> Path:
     """Where the trajectory of a picture goes."""
-    return picture.with_name(f"{picture.stem}_trajectory.png")
+    return picture.with_name(f"{picture.stem}_trajectory{suffix}")
 
 
 def step_titles(num_steps: int) -> list[str]:
@@ -135,6 +184,6 @@ def _check_distinct(written: Sequence[Path], files: Sequence[Path]) -> None:
 def _save(picture: Image.Image, path: Path) -> None:
     """Under a temporary name first, so that no half-written picture is taken for a whole one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    partial = partial_path(path)
     picture.save(partial, quality=95)
     partial.replace(path)

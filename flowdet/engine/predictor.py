@@ -1,10 +1,9 @@
-"""Detections of image files, from Python."""
+"""Detections of images, from Python."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from detectron2.config import CfgNode
@@ -14,13 +13,15 @@ from detectron2.structures import BoxMode
 
 from flowdet.data.mapper import FlowDatasetMapper
 from flowdet.detection import SetDetector
+from flowdet.detection.base import Question
 from flowdet.engine.checkpoint import load_trained
+from flowdet.engine.inputs import ImageInput, image_record
 from flowdet.engine.setup import resolve_model
 from flowdet.engine.task import DETECTION, Task, task_of
 
 
 class BasePredictor:
-    """A trained model and its class names, for image files: what both tasks share.
+    """A trained model and its class names, for images: what both tasks share.
 
     Args:
         cfg: of the model; copied. Device and classes are resolved here.
@@ -69,11 +70,11 @@ class BasePredictor:
     def _adapt(self, cfg: CfgNode) -> None:
         """Sets keys that make a run on single images faster, in place."""
 
-    def _batches(self, images: Iterable[str | Path | dict]) -> Iterator[list[dict]]:
-        """`TEST.BATCH_SIZE` dataset dicts at a time."""
-        dicts = [_dataset_dict(image) for image in images]
-        size = self.cfg.TEST.BATCH_SIZE
-        return (dicts[first : first + size] for first in range(0, len(dicts), size))
+    def _batches(self, images: Iterable[ImageInput]) -> Iterator[list[dict]]:
+        """`TEST.BATCH_SIZE` dataset dicts at a time, taken from `images` when they are needed."""
+        records = (image_record(image, i) for i, image in enumerate(images))
+        while batch := list(itertools.islice(records, self.cfg.TEST.BATCH_SIZE)):
+            yield batch
 
 
 class Predictor(BasePredictor):
@@ -98,34 +99,52 @@ class Predictor(BasePredictor):
         # an image passes once: there is nothing to gain from keeping its features
         cfg.MODEL.FLOW_DET.FEATURE_CACHE_GIB = 0.0
 
-    def __call__(self, images: Iterable[str | Path | dict], trajectory: bool = False) -> list[dict]:
+    def __call__(
+        self,
+        images: Iterable[ImageInput],
+        trajectory: bool = False,
+        questions: Sequence[Question] = (),
+    ) -> list[dict]:
         """Detections of any number of images, of any sizes.
 
         Args:
-            images: paths, or dataset dicts with `file_name` and optionally `image_id`.
+            images: see `flowdet.engine.inputs.image_record`.
             trajectory: also return what the estimate after every step decodes to.
+            questions: what else is asked of the images, such as `flowdet.detection.travel`.
 
         Returns:
             For every image, in order, a dict with `file_name`, `image_id` (the name's stem,
             where none was given), `height` and `width` (pixels) and `instances`: on the CPU,
             best first, `pred_boxes` (absolute xyxy in the original image, turned as its EXIF
-            data says), `scores` and `pred_classes`. With `trajectory` also `trajectory`, a
-            list of such instances, one per step.
+            data says), `scores`, `pred_classes` and `pred_queries`. Of an image in memory also
+            `pixels`, uint8 RGB [H, W, 3]; with `trajectory` also `trajectory`, a list of such
+            instances, one per step; and the answers to the questions.
 
         Raises:
             OSError: an image cannot be read; the message names it.
-            ValueError: the model is no detector, or has no trajectory.
+            ValueError: the model is no detector, or has no trajectory, or an image is none.
         """
-        return list(self.stream(images, trajectory))
+        return list(self.stream(images, trajectory, questions))
 
     def stream(
-        self, images: Iterable[str | Path | dict], trajectory: bool = False
+        self,
+        images: Iterable[ImageInput],
+        trajectory: bool = False,
+        questions: Sequence[Question] = (),
     ) -> Iterator[dict]:
-        """Like a call, but yields the results while it goes, `TEST.BATCH_SIZE` at a time."""
-        if trajectory:
+        """Like a call, but yields the results while it goes, `TEST.BATCH_SIZE` at a time; only
+        so many images are taken from `images` beforehand."""
+        if trajectory or questions:
             self._check_trajectory()
-        for dicts in self._batches(images):
-            yield from self._run([self.mapper(x) for x in dicts], trajectory)
+        for records in self._batches(images):
+            yield from self._run([self._prepare(x) for x in records], trajectory, questions)
+
+    def _prepare(self, record: dict) -> dict:
+        """What the model takes: the mapper's dict, with `pixels` if the image was in memory."""
+        if "image" not in record:
+            return self.mapper(record)
+        pixels = record["image"]
+        return {**record, **self.mapper.of_pixels(pixels), "pixels": pixels}
 
     @property
     def num_steps(self) -> int:
@@ -138,13 +157,19 @@ class Predictor(BasePredictor):
             raise ValueError(f"a {type(self.model).__name__} has no trajectory: leave it out")
 
     @torch.no_grad()
-    def _run(self, batch: list[dict], trajectory: bool) -> list[dict]:
-        outputs = self.model.inference(batch, trajectory=True) if trajectory else self.model(batch)
+    def _run(
+        self, batch: list[dict], trajectory: bool, questions: Sequence[Question]
+    ) -> list[dict]:
+        if trajectory or questions:
+            outputs = self.model.inference(batch, trajectory, questions)
+        else:
+            outputs = self.model(batch)
         results = []
         for x, output in zip(batch, outputs, strict=True):
             if "instances" not in output:
                 raise ValueError(f"a {type(self.model).__name__} gives no boxes: use a detector")
-            result = {key: x[key] for key in ("file_name", "image_id", "height", "width")}
+            kept = ("file_name", "image_id", "height", "width", "pixels")
+            result = {**output, **{key: x[key] for key in kept if key in x}}
             result["instances"] = output["instances"].to("cpu")
             if trajectory:
                 result["trajectory"] = [step.to("cpu") for step in output["trajectory"]]
@@ -155,14 +180,15 @@ class Predictor(BasePredictor):
         """The detections of one result in COCO's result form, ready for JSON.
 
         `category_id` is the dataset's own id where it has such ids, else the class index;
-        `bbox` is [x, y, width, height] in pixels of the original image.
+        `bbox` is [x, y, width, height] in pixels of the original image. Where the blocks were
+        asked, `box_spread` and `score_spread` tell their `flowdet.detection.disagreement`.
         """
         instances = result["instances"]
         boxes = BoxMode.convert(
             instances.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS
         ).tolist()
         classes = instances.pred_classes.tolist()
-        return [
+        rows = [
             {
                 "image_id": result["image_id"],
                 "file_name": result["file_name"],
@@ -173,6 +199,11 @@ class Predictor(BasePredictor):
             }
             for box, index, score in zip(boxes, classes, instances.scores.tolist(), strict=True)
         ]
+        for name in ("box_spread", "score_spread"):
+            if instances.has(name):
+                for row, spread in zip(rows, instances.get(name).tolist()):
+                    row[name] = round(spread, 5)
+        return rows
 
 
 def _category_ids(cfg: CfgNode) -> dict[int, int]:
@@ -181,11 +212,3 @@ def _category_ids(cfg: CfgNode) -> dict[int, int]:
     metadata = MetadataCatalog.get(names[0]) if names else None
     ids = getattr(metadata, "thing_dataset_id_to_contiguous_id", None) or {}
     return {index: category for category, index in ids.items()}
-
-
-def _dataset_dict(image: str | Path | dict) -> dict:
-    if not isinstance(image, dict):
-        image = {"file_name": os.fspath(image)}
-    if "file_name" not in image:
-        raise ValueError(f"an image needs a `file_name`, this one has only {sorted(image)}")
-    return {"image_id": Path(image["file_name"]).stem, **image}

@@ -126,6 +126,7 @@ class Solution:
         z_1: the state at t = 1, [B, ..., d].
         times: t of every state, from 0 to 1 (`num_steps + 1` numbers), or to where all had settled.
         steps: that each batch element took, [B].
+        last: from where the last step was made.
         states: z_t at these times; only with `trajectory=True`.
         estimates: `z1_hat` after every step (`num_steps` of them); likewise.
     """
@@ -133,6 +134,7 @@ class Solution:
     z_1: Tensor
     times: list[float]
     steps: Tensor
+    last: FlowState
     states: list[Tensor] = field(default_factory=list)
     estimates: list[Tensor] = field(default_factory=list)
 
@@ -161,7 +163,7 @@ def euler(
     """
     steps = num_steps if stop_after is None else stop_after
     times = [i / num_steps for i in range(steps + 1)]
-    solution = Solution(state.z, times[:1], torch.zeros_like(state.t, dtype=torch.long))
+    solution = Solution(state.z, times[:1], torch.zeros_like(state.t, dtype=torch.long), state)
     if trajectory:
         solution.states.append(state.z)
     held, over = None, torch.zeros_like(state.t, dtype=torch.bool)
@@ -170,6 +172,7 @@ def euler(
         if held is not None:
             z1_hat = torch.where(expand_time(over, z1_hat), held, z1_hat)
         solution.steps += ~over
+        solution.last = state
         state = ensemble.advance(state, z1_hat, t, t_next)
         solution.times.append(t_next)
         if trajectory:

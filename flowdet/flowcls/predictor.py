@@ -1,15 +1,15 @@
-"""Classes of image files, from Python."""
+"""Classes of images, from Python."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
+from flowdet.engine.inputs import ImageInput
 from flowdet.engine.predictor import BasePredictor
 from flowdet.engine.task import CLASSIFICATION
 from flowdet.flowcls.classifier import FlowMatchingClassifier
@@ -29,11 +29,11 @@ class ClassPredictor(BasePredictor):
     task = CLASSIFICATION
     runs = "classifiers"
 
-    def __call__(self, images: Iterable[str | Path | dict]) -> list[dict]:
+    def __call__(self, images: Iterable[ImageInput]) -> list[dict]:
         """Class probabilities of any number of images, of any sizes.
 
         Args:
-            images: paths, or dataset dicts with `file_name` and optionally `image_id`.
+            images: see `flowdet.engine.inputs.image_record`.
 
         Returns:
             For every image, in order, a dict with `file_name`, `image_id` (the name's stem,
@@ -46,7 +46,7 @@ class ClassPredictor(BasePredictor):
         """
         return list(self.stream(images))
 
-    def stream(self, images: Iterable[str | Path | dict]) -> Iterator[dict]:
+    def stream(self, images: Iterable[ImageInput]) -> Iterator[dict]:
         """Like a call, but yields the results while it goes, `TEST.BATCH_SIZE` at a time."""
         for records in self._batches(images):
             pixels = self.preprocess(records)

@@ -6,6 +6,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from PIL import Image, ImageFont
 
+from flowdet.detection.disagreement import disagree
 from flowdet.detection.drawing import (
     MAX_TILES,
     TILE,
@@ -15,6 +16,7 @@ from flowdet.detection.drawing import (
     _shorten,
     class_color,
     contact_sheet,
+    pixels_text,
     sheet_columns,
 )
 
@@ -48,6 +50,32 @@ def test_draws_nothing_below_the_threshold_and_keeps_the_result(tmp_path):
     assert len(Painter(["cat"], 0.5).confident(drawn["instances"])) == 1
     assert np.asarray(Painter(["cat"], 0.6).tile(drawn)).max() == 0
     assert torch.equal(drawn["instances"].pred_boxes.tensor, before)
+
+
+def test_an_image_in_memory_needs_no_file(tmp_path):
+    drawn = result(tmp_path / "image.png", (40, 20), [[5, 5, 20, 15]], [0.9])
+    expected = np.asarray(Painter(["cat"], 0.5).picture(drawn))
+    (tmp_path / "image.png").unlink()
+    drawn["pixels"] = np.zeros((20, 40, 3), np.uint8)
+    assert np.array_equal(np.asarray(Painter(["cat"], 0.5).picture(drawn)), expected)
+
+
+def test_the_boxes_of_the_blocks_are_drawn_too(tmp_path):
+    size = (100, 100)
+    drawn = result(tmp_path / "image.png", size, [[20, 40, 60, 80]], [0.9])
+    plain = np.asarray(Painter(["cat"], 0.5).tile(drawn)).astype(int)
+    boxes = torch.tensor([[[20.0, 40, 60, 80], [30.0, 50, 90, 95]]])
+    disagree(drawn["instances"], boxes, torch.tensor([[0.9, 0.8]]))
+    told = np.asarray(Painter(["cat"], 0.5).tile(drawn)).astype(int)
+    changed = np.abs(told - plain).max(axis=2) > 60
+    # the second block's right and lower edge, and the longer label
+    assert changed[round(0.7 * TILE), round(0.9 * TILE) - 2 : round(0.9 * TILE) + 3].any()
+    assert changed[round(0.95 * TILE) - 2 : round(0.95 * TILE) + 3, round(0.7 * TILE)].any()
+    assert not changed[round(0.97 * TILE) :].any()
+
+
+def test_spreads_in_pixels():
+    assert [pixels_text(x) for x in (0.04, 1.26, 9.96, 12.4)] == ["0.0px", "1.3px", "10px", "12px"]
 
 
 def test_image_without_detections(tmp_path):

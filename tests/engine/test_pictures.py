@@ -2,16 +2,24 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from detectron2.structures import Boxes, Instances
 from PIL import Image
 
+from flowdet.detection.drawing import Painter
+from flowdet.detection.travel import Travel
 from flowdet.engine.pictures import (
+    MAX_FILM,
+    Extras,
     PictureFolder,
     PictureSheet,
     open_pictures,
     picture_names,
     step_titles,
 )
+from flowdet.engine.recording import FILMS
 
 
 class Squares:
@@ -27,7 +35,7 @@ class Squares:
 
 
 def write(output, files, num_steps=0):
-    pictures = open_pictures(str(output), files, Squares(), num_steps)
+    pictures = open_pictures(str(output), files, Squares(), Extras(num_steps))
     for file in files:
         pictures.add({"file_name": str(file)})
     pictures.close()
@@ -110,3 +118,53 @@ def test_a_file_is_no_folder(tmp_path):
 
 def test_step_titles():
     assert step_titles(2) == ["step 1 of 2, t = 0.50", "step 2 of 2, t = 1.00"]
+
+
+def filmed(file):
+    """A result of one query that moves, without detections."""
+    boxes = torch.tensor([[[0.0, 0, 9, 9]], [[9.0, 9, 18, 18]]])
+    return {
+        "file_name": str(file),
+        "pixels": np.zeros((20, 20, 3), np.uint8),
+        "width": 20,
+        "instances": Instances(
+            (20, 20),
+            pred_boxes=Boxes(torch.zeros(0, 4)),
+            scores=torch.zeros(0),
+            pred_classes=torch.zeros(0, dtype=torch.long),
+            pred_queries=torch.zeros(0, dtype=torch.long),
+        ),
+        "travel": Travel(torch.tensor([0.0, 1]), boxes, torch.ones(2, 1)),
+    }
+
+
+@pytest.mark.parametrize("suffix", FILMS)
+def test_a_film_per_image_or_one_of_all(tmp_path, suffix):
+    files = [Path("a.jpg"), Path("b.jpg")]
+    for output in ("out", "out/sheet.png"):
+        pictures = open_pictures(
+            str(tmp_path / output), files, Painter(["x"], 0.5), Extras(film=suffix)
+        )
+        for file in files:
+            pictures.add(filmed(file))
+        pictures.close()
+    films = [f"{name}_trajectory{suffix}" for name in ("a", "b", "sheet")]
+    assert written(tmp_path / "out") == sorted(["a.jpg", "b.jpg", "sheet.png", *films])
+    if suffix == ".gif":
+        one, _, all_of_them = (Image.open(tmp_path / "out" / name) for name in films)
+        assert one.n_frames == all_of_them.n_frames == 3
+        assert all_of_them.width > 1.8 * one.width
+
+
+def test_too_many_images_for_a_film(tmp_path):
+    files = [Path(f"{i}.jpg") for i in range(MAX_FILM + 1)]
+    with pytest.raises(ValueError, match="film of 13 images is too large .* folder"):
+        open_pictures(str(tmp_path / "sheet.png"), files, Squares(), Extras(film=".gif"))
+    open_pictures(str(tmp_path / "out"), files, Squares(), Extras(film=".gif"))
+
+
+def test_a_film_does_not_replace_an_image(tmp_path):
+    image = tmp_path / "a_trajectory.gif"
+    image.write_bytes(b"precious")
+    with pytest.raises(ValueError, match="is one of the images"):
+        open_pictures(str(tmp_path / "a.png"), [image], Squares(), Extras(film=".gif"))

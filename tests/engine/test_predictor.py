@@ -9,6 +9,7 @@ from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
 from PIL import Image
 
+from flowdet.detection.disagreement import disagreement
 from flowdet.engine import FlowDetCheckpointer, Predictor, load_config, resolve_config
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "digits_flow.yaml")
@@ -74,6 +75,51 @@ def test_takes_dataset_dicts_and_leaves_them_alone(predictor, images):
     assert record == {"file_name": str(images[0]), "image_id": 7, "annotations": []}
     with pytest.raises(ValueError, match="file_name.*image_id"):
         predictor([{"image_id": 7}])
+
+
+def test_an_image_in_memory_is_as_good_as_its_file(predictor, images):
+    pixels = [np.asarray(Image.open(path)) for path in images]
+    for result, expected in zip(predictor(pixels), predictor(images)):
+        assert result["pixels"] is not None and "pixels" not in expected
+        assert (result["height"], result["width"]) == (expected["height"], expected["width"])
+        for name in ("scores", "pred_classes"):
+            assert torch.equal(result["instances"].get(name), expected["instances"].get(name))
+        boxes = result["instances"].pred_boxes.tensor
+        assert torch.equal(boxes, expected["instances"].pred_boxes.tensor)
+    assert [x["image_id"] for x in predictor(pixels)] == [0, 1, 2]
+
+
+def test_channels_are_in_the_order_of_the_model(weights, images):
+    path, pixels = images[0], np.asarray(Image.open(images[0]))
+    predictor = Predictor(config("INPUT.FORMAT", "BGR"), weights)
+    boxes = [predictor([x])[0]["instances"].pred_boxes.tensor for x in (path, pixels)]
+    assert torch.equal(*boxes)
+
+
+def test_takes_no_more_images_than_a_batch_at_once(predictor, images):
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(1)
+            yield images[0]
+
+    results = predictor.stream(endless())
+    next(results)
+    assert len(taken) == 2
+    next(results), next(results)
+    assert len(taken) == 4
+
+
+def test_answers_to_questions_join_the_results(predictor, images):
+    def sizes(model, tokens, inputs, instances):
+        return [{"asked": (x["height"], len(found))} for x, found in zip(inputs, instances)]
+
+    for result in predictor(images, questions=[sizes]):
+        assert result["asked"] == (result["height"], len(result["instances"]))
+    rows = predictor.coco_results(predictor(images[:1], questions=[disagreement])[0])
+    assert all(row["box_spread"] >= 0 and row["score_spread"] >= 0 for row in rows)
+    assert "box_spread" not in predictor.coco_results(predictor(images[:1])[0])[0]
 
 
 def test_trajectory_ends_at_the_result(predictor, images):

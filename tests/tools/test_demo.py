@@ -13,7 +13,11 @@ import torch
 from detectron2.modeling import build_model
 from PIL import Image
 
-from flowdet.engine import FlowDetCheckpointer, load_config, resolve_config
+from flowdet.data.video import VideoFile
+from flowdet.engine import FlowDetCheckpointer, load_config, recording, resolve_config
+from flowdet.engine.demo import TRAVEL_FRAMES
+from flowdet.engine.recording import Recording
+from tests.videos import grey_video, read_video
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs" / "digits_flow.yaml")
@@ -107,6 +111,137 @@ def test_folder_of_pictures(demo, images, weights, tmp_path, capsys):
     assert "2 images with 0 detections of at least 50%" in capsys.readouterr().out
 
 
+def test_films_and_disagreement(demo, images, weights, tmp_path):
+    words = ["--config-file", CONFIG, "--weights", weights, "--input", str(images / "image0.png")]
+    out = tmp_path / "out"
+    words += ["--output", f"{out}/", "--json", f"{out}/found.json", "--score-threshold", "0.1"]
+    demo.main(demo.parse_args([*words, "--animate", "gif", "--disagreement", "--device", "cpu"]))
+    assert sorted(x.name for x in out.iterdir()) == [
+        "found.json",
+        "image0.png",
+        "image0_trajectory.gif",
+    ]
+    assert Image.open(out / "image0_trajectory.gif").n_frames == TRAVEL_FRAMES + 1
+    assert all(row["box_spread"] > 0 for row in json.loads((out / "found.json").read_text()))
+
+
+def video_words(weights, path, *words):
+    words = ["--config-file", CONFIG, "--weights", weights, "--device", "cpu", *map(str, words)]
+    return [*words, "--video", str(path), "--score-threshold", "0.1", "--batch-size", "2"]
+
+
+def test_video_to_video_and_json(weights, tmp_path):
+    clip = grey_video(tmp_path / "clip.avi", count=5, fps=12.5)
+    out = tmp_path / "out"
+    done = run(*video_words(weights, clip, "--output", f"{out}/", "--json", out / "found.json"))
+    assert done.returncode == 0, done.stderr
+    assert f"{out / 'clip.avi'}: 5 frames with" in done.stdout
+    # of the progress bar
+    assert "5/5" in done.stderr and "frame/s" in done.stderr
+    frames, fps = read_video(out / "clip.avi")
+    assert len(frames) == 5 and fps == 12.5
+    assert frames[0].shape == (240, 320, 3)
+    rows = json.loads((out / "found.json").read_text())
+    assert {row["image_id"] for row in rows} == set(range(5))
+    assert {row["file_name"] for row in rows} == {str(clip)}
+    # in pixels of the clip
+    assert max(row["bbox"][0] + row["bbox"][2] for row in rows) <= 64
+    assert sorted(x.name for x in out.iterdir()) == ["clip.avi", "found.json"]
+
+
+def test_a_frame_is_found_as_the_same_image(demo, weights, tmp_path):
+    clip = grey_video(tmp_path / "clip.avi", count=3)
+    demo.main(demo.parse_args(video_words(weights, clip, "--json", tmp_path / "video.json")))
+    pixels = list(VideoFile(clip))[2]["image"]
+    Image.fromarray(pixels).save(tmp_path / "frame.png")
+    words = ["--config-file", CONFIG, "--weights", weights, "--device", "cpu"]
+    words += ["--input", str(tmp_path / "frame.png"), "--json", str(tmp_path / "image.json")]
+    demo.main(demo.parse_args(words))
+    video, image = (json.loads((tmp_path / f"{x}.json").read_text()) for x in ("video", "image"))
+    last = [row for row in video if row["image_id"] == 2]
+    assert [row["category_id"] for row in last] == [row["category_id"] for row in image]
+    np.testing.assert_allclose(
+        [row["bbox"] for row in last], [row["bbox"] for row in image], atol=0.02
+    )
+
+
+def test_ctrl_c_keeps_what_is_done(demo, weights, tmp_path, monkeypatch, capsys):
+    clip = grey_video(tmp_path / "clip.avi", count=9)
+    add = Recording.add
+
+    def third_is_interrupted(recording, picture, number=None):
+        if recording.count == 3:
+            raise KeyboardInterrupt
+        add(recording, picture, number)
+
+    monkeypatch.setattr(Recording, "add", third_is_interrupted)
+    out, found = tmp_path / "out.mp4", tmp_path / "found.json"
+    words = video_words(weights, clip, "--output", out, "--json", found)
+    assert demo.main(demo.parse_args(words)) == 130
+    assert len(read_video(out)[0]) == 3
+    assert {row["image_id"] for row in json.loads(found.read_text())} == {0, 1, 2}
+    said = capsys.readouterr().out
+    assert said.count("stopped by Ctrl-C") == 2 and "in 3 frames" in said
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["clip.avi", "found.json", "out.mp4"]
+
+
+def test_a_camera_in_a_window_until_it_is_closed(demo, weights, tmp_path, monkeypatch, capsys):
+    class Camera(VideoFile):
+        def __init__(self, index):
+            super().__init__(grey_video(tmp_path / "clip.avi", count=9))
+            self.name, self.count = f"camera {index}", None
+
+    class Window:
+        shown, closed = 0, False
+
+        def __init__(self, title):
+            assert title == "camera 2"
+
+        def show(self, picture):
+            assert picture.size == (320, 240)
+            Window.shown += 1
+            return Window.shown < 4
+
+        def close(self):
+            Window.closed = True
+
+    monkeypatch.setattr(demo, "Camera", Camera)
+    monkeypatch.setattr(demo, "Window", Window)
+    words = ["--config-file", CONFIG, "--weights", weights, "--device", "cpu"]
+    words += ["--webcam", "2", "--show", "--output", str(tmp_path / "out.mp4")]
+    assert demo.main(demo.parse_args(words)) == 0
+    assert Window.shown == 4 and Window.closed
+    assert len(read_video(tmp_path / "out.mp4")[0]) == 4
+    assert "4 frames with" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("video", "output", "said"),
+    [
+        ("gone.mp4", "out.mp4", "no video file"),
+        ("notes.mp4", "out.mp4", "finds no video in it"),
+        ("clip.avi", "out.gif", "no suffix of a video"),
+        ("clip.avi", "clip.avi", "is the video itself"),
+    ],
+)
+def test_videos_that_cannot_be(demo, tmp_path, video, output, said):
+    grey_video(tmp_path / "clip.avi")
+    (tmp_path / "notes.mp4").write_text("no frames at all")
+    before = (tmp_path / "clip.avi").read_bytes()
+    words = ["--config-file", CONFIG, "--video", str(tmp_path / video)]
+    # before any weights are looked for
+    with pytest.raises((OSError, ValueError), match=said):
+        demo.main(demo.parse_args([*words, "--output", str(tmp_path / output)]))
+    assert (tmp_path / "clip.avi").read_bytes() == before
+
+
+def test_no_display_is_one_line(demo, weights, tmp_path, monkeypatch):
+    clip = grey_video(tmp_path / "clip.avi")
+    monkeypatch.setattr(recording, "has_windows", lambda: False)
+    with pytest.raises(ValueError, match="has no windows"):
+        demo.main(demo.parse_args(video_words(weights, clip, "--show")))
+
+
 def arguments(demo, *words):
     return demo.parse_args(["--config-file", CONFIG, "--input", "x", "--output", "y", *words])
 
@@ -144,12 +279,39 @@ def test_flags_that_the_mode_does_not_read(demo, words):
         (["--score-threshold", "50"], "from 0 to 1"),
         (["--device", "abacus"], "no device"),
         (["--json", "."], "is a folder"),
+        (["--animate", "avi"], "'gif', 'mp4'"),
+        (["--show"], "--show is not for images"),
+        (["--video", "z"], "not allowed with argument --input"),
     ],
 )
 def test_wrong_flags_are_refused(demo, capsys, words, said):
     with pytest.raises(SystemExit):
         arguments(demo, *words)
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--video", "x"], "--output, --json or both, or --show"),
+        (["--webcam"], "--output, --json or both, or --show"),
+        (["--webcam", "front", "--show"], "'front' is no number of a camera"),
+        (["--video", "x", "--output", "y", "--trajectory"], "--trajectory is not for videos"),
+        (["--webcam", "--output", "y", "--animate", "gif"], "--animate is not for videos"),
+        (["--input", "x", "--json", "y", "--animate", "gif"], "--animate draws: give --output"),
+    ],
+)
+def test_wrong_flags_for_videos_are_refused(demo, capsys, words, said):
+    with pytest.raises(SystemExit):
+        demo.parse_args(["--config-file", CONFIG, *words])
+    assert said in capsys.readouterr().err
+
+
+def test_frames_of_a_camera_come_one_by_one(demo):
+    words = ["--config-file", CONFIG, "--webcam", "1", "--show"]
+    assert demo.configure(demo.parse_args(words)).TEST.BATCH_SIZE == 1
+    args = demo.parse_args([*words, "--batch-size", "4"])
+    assert args.webcam == 1 and demo.configure(args).TEST.BATCH_SIZE == 4
 
 
 def test_something_must_be_written(demo, capsys):
@@ -215,6 +377,8 @@ def test_backprop_classifiers_have_no_modes(demo, words):
     [
         (["--output", "y"], "--output: only for detectors"),
         (["--trajectory"], "--trajectory: only for detectors"),
+        (["--disagreement"], "--disagreement: only for detectors"),
+        (["--animate", "gif"], "--animate: only for detectors"),
         (["--score-threshold", "0"], "--score-threshold: only for detectors"),
         (["--output", "y", "--trajectory"], "--output, --trajectory: only for detectors"),
         (["--top", "0"], "at least 1, got '0'"),
@@ -225,6 +389,13 @@ def test_wrong_flags_for_classifiers_are_refused(demo, capsys, words, said):
     with pytest.raises(SystemExit):
         classify(demo, "--input", "x", *words)
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("source", [["--video", "x"], ["--webcam"]])
+def test_classifiers_take_no_videos(demo, capsys, source):
+    with pytest.raises(SystemExit):
+        classify(demo, *source)
+    assert f"{source[0]}: only for detectors" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--classify"], ["--top", "3"]])
