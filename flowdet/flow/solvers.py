@@ -109,12 +109,16 @@ def euler(
         if trajectory:
             solution.states.append(state.z)
             solution.estimates.append(z1_hat)
-        if settled is not None and before is not None:
+        if settled is None:
+            continue
+        if before is not None:
             over = over | settled(before, z1_hat)
-        before = z1_hat if settled is not None else None
+        before = z1_hat
         if over.all():
             break
-    solution.z_1 = torch.where(expand_time(over, state.z), z1_hat, state.z) if steps else state.z
+    solution.z_1 = state.z
+    if before is not None:
+        solution.z_1 = torch.where(expand_time(over, state.z), before, state.z)
     return state, solution
 
 
