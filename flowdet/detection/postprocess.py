@@ -63,9 +63,7 @@ class PostProcessor(nn.Module):
         return detector_postprocess(instances, *output_size)
 
     @staticmethod
-    def decode(
-        logits: Tensor, boxes: Tensor, image_size: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
+    def decode(logits: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Boxes as absolute xyxy, [..., M, 4], and probabilities, [..., M, C + 1]; arguments as
         of a call."""
         height, width = image_size
