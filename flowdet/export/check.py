@@ -12,7 +12,6 @@ from torchvision.ops import batched_nms
 from flowdet.export.formats import FORMATS, Runner
 from flowdet.export.graphs import DetectionGraph, Graph
 
-
 # images at a time
 BATCH = 8
 
@@ -21,8 +20,9 @@ class Difference(NamedTuple):
     """How far a file is from the model.
 
     Attributes:
-        largest: difference of scores or probabilities, and of boxes in shares of the image's sides;
-            1 or more where one of the two has a detection that the other has not.
+        largest: difference of scores or probabilities, and of boxes in shares of the image's sides,
+            from each detection to the nearest that the other has of its class; 1 or more where they
+            differ in number, or the other has none.
         images: that were compared.
         detections: of the model in them; None for a classifier.
     """
