@@ -11,9 +11,15 @@ import cv2
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.env import seed_all_rng
 
 from flowdet.data import register_voc
 from flowdet.data.voc import write_voc_annotation
+
+
+@pytest.fixture(autouse=True)
+def the_same_random_numbers_every_time():
+    seed_all_rng(0)
 
 
 @pytest.fixture(autouse=True)

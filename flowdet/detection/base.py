@@ -180,18 +180,31 @@ class SetDetector(nn.Module, ABC):
     def encode(self, batched_inputs: list[dict]) -> ImageTokens:
         """Images to tokens, padded to one size. Inference keeps to images of one size, see
         `same_size`, so that no image sees another one's padding."""
-        images = [
-            (x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs
-        ]
-        batch = ImageList.from_tensors(
+        batch = self.pad([self.normalise(x["image"].to(self.device)) for x in batched_inputs])
+        cache = self.feature_cache
+        features = cache(self.backbone, batch.tensor) if cache else self.backbone(batch.tensor)
+        return self.tokens_of(features, batch.image_sizes, tuple(batch.tensor.shape[-2:]))
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Pixels of 0 to 255, [..., C, H, W], as the backbone takes them."""
+        return (images - self.pixel_mean) / self.pixel_std
+
+    def pad(self, images: list[Tensor]) -> ImageList:
+        """Images of any sizes, [C, H, W], as a batch of a size that the backbone takes."""
+        return ImageList.from_tensors(
             images,
             self.backbone.size_divisibility,
             padding_constraints=self.backbone.padding_constraints,
         )
-        cache = self.feature_cache
-        features = cache(self.backbone, batch.tensor) if cache else self.backbone(batch.tensor)
-        maps = [features[name] for name in self.in_features]
-        return self.neck(maps, batch.image_sizes, tuple(batch.tensor.shape[-2:]))
+
+    def tokens_of(
+        self,
+        features: dict[str, Tensor],
+        image_sizes: Sequence[tuple[int, int]],
+        padded_size: tuple[int, int],
+    ) -> ImageTokens:
+        """The backbone's feature maps as tokens; sizes as of `TokenNeck`."""
+        return self.neck([features[name] for name in self.in_features], image_sizes, padded_size)
 
     def detections(self, z: Tensor, batched_inputs: list[dict]) -> list[Instances]:
         """Decodes embeddings [B, M, d] to the detections of every image."""

@@ -86,8 +86,8 @@ class BackpropDetector(SetDetector):
 
     def layers(self, tokens: ImageTokens) -> list[Tensor]:
         """The queries after every block, T times [B, M, d]."""
-        z = self.queries.expand(len(tokens.tokens), -1, -1)
-        no_time = z.new_zeros(len(z), z.shape[-1])
+        z = self.queries.expand(tokens.tokens.shape[0], -1, -1)
+        no_time = z.new_zeros(z.shape[0], z.shape[-1])
         layers = []
         for block in self.blocks:
             position = self.query_position(z) if self.query_position else None

@@ -58,7 +58,8 @@ class TokenNeck(nn.Module):
 
         Args:
             feature_maps: one [B, C, H, W] per level.
-            image_sizes: (height, width) of each image without padding, in pixels.
+            image_sizes: (height, width) of each image without padding, in pixels; a single one is
+                that of all.
             padded_size: (height, width) of the batch, in pixels.
         """
         tokens, positions, paddings, grids = [], [], [], []
@@ -71,7 +72,7 @@ class TokenNeck(nn.Module):
             positions.append(self.code(points))
             paddings.append(padding)
             grids.append(grid)
-        padding = torch.cat(paddings, dim=1)
+        padding = torch.cat(paddings, dim=1).expand(x.shape[0], -1)
         return ImageTokens(
             torch.cat(tokens, dim=1),
             torch.cat(positions, dim=1),

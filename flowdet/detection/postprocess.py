@@ -52,15 +52,20 @@ class PostProcessor(nn.Module):
             `pred_boxes` (absolute xyxy in the original image), `scores`, `pred_classes` and
             `pred_queries` (which query has found it), best first.
         """
-        height, width = image_size
-        scale = boxes.new_tensor([width, height, width, height])
         instances, queries = fast_rcnn_inference_single_image(
-            box_convert(boxes, "cxcywh", "xyxy") * scale,
-            logits.softmax(-1),
-            (height, width),
+            *self.decode(logits, boxes, image_size),
+            image_size,
             self.score_threshold,
             self.nms_threshold,
             self.max_detections,
         )
         instances.pred_queries = queries
         return detector_postprocess(instances, *output_size)
+
+    @staticmethod
+    def decode(logits: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Boxes as absolute xyxy, [..., M, 4], and probabilities, [..., M, C + 1]; arguments as
+        of a call."""
+        height, width = image_size
+        scale = boxes.new_tensor([width, height, width, height])
+        return box_convert(boxes, "cxcywh", "xyxy") * scale, logits.softmax(-1)

@@ -50,7 +50,7 @@ class StateInput(nn.Module):
         self.estimate = nn.Linear(dim, dim) if self_conditioned else None
 
     def forward(self, z_t: Tensor, time_code: Tensor, estimate: Tensor | None) -> Tensor:
-        h = self.state(z_t) + time_code.reshape(len(z_t), *[1] * (z_t.dim() - 2), -1)
+        h = self.state(z_t) + time_code.reshape(z_t.shape[0], *[1] * (z_t.dim() - 2), -1)
         if self.estimate is None:
             return h
         if estimate is None:

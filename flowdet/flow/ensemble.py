@@ -104,7 +104,7 @@ class FlowEnsemble(nn.Module):
     def initial_state(self, z_0: Tensor) -> FlowState:
         """The state at t = 0 for noise `z_0`, [B, ..., d]."""
         start = None if self.start is None else self.start.expand_as(z_0)
-        return FlowState(z_0, z_0.new_zeros(len(z_0)), start, z_0)
+        return FlowState(z_0, z_0.new_zeros(z_0.shape[0]), start, z_0)
 
     def predict(self, block: int, state: FlowState, features: object) -> Prediction:
         """What one block (from 0) predicts at a state; `features` go to the block as they are,

@@ -179,13 +179,16 @@ def euler(
             solution.states.append(state.z)
             solution.estimates.append(z1_hat)
         # within a block's interval small steps towards one goal say nothing of the next block
-        if settled is not None and share_of_interval(t, t_next, ensemble.num_blocks) == 1:
-            if held is not None:
-                over = over | settled(held, z1_hat)
-            held = z1_hat
+        if settled is None or share_of_interval(t, t_next, ensemble.num_blocks) < 1:
+            continue
+        if held is not None:
+            over = over | settled(held, z1_hat)
+        held = z1_hat
         if over.all():
             break
-    solution.z_1 = torch.where(expand_time(over, state.z), z1_hat, state.z) if steps else state.z
+    solution.z_1 = state.z
+    if held is not None:
+        solution.z_1 = torch.where(expand_time(over, state.z), held, state.z)
     return state, solution
 
 

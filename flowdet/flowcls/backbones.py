@@ -72,7 +72,7 @@ class ViTBackbone(Backbone):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         encoder = self.vit.encoder
         patches = self.vit._process_input(x)
-        class_token = self.vit.class_token.expand(len(x), -1, -1)
+        class_token = self.vit.class_token.expand(x.shape[0], -1, -1)
         x = encoder.dropout(torch.cat([class_token, patches], dim=1) + encoder.pos_embedding)
         features = {}
         for name, layer in zip(self._names, encoder.layers, strict=True):

@@ -99,7 +99,11 @@ class Classifier(nn.Module, ABC):
         if len(sizes) > 1:
             raise ValueError(f"the images of a batch must have one size, got {sorted(sizes)}")
         # one copy to the device, not one per image
-        return (torch.stack(images).to(self.device) - self.pixel_mean) / self.pixel_std
+        return self.normalise(torch.stack(images).to(self.device))
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Pixels of 0 to 255, [..., 3, H, W], as the backbone takes them."""
+        return (images - self.pixel_mean) / self.pixel_std
 
     def labels_of(self, batched_inputs: list[dict]) -> Tensor:
         """The class indices, [B].

@@ -146,10 +146,16 @@ class FlowMatchingClassifier(Classifier):
         return (self.noise_scale * noise).to(self.device).expand(batch, -1)
 
     def logits(
-        self, features: list[Tensor], mode: str, num_steps: int = 1, block: int = 0
+        self,
+        features: list[Tensor],
+        mode: str,
+        num_steps: int = 1,
+        block: int = 0,
+        z_0: Tensor | None = None,
     ) -> Tensor:
-        """Class logits [B, C] by one inference mode of `flowdet.flow.solve`."""
-        z_0 = self.initial_noise(len(features[0]))
+        """Class logits [B, C] by one inference mode of `flowdet.flow.solve`, from noise [B, d], by
+        default that of `initial_noise`."""
+        z_0 = self.initial_noise(len(features[0])) if z_0 is None else z_0
         arranged = self.arrange(features)
         solution = solve(self.flow, z_0, arranged, mode, num_steps=num_steps, block=block)
         return self.embedding.logits(solution.z_1)

@@ -30,7 +30,7 @@ class ChainedBlocks(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features as the flow blocks see them to [B, d]."""
-        z = self.start.expand(len(features), -1)
+        z = self.start.expand(features.shape[0], -1)
         no_time = torch.zeros_like(z)
         for block in self.blocks:
             z = z + block(z, no_time, features)
@@ -65,7 +65,7 @@ class EncoderHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, N, feature_dim] tokens to [B, d]."""
-        token = self.token.expand(len(features), 1, -1)
+        token = self.token.expand(features.shape[0], 1, -1)
         return self.output(self.layers(torch.cat([token, features], dim=1))[:, 0])
 
 

@@ -1,0 +1,80 @@
+#!/usr/bin/env python
+"""Time of exported files against the model that they were made from.
+
+    benchmarks/export.py --config-file output/digits_demo/config.yaml \\
+        --weights output/digits_demo/model_final.pth --files detector.onnx detector.pt2
+
+The files are those of tools/export.py, of this config and these weights. All run in turn on the
+same random images, on the CPU, in as many threads (OMP_NUM_THREADS); `speed-up` is the model's
+median time divided by the file's.
+"""
+
+import argparse
+import time
+from functools import partial
+from pathlib import Path
+
+import flowdet  # noqa: F401 - first: it silences a warning of detectron2's import
+
+# isort: split
+import numpy as np
+import torch
+from tabulate import tabulate
+
+from flowdet.engine import Predictor, keep_freed_memory
+from flowdet.engine.command import at_least_one, user_errors
+from flowdet.engine.inference_keys import inference_config
+from flowdet.engine.task import CLASSIFICATION, task_of
+from flowdet.export import FORMATS
+from flowdet.flowcls.predictor import ClassPredictor
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--config-file", required=True, help="of the model")
+    add("--weights", help="checkpoint of a training (default: MODEL.WEIGHTS of the config)")
+    add("--files", nargs="+", type=Path, required=True, help="exported from it")
+    add("--batch-sizes", nargs="+", type=at_least_one, default=[1, 8], metavar="B")
+    add("--rounds", type=at_least_one, default=30, help="how often each runs")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
+    return parser.parse_args()
+
+
+@torch.no_grad()
+def seconds(ways: dict, rounds: int) -> dict[str, float]:
+    """Median time of each of the ways, functions without arguments, that run in turn."""
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds + 2):
+        for name, run in ways.items():
+            start = time.perf_counter()
+            run()
+            taken[name].append(time.perf_counter() - start)
+    # the first two warm up
+    return {name: float(np.median(times[2:])) for name, times in taken.items()}
+
+
+def main() -> None:
+    args = parse_args()
+    keep_freed_memory()
+    with user_errors():
+        cfg = inference_config(args.config_file, args.opts, device="cpu")
+        classifies = task_of(cfg) is CLASSIFICATION
+        model = (ClassPredictor if classifies else Predictor)(cfg, args.weights).model
+        eager = partial(model.inference, all_modes=False) if classifies else model.inference
+        kinds = {file.suffix: file for file in FORMATS.values()}
+        files = {path.name: kinds[path.suffix].open(path) for path in args.files}
+    table = []
+    for batch in args.batch_sizes:
+        images = torch.randint(0, 256, (batch, 3, *cfg.INPUT.FIXED_SIZE), dtype=torch.uint8)
+        ways = {"model": partial(eager, [{"image": image} for image in images])}
+        ways |= {name: partial(run, images, None) for name, run in files.items()}
+        found = seconds(ways, args.rounds)
+        table += [[name, batch, 1e3 * s / batch, found["model"] / s] for name, s in found.items()]
+    print(tabulate(table, ["", "batch", "ms per image", "speed-up"], floatfmt=".2f"))
+
+
+if __name__ == "__main__":
+    main()
