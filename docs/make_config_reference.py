@@ -102,7 +102,7 @@ def reference() -> str:
         raise ValueError(f"flowdet/config.py does not explain {', '.join(keys)}")
     table = "\n\n## {}\n\n| key = default | |\n| --- | --- |\n{}\n"
     return HEAD + "".join(
-        table.format(section, "\n".join(rows)).removeprefix("\n")
+        table.format(section or "Top level", "\n".join(rows)).removeprefix("\n")
         for section, rows in sections.items()
     )
 

@@ -23,6 +23,8 @@ def add_flowdet_config(cfg: CfgNode) -> None:
 
 
 def _add_model_keys(cfg: CfgNode) -> None:
+    # Modules, by name or as .py files, that are imported first: they register parts of your own.
+    cfg.IMPORTS = []
     # Fine-tune MODEL.WEIGHTS of other classes: tensors of another class count start anew.
     cfg.MODEL.REINIT_CLASSES = False
     # What the classes are called. A run writes those of its datasets here, so that its config.yaml

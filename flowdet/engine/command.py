@@ -12,7 +12,7 @@ from pathlib import Path
 
 @contextmanager
 def user_errors(
-    kinds: tuple[type[Exception], ...] = (OSError, ValueError, KeyError),
+    kinds: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, ImportError),
 ) -> Iterator[None]:
     """Ends the program with one line for what a user can mend: a wrong file, key or value."""
     try:

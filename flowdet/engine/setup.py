@@ -15,6 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import log_first_n
 
 from flowdet.config import add_flowdet_config
+from flowdet.engine.imports import import_parts
 from flowdet.engine.task import CLASSIFICATION, task_of
 from flowdet.flowcls.datasets import download
 
@@ -22,10 +23,12 @@ logger = logging.getLogger(__name__)
 
 
 def load_config(path: str, overrides: list[str] | None = None) -> CfgNode:
-    """A config file with overrides (`KEY value KEY value ...`), not yet resolved.
+    """A config file with overrides (`KEY value KEY value ...`), not yet resolved. Imports what its
+    `IMPORTS` name.
 
     Raises:
         FileNotFoundError: there is no such file.
+        ImportError: as `import_parts`.
         KeyError: a key does not exist; the message names near ones.
     """
     if not os.path.isfile(path):
@@ -38,6 +41,7 @@ def load_config(path: str, overrides: list[str] | None = None) -> CfgNode:
         _prefer_iterations(cfg, overrides or [])
     except (KeyError, AssertionError) as error:
         raise KeyError(_near_keys(cfg, overrides or []) or error.args[0]) from error
+    import_parts(cfg.IMPORTS)
     return cfg
 
 

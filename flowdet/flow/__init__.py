@@ -10,6 +10,7 @@ from flowdet.flow.blocks import (
     MLPFlowBlock,
     QueryPosition,
     ResidualMLPFlowBlock,
+    StateInput,
     TransformerFlowBlock,
 )
 from flowdet.flow.ensemble import PREDICTIONS, FlowEnsemble, FlowState, PerBlock, Prediction
@@ -62,6 +63,7 @@ __all__ = [
     "QueryPosition",
     "ResidualMLPFlowBlock",
     "Solution",
+    "StateInput",
     "Step",
     "StateSettings",
     "StatesMaker",
