@@ -23,7 +23,7 @@ TRAINED := $(DEMO_DIR)/.trained
 PICTURE := $(DEMO_DIR)/detections.png
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test lint format docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,9 @@ lint: $(SETUP)  ## check the style only
 format: $(SETUP)  ## apply the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(SETUP)  ## build the documentation site into output/site
+	$(BIN)/mkdocs build --strict
 
 # The files below depend on each other by existence only (after the |): a newer backbone or
 # environment is no reason to train again.

@@ -40,7 +40,9 @@ setup(
         "matplotlib",
         "tqdm",
     ],
-    extras_require={"dev": ["pytest>=8", "pytest-timeout", "pytest-xdist", "ruff"]},
+    extras_require={
+        "dev": ["pytest>=8", "pytest-timeout", "pytest-xdist", "ruff", "mkdocs-material"],
+    },
     entry_points={"console_scripts": ["flowdet-install-detectron2 = flowdet_install:main"]},
     classifiers=[
         "Intended Audience :: Science/Research",
