@@ -90,8 +90,7 @@ def _add_transport_keys(node: CfgNode) -> None:
     node.MAX_ROLL_STEPS = 0
     # "chain" draws its number of steps from these, e.g. [1, 2, 4, 8]; [] is T.
     node.CHAIN_STEPS = []
-    # Every block learns at t = 0 in every iteration, and beside it on the states above, where its
-    # loss then passes no gradient to the features.
+    # Every block learns at t = 0 in every iteration, and beside it on the states above.
     node.LEARN_AT_START = False
     # Which query an object's target goes to in interpolated states: "ordered", "random" or
     # "optimal_transport". Visited states take the matching of the detection loss.
@@ -172,7 +171,8 @@ def _add_classification_keys(cfg: CfgNode) -> None:
     # Class logits from the class embedding (tied) or from a projection of their own (W_cls).
     node.TIE_CLASSES = False
     # As in FLOW_DET: what a block predicts, whether it sees the previous estimate, the states on
-    # which it learns, whether at t = 0 too, how t is drawn, and the schedule of the blocks.
+    # which it learns, whether at t = 0 too (where alone its loss then passes a gradient to the
+    # features), how t is drawn, and the schedule of the blocks.
     node.PREDICTION = "target"
     node.SELF_CONDITIONING = True
     node.TRAINING_STATES = "chain"
@@ -267,13 +267,15 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.TEST.EVAL_EPOCHS = 0
 
 
-def state_settings(node: CfgNode) -> StateSettings:
-    """On which states blocks learn, from `MODEL.FLOW_DET` or `MODEL.FLOW_CLS`."""
+def state_settings(node: CfgNode, walk_trains_features: bool) -> StateSettings:
+    """On which states blocks learn, from `MODEL.FLOW_DET` or `MODEL.FLOW_CLS`; the latter argument
+    as of `StateSettings`."""
     return StateSettings(
         kind=node.TRAINING_STATES,
         time_distribution=node.TIME_DISTRIBUTION,
         zero_share=node.TIME_ZERO_SHARE,
         max_steps=node.MAX_ROLL_STEPS,
         learn_at_start=node.LEARN_AT_START,
+        walk_trains_features=walk_trains_features,
         chain_steps=tuple(node.CHAIN_STEPS),
     )

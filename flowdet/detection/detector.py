@@ -125,7 +125,7 @@ class FlowMatchingDetector(SetDetector):
                 flow_cfg.NORMALIZE_TARGET,
                 flow_cfg.LEARN_TARGET,
             ),
-            "states": state_settings(flow_cfg),
+            "states": state_settings(flow_cfg, walk_trains_features=True),
             "coupling": flow_cfg.COUPLING,
             "assignment": flow_cfg.ASSIGNMENT,
             "schedule": flow_cfg.SCHEDULE,

@@ -58,8 +58,9 @@ class StateSettings:
         max_steps: `roll` draws the number of Euler steps from 1 to this; 2T if it is 0.
         chain_steps: `chain` draws the number of Euler steps from these; T steps if there are none.
         learn_at_start: every block learns at t = 0 in every iteration, and beside it on the
-            state above; the features then get gradients at t = 0 alone, where nothing but the
-            image tells the answer. Leaves nothing for `zero_share` to do, which must be 0.
+            state above. Leaves nothing for `zero_share` to do, which must be 0.
+        walk_trains_features: with it, whether the features get gradients on the state above too,
+            or at t = 0 alone, where nothing but the image tells the answer.
     """
 
     kind: str = "interpolated"
@@ -67,6 +68,7 @@ class StateSettings:
     zero_share: float = 0.0
     max_steps: int = 0
     learn_at_start: bool = False
+    walk_trains_features: bool = True
     chain_steps: tuple[int, ...] = ()
 
     def __post_init__(self):
@@ -122,7 +124,7 @@ class TrainingStates(ABC):
         state = self.state(block, z_1)
         if not self.settings.learn_at_start or state is self.initial:
             return [Lesson(state)]
-        return [Lesson(self.initial), Lesson(state, trains_features=False)]
+        return [Lesson(self.initial), Lesson(state, self.settings.walk_trains_features)]
 
     def visited(self, block: int, z1_hat: Tensor) -> None:
         """Takes note that block `block` has predicted `z1_hat` on its state, the last lesson."""

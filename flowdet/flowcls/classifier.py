@@ -108,7 +108,7 @@ class FlowMatchingClassifier(Classifier):
                 node.TIE_CLASSES,
             ),
             "topology": node.TOPOLOGY,
-            "states": state_settings(node),
+            "states": state_settings(node, walk_trains_features=False),
             "schedule": node.SCHEDULE,
             "pass_length": node.PASS_LENGTH,
             "noise_scale": node.NOISE_SCALE,

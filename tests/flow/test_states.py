@@ -142,9 +142,12 @@ def test_roll_visits_what_the_ensemble_solver_visits(ensemble):
     assert seen == {0, 0.333, 0.5, 0.667}
 
 
+@pytest.mark.parametrize("walk_trains", [True, False])
 @pytest.mark.parametrize("kind", ["interpolated", "chain", "roll"])
-def test_lessons_at_the_start_alone_train_the_features(ensemble, kind):
-    settings = StateSettings(kind, max_steps=8, learn_at_start=True)
+def test_lessons_at_the_start_train_the_features_and_others_may(ensemble, kind, walk_trains):
+    settings = StateSettings(
+        kind, max_steps=8, learn_at_start=True, walk_trains_features=walk_trains
+    )
     walked = 0
     for _ in range(10):
         states = make_states(settings, ensemble, torch.randn(2, DIM), FEATURES)
@@ -153,7 +156,7 @@ def test_lessons_at_the_start_alone_train_the_features(ensemble, kind):
             assert start.state is states.initial and start.trains_features
             for lesson in others:
                 assert lesson.state.t.min() > 0
-                assert not lesson.trains_features
+                assert lesson.trains_features == walk_trains
             last = [start, *others][-1]
             states.visited(k, ensemble.predict(k, last.state, FEATURES).z1_hat)
             walked += len(others)
