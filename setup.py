@@ -6,6 +6,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
+# tools/export.py: torch writes ONNX files with the first two, the last one runs them
+EXPORT = ["torch>=2.8", "onnx", "onnxscript", "onnxruntime"]
 
 
 def read_version() -> str:
@@ -40,7 +42,10 @@ setup(
         "matplotlib",
         "tqdm",
     ],
-    extras_require={"dev": ["pytest>=8", "pytest-timeout", "pytest-xdist", "ruff"]},
+    extras_require={
+        "export": EXPORT,
+        "dev": ["pytest>=8", "pytest-timeout", "pytest-xdist", "ruff", *EXPORT],
+    },
     entry_points={"console_scripts": ["flowdet-install-detectron2 = flowdet_install:main"]},
     classifiers=[
         "Intended Audience :: Science/Research",
