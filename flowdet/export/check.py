@@ -103,8 +103,8 @@ def _distance(one: Tensor, other: Tensor) -> float:
         return 1.0
     if not len(one):
         return 0.0
-    between = torch.cdist(one.double(), other.double(), p=float("inf"))
-    # nan, where there is one
+    # cdist would pass over nan
+    between = (one[:, None] - other).abs().amax(dim=-1)
     return float(torch.cat([between.amin(dim=0), between.amin(dim=1)]).max())
 
 
