@@ -118,7 +118,7 @@ def euler(
             break
     solution.z_1 = state.z
     if before is not None:
-        solution.z_1 = torch.where(expand_time(over, state.z), before, state.z)
+        solution.z_1 = torch.where(expand_time(over, state.z), z1_hat, state.z)
     return state, solution
 
 
