@@ -6,6 +6,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
+# tools/export.py: torch writes ONNX files with the first two, the last one runs them
+EXPORT = ["torch>=2.8", "onnx", "onnxscript", "onnxruntime"]
 
 
 def read_version() -> str:
@@ -41,7 +43,8 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "dev": ["pytest>=8", "pytest-timeout", "pytest-xdist", "ruff", "mkdocs-material"],
+        "export": EXPORT,
+        "dev": ["pytest>=8", "pytest-timeout", "pytest-xdist", "ruff", "mkdocs-material", *EXPORT],
     },
     entry_points={"console_scripts": ["flowdet-install-detectron2 = flowdet_install:main"]},
     classifiers=[

@@ -19,13 +19,17 @@ import flowdet  # noqa: F401 - first: it silences a warning of detectron2's impo
 # isort: split
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from tabulate import tabulate
 
+from flowdet.analysis import changed_keys, write_results
+from flowdet.analysis.results import method_of
 from flowdet.engine import Predictor, keep_freed_memory
-from flowdet.engine.command import at_least_one, user_errors
+from flowdet.engine.command import at_least_one, typed_command, user_errors
 from flowdet.engine.inference_keys import inference_config
 from flowdet.engine.task import CLASSIFICATION, task_of
 from flowdet.export import FORMATS
+from flowdet.export.formats import Runner
 from flowdet.flowcls.predictor import ClassPredictor
 
 
@@ -39,8 +43,19 @@ def parse_args() -> argparse.Namespace:
     add("--files", nargs="+", type=Path, required=True, help="exported from it")
     add("--batch-sizes", nargs="+", type=at_least_one, default=[1, 8], metavar="B")
     add("--rounds", type=at_least_one, default=30, help="how often each runs")
+    add("--output", type=Path, help="a JSON for the speed-ups")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
     return parser.parse_args()
+
+
+def open_file(path: Path) -> Runner:
+    """An exported file as a function; ValueError or OSError if it is none."""
+    kinds = {file.suffix: file for file in FORMATS.values()}
+    if path.suffix not in kinds:
+        raise ValueError(f"--files: {path} must end in {' or '.join(kinds)}")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no exported file {path}")
+    return kinds[path.suffix].open(path)
 
 
 @torch.no_grad()
@@ -56,6 +71,17 @@ def seconds(ways: dict, rounds: int) -> dict[str, float]:
     return {name: float(np.median(times[2:])) for name, times in taken.items()}
 
 
+def rows_of(cfg: CfgNode, table: list[list]) -> list[dict]:
+    """Speed-ups of the files, in the form of result files."""
+    common = {"method": method_of(cfg), "metric": "speed_up", "std": None, "n": 1}
+    common["threads"] = torch.get_num_threads()
+    return [
+        {**common, "file": Path(name).suffix, "batch": batch, "mean": round(speed_up, 2)}
+        for name, batch, _, speed_up in table
+        if name != "model"
+    ]
+
+
 def main() -> None:
     args = parse_args()
     keep_freed_memory()
@@ -64,8 +90,7 @@ def main() -> None:
         classifies = task_of(cfg) is CLASSIFICATION
         model = (ClassPredictor if classifies else Predictor)(cfg, args.weights).model
         eager = partial(model.inference, all_modes=False) if classifies else model.inference
-        kinds = {file.suffix: file for file in FORMATS.values()}
-        files = {path.name: kinds[path.suffix].open(path) for path in args.files}
+        files = {path.name: open_file(path) for path in args.files}
     table = []
     for batch in args.batch_sizes:
         images = torch.randint(0, 256, (batch, 3, *cfg.INPUT.FIXED_SIZE), dtype=torch.uint8)
@@ -74,6 +99,15 @@ def main() -> None:
         found = seconds(ways, args.rounds)
         table += [[name, batch, 1e3 * s / batch, found["model"] / s] for name, s in found.items()]
     print(tabulate(table, ["", "batch", "ms per image", "speed-up"], floatfmt=".2f"))
+    if args.output:
+        write_results(
+            args.output,
+            rows_of(cfg, table),
+            command=typed_command(),
+            config=args.config_file,
+            seeds=[cfg.SEED],
+            settings=changed_keys(cfg),
+        )
 
 
 if __name__ == "__main__":

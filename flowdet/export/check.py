@@ -1,4 +1,4 @@
-"""Whether an exported file says what the model says."""
+"""Whether an exported file says what the model says; only such files are kept."""
 
 from __future__ import annotations
 
@@ -51,8 +51,10 @@ def difference(graph: Graph, run: Runner, images: Tensor, give_noise: bool = Fal
         differences += [
             (_distance(one, other), len(one)) for one, other in zip(expected, found, strict=True)
         ]
+    # unlike max(), this does not pass over nan
+    largest = float(torch.tensor([x for x, _ in differences]).max())
     count = sum(count for _, count in differences[1:]) if detects else None
-    return Difference(max(x for x, _ in differences), len(images), count)
+    return Difference(largest, len(images), count)
 
 
 def _detections(graph: DetectionGraph, images: Tensor) -> list[Tensor]:
@@ -101,8 +103,8 @@ def _distance(one: Tensor, other: Tensor) -> float:
         return 1.0
     if not len(one):
         return 0.0
-    between = torch.cdist(one.double(), other.double(), p=float("inf"))
-    # nan, where there is one
+    # cdist would pass over nan
+    between = (one[:, None] - other).abs().amax(dim=-1)
     return float(torch.cat([between.amin(dim=0), between.amin(dim=1)]).max())
 
 

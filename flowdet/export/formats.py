@@ -20,7 +20,7 @@ from flowdet.export.suppression import onnx_translations
 # images, uint8 [B, 3, H, W], and noise [B, ..., d] or None, to the outputs of the graph
 Runner = Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]
 
-# the first with everything that torch.onnx writes; ONNX Runtime reads it since 1.14 (2023)
+# what torch.onnx writes by itself: another one would be converted from it
 OPSET = 18
 EXTRA_FILE = "flowdet.json"
 

@@ -1,6 +1,7 @@
 """Exported files say what the model says: ONNX Runtime and torch.export against eager."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -142,6 +143,11 @@ def test_a_difference_of_probabilities_is_found():
     graph = classifier_graph("cifar10_backprop_cnn")
     found = difference(graph, lambda x, noise: (graph(x)[0] + 0.01,), images(size=(32, 32)))
     assert found == Difference(pytest.approx(0.01, rel=1e-3), 3, None)
+
+    def broken(pixels, noise):
+        return (graph(pixels)[0].index_fill(0, torch.tensor([0]), float("nan")),)
+
+    assert math.isnan(difference(graph, broken, images(size=(32, 32))).largest)
 
 
 def test_only_what_is_right_is_written(tmp_path, monkeypatch):
