@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import Instances
@@ -18,6 +19,22 @@ TITLE_FONT = 15
 GAP = 10
 # above this a sheet has more pixels than anyone looks at
 MAX_TILES = 400
+
+
+class Mark(NamedTuple):
+    """A box to be drawn.
+
+    Attributes:
+        box: absolute xyxy in pixels of the image.
+        label: above it; "" for none.
+        color: RGB in [0, 1].
+        style: of its line, as matplotlib names them.
+    """
+
+    box: Sequence[float]
+    label: str
+    color: tuple[float, ...]
+    style: str = "-"
 
 
 class Painter:
@@ -38,40 +55,48 @@ class Painter:
 
     def picture(self, result: dict) -> Image.Image:
         """An image with its detections, in its own size or enlarged to `TILE`."""
-        image = _read(result)
+        image = image_of(result)
         return self._draw(image, result["instances"], max(TILE, *image.size))
 
     def tile(self, result: dict) -> Image.Image:
         """An image with its detections, its longer side `TILE` pixels."""
-        return self._draw(_read(result), result["instances"], TILE)
+        return self._draw(image_of(result), result["instances"], TILE)
 
     def steps(self, result: dict) -> list[Image.Image]:
         """A tile for every step of a result with `trajectory`."""
-        image = _read(result)
+        image = image_of(result)
         return [self._draw(image, instances, TILE) for instances in result["trajectory"]]
 
     def _draw(self, image: Image.Image, instances: Instances, side: int) -> Image.Image:
         """The image enlarged or shrunk to the longer side `side`, and the boxes on it."""
-        factor = side / max(image.size)
-        width, height = (max(round(x * factor), 1) for x in image.size)
-        canvas = Visualizer(image.resize((width, height), Image.Resampling.BICUBIC))
-        font = max(10, math.sqrt(width * height) / 70)
         instances = self.confident(instances)
-        boxes = instances.pred_boxes.clone()
-        boxes.scale(width / image.width, height / image.height)
+        marks = []
         # the best last, on top
         for i in reversed(range(len(instances))):
             index = int(instances.pred_classes[i])
             label = f"{self.class_names[index]} {instances.scores[i]:.0%}"
-            box, color = boxes.tensor[i].tolist(), class_color(index)
-            canvas.draw_box(box, alpha=1, edge_color=color)
-            corner = _label_corner(box, label, font, width)
+            marks.append(Mark(instances.pred_boxes.tensor[i].tolist(), label, class_color(index)))
+        return draw_marks(image, marks, side)
+
+
+def draw_marks(image: Image.Image, marks: Sequence[Mark], side: int = TILE) -> Image.Image:
+    """The image enlarged or shrunk to the longer side `side`, and marks on it, the last on top."""
+    factor = side / max(image.size)
+    width, height = (max(round(x * factor), 1) for x in image.size)
+    canvas = Visualizer(image.resize((width, height), Image.Resampling.BICUBIC))
+    font = max(10, math.sqrt(width * height) / 70)
+    scale = (width / image.width, height / image.height) * 2
+    for mark in marks:
+        box = [x * by for x, by in zip(mark.box, scale, strict=True)]
+        canvas.draw_box(box, alpha=1, edge_color=mark.color, line_style=mark.style)
+        if mark.label:
+            corner = _label_corner(box, mark.label, font, width)
             # lighter than the box, as its background is black
-            light = tuple(0.5 + 0.5 * x for x in color)
+            light = tuple(0.5 + 0.5 * x for x in mark.color)
             canvas.draw_text(
-                label, corner, font_size=font, color=light, horizontal_alignment="left"
+                mark.label, corner, font_size=font, color=light, horizontal_alignment="left"
             )
-        return Image.fromarray(canvas.get_output().get_image())
+    return Image.fromarray(canvas.get_output().get_image())
 
 
 def class_color(index: int) -> tuple[float, float, float]:
@@ -87,7 +112,8 @@ def _label_corner(box: list[float], label: str, font: float, width: int) -> tupl
     return max(x, 2), max(box[1] - line, 2)
 
 
-def _read(result: dict) -> Image.Image:
+def image_of(result: dict) -> Image.Image:
+    """The image that a result, or a dataset dict, is of."""
     return Image.fromarray(read_image(result["file_name"], "RGB"))
 
 

@@ -32,6 +32,7 @@ class BasePredictor:
             config.yaml; else those of the dataset, or numbers where the config names none.
         model, cfg: what runs (the average of the weights, if the checkpoint holds one and
             `SOLVER.EMA_DECAY` is set), and its resolved config.
+        averaged: whether it is that average.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
@@ -53,7 +54,8 @@ class BasePredictor:
         self.class_names = list(cfg.MODEL.CLASS_NAMES)
         model = build_model(cfg)
         average = load_trained(cfg, model, cfg.MODEL.WEIGHTS)
-        self.model = (model if average is None else average.module).eval()
+        self.averaged = average is not None
+        self.model = (average.module if self.averaged else model).eval()
 
     def _check(self, cfg: CfgNode) -> None:
         if task_of(cfg) is not self.task:
