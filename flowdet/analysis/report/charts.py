@@ -149,7 +149,7 @@ def _line_figure(points: dict[str, np.ndarray], unit: str) -> Figure:
         marker = "o" if len(x) < 15 else ""
         axes.plot(x, y, color=color, linestyle=style, marker=marker, markersize=3, label=label)
     axes.set_xlabel(unit)
-    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=unit == "iteration"))
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=(1, 2, 5, 10)))
     axes.grid(alpha=0.25, color=_INK)
     axes.spines[["top", "right"]].set_visible(False)
     if len(points) > 1:

@@ -26,7 +26,7 @@ from flowdet.analysis.results import write_text
 from flowdet.analysis.runs import read_metrics, read_run_config
 from flowdet.detection.judging import IOU_THRESHOLD, SCORE_THRESHOLD
 from flowdet.engine import FlowDetCheckpointer
-from flowdet.engine.setup import with_keys
+from flowdet.engine.setup import resolve_model
 from flowdet.engine.task import CLASSIFICATION, task_of
 
 logger = logging.getLogger(__name__)
@@ -72,6 +72,8 @@ def _environment() -> Environment:
 
 
 def _content(folder: Path, cfg: CfgNode, images: int) -> dict:
+    # the device of another machine, and class names that an old config does not hold
+    _if_there(lambda: resolve_model(cfg))
     records = _records(folder)
     found = evaluated(cfg, records)
     classification = task_of(cfg) is CLASSIFICATION
@@ -114,8 +116,6 @@ def _gallery(folder: Path, cfg: CfgNode, images: int) -> tuple[Gallery | None, s
     if not run.has_checkpoint():
         return None, "There are no weights yet, so that no image can be looked at."
     make = classification_gallery if task_of(cfg) is CLASSIFICATION else detection_gallery
-    # the class names come from the config, and the weights do not start anew
-    cfg = with_keys(cfg, {"MODEL.REINIT_CLASSES": False})
     gallery = _if_there(lambda: make(cfg, run.get_checkpoint_file(), images))
     return gallery, "The test images or the weights are not where they were, or cannot be read."
 

@@ -61,8 +61,8 @@ def _iterations_done(cfg: CfgNode, records: Sequence[dict]) -> int:
 
 def _progress(cfg: CfgNode, done: int) -> str:
     total, per_epoch = cfg.SOLVER.MAX_ITER, task_of(cfg).keys(cfg).PASS_LENGTH
-    epochs = f", {done / per_epoch:.1f} epochs" if per_epoch else ""
-    state = "finished" if done >= total else f"of {total:,}: not finished"
+    epochs = f" ({done / per_epoch:.1f} epochs)" if per_epoch else ""
+    state = "finished" if done >= total else f"not finished: {total:,} were planned"
     return f"{done:,} iterations{epochs} of {cfg.SOLVER.IMS_PER_BATCH} images, {state}"
 
 
