@@ -42,12 +42,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Attributes:
-    best, worst: pictures.
-    looked_at, of: images that were looked at, and that there are.
-    dataset: they are of.
-    averaged: whether the averaged weights were used.
-    classes: of a classifier, right answers per class.
+    """What a model makes of single images.
+
+    Attributes:
+        best, worst: pictures.
+        looked_at, of: how many images were looked at, and how many there are.
+        dataset: they are of.
+        averaged: whether the model has the averaged weights.
+        classes: of a classifier, right answers per class.
     """
 
     best: list[Picture]
