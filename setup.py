@@ -40,8 +40,10 @@ setup(
         "opencv-python-headless",
         "scikit-learn",  # its handwritten digits make the generated datasets
         "matplotlib",
+        "jinja2",  # the page of tools/report.py; torch needs it too
         "tqdm",
     ],
+    package_data={"flowdet.analysis.report": ["*.jinja"]},
     extras_require={
         "export": EXPORT,
         "dev": ["pytest>=8", "pytest-timeout", "pytest-xdist", "ruff", "mkdocs-material", *EXPORT],

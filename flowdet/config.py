@@ -247,6 +247,12 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.TEST.BATCH_SIZE = 8
     # Classes over which AP*-subset is averaged, beside the mean over all classes.
     cfg.TEST.CLASS_SUBSET = []
+    # Images of each test dataset that every evaluation draws into TensorBoard; 0 is off.
+    cfg.TEST.SAMPLE_IMAGES = 6
+    # A training ends with its report.html, for which so many test images are looked at to find
+    # the best and the worst; 0 leaves those out.
+    cfg.TEST.REPORT = True
+    cfg.TEST.REPORT_IMAGES = 100
 
 
 def _add_solver_keys(cfg: CfgNode) -> None:

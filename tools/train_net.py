@@ -9,6 +9,7 @@
 """
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from flowdet.analysis import result_rows, write_results
+from flowdet.analysis.report import write_report
 from flowdet.engine import (
     FlowDetCheckpointer,
     Trainer,
@@ -56,8 +58,11 @@ def main(args: argparse.Namespace) -> dict | None:
     # an image that cannot be read, logits that are not finite: the log has the traceback
     with user_errors((OSError, ValueError)):
         results = run()
-    if results and comm.is_main_process():
-        save_results(cfg, args, results)
+    if comm.is_main_process():
+        if results:
+            save_results(cfg, args, results)
+        if cfg.TEST.REPORT and not args.eval_only:
+            report(cfg)
     return results
 
 
@@ -91,6 +96,16 @@ def save_results(cfg: CfgNode, args: argparse.Namespace, results: dict) -> None:
         rows += result_rows(cfg, name, tasks)
     path = os.path.join(cfg.OUTPUT_DIR, "results.json")
     write_results(path, rows, command=typed_command(), config=args.config_file, seeds=[cfg.SEED])
+
+
+def report(cfg: CfgNode) -> None:
+    """Writes the run's report.html."""
+    try:
+        path = write_report(cfg.OUTPUT_DIR)
+        logging.getLogger("flowdet").info("Report: %s", path)
+    # whatever it is: the training has ended well, and its results are written
+    except Exception:
+        logging.getLogger("flowdet").exception("the report could not be written")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from flowdet.analysis.results import method_of
 from flowdet.analysis.runs import IRRELEVANT_KEYS, read_metrics, read_run_config
 from flowdet.engine.setup import flat_items
+from flowdet.engine.task import task_of
 
 
 def group_runs(folders: Sequence[str | Path]) -> dict[str, list[tuple[Path, CfgNode]]]:
@@ -66,7 +67,7 @@ def curve_rows(groups: dict[str, list[tuple[Path, CfgNode]]], metrics: Sequence[
         records = [read_metrics(folder) for folder, _ in runs]
         common = {"run": label, "method": method_of(cfg), "dataset": cfg.DATASETS.TEST[0]}
         for metric in metrics:
-            series = [_series(run, metric, cfg.SOLVER.MAX_ITER) for run in records]
+            series = [metric_series(run, metric, cfg.SOLVER.MAX_ITER) for run in records]
             if not any(series):
                 known = sorted({key for run in records for r in run for key in r})
                 raise ValueError(f"{runs[0][0]} has no {metric!r} in metrics.json, only {known}")
@@ -76,7 +77,7 @@ def curve_rows(groups: dict[str, list[tuple[Path, CfgNode]]], metrics: Sequence[
                     | {
                         "metric": metric,
                         "iteration": iteration,
-                        "epoch": _epoch(iteration, cfg),
+                        "epoch": epoch_of(iteration, cfg),
                         "mean": round(float(np.mean(values)), 4),
                         "min": round(min(values), 4),
                         "max": round(max(values), 4),
@@ -86,7 +87,7 @@ def curve_rows(groups: dict[str, list[tuple[Path, CfgNode]]], metrics: Sequence[
     return rows
 
 
-def _series(records: Sequence[dict], metric: str, last: int) -> dict[int, float]:
+def metric_series(records: Sequence[dict], metric: str, last: int) -> dict[int, float]:
     """A metric by the number of iterations done."""
     # the evaluation after the training carries the number of the iteration after it
     return {min(r["iteration"] + 1, last): r[metric] for r in records if metric in r}
@@ -102,8 +103,9 @@ def _shared_points(series: Sequence[dict[int, float]]) -> Iterator[tuple[int, li
             yield iteration, found
 
 
-def _epoch(iteration: int, cfg: CfgNode) -> float | None:
-    per_epoch = cfg.MODEL.FLOW_DET.PASS_LENGTH
+def epoch_of(iteration: int, cfg: CfgNode) -> float | None:
+    """None where the run does not know how long an epoch is."""
+    per_epoch = task_of(cfg).keys(cfg).PASS_LENGTH
     return round(iteration / per_epoch, 3) if per_epoch else None
 
 

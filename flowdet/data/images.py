@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-__all__ = ["find_images"]
+__all__ = ["evenly", "find_images"]
 
 
 def find_images(inputs: Iterable[str | Path]) -> list[Path]:
@@ -25,6 +25,12 @@ def find_images(inputs: Iterable[str | Path]) -> list[Path]:
     for file in files:
         _check_header(file)
     return files
+
+
+def evenly(count: int, wanted: int) -> list[int]:
+    """Places of `wanted` of `count` things, spread evenly; of all, where there are no more."""
+    wanted = min(wanted, count)
+    return [(2 * i + 1) * count // (2 * wanted) for i in range(wanted)]
 
 
 def _expand(text: str) -> list[Path]:

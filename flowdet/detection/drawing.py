@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
-import torch
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
 from matplotlib.colors import hsv_to_rgb
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 # pixels: the longer side of a tile (and the least of a picture, so that labels are readable on
 # small images), the font of titles, the space around tiles
@@ -22,6 +21,24 @@ GAP = 10
 THIN = 0.6
 # above this a sheet has more pixels than anyone looks at
 MAX_TILES = 400
+
+
+class Mark(NamedTuple):
+    """A box to be drawn.
+
+    Attributes:
+        box: absolute xyxy in pixels of the image.
+        label: above it; "" for none.
+        color: RGB in [0, 1].
+        style: of its line, as matplotlib names them.
+        width: of its line in points; 0 is that of detectron2's boxes.
+    """
+
+    box: Sequence[float]
+    label: str
+    color: tuple[float, ...]
+    style: str = "-"
+    width: float = 0
 
 
 class Painter:
@@ -56,35 +73,48 @@ class Painter:
 
     def _draw(self, image: Image.Image, instances: Instances, side: int) -> Image.Image:
         """The image enlarged or shrunk to the longer side `side`, and the boxes on it."""
-        factor = side / max(image.size)
-        width, height = (max(round(x * factor), 1) for x in image.size)
-        canvas = Visualizer(image.resize((width, height), Image.Resampling.BICUBIC))
-        font = max(10, math.sqrt(width * height) / 70)
         instances = self.confident(instances)
-        scale = torch.tensor([width / image.width, height / image.height] * 2)
-        boxes = instances.pred_boxes.tensor * scale
+        marks: list[Mark] = []
         # the best last, on top
         for i in reversed(range(len(instances))):
             index = int(instances.pred_classes[i])
             label = f"{self.class_names[index]} {instances.scores[i]:.0%}"
+            color = class_color(index)
             if instances.has("block_boxes"):
                 label += f" ±{pixels_text(float(instances.box_spread[i]))}"
-                _draw_blocks(canvas, instances.block_boxes[i] * scale, class_color(index))
-            box, color = boxes[i].tolist(), class_color(index)
-            canvas.draw_box(box, alpha=1, edge_color=color)
-            corner = _label_corner(box, label, font, width)
-            # its background is black
+                boxes = instances.block_boxes[i].tolist()
+                marks += [Mark(box, "", light(color), width=THIN) for box in boxes]
+            marks.append(Mark(instances.pred_boxes.tensor[i].tolist(), label, color))
+        return draw_marks(image, marks, side)
+
+
+def draw_marks(image: Image.Image, marks: Sequence[Mark], side: int = TILE) -> Image.Image:
+    """The image enlarged or shrunk to the longer side `side`, and marks on it, the last on top."""
+    factor = side / max(image.size)
+    width, height = (max(round(x * factor), 1) for x in image.size)
+    canvas = Visualizer(image.resize((width, height), Image.Resampling.BICUBIC))
+    font = max(10, math.sqrt(width * height) / 70)
+    scale = (width / image.width, height / image.height) * 2
+    for mark in marks:
+        box = [x * by for x, by in zip(mark.box, scale, strict=True)]
+        if mark.width:
+            _draw_thin(canvas, box, mark)
+        else:
+            canvas.draw_box(box, alpha=1, edge_color=mark.color, line_style=mark.style)
+        if mark.label:
+            corner = _label_corner(box, mark.label, font, width)
+            shade = light(mark.color)  # the background of a label is black
             canvas.draw_text(
-                label, corner, font_size=font, color=light(color), horizontal_alignment="left"
+                mark.label, corner, font_size=font, color=shade, horizontal_alignment="left"
             )
-        return Image.fromarray(canvas.get_output().get_image())
+    return Image.fromarray(canvas.get_output().get_image())
 
 
-def _draw_blocks(canvas: Visualizer, boxes: Tensor, color: tuple[float, float, float]) -> None:
-    """A thin, light outline for the box of every block, [T, 4] in pixels of the canvas."""
-    for x1, y1, x2, y2 in boxes.tolist():
-        corners = [x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1]
-        canvas.output.ax.plot(*corners, color=light(color), linewidth=THIN, alpha=0.8)
+def _draw_thin(canvas: Visualizer, box: Sequence[float], mark: Mark) -> None:
+    """An outline of the mark's width, which the visualizer's own boxes cannot have."""
+    x1, y1, x2, y2 = box
+    corners = [x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1]
+    canvas.output.ax.plot(*corners, color=mark.color, linewidth=mark.width, alpha=0.8)
 
 
 def pixels_text(spread: float) -> str:
@@ -111,7 +141,7 @@ def _label_corner(box: list[float], label: str, font: float, width: int) -> tupl
 
 
 def image_of(result: dict) -> Image.Image:
-    """The image that a result is of."""
+    """The image that a result, or a dataset dict, is of."""
     pixels = result.get("pixels")
     return Image.fromarray(read_image(result["file_name"], "RGB") if pixels is None else pixels)
 

@@ -10,7 +10,9 @@ from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.modeling import META_ARCH_REGISTRY
 
 import flowdet.data.build
+import flowdet.detection.samples
 import flowdet.flowcls.data
+import flowdet.flowcls.samples
 from flowdet.detection.evaluation import build_evaluator
 from flowdet.flowcls import Classifier
 from flowdet.flowcls.evaluator import ClassificationEvaluator
@@ -25,6 +27,7 @@ class Task:
         evaluator_types: kinds of datasets (in their metadata) that it is for.
         count_training_images: those in an epoch.
         build_train_loader, build_test_loader, build_evaluator: as of `Trainer`.
+        sample_sheet: draws test images and what a model says of them.
     """
 
     node: str
@@ -33,6 +36,7 @@ class Task:
     build_train_loader: Callable
     build_test_loader: Callable
     build_evaluator: Callable
+    sample_sheet: Callable
 
     def keys(self, cfg: CfgNode) -> CfgNode:
         """Its node in a config."""
@@ -60,6 +64,7 @@ DETECTION = Task(
     flowdet.data.build.build_train_loader,
     flowdet.data.build.build_test_loader,
     build_evaluator,
+    flowdet.detection.samples.sample_sheet,
 )
 CLASSIFICATION = Task(
     "FLOW_CLS",
@@ -68,6 +73,7 @@ CLASSIFICATION = Task(
     flowdet.flowcls.data.build_train_loader,
     flowdet.flowcls.data.build_test_loader,
     _build_classification_evaluator,
+    flowdet.flowcls.samples.sample_sheet,
 )
 
 

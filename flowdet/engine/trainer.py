@@ -7,9 +7,10 @@ import weakref
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.utils import comm
 from fvcore.nn import parameter_count_table
+from PIL import Image
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -22,6 +23,10 @@ from flowdet.engine.hooks import (
 )
 from flowdet.engine.optimizer import build_optimizer
 from flowdet.engine.task import task_of
+from flowdet.engine.watching import DrawSamples, LogCost, LogLearningRates
+
+# more on one sheet are too small to be seen
+MAX_SAMPLES = 50
 
 
 class Trainer(DefaultTrainer):
@@ -49,10 +54,11 @@ class Trainer(DefaultTrainer):
             trainer=weakref.proxy(self),
         )
         hooks = super().build_hooks()
-        if self.cfg.SOLVER.EMA_DECAY:
-            average = average_of(
-                getattr(self.model, "module", self.model), self.cfg.SOLVER.EMA_DECAY
-            )
+        average = self._average()
+        # before the writers, which come last
+        place = len(hooks) - comm.is_main_process()
+        hooks[place:place] = self._watching_hooks(average)
+        if average is not None:
             self.checkpointer.add_checkpointable("ema", average)
             # before those that save and evaluate it
             hooks.insert(0, UpdateAverage(average))
@@ -60,10 +66,30 @@ class Trainer(DefaultTrainer):
             self.test = lambda cfg, model: evaluate(cfg, model, average)
         if self.cfg.SEED >= 0:
             hooks.insert(0, SeedEveryIteration(self.cfg.SEED))
-        local = getattr(getattr(self.model, "module", self.model), "local", None)
+        local = getattr(self._plain_model, "local", None)
         if local is not None and local.schedule == "alternate" and comm.get_world_size() > 1:
             self._trainer.register_hooks([DropIdleGradients()])
         return hooks
+
+    @property
+    def _plain_model(self) -> nn.Module:
+        """Without DistributedDataParallel."""
+        return getattr(self.model, "module", self.model)
+
+    def _average(self) -> AveragedModel | None:
+        decay = self.cfg.SOLVER.EMA_DECAY
+        return average_of(self._plain_model, decay) if decay else None
+
+    def _watching_hooks(self, average: AveragedModel | None) -> list[HookBase]:
+        cfg, model = self.cfg, self._plain_model if average is None else average.module
+        watching = [LogLearningRates(), LogCost(cfg.SOLVER.IMS_PER_BATCH, cfg.MODEL.DEVICE)]
+        if not 0 <= cfg.TEST.SAMPLE_IMAGES <= MAX_SAMPLES:
+            raise ValueError(
+                f"TEST.SAMPLE_IMAGES must be from 0 to {MAX_SAMPLES}, got {cfg.TEST.SAMPLE_IMAGES}"
+            )
+        if cfg.TEST.SAMPLE_IMAGES:
+            watching.append(DrawSamples(cfg.TEST.EVAL_PERIOD, lambda: draw_samples(cfg, model)))
+        return watching
 
     @classmethod
     def build_model(cls, cfg):
@@ -93,6 +119,16 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg, dataset_name, output_folder=None):
         return task_of(cfg).build_evaluator(cfg, dataset_name, output_folder)
+
+
+def draw_samples(cfg: CfgNode, model: nn.Module) -> dict[str, Image.Image]:
+    """`TEST.SAMPLE_IMAGES` images of every test dataset with what the model says of them, by
+    "samples/<dataset>"."""
+    draw = task_of(cfg).sample_sheet
+    return {
+        f"samples/{name}": draw(cfg, model, name, cfg.TEST.SAMPLE_IMAGES)
+        for name in cfg.DATASETS.TEST
+    }
 
 
 def share_buffers(model: nn.Module) -> None:

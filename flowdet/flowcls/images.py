@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import center_crop, resize
 
-__all__ = ["ImageStore", "fit", "read"]
+__all__ = ["ImageStore", "fit", "model_input", "read"]
 
 _EXIF_ORIENTATION = 0x112
 
@@ -82,6 +82,18 @@ def fit(images: Tensor, size: tuple[int, int]) -> Tensor:
     scale = max(size[0] / height, size[1] / width)
     covering = [max(round(height * scale), size[0]), max(round(width * scale), size[1])]
     return center_crop(resize(images, covering, antialias=True), list(size))
+
+
+def model_input(records: Sequence[dict], size: tuple[int, int], channels: str) -> Tensor:
+    """The images of dicts as the test loader gives them: uint8 [B, 3, h, w] of `size`, in the
+    order "RGB" or "BGR".
+
+    Raises:
+        OSError, ValueError: as `ImageStore`.
+    """
+    # resized one by one: a batch of photographs in their own size may not fit into memory
+    images = torch.stack([fit(read(record), size) for record in records])
+    return images.flip(1) if channels == "BGR" else images
 
 
 def read(record: dict) -> Tensor:

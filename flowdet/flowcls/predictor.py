@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
@@ -13,7 +12,7 @@ from flowdet.engine.inputs import ImageInput
 from flowdet.engine.predictor import BasePredictor
 from flowdet.engine.task import CLASSIFICATION
 from flowdet.flowcls.classifier import FlowMatchingClassifier
-from flowdet.flowcls.images import fit, read
+from flowdet.flowcls.images import model_input
 
 
 class ClassPredictor(BasePredictor):
@@ -62,9 +61,7 @@ class ClassPredictor(BasePredictor):
             records: dicts with `file_name` and `image_id`.
         """
         size = tuple(self.cfg.INPUT.FIXED_SIZE)
-        # resized one by one: a batch of photographs in their own size may not fit into memory
-        images = torch.stack([fit(read(record), size) for record in records])
-        return images.flip(1) if self.cfg.INPUT.FORMAT == "BGR" else images
+        return model_input(records, size, self.cfg.INPUT.FORMAT)
 
     def top(self, result: dict, k: int) -> list[tuple[str, float]]:
         """The k most probable classes of a result, best first, with their probabilities; all

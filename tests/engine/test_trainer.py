@@ -39,10 +39,15 @@ def last_metrics(folder):
     return {name: value for line in lines for name, value in json.loads(line).items()}
 
 
+def averaged(folder):
+    return torch.load(folder / "model_final.pth", weights_only=True)["ema"]
+
+
 @pytest.mark.parametrize("schedule", ["joint", "alternate"])
 def test_an_interrupted_training_goes_on_as_if_it_was_not(cfg, tmp_path, schedule):
     cfg.MODEL.FLOW_DET.SCHEDULE = schedule
     cfg.MODEL.FLOW_DET.PASS_LENGTH = 2
+    cfg.SOLVER.EMA_DECAY = 0.5
     whole = train(cfg, tmp_path / "whole")
     # the fourth iteration is lost, and done again
     train(cfg, tmp_path / "parts", interrupt_before=4)
@@ -51,6 +56,14 @@ def test_an_interrupted_training_goes_on_as_if_it_was_not(cfg, tmp_path, schedul
     expected = whole.model.state_dict()
     for name, tensor in resumed.model.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
+    one, two = (averaged(tmp_path / name) for name in ("whole", "parts"))
+    assert one.keys() == two.keys() and one["n_averaged"] == 6
+    for name, tensor in one.items():
+        assert torch.equal(tensor, two[name]), name
+    assert not torch.equal(one["module.heads.classes.weight"], expected["heads.classes.weight"])
+    # both are evaluated
+    assert list(resumed._last_eval_results) == ["bbox", "bbox_ema"]
+    assert resumed._last_eval_results == whole._last_eval_results
     # and the seed matters, so that the comparison can fail
     cfg.SEED = 4
     other = train(cfg, tmp_path / "other").model.state_dict()

@@ -19,6 +19,8 @@ def test_train_resume_evaluate(run, tmp_path):
     assert status == 0, output
     config = (tmp_path / "config.yaml").read_text()
     results = (tmp_path / "results.json").read_text()
+    # the training ends with its report, which knows the command
+    assert "tools/train_net.py --config-file" in (tmp_path / "report.html").read_text()
     assert {row["metric"] for row in json.loads(results)["rows"]} >= {"AP", "AP50", "AP75"}
 
     status, output = train(run, tmp_path, "--resume", "SOLVER.MAX_ITER", 3)
@@ -33,6 +35,13 @@ def test_train_resume_evaluate(run, tmp_path):
     assert (tmp_path / "results.json").read_text() == results
     assert (tmp_path / "config.yaml").read_text() == config.replace("MAX_ITER: 2", "MAX_ITER: 3")
     assert (tmp_path / "eval" / "results.json").is_file()
+
+    report = ("tools/report.py", "--run", tmp_path, "--output", tmp_path / "new" / "page.html")
+    status, output = run(*report, "--images", 1)
+    assert status == 0, output
+    assert "Of 1 of the 4 images of digits_test" in (tmp_path / "new" / "page.html").read_text()
+    status, output = run("tools/report.py", "--run", tmp_path / "new")
+    assert status == 1 and output.endswith("is no run: it has no config.yaml\n")
 
 
 def test_a_classifier_trains_resumes_and_evaluates(run, tmp_path):
