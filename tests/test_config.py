@@ -48,7 +48,7 @@ def source():
 def test_every_key_is_read_somewhere():
     text, unread = source(), []
     for key in added_keys():
-        section, name = key.split(".")[-2:]
+        section, name = f"cfg.{key}".split(".")[-2:]
         # cfg.SOLVER.OPTIMIZER, flow_cfg.NUM_BLOCKS, node.BLOCK_LAYERS, solver.MAX_EPOCHS
         if not re.search(rf"\b({section}|flow_cfg|node|{section.lower()})\.{name}\b", text):
             unread.append(key)
