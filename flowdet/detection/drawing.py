@@ -28,12 +28,14 @@ class Painter:
         score_threshold: detections below it are not drawn.
     """
 
-    def __init__(self, class_names: Sequence[str], score_threshold: float):
+    def __init__(self, class_names: Sequence[str], score_threshold: float = 0.0):
         self.class_names = class_names
         self.score_threshold = score_threshold
 
     def confident(self, instances: Instances) -> Instances:
-        """The detections that are drawn."""
+        """The detections that are drawn; annotations, which have no scores, are all."""
+        if not instances.has("scores"):
+            return instances
         return instances[instances.scores >= self.score_threshold]
 
     def picture(self, result: dict) -> Image.Image:
@@ -62,7 +64,8 @@ class Painter:
         # the best last, on top
         for i in reversed(range(len(instances))):
             index = int(instances.pred_classes[i])
-            label = f"{self.class_names[index]} {instances.scores[i]:.0%}"
+            score = f" {instances.scores[i]:.0%}" if instances.has("scores") else ""
+            label = self.class_names[index] + score
             box, color = boxes.tensor[i].tolist(), class_color(index)
             canvas.draw_box(box, alpha=1, edge_color=color)
             corner = _label_corner(box, label, font, width)

@@ -15,6 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import log_first_n
 
 from flowdet.config import add_flowdet_config
+from flowdet.data.own import register_own
 from flowdet.engine.task import CLASSIFICATION, task_of
 from flowdet.flowcls.datasets import download
 
@@ -24,9 +25,12 @@ logger = logging.getLogger(__name__)
 def load_config(path: str, overrides: list[str] | None = None) -> CfgNode:
     """A config file with overrides (`KEY value KEY value ...`), not yet resolved.
 
+    The dataset of `DATASETS.PATH` is registered; what is wrong with it shows when it is read.
+
     Raises:
         FileNotFoundError: there is no such file.
         KeyError: a key does not exist; the message names near ones.
+        ValueError: another dataset of the same folder name is in use.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no config file {path!r} (--config-file)")
@@ -38,7 +42,23 @@ def load_config(path: str, overrides: list[str] | None = None) -> CfgNode:
         _prefer_iterations(cfg, overrides or [])
     except (KeyError, AssertionError) as error:
         raise KeyError(_near_keys(cfg, overrides or []) or error.args[0]) from error
+    _use_own_data(cfg, overrides or [])
     return cfg
+
+
+def _use_own_data(cfg: CfgNode, overrides: list) -> None:
+    """Registers the dataset of `DATASETS.PATH`, and trains and evaluates on it unless other
+    datasets, or other splits of it, are asked for."""
+    if not cfg.DATASETS.PATH:
+        return
+    names = register_own(cfg.DATASETS.PATH)
+    evaluated = names["val" if "val" in names else "test"]
+    for key, name in (("TRAIN", names["train"]), ("TEST", evaluated)):
+        asked_for = f"DATASETS.{key}" in overrides[::2] or set(cfg.DATASETS[key]) & {
+            *names.values()
+        }
+        if not asked_for:
+            cfg.DATASETS[key] = (name,)
 
 
 def _whole_numbers_as_floats(cfg: CfgNode, overrides: list) -> list:
