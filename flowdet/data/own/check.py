@@ -47,6 +47,8 @@ def check_dataset(folder: str | Path, open_images: bool = True) -> Checked:
     remarks = [*_shared_images(records), *_unlisted_images(records)]
     names = dataset.class_names
     remarks += _absent_classes(records, names)
+    # splits may share a folder, and what is wrong there
+    problems = list(dict.fromkeys(problems))
     return Checked(dataset.layout.kind, names, records, problems, remarks)
 
 

@@ -83,14 +83,14 @@ def _category_names(path: Path, categories: list[dict], report: Report) -> dict[
     names: dict[int, str] = {}
     for category in categories:
         number, name = category.get("id"), category.get("name")
-        if number is None or name is None:
-            text = f"category {category} lacks its id or its name"
+        if not (isinstance(number, int) and isinstance(name, str)):
+            text = f"category {category} needs a number as id and a name"
             report(Problem("unreadable annotation", str(path), text))
         elif number in names or name in names.values():
             text = f"category {name!r} (id {number}): its id or its name is there twice"
             report(Problem("class listed twice", str(path), text))
         else:
-            names[number] = str(name)
+            names[number] = name
     if not categories:
         report(Problem("empty class list", str(path), "the list of categories is empty"))
     return names
