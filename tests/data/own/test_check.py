@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from detectron2.config import get_cfg
 from PIL import Image
 
+from flowdet.config import add_flowdet_config
 from flowdet.data.own.check import check_dataset, problem_lines
 from flowdet.data.own.problems import Problem
 from flowdet.data.own.statistics import (
@@ -23,10 +25,6 @@ def root(tmp_path):
 
 @pytest.fixture
 def cfg():
-    from detectron2.config import get_cfg
-
-    from flowdet.config import add_flowdet_config
-
     cfg = get_cfg()
     add_flowdet_config(cfg)
     cfg.INPUT.FIXED_SIZE = [24, 32]

@@ -178,7 +178,7 @@ def test_broken_datasets_give_one_error(root, name):
     assert "\n" not in text
     problems = check_dataset(root).problems
     assert text.startswith(str(problems[0]))
-    assert len(problems) == (2 if name == "class not in the class file" else 1)
+    assert len(problems) == (3 if name == "class not in the class file" else 1)
 
 
 def test_annotation_without_image_in_a_plain_folder(root):
