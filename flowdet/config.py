@@ -23,7 +23,7 @@ def add_flowdet_config(cfg: CfgNode) -> None:
 
 
 def _add_model_keys(cfg: CfgNode) -> None:
-    # Fine-tune MODEL.WEIGHTS of other classes: tensors of another class count start anew.
+    # Fine-tune MODEL.WEIGHTS of other classes: tensors of its classes start anew.
     cfg.MODEL.REINIT_CLASSES = False
     # What the classes are called. A run writes those of its datasets here, so that its config.yaml
     # is enough to use the model where the datasets are not.

@@ -69,7 +69,8 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], dict | None]
         keep_freed_memory()
     if args.eval_only:
         model = Trainer.build_model(cfg)
-        average = load_trained(cfg, model, weights_to_evaluate(cfg, args))
+        weights = weights_to_evaluate(cfg, args)
+        average = load_trained(cfg, model, weights, cfg.MODEL.CLASS_NAMES)
         return lambda: evaluate(cfg, model, average)
     # what is wrong with the test images should not show after the first epochs
     for name in cfg.DATASETS.TEST:

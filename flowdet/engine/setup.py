@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import difflib
+import itertools
 import logging
 import math
 import os
@@ -192,7 +193,14 @@ def _resolve_classes(cfg: CfgNode) -> None:
                 f"datasets {datasets[0]!r} and {name!r} have different classes, or another order "
                 f"of them: {_first_difference(dataset_classes(datasets[0]), classes)}"
             )
-    cfg.MODEL.CLASS_NAMES = dataset_classes(datasets[0])
+    classes = dataset_classes(datasets[0])
+    if cfg.MODEL.CLASS_NAMES and cfg.MODEL.CLASS_NAMES != classes:
+        raise ValueError(
+            f"MODEL.CLASS_NAMES are other classes than those of {datasets[0]!r}: "
+            f"{_first_difference(cfg.MODEL.CLASS_NAMES, classes)}. To train on other classes than "
+            "a run did, take the config that it was started with, not its config.yaml"
+        )
+    cfg.MODEL.CLASS_NAMES = classes
 
 
 def _check_kind(cfg: CfgNode, name: str) -> None:
@@ -206,8 +214,9 @@ def _check_kind(cfg: CfgNode, name: str) -> None:
 
 
 def _first_difference(one: list[str], other: list[str]) -> str:
-    index = next(i for i, (a, b) in enumerate(zip(one, other)) if a != b)
-    return f"class {index} is {one[index]!r} in the one and {other[index]!r} in the other"
+    pairs = enumerate(itertools.zip_longest(one, other))
+    index, a, b = next((i, a, b) for i, (a, b) in pairs if a != b)
+    return f"class {index} is {a!r} in the one and {b!r} in the other"
 
 
 def dataset_classes(name: str) -> list[str]:
