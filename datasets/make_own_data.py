@@ -38,7 +38,8 @@ def scenes(split: str, count: int, image_size: int, seed: int) -> Iterator[Scene
 
 
 def write_voc(folder: Path, split: str, content: Iterator[Scene]) -> None:
-    """JPEGImages/, Annotations/ and ImageSets/Main/."""
+    """JPEGImages/, Annotations/, ImageSets/Main/, and classes.txt: without it the classes would
+    be those that are in the training images, in alphabetical order."""
     images, annotations = folder / "JPEGImages", folder / "Annotations"
     for place in (images, annotations):
         place.mkdir(parents=True, exist_ok=True)
@@ -51,6 +52,7 @@ def write_voc(folder: Path, split: str, content: Iterator[Scene]) -> None:
         )
         names.append(name)
     write_text(folder / "ImageSets" / "Main" / f"{split}.txt", "\n".join(names) + "\n")
+    write_text(folder / "classes.txt", "\n".join(CLASS_NAMES) + "\n")
 
 
 def write_coco(folder: Path, split: str, content: Iterator[Scene]) -> None:

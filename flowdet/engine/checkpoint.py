@@ -166,6 +166,12 @@ class FlowDetCheckpointer(DetectionCheckpointer):
         """Raises ValueError for as many classes of other names, unless they may start anew; the
         tensors of the classes are then taken out. Another number shows in the shapes."""
         there, here = checkpoint.get("class_names", []), self._class_names
+        if self._reinit_classes and not there:
+            logging.getLogger(__name__).warning(
+                "%s does not say what its classes are called: only tensors of another number of "
+                "classes start anew",
+                self._path,
+            )
         if not here or len(there) != len(here) or there == here:
             return
         differ = ", ".join(f"{a} (here {b})" for a, b in zip(there, here) if a != b)
