@@ -104,6 +104,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--data", metavar="FOLDER", help="train and evaluate on this dataset (DATASETS.PATH)"
     )
     args = parser.parse_args(argv)
+    late = [word for word in args.opts if word.startswith("--")]
+    if late:
+        parser.error(f"{' '.join(late)}: flags go before the KEY VALUE pairs")
     if args.data:
         # quoted, or a folder called 2024 would be taken for a number
         args.opts = ["DATASETS.PATH", repr(args.data), *args.opts]

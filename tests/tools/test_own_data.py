@@ -78,7 +78,10 @@ def test_mistakes_are_one_line_in_a_training_and_a_list_in_a_check(run, own, tmp
     assert output.splitlines()[-1] == "2 problems"
 
 
-def test_flags_of_a_check(run, tmp_path):
+def test_flags(run, tmp_path):
+    words = ("SOLVER.MAX_ITER", 2, "--data", tmp_path)
+    status, output = run("tools/train_net.py", *CONFIG, *words)
+    assert status == 2 and "--data: flags go before the KEY VALUE pairs" in output
     status, output = run("tools/check_data.py", "--data", tmp_path)
     assert status == 1 and output.startswith(f"error: {tmp_path} holds no dataset, but nothing")
     status, output = run("tools/check_data.py", "--data", tmp_path, "--sheet", "sheet.txt")
