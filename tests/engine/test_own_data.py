@@ -62,6 +62,12 @@ def test_other_splits_can_be_asked_for(voc_folder, voc):
     assert [r["image_id"] for r in get_detection_dicts("own_voc_test", True)] == ["e"]
 
 
+def test_without_val_the_test_split_is_evaluated(voc):
+    lists = voc / "ImageSets" / "Main"
+    (lists / "val.txt").rename(lists / "test.txt")
+    assert resolve_config(own(voc)).DATASETS.TEST == ("own_voc_test",)
+
+
 def test_files_are_read_once_and_dicts_cannot_be_spoilt(voc, monkeypatch):
     resolve_config(own(voc))
     monkeypatch.setattr("flowdet.data.own.dataset.read_voc", None)

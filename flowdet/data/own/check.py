@@ -16,6 +16,9 @@ from flowdet.data.images import image_suffixes
 from flowdet.data.own.dataset import OwnDataset
 from flowdet.data.own.problems import Problem
 
+# the EXIF tag; 1 is upright
+_ORIENTATION = 0x0112
+
 __all__ = ["Checked", "check_dataset", "problem_lines"]
 
 
@@ -83,8 +86,9 @@ def _check_image(record: dict) -> Problem | None:
     text = (
         f"its annotation says {record['width']}x{record['height']}, the image is {width}x{height}"
     )
-    if Image.open(path).getexif().get(0x0112, 1) != 1:
-        text += " once it is turned as its EXIF data say"
+    with Image.open(path) as image:
+        if image.getexif().get(_ORIENTATION, 1) != 1:
+            text += " once it is turned as its EXIF data say"
     return Problem("image of another size", path, text)
 
 

@@ -60,11 +60,6 @@ class Layout:
     splits: dict[str, VOCSplit | COCOSplit] = field(repr=False)
     class_file: Path | None = None
 
-    @property
-    def evaluation_split(self) -> str:
-        """The split that a training evaluates on."""
-        return "val" if "val" in self.splits else "test"
-
 
 def find_layout(folder: Path) -> Layout:
     """How the dataset in `folder` is laid out.

@@ -83,7 +83,6 @@ def test_trainval_and_test_will_do(root):
     (lists / "train.txt").rename(lists / "trainval.txt")
     (lists / "val.txt").rename(lists / "test.txt")
     assert list(read_all(root)) == ["train", "test"]
-    assert OwnDataset(root).layout.evaluation_split == "test"
 
 
 def test_pixels_may_count_from_0(root):
