@@ -11,6 +11,7 @@ The config starts from torchvision's ResNet-18; offline, give MODEL.WEIGHTS a fi
 """
 
 import argparse
+import glob
 import random
 import shutil
 from pathlib import Path
@@ -31,7 +32,8 @@ def make_overfit_set(source: Path, split: str, count: int, output: Path, seed: i
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (output / folder).mkdir(parents=True, exist_ok=True)
     for name in chosen:
-        shutil.copy(source / "JPEGImages" / f"{name}.jpg", output / "JPEGImages")
+        for image in (source / "JPEGImages").glob(f"{glob.escape(name)}.*"):
+            shutil.copy(image, output / "JPEGImages")
         shutil.copy(source / "Annotations" / f"{name}.xml", output / "Annotations")
     for name in ("train", "val"):
         (output / "ImageSets" / "Main" / f"{name}.txt").write_text("\n".join(chosen) + "\n")

@@ -233,6 +233,9 @@ def _add_classification_data_keys(cfg: CfgNode) -> None:
 
 
 def _add_data_keys(cfg: CfgNode) -> None:
+    # A detection dataset in VOC or COCO format, by its folder (docs/own_data.md). It takes the
+    # place of DATASETS.TRAIN and TEST. `tools/train_net.py --data` sets it.
+    cfg.DATASETS.PATH = ""
     # Whether objects marked difficult (VOC) are trained on; the evaluator ignores them.
     cfg.DATASETS.TRAIN_ON_DIFFICULT = False
     # Resize every image to this (height, width), in training and testing. [0, 0] is off:

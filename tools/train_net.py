@@ -3,9 +3,11 @@
 
     tools/train_net.py --config-file configs/digits_flow.yaml
     tools/train_net.py --config-file configs/voc_flow_r50.yaml --num-gpus 8 SOLVER.BASE_LR 2e-4
+    tools/train_net.py --config-file configs/voc_flow_r50.yaml --data path/to/dataset
     tools/train_net.py --config-file RUN/config.yaml --eval-only MODEL.WEIGHTS RUN/model_final.pth
 
-`--resume` goes on where the run in OUTPUT_DIR stopped.
+`--data` takes a folder in VOC or COCO format, see docs/own_data.md. `--resume` goes on where the
+run in OUTPUT_DIR stopped.
 """
 
 import argparse
@@ -72,7 +74,8 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], dict | None]
         keep_freed_memory()
     if args.eval_only:
         model = Trainer.build_model(cfg)
-        average = load_trained(cfg, model, weights_to_evaluate(cfg, args))
+        weights = weights_to_evaluate(cfg, args)
+        average = load_trained(cfg, model, weights, cfg.MODEL.CLASS_NAMES)
         return lambda: evaluate(cfg, model, average)
     # what is wrong with the test images should not show after the first epochs
     for name in cfg.DATASETS.TEST:
@@ -109,10 +112,19 @@ def report(cfg: CfgNode) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Adds nothing to detectron2's flags but `--opts`, which may precede the overrides."""
+    """Adds to detectron2's flags `--data` and `--opts`, which may precede the overrides."""
     argv = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--opts"]
     parser = default_argument_parser(__doc__)
+    parser.add_argument(
+        "--data", metavar="FOLDER", help="train and evaluate on this dataset (DATASETS.PATH)"
+    )
     args = parser.parse_args(argv)
+    late = [word for word in args.opts if word.startswith("--")]
+    if late:
+        parser.error(f"{' '.join(late)}: flags go before the KEY VALUE pairs")
+    if args.data:
+        # quoted, or a folder called 2024 would be taken for a number
+        args.opts = ["DATASETS.PATH", repr(args.data), *args.opts]
     if not args.config_file:
         parser.error("--config-file is missing, e.g. --config-file configs/digits_flow.yaml")
     if args.num_gpus > torch.cuda.device_count() and torch.cuda.device_count() > 0:

@@ -47,12 +47,16 @@ def get_detection_dicts(dataset_name: str, keep_difficult: bool) -> list[dict]:
     """
     check_registered(dataset_name)
     meta = MetadataCatalog.get(dataset_name)
-    if meta.get("evaluator_type") == "pascal_voc":
+    if meta.get("evaluator_type") == "pascal_voc" and meta.get("dirname"):
         return load_voc_dicts(meta.dirname, meta.split, meta.thing_classes, keep_difficult)
     records = DatasetCatalog.get(dataset_name)
     if not len(records):
         raise ValueError(f"Dataset {dataset_name!r} has no image.")
-    return records
+    if keep_difficult or meta.get("evaluator_type") != "pascal_voc":
+        return records
+    return [
+        {**r, "annotations": [a for a in r["annotations"] if not a["difficult"]]} for r in records
+    ]
 
 
 def check_registered(dataset_name: str) -> None:

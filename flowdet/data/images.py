@@ -3,11 +3,12 @@
 import glob
 import os
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from PIL import Image
 
-__all__ = ["evenly", "find_images"]
+__all__ = ["evenly", "find_images", "image_suffixes"]
 
 
 def find_images(inputs: Iterable[str | Path]) -> list[Path]:
@@ -44,14 +45,15 @@ def _expand(text: str) -> list[Path]:
         candidates = [Path(name) for name in glob.glob(text, recursive=True)]
     else:
         raise FileNotFoundError(f"there is no image or folder {text!r}")
-    suffixes = _image_suffixes()
+    suffixes = image_suffixes()
     images = [x for x in candidates if x.suffix.lower() in suffixes and x.is_file()]
     if not images:
         raise FileNotFoundError(f"{where} (of {len(candidates)} files, none has an image's suffix)")
     return images
 
 
-def _image_suffixes() -> set[str]:
+@cache
+def image_suffixes() -> set[str]:
     """Of the formats that PIL reads; it also knows documents, films and measured data."""
     return {
         suffix

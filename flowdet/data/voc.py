@@ -4,16 +4,31 @@ A dataset is a folder with `JPEGImages/<id>.jpg`, `Annotations/<id>.xml` and
 `ImageSets/Main/<split>.txt`, which lists one image id per line.
 """
 
+import math
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from xml.parsers import expat
 
 import numpy as np
 from detectron2.structures import BoxMode
 
-__all__ = ["load_voc_dicts", "write_voc_annotation"]
+__all__ = ["VOCObject", "load_voc_dicts", "read_voc_annotation", "write_voc_annotation"]
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+# attribute in which an element keeps the line where it begins
+_LINE = "_line"
+
+
+@dataclass(frozen=True)
+class VOCObject:
+    """An object as it stands in an xml file, in `line`; corners: xmin, ymin, xmax, ymax."""
+
+    name: str
+    corners: tuple[float, float, float, float]
+    difficult: int
+    line: int
 
 
 def load_voc_dicts(
@@ -37,7 +52,7 @@ def load_voc_dicts(
             raise FileNotFoundError(
                 f"Image {image_id} of split {split!r} has no annotation {path}."
             )
-        record = _read_annotation(path, class_ids, keep_difficult)
+        record = _read_record(path, class_ids, keep_difficult)
         record["file_name"] = str(root / "JPEGImages" / f"{image_id}.jpg")
         record["image_id"] = image_id
         records.append(record)
@@ -100,42 +115,95 @@ def _read_split(root: Path, split: str) -> list[str]:
     return ids
 
 
-def _read_annotation(path: Path, class_ids: dict[str, int], keep_difficult: bool) -> dict:
-    """Height, width and annotations of one xml file."""
+def read_voc_annotation(path: Path) -> tuple[tuple[int, int], list[VOCObject]]:
+    """Size (height, width) of the image and the objects of one xml file.
+
+    Raises ValueError that names file and line for what is no xml, lacks a tag or holds no number.
+    """
+    root = _parse_with_lines(path)
+    size = tuple(_number(path, root, f"size/{tag}") for tag in ("height", "width"))
+    if min(size) < 1:
+        line = root.find("size").get(_LINE)
+        raise ValueError(f"Annotation {path}:{line}: the image size must be positive.")
+    objects = [
+        VOCObject(
+            name=_text(path, obj, "name")[0],
+            corners=tuple(_number(path, obj, f"bndbox/{tag}") for tag in _CORNERS),
+            difficult=int(_number(path, obj, "difficult") if obj.findtext("difficult") else 0),
+            line=int(obj.get(_LINE)),
+        )
+        for obj in root.findall("object")
+    ]
+    return (int(size[0]), int(size[1])), objects
+
+
+def _parse_with_lines(path: Path) -> ET.Element:
+    """The root of an xml file; every element keeps its line as an attribute."""
+    builder, parser = ET.TreeBuilder(), expat.ParserCreate()
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        builder.start(tag, attributes).set(_LINE, str(parser.CurrentLineNumber))
+
+    parser.buffer_text = True
+    parser.StartElementHandler, parser.EndElementHandler = start, builder.end
+    parser.CharacterDataHandler = builder.data
     try:
-        root = ET.parse(path).getroot()
-        record = {
-            "height": int(_text(root, "size/height")),
-            "width": int(_text(root, "size/width")),
-        }
-        objects = [_read_object(obj, class_ids) for obj in root.findall("object")]
-    except (ET.ParseError, ValueError) as error:
-        raise ValueError(f"Annotation {path}: {error}.") from error
-    if min(record["height"], record["width"]) < 1:
-        raise ValueError(f"Annotation {path}: the image size must be positive.")
-    record["annotations"] = [o for o in objects if keep_difficult or not o["difficult"]]
-    return record
+        with open(path, "rb") as file:
+            parser.ParseFile(file)
+    except expat.ExpatError as error:
+        reason = expat.ErrorString(error.code)
+        raise ValueError(f"Annotation {path}:{error.lineno}: {reason}.") from error
+    return builder.close()
 
 
-def _read_object(obj: ET.Element, class_ids: dict[str, int]) -> dict:
-    """One object as a detectron2 annotation."""
-    name = _text(obj, "name")
-    if name not in class_ids:
-        raise ValueError(f"class {name!r} is unknown; known are {', '.join(class_ids)}")
-    x1, y1, x2, y2 = (float(_text(obj, f"bndbox/{tag}")) for tag in _CORNERS)
-    if not (x1 <= x2 and y1 <= y2):
-        raise ValueError(f"the box {x1:g}, {y1:g}, {x2:g}, {y2:g} of a {name!r} is empty")
+def _number(path: Path, element: ET.Element, tag: str) -> float:
+    """The number in a descendant that must be there."""
+    text, line = _text(path, element, tag)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"Annotation {path}:{line}: <{tag}> is {text!r}, which is no number.")
+    return number
+
+
+def _text(path: Path, element: ET.Element, tag: str) -> tuple[str, str]:
+    """The text and the line of a descendant that must be there."""
+    found = element.find(tag)
+    text = "" if found is None else (found.text or "").strip()
+    if not text:
+        inner = element.find(tag.rpartition("/")[0] or ".")
+        line = next(e for e in (found, inner, element) if e is not None).get(_LINE)
+        raise ValueError(f"Annotation {path}:{line}: <{tag}> is missing or empty.")
+    return text, found.get(_LINE)
+
+
+def _read_record(path: Path, class_ids: dict[str, int], keep_difficult: bool) -> dict:
+    """Height, width and annotations of one xml file."""
+    (height, width), objects = read_voc_annotation(path)
+    annotations = [_annotation(path, obj, class_ids) for obj in objects]
     return {
-        "category_id": class_ids[name],
-        "bbox": [x1 - 1, y1 - 1, x2, y2],
-        "bbox_mode": BoxMode.XYXY_ABS,
-        "difficult": int(obj.findtext("difficult") or 0),
+        "height": height,
+        "width": width,
+        "annotations": [a for a in annotations if keep_difficult or not a["difficult"]],
     }
 
 
-def _text(element: ET.Element, tag: str) -> str:
-    """The text of a descendant that must be there."""
-    text = (element.findtext(tag) or "").strip()
-    if not text:
-        raise ValueError(f"<{tag}> is missing or empty")
-    return text
+def _annotation(path: Path, obj: VOCObject, class_ids: dict[str, int]) -> dict:
+    """One object as a detectron2 annotation."""
+    where = f"Annotation {path}:{obj.line}"
+    if obj.name not in class_ids:
+        known = ", ".join(class_ids)
+        raise ValueError(f"{where}: class {obj.name!r} is unknown; known are {known}.")
+    x1, y1, x2, y2 = obj.corners
+    if not (x1 <= x2 and y1 <= y2):
+        raise ValueError(
+            f"{where}: the box {x1:g}, {y1:g}, {x2:g}, {y2:g} of a {obj.name!r} is empty."
+        )
+    return {
+        "category_id": class_ids[obj.name],
+        "bbox": [x1 - 1, y1 - 1, x2, y2],
+        "bbox_mode": BoxMode.XYXY_ABS,
+        "difficult": obj.difficult,
+    }

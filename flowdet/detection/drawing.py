@@ -49,12 +49,14 @@ class Painter:
         score_threshold: detections below it are not drawn.
     """
 
-    def __init__(self, class_names: Sequence[str], score_threshold: float):
+    def __init__(self, class_names: Sequence[str], score_threshold: float = 0.0):
         self.class_names = class_names
         self.score_threshold = score_threshold
 
     def confident(self, instances: Instances) -> Instances:
-        """The detections that are drawn."""
+        """The detections that are drawn; annotations, which have no scores, are all."""
+        if not instances.has("scores"):
+            return instances
         return instances[instances.scores >= self.score_threshold]
 
     def picture(self, result: dict) -> Image.Image:
@@ -78,12 +80,14 @@ class Painter:
         # the best last, on top
         for i in reversed(range(len(instances))):
             index = int(instances.pred_classes[i])
-            label = f"{self.class_names[index]} {instances.scores[i]:.0%}"
+            label = self.class_names[index]
+            if instances.has("scores"):
+                label += f" {instances.scores[i]:.0%}"
             color = class_color(index)
             if instances.has("block_boxes"):
                 label += f" ±{pixels_text(float(instances.box_spread[i]))}"
-                boxes = instances.block_boxes[i].tolist()
-                marks += [Mark(box, "", light(color), width=THIN) for box in boxes]
+                drawn = instances.block_boxes[i].tolist()
+                marks += [Mark(box, "", light(color), width=THIN) for box in drawn]
             marks.append(Mark(instances.pred_boxes.tensor[i].tolist(), label, color))
         return draw_marks(image, marks, side)
 

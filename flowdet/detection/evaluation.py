@@ -3,22 +3,20 @@
 import logging
 import tempfile
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
-from detectron2.evaluation import (
-    COCOEvaluator,
-    DatasetEvaluator,
-    PascalVOCDetectionEvaluator,
-)
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from detectron2.evaluation.pascal_voc_evaluation import voc_eval
 from detectron2.utils import comm
 
-from flowdet.data.voc import load_voc_dicts, write_voc_annotation
+from flowdet.data.build import get_detection_dicts
+from flowdet.data.voc import write_voc_annotation
 
 __all__ = ["VOCEvaluator", "build_evaluator", "metric_name"]
 
@@ -28,20 +26,25 @@ _THRESHOLDS = range(50, 100, 5)  # IoU in per cent
 _METRICS = {True: "VOC 2007 11-point", False: "area under the curve (VOC 2010 and later)"}
 
 
-class VOCEvaluator(PascalVOCDetectionEvaluator):
+class VOCEvaluator(DatasetEvaluator):
     """VOC average precision with per-class values and means over a subset of the classes.
 
     The matching and both metrics are detectron2's `voc_eval`; the metadata's `year` picks the
     metric. Objects marked difficult count neither as found nor as missed. Classes without any
-    other object in the split are nan and left out of the means.
+    other object in the split are nan and left out of the means. Unlike detectron2's evaluator it
+    needs no folder in VOC layout: any dataset will do.
 
     class_subset: names of the classes for the "-subset" means, none by default.
-    Raises ValueError when one of them is not a class of the dataset, and what `load_voc_dicts`
-    raises.
+    Raises ValueError when one of them is not a class of the dataset, and what
+    `get_detection_dicts` raises.
     """
 
     def __init__(self, dataset_name: str, class_subset: Sequence[str] = ()):
-        super().__init__(dataset_name)
+        meta = MetadataCatalog.get(dataset_name)
+        self._dataset_name = dataset_name
+        self._class_names = list(meta.thing_classes)
+        self._is_2007 = meta.year == 2007
+        self._cpu_device = torch.device("cpu")
         unknown = [name for name in class_subset if name not in self._class_names]
         if unknown:
             raise ValueError(
@@ -49,17 +52,22 @@ class VOCEvaluator(PascalVOCDetectionEvaluator):
                 f"its classes are {', '.join(self._class_names)}."
             )
         self._class_subset = list(class_subset)
-        meta = MetadataCatalog.get(dataset_name)
-        self._truth = _read_truth(meta.dirname, meta.split, tuple(self._class_names))
+        # read anew when the dataset is registered anew
+        self._truth = _read_truth(dataset_name, DatasetCatalog[dataset_name])
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all detections."""
+        self._predictions: dict[int, list[str]] = defaultdict(list)
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Note the detections of a batch: "instances" with absolute xyxy `pred_boxes`.
 
-        Overrides detectron2's to keep all digits: rounded scores tie, and ties are then sorted
-        by file order.
+        With all digits: rounded scores tie, and ties are then sorted by file order.
         """
         for record, output in zip(inputs, outputs, strict=True):
             instances = output["instances"].to(self._cpu_device)
+            number = self._truth.numbers[record["image_id"]]
             # VOC counts pixels from 1 and includes the last one.
             boxes = instances.pred_boxes.tensor.numpy() + (1, 1, 0, 0)
             detections = zip(
@@ -70,7 +78,7 @@ class VOCEvaluator(PascalVOCDetectionEvaluator):
             )
             for box, score, class_id in detections:
                 numbers = " ".join(f"{x:.9g}" for x in (score, *box))
-                self._predictions[class_id].append(f"{record['image_id']} {numbers}")
+                self._predictions[class_id].append(f"{number} {numbers}")
 
     def evaluate(self) -> OrderedDict | None:
         """{"bbox": {...}} in per cent on the main process, None on the others.
@@ -120,7 +128,7 @@ class VOCEvaluator(PascalVOCDetectionEvaluator):
         return voc_eval(
             template,
             self._truth.template,
-            self._image_set_path,
+            self._truth.listing,
             class_name,
             ovthresh=threshold,
             use_07_metric=self._is_2007,
@@ -157,26 +165,35 @@ def metric_name(dataset_name: str) -> str:
 
 
 class _Truth:
-    """The annotations of a split as `voc_eval` reads them, in a temporary folder.
+    """The annotations of a dataset as `voc_eval` reads them, in a temporary folder.
 
-    detectron2's reader fails on fractional corners (VOC 2012 has some) and on absent optional
-    tags (many custom datasets); `load_voc_dicts` knows both, so its reading is written anew.
+    detectron2's reader fails on fractional corners (VOC 2012 has some), on absent optional tags
+    (many custom datasets) and on image ids with blanks; so what flowdet reads is written anew, in
+    files that are numbered.
+
+    numbers: how an image id is called there. counts: objects to find of every class, difficult
+    ones not counted.
     """
 
-    def __init__(self, dirname: str, split: str, class_names: tuple[str, ...]):
+    def __init__(self, dataset_name: str, reader: Callable[[], list[dict]]):
         self._folder = tempfile.TemporaryDirectory(prefix="voc_truth_")
         self.template = f"{self._folder.name}/{{}}.xml"
-        self.counts: Counter[str] = Counter()  # objects to find, difficult ones not counted
-        for record in load_voc_dicts(dirname, split, class_names, keep_difficult=True):
+        self.listing = f"{self._folder.name}/images.txt"
+        self.numbers: dict[str, str] = {}
+        self.counts: Counter[str] = Counter()
+        class_names = MetadataCatalog.get(dataset_name).thing_classes
+        for record in get_detection_dicts(dataset_name, keep_difficult=True):
             self._add(record, class_names)
+        Path(self.listing).write_text("\n".join(self.numbers.values()))
 
-    def _add(self, record: dict, class_names: tuple[str, ...]) -> None:
+    def _add(self, record: dict, class_names: Sequence[str]) -> None:
         objects = record["annotations"]
         names = [class_names[o["category_id"]] for o in objects]
         difficult = [o["difficult"] for o in objects]
         self.counts.update(n for n, flag in zip(names, difficult, strict=True) if not flag)
+        number = self.numbers.setdefault(record["image_id"], str(len(self.numbers)))
         write_voc_annotation(
-            Path(self.template.format(record["image_id"])),
+            Path(self.template.format(number)),
             Path(record["file_name"]).name,
             (record["height"], record["width"]),
             np.array([o["bbox"] for o in objects]),

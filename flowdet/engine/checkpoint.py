@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import re
+from collections.abc import Sequence
 
 import numpy as np
 from detectron2.checkpoint import DetectionCheckpointer
@@ -14,6 +15,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from flowdet.engine.hooks import average_of
+
+_REINIT = "set MODEL.REINIT_CLASSES True to let their tensors start anew, for fine-tuning"
 
 _TORCHVISION_NAMES = (
     (r"^conv1\.", "stem.conv1."),
@@ -69,8 +72,9 @@ class FlowDetCheckpointer(DetectionCheckpointer):
 
     Args:
         model, save_dir: as of detectron2's.
-        reinit_classes: leave out tensors that have another number of classes than the model:
-            they keep their initial values, with a warning that names them.
+        reinit_classes: leave out tensors that have other classes, or another number of them,
+            than the model: they keep their initial values, with a warning that names them.
+        class_names: of the model, saved with it; () neither saves nor compares them.
         checkpointables: what else is saved and loaded.
 
     Raises (from `load`):
@@ -78,9 +82,17 @@ class FlowDetCheckpointer(DetectionCheckpointer):
         ValueError: it is no checkpoint, fits nothing in the model, or has other shapes.
     """
 
-    def __init__(self, model, save_dir="", *, reinit_classes=False, **checkpointables):
+    def __init__(
+        self, model, save_dir="", *, reinit_classes=False, class_names=(), **checkpointables
+    ):
         super().__init__(model, save_dir, **checkpointables)
         self._reinit_classes = reinit_classes
+        self._class_names = list(class_names)
+
+    def save(self, name, **kwargs):
+        super().save(
+            name, **({"class_names": self._class_names} if self._class_names else {}), **kwargs
+        )
 
     def load(self, path, *args, **kwargs):
         self._path = path
@@ -123,6 +135,7 @@ class FlowDetCheckpointer(DetectionCheckpointer):
         return loaded
 
     def _load_model(self, checkpoint):
+        self._check_class_names(checkpoint)
         by_suffix = checkpoint.get("matching_heuristics", False)
         given = {name: tuple(np.shape(value)) for name, value in checkpoint["model"].items()}
         incompatible = super()._load_model(checkpoint)
@@ -149,6 +162,34 @@ class FlowDetCheckpointer(DetectionCheckpointer):
             )
         return incompatible
 
+    def _check_class_names(self, checkpoint: dict) -> None:
+        """Raises ValueError for as many classes of other names, unless they may start anew; the
+        tensors of the classes are then taken out. Another number shows in the shapes."""
+        there, here = checkpoint.get("class_names", []), self._class_names
+        if self._reinit_classes and not there:
+            logging.getLogger(__name__).warning(
+                "%s does not say what its classes are called: only tensors of another number of "
+                "classes start anew",
+                self._path,
+            )
+        if not here or len(there) != len(here) or there == here:
+            return
+        differ = ", ".join(f"{a} (here {b})" for a, b in zip(there, here) if a != b)
+        if not self._reinit_classes:
+            raise ValueError(
+                f"{self._path} has other classes, or another order of them: {differ}. {_REINIT}"
+            )
+        prefixes = tuple(getattr(self.model, "class_tensors", ()))
+        taken_out = [name for name in checkpoint["model"] if name.startswith(prefixes)]
+        for name in taken_out:
+            del checkpoint["model"][name]
+        logging.getLogger(__name__).warning(
+            "%s has other classes, %s: these tensors start anew: %s",
+            self._path,
+            differ,
+            ", ".join(taken_out),
+        )
+
     def _check_shapes(self, wrong: list[tuple]) -> None:
         """Raises ValueError for tensors of another shape, (name, there, here), unless they are
         only those of other classes and may start anew."""
@@ -166,8 +207,7 @@ class FlowDetCheckpointer(DetectionCheckpointer):
             )
             return
         hint = (
-            "It has other classes: set MODEL.REINIT_CLASSES True to let these tensors start anew, "
-            "for fine-tuning"
+            f"It has other classes: {_REINIT}"
             if only_classes
             else "Was it trained with another backbone (MODEL.RESNETS.*, MODEL.VIT.*), image size "
             "(INPUT.FIXED_SIZE, for a ViT), number of classes, queries or dimensions "
@@ -200,16 +240,21 @@ class WholeModelCheckpointer(FlowDetCheckpointer):
         return incompatible
 
 
-def load_trained(cfg: CfgNode, model: nn.Module, path: str) -> AveragedModel | None:
+def load_trained(
+    cfg: CfgNode, model: nn.Module, path: str, class_names: Sequence[str] = ()
+) -> AveragedModel | None:
     """Loads a training's checkpoint into its model, by `WholeModelCheckpointer`.
+
+    Args:
+        class_names: that the checkpoint must have, if it knows its own; () takes any.
 
     Returns:
         The average of the weights that the checkpoint holds; None without `SOLVER.EMA_DECAY`,
         or if it holds none.
     """
     if not cfg.SOLVER.EMA_DECAY:
-        WholeModelCheckpointer(model).load(path)
+        WholeModelCheckpointer(model, class_names=class_names).load(path)
         return None
     average = average_of(model, cfg.SOLVER.EMA_DECAY)
-    WholeModelCheckpointer(model, ema=average).load(path)
+    WholeModelCheckpointer(model, class_names=class_names, ema=average).load(path)
     return average if int(average.n_averaged) else None

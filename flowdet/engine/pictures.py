@@ -83,10 +83,10 @@ class PictureFolder:
 
     def add(self, result: dict) -> None:
         target = next(self._next)
-        _save(self.painter.picture(result), target)
+        save_picture(self.painter.picture(result), target)
         if self.extras.num_steps:
             tiles = self.painter.steps(result)
-            _save(
+            save_picture(
                 contact_sheet(tiles, step_titles(len(tiles)), len(tiles)), trajectory_path(target)
             )
         if self.extras.film:
@@ -137,10 +137,10 @@ class PictureSheet:
 
     def close(self) -> None:
         """Writes the sheets."""
-        _save(contact_sheet(self._tiles, self._titles), self.path)
+        save_picture(contact_sheet(self._tiles, self._titles), self.path)
         if self.extras.num_steps:
             sheet = contact_sheet(self._step_tiles, self._step_titles, self.extras.num_steps)
-            _save(sheet, trajectory_path(self.path))
+            save_picture(sheet, trajectory_path(self.path))
         if self.extras.film:
             titles = [Path(title).stem for title in self._titles]
             frames = film_frames(self.painter, self._filmed, titles)
@@ -181,7 +181,7 @@ def _check_distinct(written: Sequence[Path], files: Sequence[Path]) -> None:
         seen.add(real)
 
 
-def _save(picture: Image.Image, path: Path) -> None:
+def save_picture(picture: Image.Image, path: Path) -> None:
     """Under a temporary name first, so that no half-written picture is taken for a whole one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)

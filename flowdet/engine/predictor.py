@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import BoxMode
 
@@ -212,5 +212,9 @@ def _category_ids(cfg: CfgNode) -> dict[int, int]:
     """The dataset's own ids by class index, where it has such."""
     names = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
     metadata = MetadataCatalog.get(names[0]) if names else None
+    if metadata and metadata.get("evaluator_type") == "coco" and names[0] in DatasetCatalog:
+        if not hasattr(metadata, "thing_classes"):
+            # a dataset of DATASETS.PATH knows its ids when it was read
+            DatasetCatalog.get(names[0])
     ids = getattr(metadata, "thing_dataset_id_to_contiguous_id", None) or {}
     return {index: category for category, index in ids.items()}

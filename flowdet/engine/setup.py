@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import difflib
+import itertools
 import logging
 import math
 import os
@@ -15,6 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import log_first_n
 
 from flowdet.config import add_flowdet_config
+from flowdet.data.own import register_own
 from flowdet.engine.imports import import_parts
 from flowdet.engine.task import CLASSIFICATION, task_of
 from flowdet.flowcls.datasets import download
@@ -26,10 +28,13 @@ def load_config(path: str, overrides: list[str] | None = None) -> CfgNode:
     """A config file with overrides (`KEY value KEY value ...`), not yet resolved. Imports what its
     `IMPORTS` name.
 
+    The dataset of `DATASETS.PATH` is registered; what is wrong with it shows when it is read.
+
     Raises:
         FileNotFoundError: there is no such file.
         ImportError: as `import_parts`.
         KeyError: a key does not exist; the message names near ones.
+        ValueError: another dataset of the same folder name is in use.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no config file {path!r} (--config-file)")
@@ -42,7 +47,23 @@ def load_config(path: str, overrides: list[str] | None = None) -> CfgNode:
     except (KeyError, AssertionError) as error:
         raise KeyError(_near_keys(cfg, overrides or []) or error.args[0]) from error
     import_parts(cfg.IMPORTS)
+    _use_own_data(cfg, overrides or [])
     return cfg
+
+
+def _use_own_data(cfg: CfgNode, overrides: list) -> None:
+    """Registers the dataset of `DATASETS.PATH`, and trains and evaluates on it unless other
+    datasets, or other splits of it, are asked for."""
+    if not cfg.DATASETS.PATH:
+        return
+    names = register_own(cfg.DATASETS.PATH)
+    evaluated = names["val" if "val" in names else "test"]
+    for key, name in (("TRAIN", names["train"]), ("TEST", evaluated)):
+        asked_for = f"DATASETS.{key}" in overrides[::2] or set(cfg.DATASETS[key]) & {
+            *names.values()
+        }
+        if not asked_for:
+            cfg.DATASETS[key] = (name,)
 
 
 def _whole_numbers_as_floats(cfg: CfgNode, overrides: list) -> list:
@@ -176,7 +197,14 @@ def _resolve_classes(cfg: CfgNode) -> None:
                 f"datasets {datasets[0]!r} and {name!r} have different classes, or another order "
                 f"of them: {_first_difference(dataset_classes(datasets[0]), classes)}"
             )
-    cfg.MODEL.CLASS_NAMES = dataset_classes(datasets[0])
+    classes = dataset_classes(datasets[0])
+    if cfg.MODEL.CLASS_NAMES and cfg.MODEL.CLASS_NAMES != classes:
+        raise ValueError(
+            f"MODEL.CLASS_NAMES are other classes than those of {datasets[0]!r}: "
+            f"{_first_difference(cfg.MODEL.CLASS_NAMES, classes)}. To train on other classes than "
+            "a run did, take the config that it was started with, not its config.yaml"
+        )
+    cfg.MODEL.CLASS_NAMES = classes
 
 
 def _check_kind(cfg: CfgNode, name: str) -> None:
@@ -190,8 +218,9 @@ def _check_kind(cfg: CfgNode, name: str) -> None:
 
 
 def _first_difference(one: list[str], other: list[str]) -> str:
-    index = next(i for i, (a, b) in enumerate(zip(one, other)) if a != b)
-    return f"class {index} is {one[index]!r} in the one and {other[index]!r} in the other"
+    pairs = enumerate(itertools.zip_longest(one, other))
+    index, a, b = next((i, a, b) for i, (a, b) in pairs if a != b)
+    return f"class {index} is {a!r} in the one and {b!r} in the other"
 
 
 def dataset_classes(name: str) -> list[str]:

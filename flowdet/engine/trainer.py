@@ -51,6 +51,7 @@ class Trainer(DefaultTrainer):
             self.model,
             self.cfg.OUTPUT_DIR,
             reinit_classes=self.cfg.MODEL.REINIT_CLASSES,
+            class_names=self.cfg.MODEL.CLASS_NAMES,
             trainer=weakref.proxy(self),
         )
         hooks = super().build_hooks()

@@ -99,14 +99,15 @@ def test_per_class_list_is_not_a_split(voc_folder):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("</annotation>", "", "one.xml: no element found"),
-        ("<width>64</width>", "", "one.xml: <size/width> is missing"),
-        ("<width>64<", "<width>0<", "one.xml: the image size must be positive"),
-        ("<name>dog<", "<name>emu<", "one.xml: class 'emu' is unknown; known are cat, dog"),
-        ("<name>dog<", "<name><", "one.xml: <name> is missing or empty"),
-        ("<ymax>48</ymax>", "", "one.xml: <bndbox/ymax> is missing"),
-        ("<xmin>4<", "<xmin>four<", "one.xml: could not convert string to float: 'four'"),
-        ("<xmin>4<", "<xmin>40<", "one.xml: the box 40, 5, 20, 30 of a 'cat' is empty"),
+        ("</annotation>", "", "one.xml:32: no element found"),
+        ("<width>64</width>", "", "one.xml:3: <size/width> is missing"),
+        ("<width>64<", "<width>0<", "one.xml:3: the image size must be positive"),
+        ("<name>dog<", "<name>emu<", "one.xml:8: class 'emu' is unknown; known are cat, dog"),
+        ("<name>dog<", "<name><", "one.xml:9: <name> is missing or empty"),
+        ("<ymax>48</ymax>", "", "one.xml:13: <bndbox/ymax> is missing"),
+        ("<xmin>4<", "<xmin>four<", "one.xml:26: <bndbox/xmin> is 'four', which is no number"),
+        ("<xmin>4<", "<xmin>nan<", "one.xml:26: <bndbox/xmin> is 'nan', which is no number"),
+        ("<xmin>4<", "<xmin>40<", "one.xml:20: the box 40, 5, 20, 30 of a 'cat' is empty"),
     ],
 )
 def test_malformed_annotation_names_file_and_fault(voc_folder, old, new, message):

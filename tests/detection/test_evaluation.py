@@ -13,7 +13,11 @@ from detectron2.structures import Boxes, Instances
 
 from flowdet.config import add_flowdet_config
 from flowdet.data import get_detection_dicts, register_voc
-from flowdet.detection.evaluation import VOCEvaluator, build_evaluator
+from flowdet.data.own import register_own
+from flowdet.detection.evaluation import VOCEvaluator, build_evaluator, metric_name
+from tests.data.own.small import load as load_coco
+from tests.data.own.small import save as save_coco
+from tests.data.own.small import write_coco
 
 IMAGES = {
     "a": [((2, 3, 30, 33), "cat", 0), ((40, 10, 60, 40), "dog", 0)],
@@ -139,6 +143,33 @@ def test_fractional_corners_and_absent_tags_can_be_evaluated(voc_folder):
     path.write_text(text.replace("<pose>Unspecified</pose>", ""))
     register_voc("pets", root, "train", ["cat", "dog", "owl"])
     assert evaluate(VOCEvaluator("pets"), truth("pets"))["AP"] == pytest.approx(100)
+
+
+def test_image_ids_may_have_blanks(cfg, voc_folder):
+    images = {"photo 1": IMAGES["a"], "photo 2": IMAGES["b"]}
+    voc_folder(images, split="train")
+    names = register_own(voc_folder(images, split="val"))
+    found = truth(names["val"])
+    evaluator = build_evaluator(cfg, names["val"])
+    assert evaluate(evaluator, found)["AP"] == pytest.approx(100)
+    assert metric_name(names["val"]).startswith("area under the curve")
+    found["photo 1"] = []
+    assert evaluate(evaluator, found)["AP50-dog"] == 0
+
+
+def test_coco_files_of_other_tools_are_evaluated(cfg, tmp_path):
+    """Without areas, and with an id 0, which COCO's evaluation takes for "not found"."""
+    root = write_coco(tmp_path / "pets")
+    data = load_coco(root, "val")
+    del data["info"]
+    for number, annotation in enumerate(data["annotations"]):
+        annotation["id"] = number
+        del annotation["area"], annotation["iscrowd"]
+    save_coco(root, data, "val")
+    names = register_own(root)
+    found = truth(names["val"])
+    results = evaluate(build_evaluator(cfg, names["val"]), found)
+    assert [results[k] for k in ("AP", "AP-cat", "AP-dog")] == pytest.approx([100] * 3)
 
 
 def test_builder_takes_subset_from_config(cfg, pets):

@@ -117,6 +117,29 @@ def test_another_class_count(tmp_path):
         load(tiny_model(), path)
 
 
+def test_other_classes_of_the_same_number(tmp_path, caplog):
+    model, names = tiny_model(NUM_CLASSES=3), ["cat", "dog", "emu"]
+    FlowDetCheckpointer(model, str(tmp_path), class_names=names).save("model")
+    path, fresh = str(tmp_path / "model.pth"), tiny_model(NUM_CLASSES=3)
+    other = ["cat", "dog", "owl"]
+    with pytest.raises(ValueError, match=r"emu \(here owl\). set MODEL.REINIT_CLASSES True"):
+        FlowDetCheckpointer(fresh, class_names=other).load(path)
+
+    before = {k: v.clone() for k, v in fresh.state_dict().items()}
+    FlowDetCheckpointer(fresh, class_names=other, reinit_classes=True).load(path)
+    assert "heads.classes.weight" in caplog.text and "start anew" in caplog.text
+    theirs, kept = model.state_dict(), 0
+    for name, value in fresh.state_dict().items():
+        is_class = name.startswith(model.class_tensors)
+        assert torch.equal(value, before[name] if is_class else theirs[name])
+        kept += is_class
+    assert kept > 1
+    # those who do not say their classes take any, and the same classes are no question
+    FlowDetCheckpointer(fresh).load(path)
+    FlowDetCheckpointer(fresh, class_names=names).load(path)
+    assert torch.equal(fresh.heads.classes.weight, model.heads.classes.weight)
+
+
 def test_weights_that_match_nothing(tmp_path):
     path = save(tmp_path, {"model": {"encoder.weight": torch.zeros(3)}})
     with pytest.raises(ValueError, match="none of the model's weights.*encoder.weight"):
