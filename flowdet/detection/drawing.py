@@ -19,6 +19,8 @@ TITLE_FONT = 15
 GAP = 10
 # points: the outline of a block's box
 THIN = 0.6
+# pixels per point at matplotlib's 100 dots per inch: a line's height, a letter's mean width
+LINE, LETTER = 1.9, 0.9
 # above this a sheet has more pixels than anyone looks at
 MAX_TILES = 400
 
@@ -28,10 +30,11 @@ class Mark(NamedTuple):
 
     Attributes:
         box: absolute xyxy in pixels of the image.
-        label: above it; "" for none.
+        label: at its top; "" for none.
         color: RGB in [0, 1].
         style: of its line, as matplotlib names them.
         width: of its line in points; 0 is that of detectron2's boxes.
+        below: whether the label is at its bottom instead.
     """
 
     box: Sequence[float]
@@ -39,6 +42,7 @@ class Mark(NamedTuple):
     color: tuple[float, ...]
     style: str = "-"
     width: float = 0
+    below: bool = False
 
 
 class Painter:
@@ -107,6 +111,8 @@ def draw_marks(image: Image.Image, marks: Sequence[Mark], side: int = TILE) -> I
             canvas.draw_box(box, alpha=1, edge_color=mark.color, line_style=mark.style)
         if mark.label:
             corner = _label_corner(box, mark.label, font, width)
+            if mark.below:
+                corner = corner[0], min(box[3], height - LINE * font)
             shade = light(mark.color)  # the background of a label is black
             canvas.draw_text(
                 mark.label, corner, font_size=font, color=shade, horizontal_alignment="left"
@@ -138,10 +144,8 @@ def class_color(index: int) -> tuple[float, float, float]:
 
 def _label_corner(box: list[float], label: str, font: float, width: int) -> tuple[float, float]:
     """Top left of a label above its box, moved into the image. `font` is in points."""
-    # a line's height and a letter's mean width, in pixels at matplotlib's 100 dots per inch
-    line, letter = 1.9 * font, 0.9 * font
-    x = min(box[0], width - letter * len(label))
-    return max(x, 2), max(box[1] - line, 2)
+    x = min(box[0], width - LETTER * font * len(label))
+    return max(x, 2), max(box[1] - LINE * font, 2)
 
 
 def image_of(result: dict) -> Image.Image:

@@ -15,7 +15,7 @@ from detectron2.modeling import build_model
 from flowdet.analysis.report import write_report
 from flowdet.analysis.report.charts import MAX_POINTS, _thinned, charts
 from flowdet.analysis.report.evaluations import evaluated, last_metrics
-from flowdet.analysis.report.pictures import _ends
+from flowdet.analysis.report.pictures import SHOWN, _ends
 from flowdet.analysis.report.summary import about
 from flowdet.data import register_voc
 from flowdet.engine import FlowDetCheckpointer, resolve_config
@@ -208,6 +208,19 @@ def test_metrics_of_several_datasets_and_weights():
     assert [last_metrics(records, of) for of in found] == [{"AP50": 2.0}, {"AP50-a/b": 3.0}]
 
 
+def test_curves_of_every_mode():
+    cfg = tiny_classifier_cfg()
+    cfg.DATASETS.TEST = ("few",)
+    names = ("classification/top1", "classification/top1-multi_step-4", "classification_ema/top1")
+    left_out = ("classification/top10", "classification/top5-probe", "classification/top10-probe")
+    records = [{"iteration": 1} | dict.fromkeys((*names, *left_out), 50.0)]
+    (chart,) = charts(cfg, records, evaluated(cfg, records))
+    assert chart.title == "Top-1 on the test images"
+    assert chart.description.endswith(
+        "configured mode 50, multi_step-4 50, configured mode, averaged weights 50."
+    )
+
+
 def test_losses_of_blocks_are_summed():
     cfg = tiny_cfg()
     cfg.MODEL.FLOW_DET.PASS_LENGTH = 0
@@ -235,7 +248,7 @@ def test_no_image_is_among_the_best_and_the_worst():
     for count in range(1, 20):
         best, worst = _ends(range(count))
         assert not set(best) & set(worst)
-        assert len(best) + len(worst) == min(count, 12)
+        assert len(best) + len(worst) == min(count, 2 * SHOWN)
         assert best[0] == 0 and (count == 1 or worst[0] == count - 1)
 
 

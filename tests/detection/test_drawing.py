@@ -11,11 +11,13 @@ from flowdet.detection.drawing import (
     MAX_TILES,
     TILE,
     TITLE_FONT,
+    Mark,
     Painter,
     _label_corner,
     _shorten,
     class_color,
     contact_sheet,
+    draw_marks,
     pixels_text,
     sheet_columns,
 )
@@ -29,6 +31,20 @@ def result(path, size, boxes, scores):
     instances.scores = torch.tensor(scores)
     instances.pred_classes = torch.zeros(len(scores), dtype=torch.long)
     return {"file_name": str(path), "instances": instances, "trajectory": [instances] * 3}
+
+
+def test_labels_below_stay_in_the_image():
+    image = Image.new("RGB", (TILE, TILE))
+    bottom = [100, 200, 220, TILE - 4]
+
+    def rows(**settings):
+        """Of the letters, which are lighter than the lines."""
+        drawn = draw_marks(image, [Mark(bottom, "cat", (0.0, 0.0, 1.0), **settings)])
+        return np.flatnonzero((np.asarray(drawn).min(axis=2) > 60).any(axis=1))
+
+    above, below = rows(), rows(below=True)
+    assert len(above) and len(below)
+    assert above.max() < 200 < 260 < below.min() and below.max() < TILE - 2
 
 
 @pytest.mark.parametrize("size", [(96, 96), (40, 20), (800, 500)])

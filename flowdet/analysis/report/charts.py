@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,7 +59,9 @@ def charts(cfg: CfgNode, records: Sequence[dict], evaluations: Sequence[Evaluate
         "IoU of matched boxes, per block": series(_of_blocks(names, "matched_iou")),
         "Accuracy of matched classes, per block": series(_of_blocks(names, "class_accuracy")),
         "Accuracy while training, per block": series(_of_blocks(names, "accuracy")),
-        "Average precision on the test images": series(_results(names, evaluations, ("AP",))),
+        "Average precision on the test images": series(
+            _results(names, evaluations, ("AP", "AP50", "AP75"))
+        ),
         "Top-1 on the test images": series(_results(names, evaluations, ("top1",))),
         "Learning rate": series(rates) or series({"lr": "largest group"}),
     }
@@ -92,18 +95,16 @@ def _block_losses(records: Sequence[dict], last: int) -> Series:
 
 
 def _results(
-    names: Sequence[str], evaluations: Sequence[Evaluated], starts: tuple[str, ...]
+    names: Sequence[str], evaluations: Sequence[Evaluated], metrics: Sequence[str]
 ) -> dict[str, str]:
-    """Metrics of the evaluations whose names start so, without those of single classes."""
+    """Keys of the metrics in all evaluations; `top1` also of every mode (`top1-MODE`)."""
     found = {}
     for of in evaluations:
         for key in names:
-            metric = key.removeprefix(of.prefix)
-            if not key.startswith((*(of.prefix + start for start in starts),)):
+            name, _, mode = key.removeprefix(of.prefix).partition("-")
+            if not key.startswith(of.prefix) or name not in metrics or (mode and name != "top1"):
                 continue
-            if metric.startswith("AP") and "-" in metric:
-                continue
-            label = metric.removeprefix("top1-").replace("top1", "configured mode")
+            label = mode or name.replace("top1", "configured mode")
             found[key] = f"{label}, {of.label}" if of.label else label
     return found
 
@@ -142,7 +143,9 @@ def line_svg(points: dict[str, np.ndarray], unit: str, name: str) -> Markup:
 
 
 def _line_figure(points: dict[str, np.ndarray], unit: str) -> Figure:
-    figure = Figure(figsize=(4.6, 3.1), layout="constrained")
+    # inches; a legend in two columns gets the room that it needs
+    height = 2.7 + 0.17 * math.ceil(len(points) / 2)
+    figure = Figure(figsize=(4.6, height), layout="constrained")
     axes = figure.subplots()
     looks = [(color, style) for style in STYLES for color in COLORS]
     for (label, (x, y)), (color, style) in zip(points.items(), itertools.cycle(looks)):

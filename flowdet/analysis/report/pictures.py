@@ -26,7 +26,7 @@ from flowdet.flowcls.predictor import ClassPredictor
 from flowdet.flowcls.samples import classify, tile, verdict
 
 # pictures of each kind
-SHOWN = 6
+SHOWN = 8
 # found, missed and falsely found objects; told apart by the colour-blind, and by their lines
 HIT, MISS, FALSE_ALARM = (0.34, 0.71, 0.91), (1.0, 0.35, 0.65), (0.95, 0.65, 0.0)
 
@@ -162,7 +162,8 @@ def comparison_marks(
     marks = [Mark(objects[j], "", HIT, ":") for _, j, _ in judgement.hits]
     marks += [Mark(boxes[i], scored(i), HIT) for i, _, _ in judgement.hits]
     marks += [
-        Mark(objects[j], f"missed: {class_names[truth.gt_classes[j]]}", MISS, ":")
+        # below, as a false alarm often lies on it
+        Mark(objects[j], f"missed: {class_names[truth.gt_classes[j]]}", MISS, ":", below=True)
         for j in judgement.misses
     ]
     return marks + [
