@@ -43,17 +43,20 @@ def film_frames(
         Frames of one size: one per time of the travels, and one of the detections.
     """
     columns = sheet_columns(len(results))
-    images = [_enlarged(image_of(result)) for result in results]
-    drawn = [painter.confident(result["instances"]) for result in results]
-    ends = [dict(zip(d.pred_queries.tolist(), d.pred_classes.tolist())) for d in drawn]
-    for f, t in enumerate(results[0]["travel"].times.tolist()):
-        tiles = [
-            travel_tile(image, result["travel"], f, end, result["width"])
-            for image, result, end in zip(images, results, ends)
-        ]
-        yield contact_sheet(tiles, [f"{title}, t = {t:.2f}" for title in titles], columns)
-    tiles = [painter.tile(result) for result in results]
-    yield contact_sheet(tiles, [f"{title}: detections" for title in titles], columns)
+    times = results[0]["travel"].times.tolist()
+    captions = [*(f", t = {t:.2f}" for t in times), ": detections"]
+    tiles = [travel_tiles(painter, result) for result in results]
+    for caption, *frame in zip(captions, *tiles, strict=True):
+        yield contact_sheet(frame, [title + caption for title in titles], columns)
+
+
+def travel_tiles(painter: Painter, result: dict) -> Iterator[Image.Image]:
+    """The film of one image: the boxes of its queries at each time, then the detections."""
+    image, drawn = _enlarged(image_of(result)), painter.confident(result["instances"])
+    ends = dict(zip(drawn.pred_queries.tolist(), drawn.pred_classes.tolist()))
+    for frame in range(len(result["travel"].times)):
+        yield travel_tile(image, result["travel"], frame, ends, result["width"])
+    yield painter.tile(result)
 
 
 def travel_tile(

@@ -1,0 +1,55 @@
+#!/usr/bin/env python
+"""Writes the pictures of travelling boxes that README.md and how_it_works.md show.
+
+    docs/make_travel_pictures.py --run output/voc_flow_r18_frozen --name voc \\
+        --images $DETECTRON2_DATASETS/VOC2012/JPEGImages/{2008_003800,2010_001301}.jpg
+
+images/NAME_travel.gif is every second frame of what `tools/demo.py --animate gif` makes of them;
+images/NAME_travel.jpg has a row per image: the boxes at five times, and the detections.
+"""
+
+import argparse
+from pathlib import Path
+
+import flowdet
+
+# isort: split
+from flowdet.detection.animation import film_frames, travel_tiles
+from flowdet.detection.drawing import Painter, contact_sheet
+from flowdet.detection.travel import travel
+from flowdet.engine.demo import TRAVEL_FRAMES
+from flowdet.engine.pictures import save_picture
+from flowdet.engine.recording import save_film
+
+IMAGES = Path(__file__).with_name("images")
+# frames between two pictures of a row
+STILL = (TRAVEL_FRAMES - 1) // 4
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run", required=True, help="folder of a training")
+    parser.add_argument("--images", nargs="+", required=True)
+    parser.add_argument("--name", required=True, help="of the pictures: NAME_travel.*")
+    parser.add_argument("--score-threshold", type=float, default=0.5)
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> None:
+    predictor = flowdet.load(args.run).predictor
+    painter = Painter(predictor.class_names, args.score_threshold)
+    results = list(predictor.stream(args.images, questions=[travel(TRAVEL_FRAMES)]))
+    names = [Path(image).stem for image in args.images]
+    frames = list(film_frames(painter, results, names))
+    save_film([*frames[:-1:2], frames[-1]], IMAGES / f"{args.name}_travel.gif")
+    rows = [list(travel_tiles(painter, result)) for result in results]
+    tiles = [tile for row in rows for tile in (*row[:-1:STILL], row[-1])]
+    titles = ["t = 0: noise", "t = 0.25", "t = 0.5", "t = 0.75", "t = 1", "detections"]
+    sheet = contact_sheet(tiles, titles * len(rows), len(titles))
+    save_picture(sheet, IMAGES / f"{args.name}_travel.jpg")
+
+
+if __name__ == "__main__":
+    main(parse_args())
