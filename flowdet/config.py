@@ -77,7 +77,7 @@ def _add_transport_keys(node: CfgNode) -> None:
     # Cross-attention looks at the box that the estimate decodes to.
     node.BOX_ANCHORED_ATTENTION = True
     # Blocks also read the feature maps at so many points along each side of that box; 0 is off.
-    node.BOX_SAMPLES = 0
+    node.BOX_SAMPLES = 5
 
     # States on which blocks learn: "interpolated" (the paper), or those that the solver
     # visits: "chain" (block k after block k - 1) or "roll" (all blocks after their mean).
@@ -95,10 +95,10 @@ def _add_transport_keys(node: CfgNode) -> None:
     # Which query an object's target goes to in interpolated states: "ordered", "random" or
     # "optimal_transport". Visited states take the matching of the detection loss.
     node.COUPLING = "random"
-    # On what the detection loss matches queries and objects: "own" (each block on its own
-    # prediction), "carried" (all blocks on that of the first) or "consensus" (all on their mean;
-    # "roll" alone).
-    node.ASSIGNMENT = "own"
+    # On what the detection loss matches queries and objects: "own" (each block, or layer of the
+    # baseline, on its own prediction), "carried" (all on that of the first) or "consensus" (all on
+    # their mean; "roll" alone).
+    node.ASSIGNMENT = "carried"
     # Which blocks learn in an iteration: "joint" (all) or "alternate" (Algorithm 1: one per
     # pass over the data, SOLVER.MAX_EPOCHS / T passes each), and the iterations in a pass (0: set
     # from the dataset).

@@ -17,6 +17,8 @@ from flowdet.detection.targets import Targets
 from flowdet.events import log_scalars
 from flowdet.flow import ImageTokens, QueryPosition, add_losses
 
+ASSIGNMENTS = ("own", "carried")
+
 
 @META_ARCH_REGISTRY.register()
 class BackpropDetector(SetDetector):
@@ -29,6 +31,8 @@ class BackpropDetector(SetDetector):
         blocks: T blocks of `flowdet.flow`, not self-conditioned; each corrects the queries.
         queries: learned start, [M, d].
         query_position: maps the queries [B, M, d] to where they are; None for none.
+        assignment: on what queries and objects are matched: `own`: each layer on its own
+            prediction; `carried`: all layers on that of the first.
         auxiliary_losses: every layer has a loss, not only the last one (as in DETR).
         detach_layers: no gradient passes from a layer to the ones before it: what block-local
             training alone costs, without the transport.
@@ -44,6 +48,7 @@ class BackpropDetector(SetDetector):
         blocks: Iterable[nn.Module],
         queries: nn.Parameter,
         query_position: Callable[[Tensor], QueryPosition] | None,
+        assignment: str,
         auxiliary_losses: bool,
         detach_layers: bool,
         checkpoint_blocks: bool,
@@ -55,9 +60,15 @@ class BackpropDetector(SetDetector):
                 "MODEL.FLOW_DET.DETACH_LAYERS leaves all layers but the last without gradient: it "
                 "needs MODEL.FLOW_DET.AUXILIARY_LOSSES True"
             )
+        if assignment not in ASSIGNMENTS:
+            raise ValueError(
+                f"MODEL.FLOW_DET.ASSIGNMENT {assignment!r} is not for a BackpropDetector: "
+                f"use one of {ASSIGNMENTS}"
+            )
         self.blocks = nn.ModuleList(blocks)
         self.queries = queries
         self.query_position = query_position
+        self.assignment = assignment
         self.auxiliary_losses = auxiliary_losses
         self.detach_layers = detach_layers
         self.checkpoint_blocks = checkpoint_blocks
@@ -75,6 +86,7 @@ class BackpropDetector(SetDetector):
             "blocks": build_blocks(flow_cfg, self_conditioned=False),
             "queries": nn.Parameter(start),
             "query_position": build_query_positions(flow_cfg, shared["neck"].code, heads),
+            "assignment": flow_cfg.ASSIGNMENT,
             "auxiliary_losses": flow_cfg.AUXILIARY_LOSSES,
             "detach_layers": flow_cfg.DETACH_LAYERS,
             "checkpoint_blocks": flow_cfg.CHECKPOINT_BLOCKS,
@@ -110,7 +122,8 @@ class BackpropDetector(SetDetector):
         watched: dict[str, Tensor] = {}
         for k in range(first, len(layers)):
             logits, boxes = self.heads(layers[k])
-            assigned = self.matcher(logits, boxes, targets)
+            if k == first or self.assignment == "own":
+                assigned = self.matcher(logits, boxes, targets)
             losses, stats = self.criterion(logits, boxes, targets, assigned, normaliser)
             add_losses(total, losses)
             for name, value in {**losses, **stats}.items():

@@ -45,6 +45,19 @@ def test_detached_layers_learn_from_their_own_loss_alone():
         backprop(DETACH_LAYERS=True, AUXILIARY_LOSSES=False)
 
 
+@pytest.mark.parametrize("assignment, matchings", [("own", 3), ("carried", 1)])
+def test_layers_match_by_themselves_or_as_the_first(assignment, matchings):
+    model, calls = backprop(ASSIGNMENT=assignment), []
+    model.matcher.register_forward_hook(lambda *call: calls.append(call))
+    model(batch())
+    assert len(calls) == matchings
+
+
+def test_the_layers_have_no_consensus():
+    with pytest.raises(ValueError, match="ASSIGNMENT 'consensus'.*own.*carried"):
+        backprop(ASSIGNMENT="consensus")
+
+
 def test_checkpointing_changes_no_gradient_and_keeps_fewer_bytes():
     def run(checkpointed):
         kept = 0
@@ -73,6 +86,7 @@ def test_both_sides_differ_by_time_noise_and_targets_only(recipe):
         keys = {
             "ANCHORED_QUERIES": False,
             "BOX_ANCHORED_ATTENTION": False,
+            "BOX_SAMPLES": 0,
             "SELF_CONDITIONING": False,
             "PREDICTION": "velocity",
         }

@@ -21,6 +21,7 @@ PAPER = {
     "ANCHORED_QUERIES": False,
     "SELF_CONDITIONING": False,
     "BOX_ANCHORED_ATTENTION": False,
+    "BOX_SAMPLES": 0,
     "TRAINING_STATES": "interpolated",
     "LEARN_TARGET": True,
 }

@@ -219,7 +219,8 @@ def test_other_classes_need_the_flag(tmp_path, caplog):
         *("embedding.classes.weight", "embedding.projection.weight", "embedding.projection.bias"),
         *("probe.classifier.weight", "probe.classifier.bias"),
     }
-    said = next(r.getMessage() for r in caplog.records if "these tensors start anew" in r.getMessage())
+    messages = [record.getMessage() for record in caplog.records]
+    said = next(text for text in messages if "these tensors start anew" in text)
     assert all(name in said for name in new)
     loaded = torch.load(path, weights_only=True)["model"]
     for name, tensor in model.state_dict().items():
