@@ -2,10 +2,10 @@
 """Writes small detection datasets of handwritten digits as a user's own would be laid out.
 
     python datasets/make_own_data.py
-    tools/train_net.py --config-file configs/digits_flow.yaml --data datasets/own/voc
-    tools/train_net.py --config-file configs/digits_flow.yaml --data datasets/own/coco
+    tools/train_net.py --config-file configs/digits_flow.yaml --data datasets/own/voc \
+        SOLVER.MAX_EPOCHS 40
 
-The same scenes in VOC and in COCO format, the classes called zero to nine. docs/own_data.md shows
+The same scenes in VOC format and, in datasets/own/coco, in COCO format, the classes called zero to nine. docs/own_data.md shows
 what else may be in such a folder.
 """
 
