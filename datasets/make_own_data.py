@@ -5,8 +5,8 @@
     tools/train_net.py --config-file configs/digits_flow.yaml --data datasets/own/voc \
         SOLVER.MAX_EPOCHS 40
 
-The same scenes in VOC format and, in datasets/own/coco, in COCO format, the classes called zero to nine. docs/own_data.md shows
-what else may be in such a folder.
+The same scenes in VOC format and, in datasets/own/coco, in COCO format, the classes called zero to
+nine. docs/own_data.md shows what else may be in such a folder.
 """
 
 import argparse
