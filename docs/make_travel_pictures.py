@@ -18,7 +18,6 @@ from flowdet.detection.animation import film_frames, travel_tiles
 from flowdet.detection.drawing import Painter, contact_sheet
 from flowdet.detection.travel import travel
 from flowdet.engine.demo import TRAVEL_FRAMES
-from flowdet.engine.pictures import save_picture
 from flowdet.engine.recording import save_film
 
 IMAGES = Path(__file__).with_name("images")
@@ -48,7 +47,7 @@ def main(args: argparse.Namespace) -> None:
     tiles = [tile for row in rows for tile in (*row[:-1:STILL], row[-1])]
     titles = ["t = 0: noise", "t = 0.25", "t = 0.5", "t = 0.75", "t = 1", "detections"]
     sheet = contact_sheet(tiles, titles * len(rows), len(titles))
-    save_picture(sheet, IMAGES / f"{args.name}_travel.jpg")
+    sheet.save(IMAGES / f"{args.name}_travel.jpg", quality=80)
 
 
 if __name__ == "__main__":
