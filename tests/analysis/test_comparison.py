@@ -86,8 +86,9 @@ def test_runs_are_planned_from_the_dataset(compare):
         "flow_batch4_seed0",
         "backprop_batch4_seed0",
     ]
-    # both sides: the same data, optimizer and schedule
-    assert first.cfg.SOLVER == comparison.runs[1].cfg.SOLVER
+    # both sides: the same data, optimizer and schedule, but for the learning rate of their configs
+    assert comparison.runs[-2].method != last.method
+    assert comparison.runs[-2].cfg.SOLVER == last.cfg.SOLVER
     assert first.cfg.DATALOADER == comparison.runs[1].cfg.DATALOADER
 
 
