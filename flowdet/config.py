@@ -90,6 +90,10 @@ def _add_transport_keys(node: CfgNode) -> None:
     node.MAX_ROLL_STEPS = 0
     # "chain" draws its number of steps from these, e.g. [1, 2, 4, 8]; [] is T.
     node.CHAIN_STEPS = []
+    # Noise on the estimates from which "chain" and "roll" walk on, as a share of their standard
+    # deviation, times 1 - t: blocks then learn on worse states than those of images that are known
+    # by heart.
+    node.STATE_NOISE = 0.0
     # Every block learns at t = 0 in every iteration, and beside it on the states above.
     node.LEARN_AT_START = False
     # Which query an object's target goes to in interpolated states: "ordered", "random" or
@@ -122,6 +126,9 @@ def _add_loss_and_inference_keys(node: CfgNode) -> None:
     # be its object's class only in so far as its box overlaps the object's (IoU).
     node.BACKGROUND_WEIGHT = 0.1
     node.QUALITY_TARGETS = False
+    # Weight of all losses of the first block (of BackpropDetector: layer); from there it grows in
+    # equal steps to 1, that of the last.
+    node.FIRST_BLOCK_WEIGHT = 1.0
 
     # BackpropDetector alone: a loss for every layer, not only the last; no gradient from a layer
     # to the ones before it; compute the blocks' activations again in the backward pass instead of
@@ -181,6 +188,7 @@ def _add_classification_keys(cfg: CfgNode) -> None:
     node.TIME_ZERO_SHARE = 0.0
     node.MAX_ROLL_STEPS = 0
     node.CHAIN_STEPS = []
+    node.STATE_NOISE = 0.0
     node.SCHEDULE = "joint"
     node.PASS_LENGTH = 0
     # The noise z_0, and whether targets are layer-normalised and trained by the losses.
@@ -287,4 +295,5 @@ def state_settings(node: CfgNode, walk_trains_features: bool) -> StateSettings:
         learn_at_start=node.LEARN_AT_START,
         walk_trains_features=walk_trains_features,
         chain_steps=tuple(node.CHAIN_STEPS),
+        state_noise=node.STATE_NOISE,
     )

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Trains variants of a detector under one budget and tells how well each does in which mode.
 
-    tools/ablation.py --study configs/ablations/digits_states.yaml
-    tools/ablation.py --study configs/ablations/digits_states.yaml --only chain backprop --seeds 1
+    tools/ablation.py --study configs/ablations/digits.yaml
+    tools/ablation.py --study configs/ablations/digits.yaml --only default backprop --seeds 1
 
 The file names the variants, the budget and the inference modes. Every training is one of
 tools/train_net.py; stopped, the command goes on where it was when called again. It prints a table,

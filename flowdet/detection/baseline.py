@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from flowdet.detection.base import SetDetector
 from flowdet.detection.build import build_blocks, build_query_positions, build_shared_parts
+from flowdet.detection.criterion import block_weights
 from flowdet.detection.heads import grid_boxes
 from flowdet.detection.targets import Targets
 from flowdet.events import log_scalars
@@ -34,6 +35,7 @@ class BackpropDetector(SetDetector):
         assignment: on what queries and objects are matched: `own`: each layer on its own
             prediction; `carried`: all layers on that of the first.
         auxiliary_losses: every layer has a loss, not only the last one (as in DETR).
+        first_block_weight: of the first layer's losses, see `block_weights`.
         detach_layers: no gradient passes from a layer to the ones before it: what block-local
             training alone costs, without the transport.
         checkpoint_blocks: compute the blocks' activations again in the backward pass instead
@@ -50,6 +52,7 @@ class BackpropDetector(SetDetector):
         query_position: Callable[[Tensor], QueryPosition] | None,
         assignment: str,
         auxiliary_losses: bool,
+        first_block_weight: float,
         detach_layers: bool,
         checkpoint_blocks: bool,
         **parts,
@@ -70,6 +73,7 @@ class BackpropDetector(SetDetector):
         self.query_position = query_position
         self.assignment = assignment
         self.auxiliary_losses = auxiliary_losses
+        self.block_weights = block_weights(first_block_weight, len(self.blocks))
         self.detach_layers = detach_layers
         self.checkpoint_blocks = checkpoint_blocks
 
@@ -88,6 +92,7 @@ class BackpropDetector(SetDetector):
             "query_position": build_query_positions(flow_cfg, shared["neck"].code, heads),
             "assignment": flow_cfg.ASSIGNMENT,
             "auxiliary_losses": flow_cfg.AUXILIARY_LOSSES,
+            "first_block_weight": flow_cfg.FIRST_BLOCK_WEIGHT,
             "detach_layers": flow_cfg.DETACH_LAYERS,
             "checkpoint_blocks": flow_cfg.CHECKPOINT_BLOCKS,
         }
@@ -125,6 +130,7 @@ class BackpropDetector(SetDetector):
             if k == first or self.assignment == "own":
                 assigned = self.matcher(logits, boxes, targets)
             losses, stats = self.criterion(logits, boxes, targets, assigned, normaliser)
+            losses = {name: self.block_weights[k] * loss for name, loss in losses.items()}
             add_losses(total, losses)
             for name, value in {**losses, **stats}.items():
                 watched[f"block{k}/{name.removeprefix('loss_')}"] = value.detach()

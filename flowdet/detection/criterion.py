@@ -25,6 +25,18 @@ class Normaliser(NamedTuple):
     classes: Tensor
 
 
+def block_weights(first: float, num_blocks: int) -> list[float]:
+    """Weights of the losses of each block (of the baseline: each layer), from `first` in equal
+    steps to 1: what the shared parts learn is then more for the last, whose boxes are reported.
+
+    Raises:
+        ValueError: `first` is not above 0.
+    """
+    if first <= 0:
+        raise ValueError(f"MODEL.FLOW_DET.FIRST_BLOCK_WEIGHT must be above 0, got {first}")
+    return torch.linspace(1, first, num_blocks).flip(0).tolist()
+
+
 class SetCriterion(nn.Module):
     """Cross-entropy over all queries, L1 and GIoU over the matched ones.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from flowdet.config import state_settings
 from flowdet.detection.base import SetDetector
 from flowdet.detection.build import build_flow, build_shared_parts
+from flowdet.detection.criterion import block_weights
 from flowdet.detection.losses import BlockLosses
 from flowdet.detection.matcher import solve_assignment
 from flowdet.detection.targets import TargetEmbedding, Targets
@@ -57,6 +58,7 @@ class FlowMatchingDetector(SetDetector):
         pass_length: iterations in one pass over the data, for `alternate`.
         noise_scale: standard deviation of z_0.
         flow_weight: of the flow loss, against the detection loss.
+        first_block_weight: of the first block's losses, see `block_weights`.
         inference_mode, num_steps, single_step_block: see `flowdet.flow.solve`.
         early_exit: an image takes no more steps once no box moves by more than this share of the
             image's side; 0 is off.
@@ -78,6 +80,7 @@ class FlowMatchingDetector(SetDetector):
         pass_length: int,
         noise_scale: float,
         flow_weight: float,
+        first_block_weight: float,
         inference_mode: str,
         num_steps: int,
         single_step_block: int,
@@ -106,6 +109,7 @@ class FlowMatchingDetector(SetDetector):
         self.assignment = assignment
         self.noise_scale = noise_scale
         self.flow_weight = flow_weight
+        self.block_weights = block_weights(first_block_weight, flow.num_blocks)
         self.inference_mode = inference_mode
         self.num_steps = num_steps
         self.single_step_block = single_step_block
@@ -132,6 +136,7 @@ class FlowMatchingDetector(SetDetector):
             "pass_length": flow_cfg.PASS_LENGTH,
             "noise_scale": flow_cfg.NOISE_SCALE,
             "flow_weight": flow_cfg.FLOW_WEIGHT,
+            "first_block_weight": flow_cfg.FIRST_BLOCK_WEIGHT,
             "inference_mode": flow_cfg.INFERENCE_MODE,
             "num_steps": flow_cfg.NUM_STEPS or flow_cfg.NUM_BLOCKS,
             "single_step_block": flow_cfg.SINGLE_STEP_BLOCK,

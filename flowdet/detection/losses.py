@@ -69,7 +69,9 @@ class BlockLosses:
             found, stats = model.criterion(logits, boxes, self.targets, assigned, self.normaliser)
             z_1 = gather_targets(embeddings, assigned) if coupled is None else coupled
             loss_flow = model.flow.flow_loss(prediction, lesson.state, z_1)
-            add_losses(losses, {**found, "loss_flow": model.flow_weight * loss_flow})
+            found["loss_flow"] = model.flow_weight * loss_flow
+            weight = model.block_weights[block]
+            add_losses(losses, {name: weight * loss for name, loss in found.items()})
         self.states.visited(block, prediction.z1_hat)
         for name, value in {**losses, **stats}.items():
             # no "loss" in the name, or detectron2 prints all of them in every line

@@ -57,6 +57,10 @@ class StateSettings:
             iteration for `chain`), the state from which `single_step` and `ensemble` start.
         max_steps: `roll` draws the number of Euler steps from 1 to this; 2T if it is 0.
         chain_steps: `chain` draws the number of Euler steps from these; T steps if there are none.
+        state_noise: noise on the estimates of a walk, before the next step is made from them, as a
+            share of their standard deviation; it shrinks with what is left of the way, 1 - t. What
+            blocks say of training images is better than what they say of others: with it the next
+            block has seen worse.
         learn_at_start: every block learns at t = 0 in every iteration, and beside it on the
             state above. Leaves nothing for `zero_share` to do, which must be 0.
         walk_trains_features: with it, whether the features get gradients on the state above too,
@@ -70,6 +74,7 @@ class StateSettings:
     learn_at_start: bool = False
     walk_trains_features: bool = True
     chain_steps: tuple[int, ...] = ()
+    state_noise: float = 0.0
 
     def __post_init__(self):
         if self.kind not in TRAINING_STATES:
@@ -90,6 +95,8 @@ class StateSettings:
             raise ValueError(
                 f"chain_steps (CHAIN_STEPS) must be at least 1, got {self.chain_steps}"
             )
+        if self.state_noise < 0:
+            raise ValueError(f"state_noise (STATE_NOISE) is negative: {self.state_noise}")
         if self.learn_at_start and self.zero_share:
             raise ValueError(
                 "learn_at_start (LEARN_AT_START) puts every image at t = 0 already: set "
@@ -125,6 +132,11 @@ class TrainingStates(ABC):
         if not self.settings.learn_at_start or state is self.initial:
             return [Lesson(state)]
         return [Lesson(self.initial), Lesson(state, self.settings.walk_trains_features)]
+
+    def blurred(self, z1_hat: Tensor, t_next: float) -> Tensor:
+        """An estimate with `state_noise`, from which the walk goes on at `t_next`."""
+        scale = self.settings.state_noise * (1 - t_next)
+        return z1_hat + scale * z1_hat.std() * torch.randn_like(z1_hat) if scale else z1_hat
 
     def visited(self, block: int, z1_hat: Tensor) -> None:
         """Takes note that block `block` has predicted `z1_hat` on its state, the last lesson."""
@@ -185,7 +197,8 @@ class ChainStates(TrainingStates):
             with without_gradient():
                 block = block_at(t, self.ensemble.num_blocks)
                 self.z1_hat = self.ensemble.predict(block, self.current, self.features).z1_hat
-        self.current = self.ensemble.advance(self.current, self.z1_hat, t, t_next)
+        goal = self.blurred(self.z1_hat, t_next)
+        self.current = self.ensemble.advance(self.current, goal, t, t_next)
         self.step, self.z1_hat = self.step + 1, None
 
     def visited(self, block: int, z1_hat: Tensor) -> None:
@@ -205,7 +218,7 @@ class RollStates(TrainingStates):
         num_steps = random.randint(1, self.settings.max_steps or 2 * self.ensemble.num_blocks)
         with without_gradient():
             self.walked = euler(
-                lambda state, t, t_next: self.ensemble.consensus(state, self.features),
+                self._agreed,
                 self.ensemble,
                 self.initial,
                 num_steps,
@@ -213,6 +226,9 @@ class RollStates(TrainingStates):
             )[0]
             z = self.initial.z
             self.stays = torch.rand(len(z), device=z.device) < self.settings.zero_share
+
+    def _agreed(self, state: FlowState, t: float, t_next: float) -> Tensor:
+        return self.blurred(self.ensemble.consensus(state, self.features), t_next)
 
     def state(self, block: int, z_1: Tensor | None = None) -> FlowState:
         if not self.settings.zero_share or self.walked is self.initial:

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from flowdet.detection.criterion import SetCriterion
+from flowdet.detection.criterion import SetCriterion, block_weights
 from tests.detection.tiny import random_predictions, random_targets, targets_of
 
 BOX_A, BOX_B = (0.3, 0.3, 0.2, 0.2), (0.7, 0.7, 0.4, 0.4)
@@ -112,3 +112,10 @@ def test_images_without_objects_contribute():
     losses, _ = evaluate(SetCriterion(3), logits, boxes, random_targets([1, 0]), assigned)
     sum(losses.values()).backward()
     assert logits.grad[1].abs().sum() > 0 and boxes.grad[1].abs().sum() == 0
+
+
+def test_block_weights_grow_to_that_of_the_last():
+    assert block_weights(0.25, 4) == [0.25, 0.5, 0.75, 1.0]
+    assert block_weights(0.25, 1) == block_weights(1.0, 1) == [1.0]
+    with pytest.raises(ValueError, match="FIRST_BLOCK_WEIGHT must be above 0, got 0"):
+        block_weights(0, 4)

@@ -1,7 +1,9 @@
+import random
+
 import pytest
 import torch
 
-from flowdet.flow import StateSettings, make_states, solve
+from flowdet.flow import FlowState, StateSettings, make_states, solve
 from flowdet.flow.solvers import block_at
 from tests.flow.toy import DIM, mlps
 
@@ -73,6 +75,31 @@ def test_chains_draw_their_length(ensemble):
     assert lengths == {1, 2, 6}
     with pytest.raises(ValueError, match=r"CHAIN_STEPS\) must be at least 1"):
         StateSettings("chain", chain_steps=(4, 0))
+
+
+def test_state_noise_is_on_the_estimates_that_a_chain_hands_on(ensemble):
+    z_0 = torch.randn(4000, DIM)
+    chain = make_states(StateSettings("chain", state_noise=0.5), ensemble, z_0, FEATURES)
+    assert torch.equal(chain.state(0).z, z_0)
+    z1_hat = torch.randn(4000, DIM) * 3
+    chain.visited(0, z1_hat)
+    noise = chain.state(1).estimate - z1_hat
+    # 0.5 of 3, and two of three blocks left to go
+    assert noise.std() == pytest.approx(1.0, rel=0.02)
+    assert abs(torch.corrcoef(torch.stack([noise.flatten(), z1_hat.flatten()]))[0, 1]) < 0.05
+    with pytest.raises(ValueError, match=r"STATE_NOISE\) is negative: -1"):
+        StateSettings("chain", state_noise=-1)
+
+
+def test_state_noise_is_on_the_walk_of_a_roll(ensemble):
+    def walked(noise: float) -> FlowState:
+        random.seed(0)
+        torch.manual_seed(0)
+        settings = StateSettings("roll", max_steps=3, state_noise=noise)
+        return make_states(settings, ensemble, torch.ones(2, DIM), FEATURES).state(0)
+
+    assert walked(0.0).t[0] == walked(0.3).t[0] > 0
+    assert not torch.allclose(walked(0.0).z, walked(0.3).z)
 
 
 def test_no_gradient_flows_through_the_walk(ensemble):

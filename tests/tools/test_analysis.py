@@ -106,8 +106,8 @@ def test_leak(run, tmp_path):
         (("table3.py", "--suite", "cifar10_small"), "make it with datasets/make_image_folder.py"),
         (("ablation.py", "--study", "none.yaml"), "there is no study 'none.yaml'"),
         (
-            ("ablation.py", "--study", "configs/ablations/digits_states.yaml", "--only", "dream"),
-            "there is no variant 'dream', only backprop, chain",
+            ("ablation.py", "--study", "configs/ablations/digits.yaml", "--only", "dream"),
+            "there is no variant 'dream', only default, backprop",
         ),
         (("measure_memory.py", "--blocks", "0"), "T must be at least 1, got 0"),
         (("measure_memory.py", "--config-file", "none.yaml"), "no config file 'none.yaml'"),
