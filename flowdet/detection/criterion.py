@@ -26,15 +26,17 @@ class Normaliser(NamedTuple):
 
 
 def block_weights(first: float, num_blocks: int) -> list[float]:
-    """Weights of the losses of each block (of the baseline: each layer), from `first` in equal
-    steps to 1: what the shared parts learn is then more for the last, whose boxes are reported.
+    """Weights of the losses of each block (of the baseline: each layer): they double from `first`
+    up to 1, so that what the shared parts learn is more for the last, whose boxes are reported.
 
     Raises:
-        ValueError: `first` is not above 0.
+        ValueError: `first` is not above 0 and at most 1.
     """
-    if first <= 0:
-        raise ValueError(f"MODEL.FLOW_DET.FIRST_BLOCK_WEIGHT must be above 0, got {first}")
-    return torch.linspace(1, first, num_blocks).flip(0).tolist()
+    if not 0 < first <= 1:
+        raise ValueError(
+            f"MODEL.FLOW_DET.FIRST_BLOCK_WEIGHT must be above 0 and at most 1, got {first}"
+        )
+    return [min(first * 2**k, 1.0) for k in range(num_blocks)]
 
 
 class SetCriterion(nn.Module):

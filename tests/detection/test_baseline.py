@@ -27,15 +27,16 @@ def test_auxiliary_losses_add_the_other_layers():
 
 
 @pytest.mark.parametrize("file", ["digits_flow.yaml", "digits_backprop.yaml"])
-def test_the_weight_of_the_first_block_scales_it_and_the_ones_between(file):
+def test_the_weight_of_the_first_block_scales_its_losses(file):
     def losses(weight):
         torch.manual_seed(0)
         found = tiny_model(file=file, FIRST_BLOCK_WEIGHT=weight)(batch())
         return torch.stack(list(found.values()))
 
-    one, half, none = losses(1.0), losses(0.5), losses(1e-9)
-    assert torch.allclose(one - half, half - none, rtol=1e-3)
-    assert torch.all(one > half) and torch.all(half > none)
+    # of three blocks the second has full weight from a half on
+    one, less, half = losses(1.0), losses(0.75), losses(0.5)
+    assert torch.allclose(one - less, less - half, rtol=1e-3)
+    assert torch.all(one > half)
 
 
 def test_detached_layers_learn_from_their_own_loss_alone():

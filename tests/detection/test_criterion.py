@@ -114,8 +114,12 @@ def test_images_without_objects_contribute():
     assert logits.grad[1].abs().sum() > 0 and boxes.grad[1].abs().sum() == 0
 
 
-def test_block_weights_grow_to_that_of_the_last():
-    assert block_weights(0.25, 4) == [0.25, 0.5, 0.75, 1.0]
-    assert block_weights(0.25, 1) == block_weights(1.0, 1) == [1.0]
-    with pytest.raises(ValueError, match="FIRST_BLOCK_WEIGHT must be above 0, got 0"):
-        block_weights(0, 4)
+@pytest.mark.parametrize("first, count, weights", [(0.25, 4, [0.25, 0.5, 1, 1]), (1, 2, [1, 1])])
+def test_block_weights_double_up_to_one(first, count, weights):
+    assert block_weights(first, count) == weights
+
+
+@pytest.mark.parametrize("first", [0.0, 1.5])
+def test_block_weights_are_shares(first):
+    with pytest.raises(ValueError, match=f"FIRST_BLOCK_WEIGHT must be above 0.*got {first}"):
+        block_weights(first, 4)
