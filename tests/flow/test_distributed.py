@@ -56,6 +56,7 @@ def detector(schedule):
         file="voc_flow_r18_frozen.yaml",
         NECK_BLOCKS=0,
         NOISE_SCALE=0.0,
+        STATE_NOISE=0.0,
         FEATURE_CACHE_GIB=0.0,
         SCHEDULE=schedule,
         NUM_BLOCKS=2,
