@@ -50,11 +50,9 @@ def block_at(t: float, num_blocks: int) -> int:
     return min(int(num_blocks * t + 1e-6), num_blocks - 1)
 
 
-def share_of_interval(t: float, t_next: float, num_blocks: int) -> float:
-    """How much of what is left of the interval of the block at `t` a step to `t_next` takes: 1 if
-    it goes to the end or beyond."""
-    end = (block_at(t, num_blocks) + 1) / num_blocks
-    return 1.0 if t_next > end - 1e-6 else (t_next - t) / (end - t)
+def ends_interval(t: float, t_next: float, num_blocks: int) -> bool:
+    """Whether a step from `t` to `t_next` leaves the time interval of the block that serves `t`."""
+    return t_next > (block_at(t, num_blocks) + 1) / num_blocks - 1e-6
 
 
 class FlowEnsemble(nn.Module):
@@ -126,14 +124,14 @@ class FlowEnsemble(nn.Module):
     def advance(self, state: FlowState, z1_hat: Tensor, t: float, t_next: float) -> FlowState:
         """The Euler step of the whole batch from `t` to `t_next` towards `z1_hat`.
 
-        The estimate goes there as z does, but by the end of the time interval of the block that
-        serves `t`, not by t = 1: with T steps or fewer it is `z1_hat`, with more it arrives with
-        the last step of the interval, so that more steps walk the same way in smaller steps.
+        The estimate that the blocks see is renewed when the time interval of the block that serves
+        `t` ends: with T steps or fewer in every step, with more in every few. So a block is asked
+        about the same estimate all along its interval, as in a training of T steps, and more steps
+        walk the same way in smaller steps.
         """
-        z, estimate = self.path.step(state.z, z1_hat, t, t_next), z1_hat
-        share = share_of_interval(t, t_next, self.num_blocks)
-        if share < 1 and state.estimate is not None:
-            estimate = torch.lerp(state.estimate, z1_hat, share)
+        z = self.path.step(state.z, z1_hat, t, t_next)
+        renewed = ends_interval(t, t_next, self.num_blocks)
+        estimate = z1_hat if renewed else state.estimate
         return FlowState(z, torch.full_like(state.t, t_next), estimate)
 
     def flow_loss(self, prediction: Prediction, state: FlowState, z_1: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from flowdet.flow.ensemble import FlowEnsemble, FlowState, block_at, share_of_interval
+from flowdet.flow.ensemble import FlowEnsemble, FlowState, block_at, ends_interval
 from flowdet.flow.path import expand_time
 
 # whether an estimate [B, ..., d] after the one before it needs no more steps, [B]
@@ -179,7 +179,7 @@ def euler(
             solution.states.append(state.z)
             solution.estimates.append(z1_hat)
         # within a block's interval small steps towards one goal say nothing of the next block
-        if settled is None or share_of_interval(t, t_next, ensemble.num_blocks) < 1:
+        if settled is None or not ends_interval(t, t_next, ensemble.num_blocks):
             continue
         if held is not None:
             over = over | settled(held, z1_hat)
