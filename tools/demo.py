@@ -177,7 +177,7 @@ def main(args: argparse.Namespace) -> int:
     if frames:
         return film(args, frames, predictor, painter)
     extras = Extras(
-        predictor.num_steps if args.trajectory else 0, args.animate and f".{args.animate}"
+        predictor.trajectory_times if args.trajectory else (), args.animate and f".{args.animate}"
     )
     questions = ask(args, predictor)
     detect_images(predictor, files, painter, args.output, args.json, extras, questions)

@@ -105,10 +105,12 @@ def refinement_rows(
                 outputs = [{"instances": x} for x in model.detections(z, inputs)]
                 evaluators[point].process(inputs, outputs)
     rows = []
+    flow = model.flow if isinstance(model, FlowMatchingDetector) else None
     for (walk, step), evaluator in tqdm(evaluators.items(), desc="average precision"):
         found = evaluator.evaluate()["bbox"]
         common = {"method": method_of(cfg), "dataset": name, "mode": walk.mode}
-        common |= {"num_steps": walk.num_steps, "step": step, "t": round(step / walk.num_steps, 4)}
+        t = flow.times(walk.num_steps)[step] if flow else step / walk.num_steps
+        common |= {"num_steps": walk.num_steps, "step": step, "t": round(t, 4)}
         if walk.mode == "single_step":
             common["block"] = walk.block
         for metric in metrics:

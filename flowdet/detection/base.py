@@ -104,8 +104,8 @@ class SetDetector(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def trajectory_length(self) -> int:
-        """Steps that a trajectory has."""
+    def trajectory_times(self) -> list[float]:
+        """The time t after every step of a trajectory."""
 
     @property
     def device(self) -> torch.device:

@@ -98,8 +98,8 @@ class BackpropDetector(SetDetector):
         }
 
     @property
-    def trajectory_length(self) -> int:
-        return len(self.blocks)
+    def trajectory_times(self) -> list[float]:
+        return [k / len(self.blocks) for k in range(1, len(self.blocks) + 1)]
 
     def layers(self, tokens: ImageTokens) -> list[Tensor]:
         """The queries after every block, T times [B, M, d]."""

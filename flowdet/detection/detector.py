@@ -145,8 +145,9 @@ class FlowMatchingDetector(SetDetector):
         }
 
     @property
-    def trajectory_length(self) -> int:
-        return self.num_steps if INFERENCE_MODES[self.inference_mode].many_steps else 1
+    def trajectory_times(self) -> list[float]:
+        many = INFERENCE_MODES[self.inference_mode].many_steps
+        return self.flow.times(self.num_steps if many else 1)[1:]
 
     def losses(self, tokens: ImageTokens, targets: Targets) -> dict[str, Tensor]:
         """The summed losses of the blocks that learn in this iteration (eq. 19)."""
@@ -172,7 +173,7 @@ class FlowMatchingDetector(SetDetector):
         if not trajectory:
             return [solution.z_1]
         # after an early exit nothing moves any more
-        missing = self.trajectory_length - len(solution.estimates)
+        missing = len(self.trajectory_times) - len(solution.estimates)
         return solution.estimates + [solution.z_1] * missing
 
     def visited_states(self, tokens: ImageTokens) -> tuple[list[float], list[Tensor]]:

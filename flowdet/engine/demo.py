@@ -54,7 +54,7 @@ def detect_images(
     if extras.film:
         questions = [*questions, travel(TRAVEL_FRAMES)]
     drawn = 0
-    results = predictor.stream(files, bool(extras.num_steps), questions)
+    results = predictor.stream(files, bool(extras.times), questions)
     with JsonRows(json_path) as rows:
         for result in tqdm(results, total=len(files), unit="image", disable=len(files) <= QUIET):
             rows.add(predictor.coco_results(result))

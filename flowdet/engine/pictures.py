@@ -23,16 +23,16 @@ class Extras(NamedTuple):
     """What is drawn beside the detections.
 
     Attributes:
-        num_steps: steps in the trajectory of a result; 0 draws none.
+        times: t after every step of the trajectory of a result; none draw none.
         film: suffix of an animation of the travel of a result, `.gif` or `.mp4`; None makes none.
     """
 
-    num_steps: int = 0
+    times: Sequence[float] = ()
     film: str | None = None
 
     def paths(self, picture: Path) -> list[Path]:
         """Where they go, beside a picture."""
-        trajectory = [trajectory_path(picture)] if self.num_steps else []
+        trajectory = [trajectory_path(picture)] if self.times else []
         return trajectory + ([trajectory_path(picture, self.film)] if self.film else [])
 
 
@@ -84,10 +84,10 @@ class PictureFolder:
     def add(self, result: dict) -> None:
         target = next(self._next)
         save_picture(self.painter.picture(result), target)
-        if self.extras.num_steps:
+        if self.extras.times:
             tiles = self.painter.steps(result)
             save_picture(
-                contact_sheet(tiles, step_titles(len(tiles)), len(tiles)), trajectory_path(target)
+                contact_sheet(tiles, step_titles(self.extras.times), len(tiles)), trajectory_path(target)
             )
         if self.extras.film:
             frames = film_frames(self.painter, [result], [target.stem])
@@ -108,7 +108,7 @@ class PictureSheet:
     def __init__(
         self, path: Path, files: Sequence[Path], painter: Painter, extras: Extras = NOTHING
     ):
-        check_tiles(len(files) * max(extras.num_steps, 1))
+        check_tiles(len(files) * max(len(extras.times), 1))
         if extras.film and len(files) > MAX_FILM:
             raise ValueError(
                 f"one film of {len(files)} images is too large (at most {MAX_FILM}): write to a "
@@ -130,16 +130,16 @@ class PictureSheet:
         self._titles.append(path.name)
         if self.extras.film:
             self._filmed.append(result)
-        if self.extras.num_steps:
+        if self.extras.times:
             tiles = self.painter.steps(result)
             self._step_tiles += tiles
-            self._step_titles += [f"{path.stem}: {title}" for title in step_titles(len(tiles))]
+            self._step_titles += [f"{path.stem}: {title}" for title in step_titles(self.extras.times)]
 
     def close(self) -> None:
         """Writes the sheets."""
         save_picture(contact_sheet(self._tiles, self._titles), self.path)
-        if self.extras.num_steps:
-            sheet = contact_sheet(self._step_tiles, self._step_titles, self.extras.num_steps)
+        if self.extras.times:
+            sheet = contact_sheet(self._step_tiles, self._step_titles, len(self.extras.times))
             save_picture(sheet, trajectory_path(self.path))
         if self.extras.film:
             titles = [Path(title).stem for title in self._titles]
@@ -164,9 +164,9 @@ def trajectory_path(picture: Path, suffix: str = ".png") -> Path:
     return picture.with_name(f"{picture.stem}_trajectory{suffix}")
 
 
-def step_titles(num_steps: int) -> list[str]:
-    """Step and time t of the estimates of a trajectory on a regular grid."""
-    return [f"step {i} of {num_steps}, t = {i / num_steps:.2f}" for i in range(1, num_steps + 1)]
+def step_titles(times: Sequence[float]) -> list[str]:
+    """Step and time t of the estimates of a trajectory."""
+    return [f"step {i} of {len(times)}, t = {t:.2f}" for i, t in enumerate(times, start=1)]
 
 
 def _check_distinct(written: Sequence[Path], files: Sequence[Path]) -> None:

@@ -149,10 +149,10 @@ class Predictor(BasePredictor):
         return {**record, **self.mapper.of_pixels(pixels), "pixels": pixels}
 
     @property
-    def num_steps(self) -> int:
-        """Steps that a trajectory has."""
+    def trajectory_times(self) -> list[float]:
+        """The time t after every step of a trajectory."""
         self._check_trajectory()
-        return self.model.trajectory_length
+        return self.model.trajectory_times
 
     def _check_trajectory(self) -> None:
         if not isinstance(self.model, SetDetector):

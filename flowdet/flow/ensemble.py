@@ -50,11 +50,6 @@ def block_at(t: float, num_blocks: int) -> int:
     return min(int(num_blocks * t + 1e-6), num_blocks - 1)
 
 
-def ends_interval(t: float, t_next: float, num_blocks: int) -> bool:
-    """Whether a step from `t` to `t_next` leaves the time interval of the block that serves `t`."""
-    return t_next > (block_at(t, num_blocks) + 1) / num_blocks - 1e-6
-
-
 class FlowEnsemble(nn.Module):
     """The T parallel predictors v_theta_1 .. v_theta_T (3.2.1) and what they share.
 
@@ -121,18 +116,26 @@ class FlowEnsemble(nn.Module):
         estimates = [self.predict(k, state, features).z1_hat for k in range(self.num_blocks)]
         return torch.stack(estimates).mean(dim=0)
 
-    def advance(self, state: FlowState, z1_hat: Tensor, t: float, t_next: float) -> FlowState:
-        """The Euler step of the whole batch from `t` to `t_next` towards `z1_hat`.
+    def times(self, num_steps: int) -> list[float]:
+        """The times between Euler steps, from 0 to 1, `num_steps + 1` numbers.
 
-        The estimate that the blocks see is renewed when the time interval of the block that serves
-        `t` ends: with T steps or fewer in every step, with more in every few. So a block is asked
-        about the same estimate all along its interval, as in a training of T steps, and more steps
-        walk the same way in smaller steps.
+        A regular grid (eq. 25), as long as there is a block for every step. More steps of
+        `velocity` make it finer; those of `target` divide the time of the last block: it goes on
+        correcting what it has found, while another block, asked again about an estimate that it
+        has corrected already, would meet what it never learned on.
         """
+        count = self.num_blocks
+        if self.prediction == "velocity" or num_steps <= count:
+            return [i / num_steps for i in range(num_steps + 1)]
+        share = 1 / (num_steps - count + 1)
+        finer = [(count - 1 + i * share) / count for i in range(1, num_steps - count + 1)]
+        return [k / count for k in range(count)] + finer + [1.0]
+
+    def advance(self, state: FlowState, z1_hat: Tensor, t: float, t_next: float) -> FlowState:
+        """The Euler step of the whole batch from `t` to `t_next` towards `z1_hat`, which is the
+        estimate that the next step corrects."""
         z = self.path.step(state.z, z1_hat, t, t_next)
-        renewed = ends_interval(t, t_next, self.num_blocks)
-        estimate = z1_hat if renewed else state.estimate
-        return FlowState(z, torch.full_like(state.t, t_next), estimate)
+        return FlowState(z, torch.full_like(state.t, t_next), z1_hat)
 
     def flow_loss(self, prediction: Prediction, state: FlowState, z_1: Tensor) -> Tensor:
         """The flow-matching loss of a prediction, a scalar (eq. 14, mean over elements).

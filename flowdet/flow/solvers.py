@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from flowdet.flow.ensemble import FlowEnsemble, FlowState, block_at, ends_interval
+from flowdet.flow.ensemble import FlowEnsemble, FlowState, block_at
 from flowdet.flow.path import expand_time
 
 # whether an estimate [B, ..., d] after the one before it needs no more steps, [B]
@@ -149,20 +149,22 @@ def euler(
     settled: Settled | None = None,
     trajectory: bool = False,
 ) -> tuple[FlowState, Solution]:
-    """Explicit Euler integration on a regular grid (eq. 25).
+    """Explicit Euler integration (eq. 25) over `FlowEnsemble.times`.
 
     Args:
         predict: maps a state, its time and that of the next one to `z1_hat`.
-        ensemble: whose `advance` makes the steps.
+        ensemble: whose `times` and `advance` make the steps.
         state: at t = 0.
         num_steps: steps from 0 to 1.
         stop_after: make only so many of them.
-        settled: asked at the end of every block's interval but the first. What has settled
-            stays at its estimate, and if all has, no further step is made.
+        settled: asked after every step but the first, unless another block is yet to be asked and
+            this one is not done. What has settled stays at its estimate, and if all has, no further
+            step is made.
         trajectory: keep every state and estimate.
     """
-    steps = num_steps if stop_after is None else stop_after
-    times = [i / num_steps for i in range(steps + 1)]
+    times, last_block = ensemble.times(num_steps), ensemble.num_blocks - 1
+    if stop_after is not None:
+        times = times[: stop_after + 1]
     solution = Solution(state.z, times[:1], torch.zeros_like(state.t, dtype=torch.long), state)
     if trajectory:
         solution.states.append(state.z)
@@ -179,7 +181,8 @@ def euler(
             solution.states.append(state.z)
             solution.estimates.append(z1_hat)
         # within a block's interval small steps towards one goal say nothing of the next block
-        if settled is None or not ends_interval(t, t_next, ensemble.num_blocks):
+        goes_on = block_at(t, last_block + 1) == block_at(t_next, last_block + 1) < last_block
+        if settled is None or goes_on:
             continue
         if held is not None:
             over = over | settled(held, z1_hat)

@@ -174,7 +174,7 @@ class ChainStates(TrainingStates):
         self.current = self.initial
         stays = random.random() < self.settings.zero_share
         choices = self.settings.chain_steps or (self.ensemble.num_blocks,)
-        self.num_steps = 1 if stays else random.choice(choices)
+        self.times = self.ensemble.times(1 if stays else random.choice(choices))
         self.step = 0
         # what the block that serves the current step has said there
         self.z1_hat: Tensor | None = None
@@ -186,13 +186,13 @@ class ChainStates(TrainingStates):
 
     def _step_of(self, block: int) -> int:
         """One of the steps that the block serves, or else the step into which its time falls."""
-        count, steps = self.ensemble.num_blocks, self.num_steps
-        served = [s for s in range(steps) if block_at(s / steps, count) == block]
+        count, steps = self.ensemble.num_blocks, len(self.times) - 1
+        served = [s for s in range(steps) if block_at(self.times[s], count) == block]
         return random.choice(served) if served else block * steps // count
 
     def _advance(self) -> None:
         """The Euler step of the block that serves the current one."""
-        t, t_next = self.step / self.num_steps, (self.step + 1) / self.num_steps
+        t, t_next = self.times[self.step : self.step + 2]
         if self.z1_hat is None:
             with without_gradient():
                 block = block_at(t, self.ensemble.num_blocks)
@@ -202,7 +202,7 @@ class ChainStates(TrainingStates):
         self.step, self.z1_hat = self.step + 1, None
 
     def visited(self, block: int, z1_hat: Tensor) -> None:
-        if block_at(self.step / self.num_steps, self.ensemble.num_blocks) == block:
+        if block_at(self.times[self.step], self.ensemble.num_blocks) == block:
             self.z1_hat = z1_hat.detach()
 
 

@@ -128,7 +128,8 @@ def test_batch_of_two_sizes_is_two_batches_of_one():
 def test_trajectory_has_every_layer():
     model = backprop().eval()
     (result,) = model.inference(batch()[:1], trajectory=True)
-    assert len(result["trajectory"]) == model.trajectory_length == 3
+    assert len(result["trajectory"]) == len(model.trajectory_times) == 3
+    assert model.trajectory_times[-1] == 1
     last = result["trajectory"][-1].scores
     torch.testing.assert_close(last, result["instances"].scores)
 

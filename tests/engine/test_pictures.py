@@ -34,8 +34,8 @@ class Squares:
         return [Image.new("RGB", (30, 30))] * 2
 
 
-def write(output, files, num_steps=0):
-    pictures = open_pictures(str(output), files, Squares(), Extras(num_steps))
+def write(output, files, times=()):
+    pictures = open_pictures(str(output), files, Squares(), Extras(times))
     for file in files:
         pictures.add({"file_name": str(file)})
     pictures.close()
@@ -66,7 +66,7 @@ def test_folder_takes_the_names_of_the_images(tmp_path):
 
 
 def test_equal_names_keep_their_folders(tmp_path):
-    write(tmp_path / "out", [Path("x/y/a.jpg"), Path("x/z/a.jpg"), Path("x/b.jpg")], num_steps=2)
+    write(tmp_path / "out", [Path("x/y/a.jpg"), Path("x/z/a.jpg"), Path("x/b.jpg")], times=[0.5, 1.0])
     assert written(tmp_path / "out") == [
         "b.jpg",
         "b_trajectory.png",
@@ -79,12 +79,16 @@ def test_equal_names_keep_their_folders(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("files", "num_steps"),
-    [(["a.gif", "a.png"], 0), (["a.jpg", "a.png"], 2), (["a.jpg", "a_trajectory.png"], 2)],
+    ("files", "times"),
+    [
+        (["a.gif", "a.png"], []),
+        (["a.jpg", "a.png"], [0.5, 1.0]),
+        (["a.jpg", "a_trajectory.png"], [0.5, 1.0]),
+    ],
 )
-def test_two_pictures_of_one_name_are_refused(tmp_path, files, num_steps):
+def test_two_pictures_of_one_name_are_refused(tmp_path, files, times):
     with pytest.raises(ValueError, match="two images"):
-        write(tmp_path, [Path("x", name) for name in files], num_steps)
+        write(tmp_path, [Path("x", name) for name in files], times)
     assert written(tmp_path) == []
 
 
@@ -98,7 +102,7 @@ def test_images_are_not_replaced(tmp_path, output):
 
 
 def test_sheet_and_its_trajectory(tmp_path):
-    write(tmp_path / "new" / "sheet.png", [Path("a.jpg"), Path("b.jpg")], num_steps=2)
+    write(tmp_path / "new" / "sheet.png", [Path("a.jpg"), Path("b.jpg")], times=[0.5, 1.0])
     assert written(tmp_path) == ["new/sheet.png", "new/sheet_trajectory.png"]
     sheet, steps = (Image.open(tmp_path / name) for name in written(tmp_path))
     # two images side by side; two rows of two steps
@@ -117,7 +121,7 @@ def test_a_file_is_no_folder(tmp_path):
 
 
 def test_step_titles():
-    assert step_titles(2) == ["step 1 of 2, t = 0.50", "step 2 of 2, t = 1.00"]
+    assert step_titles([0.5, 1.0]) == ["step 1 of 2, t = 0.50", "step 2 of 2, t = 1.00"]
 
 
 def filmed(file):

@@ -124,14 +124,15 @@ def test_answers_to_questions_join_the_results(predictor, images):
 
 def test_trajectory_ends_at_the_result(predictor, images):
     (result,) = predictor(images[:1], trajectory=True)
-    assert len(result["trajectory"]) == predictor.num_steps == 4
+    assert len(result["trajectory"]) == 4
+    assert predictor.trajectory_times == [0.25, 0.5, 0.75, 1.0]
     last, final = result["trajectory"][-1], result["instances"]
     torch.testing.assert_close(last.pred_boxes.tensor, final.pred_boxes.tensor, atol=1e-3, rtol=0)
 
 
 def test_single_step_has_one_step(weights):
     predictor = Predictor(config("MODEL.FLOW_DET.INFERENCE_MODE", "single_step"), weights)
-    assert predictor.num_steps == 1
+    assert predictor.trajectory_times == [1.0]
 
 
 def test_exif_orientation_turns_the_boxes_too(predictor, tmp_path):

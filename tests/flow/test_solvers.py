@@ -118,18 +118,23 @@ def targets(*blocks):
     return FlowEnsemble(blocks, IdentityTime(), prediction="target", start=torch.zeros(DIM))
 
 
-def test_more_steps_than_blocks_walk_the_same_way():
-    """A block is asked about one estimate in all steps of its interval, and z goes straight."""
-    ensemble, seen, way = targets(Goal(2.0), Goal(6.0)), [], []
-    state = ensemble.initial_state(Z_0)
-    for i in range(8):
-        z1_hat = ensemble.predict(i // 4, state, None).z1_hat
-        state = ensemble.advance(state, z1_hat, i / 8, (i + 1) / 8)
-        seen.append(float(state.estimate[0, 0]))
-        way.append(state.z[0, 0] - Z_0[0, 0])
-    assert seen == [0, 0, 0, 2, 2, 2, 2, 6]
-    gone = torch.stack(way[:4])
-    torch.testing.assert_close(gone, gone[-1] * torch.tensor([0.25, 0.5, 0.75, 1]))
+def test_more_steps_than_blocks_are_those_of_the_last_block():
+    ensemble = targets(Goal(2.0), Goal(6.0))
+    assert ensemble.times(1) == [0, 1] and ensemble.times(2) == [0, 0.5, 1]
+    assert ensemble.times(6) == [0, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
+    found = solve(ensemble, Z_0, None, num_steps=4, trajectory=True)
+    assert [float(x[0, 0]) for x in found.estimates] == [2, 6, 6, 6]
+    # each step goes its share of what is left of the way to its goal
+    expected = [Z_0 + (2 - Z_0) / 2]
+    for share in (1 / 3, 1 / 2, 1):
+        expected.append(expected[-1] + share * (6 - expected[-1]))
+    for state, value in zip(found.states[1:], expected, strict=True):
+        torch.testing.assert_close(state, value)
+
+
+def test_more_steps_of_velocity_make_the_grid_finer():
+    ensemble = FlowEnsemble([Goal(2.0), Goal(6.0)], IdentityTime())
+    assert ensemble.times(4) == [0, 0.25, 0.5, 0.75, 1]
 
 
 @pytest.mark.parametrize("num_steps", [2, 3, 8, 16])
