@@ -146,6 +146,11 @@ def _add_loss_and_inference_keys(node: CfgNode) -> None:
     # of its side; 0 is off.
     node.EARLY_EXIT = 0.0
     node.NOISE_SEED = 0
+    # Scores are multiplied by how well the box stands when the last block (of BackpropDetector:
+    # layer) starts from noisy estimates: the mean IoU with the boxes of so many draws (0 is off),
+    # each at the price of a block, and the noise as a share of the estimates' spread.
+    node.STABILITY_DRAWS = 0
+    node.STABILITY_NOISE = 0.2
     # Detections at or below this score are dropped; IoU of class-wise suppression.
     node.SCORE_THRESHOLD = 0.05
     node.NMS_THRESHOLD = 0.5

@@ -19,10 +19,13 @@ from flowdet.data.build import build_test_loader
 from flowdet.detection import FlowMatchingDetector, SetDetector
 from flowdet.detection.base import same_size
 from flowdet.detection.evaluation import build_evaluator
+from flowdet.detection.stability import Transport
 from flowdet.flow import ImageTokens, Walk, solve
 
 # a walk, and the step after which is decoded (from 1)
 Point = tuple[Walk, int]
+# what is decoded there: the estimate, and what its scores are multiplied by
+Decodable = tuple[Point, Tensor, Tensor | None]
 
 
 def all_walks(num_blocks: int, max_steps: int) -> list[Walk]:
@@ -44,8 +47,9 @@ def all_walks(num_blocks: int, max_steps: int) -> list[Walk]:
 
 def decode_points(
     model: FlowMatchingDetector, batch: int, tokens: ImageTokens, walks: Sequence[Walk]
-) -> Iterator[tuple[Point, Tensor]]:
-    """The estimates [B, M, d] after every step of every walk, from one look at the images.
+) -> Iterator[Decodable]:
+    """The estimates [B, M, d] after every step of every walk, from one look at the images, and
+    what the scores are multiplied by.
 
     The last one of a walk is what `model.inference` decodes.
     """
@@ -53,20 +57,25 @@ def decode_points(
     for walk in walks:
         mode, steps, block = walk
         found = solve(model.flow, z_0, tokens, mode, num_steps=steps, block=block, trajectory=True)
-        for step, estimate in enumerate(found.estimates, start=1):
-            yield (walk, step), estimate
+        yield from _decodable(model, walk, model.transport_of(found))
 
 
-def decode_layers(model: SetDetector, tokens: ImageTokens) -> Iterator[tuple[Point, Tensor]]:
+def decode_layers(model: SetDetector, tokens: ImageTokens) -> Iterator[Decodable]:
     """The same for the layers of `BackpropDetector`."""
-    layers = model.layers(tokens)
-    for step, queries in enumerate(layers, start=1):
-        yield (Walk("layers", len(layers)), step), queries
+    transport = model.transport(tokens, trajectory=True)
+    yield from _decodable(model, Walk("layers", len(transport.estimates)), transport)
+
+
+def _decodable(model: SetDetector, walk: Walk, transport: Transport) -> Iterator[Decodable]:
+    *steps, z_1 = transport.estimates
+    for step, estimate in enumerate(steps, start=1):
+        yield (walk, step), estimate, None
+    yield (walk, len(transport.estimates)), z_1, model.stability_of(transport)
 
 
 def _points(
     model: SetDetector, inputs: Sequence[dict], walks: Sequence[Walk]
-) -> Iterator[tuple[Point, Tensor]]:
+) -> Iterator[Decodable]:
     tokens = model.encode(inputs)
     if isinstance(model, FlowMatchingDetector):
         return decode_points(model, len(inputs), tokens, walks)
@@ -95,14 +104,14 @@ def refinement_rows(
     for batch in tqdm(build_test_loader(cfg, name), desc="evaluate", unit="batch"):
         for places in same_size(batch):
             inputs = [batch[i] for i in places]
-            for point, z in _points(model, inputs, walks):
+            for point, z, confidence in _points(model, inputs, walks):
                 walk, step = point
                 if step < walk.num_steps and not every_step:
                     continue
                 if point not in evaluators:
                     evaluators[point] = build_evaluator(cfg, name)
                     evaluators[point].reset()
-                outputs = [{"instances": x} for x in model.detections(z, inputs)]
+                outputs = [{"instances": x} for x in model.detections(z, inputs, confidence)]
                 evaluators[point].process(inputs, outputs)
     rows = []
     flow = model.flow if isinstance(model, FlowMatchingDetector) else None

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.structures import Boxes, Instances
-from detectron2.structures.boxes import matched_pairwise_iou
+from detectron2.structures import Instances
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
-from torchvision.ops import box_convert, box_iou
+from torchvision.ops import box_iou
 from tqdm import tqdm
 
 from flowdet.analysis.results import method_of
@@ -25,10 +24,13 @@ from flowdet.data.build import build_test_loader, get_detection_dicts
 from flowdet.detection import FlowMatchingDetector, SetDetector
 from flowdet.detection.base import same_size
 from flowdet.detection.evaluation import build_evaluator
+from flowdet.detection.stability import Stability, Transport, overlap
 from flowdet.flow import ImageTokens, solve
 
 _IOU = 0.5
 _BINS = 15
+# of `Stability`, where the model has none of its own
+_NOISE = 0.2
 
 
 @dataclass
@@ -86,13 +88,14 @@ class Confidences:
 
 def votes(
     model: SetDetector, images: int, tokens: ImageTokens, draws: int
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """What the queries end as, [B, M, d], and by source what else is said of them, [S, B, M, d].
+) -> tuple[Transport, dict[str, Tensor]]:
+    """What the queries become, and by source what else is said of them, [S, B, M, d].
 
     `steps`: after every step of the walk, or every layer of backprop; of a flow model also
     `noise`: the same walk from other noise; `blocks`: a single step by each of the blocks.
     """
-    steps = model.estimates(tokens, trajectory=True)
+    transport = model.transport(tokens, trajectory=True)
+    steps = transport.estimates
     found = {"steps": torch.stack(steps)}
     if isinstance(model, FlowMatchingDetector):
         noise = [model.initial_noise(images, model.noise_seed + 1 + i) for i in range(draws)]
@@ -102,30 +105,37 @@ def votes(
         found["blocks"] = torch.stack(
             [solve(model.flow, z_0, tokens, "single_step", block=k).z_1 for k in blocks]
         )
-    return steps[-1], found
+    return transport, found
 
 
-def confidence_tables(model: SetDetector, z: Tensor, by_source: dict[str, Tensor]) -> dict:
+def confidence_tables(
+    model: SetDetector, transport: Transport, by_source: dict[str, Tensor], draws: int
+) -> dict[str, Tensor]:
     """By measure of confidence, that of every query in every class, [B, M, C].
 
-    `score`: the probability of the class; `mean of SOURCE`: its mean over the votes;
+    `score`: the probability of the class; `stability`: that times the box's `Stability` over so
+    many draws; `size`: times the tenth root of its area, which is no measurement of anything but
+    what those have in common that favour large boxes; `mean of SOURCE`: its mean over the votes;
     `agreement of SOURCE`: that times the mean IoU of the votes' boxes with the query's own.
     """
+    z = transport.z_1
     logits, boxes = model.heads(z)
-    tables = {"score": logits.softmax(-1)[..., :-1]}
+    scores = logits.softmax(-1)[..., :-1]
+    stability = model.stability or Stability(draws, _NOISE, tuple(z.shape[1:])).to(z.device)
+    stands = stability(transport, model.heads.boxes)
+    area = boxes[..., 2:].prod(dim=-1)
+    tables = {
+        "score": scores,
+        "stability": scores * stands[..., None],
+        "size": scores * area[..., None] ** 0.1,
+    }
     for source, vectors in by_source.items():
         logits, others = model.heads(vectors)
         mean = logits.softmax(-1)[..., :-1].mean(dim=0)
-        overlap = _overlaps(others, boxes.expand_as(others)).mean(dim=0)
+        agreement = overlap(others, boxes.expand_as(others)).mean(dim=0)
         tables[f"mean of {source}"] = mean
-        tables[f"agreement of {source}"] = mean * overlap[..., None]
+        tables[f"agreement of {source}"] = mean * agreement[..., None]
     return tables
-
-
-def _overlaps(one: Tensor, other: Tensor) -> Tensor:
-    """IoU of boxes [..., 4], normalised cxcywh, one to one: [...]."""
-    pairs = [Boxes(box_convert(x.reshape(-1, 4), "cxcywh", "xyxy")) for x in (one, other)]
-    return matched_pairwise_iou(*pairs).reshape(one.shape[:-1])
 
 
 def are_right(instances: Instances, objects: Sequence[dict]) -> list[bool | None]:
@@ -154,9 +164,9 @@ def _detections(
     model: SetDetector, inputs: list[dict], draws: int
 ) -> Iterator[tuple[dict, Instances, dict[str, Tensor]]]:
     """Every image with its detections and their confidences, by measure."""
-    z, by_source = votes(model, len(inputs), model.encode(inputs), draws)
-    tables = confidence_tables(model, z, by_source)
-    for i, instances in enumerate(model.detections(z, inputs)):
+    transport, by_source = votes(model, len(inputs), model.encode(inputs), draws)
+    tables = confidence_tables(model, transport, by_source, draws)
+    for i, instances in enumerate(model.detections(transport.z_1, inputs)):
         place = instances.pred_queries, instances.pred_classes
         yield inputs[i], instances, {name: table[i][place] for name, table in tables.items()}
 

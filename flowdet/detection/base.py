@@ -18,6 +18,7 @@ from flowdet.detection.heads import DetectionHeads
 from flowdet.detection.matcher import HungarianMatcher
 from flowdet.detection.neck import TokenNeck
 from flowdet.detection.postprocess import PostProcessor
+from flowdet.detection.stability import Stability, Transport
 from flowdet.detection.targets import Targets
 from flowdet.flow import ImageTokens
 
@@ -40,6 +41,7 @@ class SetDetector(nn.Module, ABC):
         feature_cache_gib: memory in which the features of a frozen backbone are kept, so that
             each image passes it once; 0 for none.
         feature_cache_dir: folder in which they are kept for the next run; "" for none.
+        stability: rates boxes, whose scores are multiplied by it; None leaves them.
         pixel_mean, pixel_std: per channel, in the order of `input_format`.
         input_format: "RGB" or "BGR".
     """
@@ -63,6 +65,7 @@ class SetDetector(nn.Module, ABC):
         input_format: str,
         feature_cache_gib: float = 0.0,
         feature_cache_dir: str = "",
+        stability: Stability | None = None,
     ):
         super().__init__()
         self.backbone = backbone
@@ -72,6 +75,7 @@ class SetDetector(nn.Module, ABC):
         self.matcher = matcher
         self.criterion = criterion
         self.postprocess = postprocess
+        self.stability = stability
         self.num_queries = num_queries
         self.input_format = input_format
         self.feature_cache = None
@@ -93,14 +97,17 @@ class SetDetector(nn.Module, ABC):
         """The losses of a batch, to be summed with equal weight."""
 
     @abstractmethod
-    def estimates(self, tokens: ImageTokens, trajectory: bool = False) -> list[Tensor]:
-        """What the queries end as in the current inference mode, [B, M, d]; with `trajectory`
-        preceded by what they are after every earlier step."""
+    def transport(self, tokens: ImageTokens, trajectory: bool = False) -> Transport:
+        """What the queries become in the current inference mode."""
+
+    def stability_of(self, transport: Transport) -> Tensor | None:
+        """By what the scores of every query are multiplied, [B, M]; None if by nothing."""
+        return self.stability and self.stability(transport, self.heads.boxes)
 
     @abstractmethod
     def visited_states(self, tokens: ImageTokens) -> tuple[list[float], list[Tensor]]:
         """Where the queries are on their way, [B, M, d] each, and at which times from 0 to 1; the
-        last is what `estimates` ends with. From one to the next they go straight."""
+        last is what `transport` ends with. From one to the next they go straight."""
 
     @property
     @abstractmethod
@@ -166,8 +173,10 @@ class SetDetector(nn.Module, ABC):
         for places in same_size(batched_inputs):
             inputs = [batched_inputs[i] for i in places]
             tokens = self.encode(inputs)
-            steps = self.estimates(tokens, trajectory)
+            transport = self.transport(tokens, trajectory)
+            *steps, z_1 = transport.estimates
             decoded = [self.detections(z, inputs) for z in steps]
+            decoded.append(self.detections(z_1, inputs, self.stability_of(transport)))
             for i, *instances in zip(places, *decoded, strict=True):
                 results[i] = {"instances": instances[-1]}
                 if trajectory:
@@ -206,13 +215,17 @@ class SetDetector(nn.Module, ABC):
         """The backbone's feature maps as tokens; sizes as of `TokenNeck`."""
         return self.neck([features[name] for name in self.in_features], image_sizes, padded_size)
 
-    def detections(self, z: Tensor, batched_inputs: list[dict]) -> list[Instances]:
-        """Decodes embeddings [B, M, d] to the detections of every image."""
+    def detections(
+        self, z: Tensor, batched_inputs: list[dict], confidence: Tensor | None = None
+    ) -> list[Instances]:
+        """Decodes embeddings [B, M, d] to the detections of every image; `confidence` [B, M]
+        multiplies their scores."""
         logits, boxes = self.heads(z)
         results = []
         for i, x in enumerate(batched_inputs):
-            size = tuple(x["image"].shape[-2:])
-            results.append(self.postprocess(logits[i], boxes[i], size, original_size(x)))
+            sizes = tuple(x["image"].shape[-2:]), original_size(x)
+            sure = None if confidence is None else confidence[i]
+            results.append(self.postprocess(logits[i], boxes[i], *sizes, sure))
         return results
 
 

@@ -14,6 +14,7 @@ from flowdet.detection.base import SetDetector
 from flowdet.detection.build import build_blocks, build_query_positions, build_shared_parts
 from flowdet.detection.criterion import block_weights
 from flowdet.detection.heads import grid_boxes
+from flowdet.detection.stability import Transport
 from flowdet.detection.targets import Targets
 from flowdet.events import log_scalars
 from flowdet.flow import ImageTokens, QueryPosition, add_losses
@@ -103,20 +104,26 @@ class BackpropDetector(SetDetector):
 
     def layers(self, tokens: ImageTokens) -> list[Tensor]:
         """The queries after every block, T times [B, M, d]."""
-        z = self.queries.expand(tokens.tokens.shape[0], -1, -1)
-        no_time = z.new_zeros(z.shape[0], z.shape[-1])
+        z = self._start(tokens)
         layers = []
         for block in self.blocks:
-            position = self.query_position(z) if self.query_position else None
-            arguments = (z, no_time, tokens, None, position)
-            if self.checkpoint_blocks and self.training:
-                z = z + checkpoint(block, *arguments, use_reentrant=False)
-            else:
-                z = z + block(*arguments)
+            z = z + self._change(block, z, tokens)
             layers.append(z)
             if self.detach_layers:
                 z = z.detach()
         return layers
+
+    def _start(self, tokens: ImageTokens) -> Tensor:
+        return self.queries.expand(tokens.tokens.shape[0], -1, -1)
+
+    def _change(self, block: nn.Module, z: Tensor, tokens: ImageTokens) -> Tensor:
+        """What a block adds to the queries."""
+        position = self.query_position(z) if self.query_position else None
+        no_time = z.new_zeros(z.shape[0], z.shape[-1])
+        arguments = (z, no_time, tokens, None, position)
+        if self.checkpoint_blocks and self.training:
+            return checkpoint(block, *arguments, use_reentrant=False)
+        return block(*arguments)
 
     def losses(self, tokens: ImageTokens, targets: Targets) -> dict[str, Tensor]:
         """The loss of the last layer, and of the others if `auxiliary_losses`, summed by name."""
@@ -137,13 +144,17 @@ class BackpropDetector(SetDetector):
         log_scalars(watched)
         return total
 
-    def estimates(self, tokens: ImageTokens, trajectory: bool = False) -> list[Tensor]:
+    def transport(self, tokens: ImageTokens, trajectory: bool = False) -> Transport:
         """The queries after the last block, or after every one."""
         layers = self.layers(tokens)
-        return layers if trajectory else layers[-1:]
+        before = [self._start(tokens), *layers][-2]
+        return Transport(
+            layers if trajectory else layers[-1:],
+            before,
+            lambda z: z + self._change(self.blocks[-1], z, tokens),
+        )
 
     def visited_states(self, tokens: ImageTokens) -> tuple[list[float], list[Tensor]]:
         """The learned queries, and what they are after every block."""
-        start = self.queries.expand(len(tokens.tokens), -1, -1)
-        count = len(self.blocks)
-        return [i / count for i in range(count + 1)], [start, *self.layers(tokens)]
+        times = [0.0, *self.trajectory_times]
+        return times, [self._start(tokens), *self.layers(tokens)]

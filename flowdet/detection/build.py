@@ -13,6 +13,7 @@ from flowdet.detection.matcher import HungarianMatcher
 from flowdet.detection.neck import TokenNeck
 from flowdet.detection.position import QueryPositions, SineCode
 from flowdet.detection.postprocess import PostProcessor
+from flowdet.detection.stability import Stability
 from flowdet.flow import FlowEnsemble, TimeEmbedding, TransformerFlowBlock
 from flowdet.registry import registered
 
@@ -59,10 +60,16 @@ def build_shared_parts(cfg: CfgNode) -> dict:
         "num_queries": flow_cfg.NUM_QUERIES,
         "feature_cache_gib": flow_cfg.FEATURE_CACHE_GIB,
         "feature_cache_dir": flow_cfg.FEATURE_CACHE_DIR,
+        "stability": _stability(flow_cfg),
         "pixel_mean": cfg.MODEL.PIXEL_MEAN,
         "pixel_std": cfg.MODEL.PIXEL_STD,
         "input_format": cfg.INPUT.FORMAT,
     }
+
+
+def _stability(flow_cfg: CfgNode) -> Stability | None:
+    draws, shape = flow_cfg.STABILITY_DRAWS, (flow_cfg.NUM_QUERIES, flow_cfg.HIDDEN_DIM)
+    return Stability(draws, flow_cfg.STABILITY_NOISE, shape, flow_cfg.NOISE_SEED) if draws else None
 
 
 def build_flow(flow_cfg: CfgNode, code: SineCode, heads: DetectionHeads) -> FlowEnsemble:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -13,6 +15,7 @@ from flowdet.detection.build import build_flow, build_shared_parts
 from flowdet.detection.criterion import block_weights
 from flowdet.detection.losses import BlockLosses
 from flowdet.detection.matcher import solve_assignment
+from flowdet.detection.stability import Transport
 from flowdet.detection.targets import TargetEmbedding, Targets
 from flowdet.events import log_scalars
 from flowdet.flow import (
@@ -99,6 +102,11 @@ class FlowMatchingDetector(SetDetector):
                 "MODEL.FLOW_DET.TRAINING_STATES roll"
             )
         check_mode(inference_mode, num_steps, single_step_block, flow.num_blocks)
+        if self.stability is not None and flow.start is None:
+            raise ValueError(
+                "MODEL.FLOW_DET.STABILITY_DRAWS puts noise on the estimate that the last step "
+                "starts from: it needs MODEL.FLOW_DET.ANCHORED_QUERIES True"
+            )
         if early_exit < 0:
             raise ValueError(f"MODEL.FLOW_DET.EARLY_EXIT is negative: {early_exit}")
         self.flow = flow
@@ -167,14 +175,27 @@ class FlowMatchingDetector(SetDetector):
         )
         return BlockLosses(self, tokens, targets, z_0, make), [tokens.tokens, embeddings]
 
-    def estimates(self, tokens: ImageTokens, trajectory: bool = False) -> list[Tensor]:
-        """z_1, or the estimate of it after every step, which the last one reaches."""
-        solution = self.walk(tokens, self.initial_noise(len(tokens.tokens)), trajectory)
-        if not trajectory:
-            return [solution.z_1]
+    def transport(
+        self, tokens: ImageTokens, trajectory: bool = False, z_0: Tensor | None = None
+    ) -> Transport:
+        """From noise to z_1, or over the estimate of it after every step, which the last reaches.
+        `z_0` is the noise [B, M, d]; by default `initial_noise`."""
+        z_0 = self.initial_noise(len(tokens.tokens)) if z_0 is None else z_0
+        transport = self.transport_of(self.walk(tokens, z_0, trajectory))
         # after an early exit nothing moves any more
-        missing = len(self.trajectory_times) - len(solution.estimates)
-        return solution.estimates + [solution.z_1] * missing
+        wanted = len(self.trajectory_times) if trajectory else 1
+        missing = wanted - len(transport.estimates)
+        return transport._replace(estimates=transport.estimates + [transport.z_1] * missing)
+
+    @staticmethod
+    def transport_of(solution: Solution) -> Transport:
+        """A walk as what `transport` gives, with the trajectory if it was kept."""
+        last, ask = solution.last, solution.ask
+        return Transport(
+            [*solution.estimates[:-1], solution.z_1],
+            last.estimate,
+            lambda estimate: ask(replace(last, estimate=estimate)),
+        )
 
     def visited_states(self, tokens: ImageTokens) -> tuple[list[float], list[Tensor]]:
         """z_t of the transport, from the noise at t = 0 to z_1."""

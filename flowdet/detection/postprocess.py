@@ -39,6 +39,7 @@ class PostProcessor(nn.Module):
         boxes: Tensor,
         image_size: tuple[int, int],
         output_size: tuple[int, int],
+        confidence: Tensor | None = None,
     ) -> Instances:
         """The detections of one image.
 
@@ -47,13 +48,14 @@ class PostProcessor(nn.Module):
             boxes: [M, 4], normalised cxcywh.
             image_size: (height, width) that the model saw, in pixels.
             output_size: (height, width) of the original image.
+            confidence: [M], multiplies the scores.
 
         Returns:
             `pred_boxes` (absolute xyxy in the original image), `scores`, `pred_classes` and
             `pred_queries` (which query has found it), best first.
         """
         instances, queries = fast_rcnn_inference_single_image(
-            *self.decode(logits, boxes, image_size),
+            *self.decode(logits, boxes, image_size, confidence),
             image_size,
             self.score_threshold,
             self.nms_threshold,
@@ -63,9 +65,17 @@ class PostProcessor(nn.Module):
         return detector_postprocess(instances, *output_size)
 
     @staticmethod
-    def decode(logits: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Boxes as absolute xyxy, [..., M, 4], and probabilities, [..., M, C + 1]; arguments as
-        of a call."""
+    def decode(
+        logits: Tensor,
+        boxes: Tensor,
+        image_size: tuple[int, int],
+        confidence: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Boxes as absolute xyxy, [..., M, 4], and scores, [..., M, C + 1]; arguments as of a
+        call."""
         height, width = image_size
         scale = boxes.new_tensor([width, height, width, height])
-        return box_convert(boxes, "cxcywh", "xyxy") * scale, logits.softmax(-1)
+        scores = logits.softmax(-1)
+        if confidence is not None:
+            scores = scores * confidence[..., None]
+        return box_convert(boxes, "cxcywh", "xyxy") * scale, scores

@@ -87,7 +87,8 @@ class PictureFolder:
         if self.extras.times:
             tiles = self.painter.steps(result)
             save_picture(
-                contact_sheet(tiles, step_titles(self.extras.times), len(tiles)), trajectory_path(target)
+                contact_sheet(tiles, step_titles(self.extras.times), len(tiles)),
+                trajectory_path(target),
             )
         if self.extras.film:
             frames = film_frames(self.painter, [result], [target.stem])
@@ -133,7 +134,9 @@ class PictureSheet:
         if self.extras.times:
             tiles = self.painter.steps(result)
             self._step_tiles += tiles
-            self._step_titles += [f"{path.stem}: {title}" for title in step_titles(self.extras.times)]
+            self._step_titles += [
+                f"{path.stem}: {title}" for title in step_titles(self.extras.times)
+            ]
 
     def close(self) -> None:
         """Writes the sheets."""

@@ -99,12 +99,11 @@ class DetectionGraph(Graph):
         model = self.model
         features = model.backbone(F.pad(model.normalise(images), self.padding))
         tokens = model.tokens_of(features, [self.size], self.padded_size)
-        if self.noise is None:
-            z = model.estimates(tokens)[-1]
-        else:
-            z = model.walk(tokens, self.initial_noise(images.shape[0], noise)).z_1
-        logits, boxes = model.heads(z)
-        boxes, scores = model.postprocess.decode(logits, boxes, self.size)
+        start = {} if self.noise is None else {"z_0": self.initial_noise(images.shape[0], noise)}
+        transport = model.transport(tokens, **start)
+        logits, boxes = model.heads(transport.z_1)
+        sure = model.stability_of(transport)
+        boxes, scores = model.postprocess.decode(logits, boxes, self.size, sure)
         return self.select(clip_boxes_to_image(boxes, self.size), scores[..., :-1])
 
     def select(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:

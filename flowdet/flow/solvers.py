@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -127,6 +128,7 @@ class Solution:
         times: t of every state, from 0 to 1 (`num_steps + 1` numbers), or to where all had settled.
         steps: that each batch element took, [B].
         last: from where the last step was made.
+        ask: the estimate towards which the last step would have gone from another state.
         states: z_t at these times; only with `trajectory=True`.
         estimates: `z1_hat` after every step (`num_steps` of them); likewise.
     """
@@ -135,6 +137,7 @@ class Solution:
     times: list[float]
     steps: Tensor
     last: FlowState
+    ask: Callable[[FlowState], Tensor] | None = None
     states: list[Tensor] = field(default_factory=list)
     estimates: list[Tensor] = field(default_factory=list)
 
@@ -175,6 +178,7 @@ def euler(
             z1_hat = torch.where(expand_time(over, z1_hat), held, z1_hat)
         solution.steps += ~over
         solution.last = state
+        solution.ask = functools.partial(_asked, predict, t, t_next)
         state = ensemble.advance(state, z1_hat, t, t_next)
         solution.times.append(t_next)
         if trajectory:
@@ -193,6 +197,10 @@ def euler(
     if held is not None:
         solution.z_1 = torch.where(expand_time(over, state.z), held, state.z)
     return state, solution
+
+
+def _asked(predict: Callable, t: float, t_next: float, state: FlowState) -> Tensor:
+    return predict(state, t, t_next)
 
 
 def check_mode(mode: str, num_steps: int, block: int, num_blocks: int) -> None:

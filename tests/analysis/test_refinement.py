@@ -23,15 +23,18 @@ def cfg(voc_dataset):
     return resolve_config(cfg, training=False)
 
 
+@pytest.mark.parametrize("draws", [0, 2])
 @pytest.mark.parametrize("mode", ["single_step", "ensemble", "multi_step", "multi_step_ensemble"])
 @torch.no_grad()
-def test_the_last_step_is_what_inference_finds(mode):
-    model = tiny_model(INFERENCE_MODE=mode, NUM_STEPS=2, SINGLE_STEP_BLOCK=1).eval()
+def test_the_last_step_is_what_inference_finds(mode, draws):
+    keys = {"NUM_STEPS": 2, "SINGLE_STEP_BLOCK": 1, "STABILITY_DRAWS": draws}
+    model = tiny_model(INFERENCE_MODE=mode, **keys).eval()
     tokens = model.encode(batch())
-    points = dict(decode_points(model, 2, tokens, all_walks(3, 2)))
+    points = {point: found for point, *found in decode_points(model, 2, tokens, all_walks(3, 2))}
     steps = 2 if mode.startswith("multi_step") else 1
     block = 1 if mode == "single_step" else 0
-    decoded = model.detections(points[Walk(mode, steps, block), steps], batch())
+    z, confidence = points[Walk(mode, steps, block), steps]
+    decoded = model.detections(z, batch(), confidence)
     for found, wanted in zip(decoded, model(batch())):
         torch.testing.assert_close(found.scores, wanted["instances"].scores)
 

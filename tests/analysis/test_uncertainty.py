@@ -55,13 +55,17 @@ def test_what_is_right():
 def test_votes_agree_if_there_is_no_noise(noise):
     model = tiny_model(NOISE_SCALE=noise).eval()
     with torch.no_grad():
-        z, found = votes(model, 2, model.encode(batch()[:1] * 2), draws=3)
+        transport, found = votes(model, 2, model.encode(batch()[:1] * 2), draws=3)
         assert {name: len(x) for name, x in found.items()} == {"steps": 3, "noise": 4, "blocks": 3}
+        z = transport.estimates[-1]
         assert torch.equal(found["noise"][0], z) and torch.equal(found["steps"][-1], z)
-        tables = confidence_tables(model, z, {"noise": found["noise"]})
+        tables = confidence_tables(model, transport, {"noise": found["noise"]}, draws=3)
     agree = torch.allclose(tables["agreement of noise"], tables["score"], atol=1e-5)
     assert agree == (noise == 0)
     assert (tables["agreement of noise"] <= tables["mean of noise"] + 1e-6).all()
+    for lower in ("stability", "size"):
+        assert (tables[lower] < tables["score"]).any()
+        assert (tables[lower] <= tables["score"] + 1e-6).all()
 
 
 @pytest.mark.parametrize("file", ["digits_flow.yaml", "digits_backprop.yaml"])
@@ -81,6 +85,8 @@ def test_rows_and_figure(voc_dataset, file):
     sources = ["steps"] if "backprop" in file else ["steps", "noise", "blocks"]
     assert list(found) == [
         "score",
+        "stability",
+        "size",
         *(f"{kind} of {source}" for source in sources for kind in ("mean", "agreement")),
     ]
     assert [r["metric"] for r in rows[:5]] == ["ECE", "AUROC", "AURC", "AP50", "AP75"]

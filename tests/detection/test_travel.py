@@ -87,7 +87,7 @@ def test_after_an_early_exit_the_way_leads_straight_to_the_end():
     # all boxes have settled after the second step
     assert times == pytest.approx([0, 0.1, 0.2, 1])
     assert len(states) == 4
-    torch.testing.assert_close(states[-1], model.estimates(model.encode(batch()))[0])
+    torch.testing.assert_close(states[-1], model.transport(model.encode(batch())).estimates[0])
 
 
 def test_needs_two_frames():

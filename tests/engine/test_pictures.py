@@ -66,7 +66,9 @@ def test_folder_takes_the_names_of_the_images(tmp_path):
 
 
 def test_equal_names_keep_their_folders(tmp_path):
-    write(tmp_path / "out", [Path("x/y/a.jpg"), Path("x/z/a.jpg"), Path("x/b.jpg")], times=[0.5, 1.0])
+    write(
+        tmp_path / "out", [Path("x/y/a.jpg"), Path("x/z/a.jpg"), Path("x/b.jpg")], times=[0.5, 1.0]
+    )
     assert written(tmp_path / "out") == [
         "b.jpg",
         "b_trajectory.png",

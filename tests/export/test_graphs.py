@@ -75,6 +75,11 @@ def test_baseline_has_no_noise():
     assert largest < 1e-5 and graph.noise is None
 
 
+@pytest.mark.parametrize("file", ["digits_flow.yaml", "digits_backprop.yaml"])
+def test_scores_by_stability(file):
+    assert compare(detector(file=file, STABILITY_DRAWS=2))[0] < 1e-5
+
+
 def test_noise_of_ones_own():
     model = detector(NOISE_SCALE=3.0)
     graph, pixels = graph_of(model, (64, 64)), images()
