@@ -25,7 +25,7 @@ from flowdet.detection import FlowMatchingDetector, SetDetector
 from flowdet.detection.base import same_size
 from flowdet.detection.evaluation import build_evaluator
 from flowdet.detection.stability import Stability, Transport, overlap
-from flowdet.flow import ImageTokens, solve
+from flowdet.flow import ImageTokens
 
 _IOU = 0.5
 _BINS = 15
@@ -92,19 +92,15 @@ def votes(
     """What the queries become, and by source what else is said of them, [S, B, M, d].
 
     `steps`: after every step of the walk, or every layer of backprop; of a flow model also
-    `noise`: the same walk from other noise; `blocks`: a single step by each of the blocks.
+    `noise`: the same walk from other noise; `blocks`: each of the blocks at the last step.
     """
     transport = model.transport(tokens, trajectory=True)
     steps = transport.estimates
     found = {"steps": torch.stack(steps)}
     if isinstance(model, FlowMatchingDetector):
         noise = [model.initial_noise(images, model.noise_seed + 1 + i) for i in range(draws)]
-        z_0 = model.initial_noise(images)
-        blocks = range(model.flow.num_blocks)
         found["noise"] = torch.stack([steps[-1], *(model.walk(tokens, z).z_1 for z in noise)])
-        found["blocks"] = torch.stack(
-            [solve(model.flow, z_0, tokens, "single_step", block=k).z_1 for k in blocks]
-        )
+        found["blocks"] = model.block_estimates(tokens)
     return transport, found
 
 
