@@ -120,9 +120,9 @@ class FlowEnsemble(nn.Module):
         """The times between Euler steps, from 0 to 1, `num_steps + 1` numbers.
 
         A regular grid (eq. 25), as long as there is a block for every step. More steps of
-        `velocity` make it finer; those of `target` divide the time of the last block: it goes on
-        correcting what it has found, while another block, asked again about an estimate that it
-        has corrected already, would meet what it never learned on.
+        `velocity` make it finer; those of `target` divide the time of the last block: another one,
+        asked again about an estimate that it has corrected already, would meet what it never
+        learned on.
         """
         count = self.num_blocks
         if self.prediction == "velocity" or num_steps <= count:
@@ -132,10 +132,15 @@ class FlowEnsemble(nn.Module):
         return [k / count for k in range(count)] + finer + [1.0]
 
     def advance(self, state: FlowState, z1_hat: Tensor, t: float, t_next: float) -> FlowState:
-        """The Euler step of the whole batch from `t` to `t_next` towards `z1_hat`, which is the
-        estimate that the next step corrects."""
-        z = self.path.step(state.z, z1_hat, t, t_next)
-        return FlowState(z, torch.full_like(state.t, t_next), z1_hat)
+        """The Euler step of the whole batch from `t` to `t_next` towards `z1_hat`.
+
+        The next step corrects `z1_hat`. But where the last block has several steps the estimate
+        goes there as z does, by t = 1, so that the more of them there are, the less each changes.
+        """
+        z, estimate = self.path.step(state.z, z1_hat, t, t_next), z1_hat
+        if self.prediction == "target" and block_at(t, self.num_blocks) == self.num_blocks - 1:
+            estimate = self.path.step(state.estimate, z1_hat, t, t_next)
+        return FlowState(z, torch.full_like(state.t, t_next), estimate)
 
     def flow_loss(self, prediction: Prediction, state: FlowState, z_1: Tensor) -> Tensor:
         """The flow-matching loss of a prediction, a scalar (eq. 14, mean over elements).
