@@ -224,9 +224,12 @@ def uncertainty_figure(found: dict[str, Confidences]) -> Figure:
         width = 2.0 if name == "score" else 1.0
         left.plot(*zip(*points), marker="o", markersize=3, linewidth=width, label=name)
         error = 100 * confidences.error_by_coverage()
-        right.plot(np.linspace(0, 100, len(error)), error, linewidth=width, label=name)
+        kept = 100 * np.arange(1, len(error) + 1) / len(error)
+        right.plot(kept, error, linewidth=width, label=name)
     left.set(xlabel="confidence", ylabel="share of right detections", title="reliability")
     right.set(xlabel="detections kept (%)", ylabel="wrong among them (%)", title="selection")
+    # most detections are hardly likely: what matters is at the left
+    right.set(xscale="log", xlim=(0.1, 100))
     for axes in (left, right):
         axes.grid(alpha=0.3)
     figure.legend(*right.get_legend_handles_labels(), loc="outside right center", fontsize=7)
