@@ -6,8 +6,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from detectron2.structures import Boxes
-from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
@@ -68,6 +66,12 @@ class Stability(nn.Module):
 
 
 def overlap(one: Tensor, other: Tensor) -> Tensor:
-    """IoU of boxes [..., 4], normalised cxcywh, one to one: [...]. Boxes without area have 0."""
-    pairs = [Boxes(box_convert(x.reshape(-1, 4), "cxcywh", "xyxy")) for x in (one, other)]
-    return matched_pairwise_iou(*pairs).nan_to_num().reshape(one.shape[:-1])
+    """IoU of boxes [..., 4], normalised cxcywh, one to one: [...]. Boxes without area have 0.
+
+    detectron2's `matched_pairwise_iou` would fix the size of the batch in an exported graph.
+    """
+    first, second = (box_convert(x, "cxcywh", "xyxy").split(2, dim=-1) for x in (one, other))
+    sides = torch.minimum(first[1], second[1]) - torch.maximum(first[0], second[0])
+    shared = sides.clamp(min=0).prod(dim=-1)
+    union = one[..., 2:].prod(dim=-1) + other[..., 2:].prod(dim=-1) - shared
+    return shared / union.clamp(min=1e-12)
