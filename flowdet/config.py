@@ -80,19 +80,12 @@ def _add_transport_keys(node: CfgNode) -> None:
     node.BOX_SAMPLES = 5
 
     # States on which blocks learn: "interpolated" (the paper), or those that the solver
-    # visits: "chain" (block k after block k - 1) or "roll" (all blocks after their mean).
+    # visits: "chain" (block k after block k - 1).
     node.TRAINING_STATES = "chain"
-    # How t is drawn for interpolated states: "uniform" or "interval" (that of the block).
-    node.TIME_DISTRIBUTION = "uniform"
-    # Probability of t = 0 instead, from which single-step and ensemble inference start.
-    node.TIME_ZERO_SHARE = 0.0
-    # "roll" draws its number of steps from 1 to this; 0 is 2T.
-    node.MAX_ROLL_STEPS = 0
     # "chain" draws its number of steps from these, e.g. [1, 2, 4, 8]; [] is T.
     node.CHAIN_STEPS = []
-    # Noise on the estimates from which "chain" and "roll" walk on, as a share of their standard
-    # deviation, times 1 - t: blocks then learn on worse states than those of images that are known
-    # by heart.
+    # Noise on the estimates from which "chain" walks on, as a share of their standard deviation,
+    # times 1 - t: blocks then learn on worse states than those of images that are known by heart.
     node.STATE_NOISE = 0.0
     # Every block learns at t = 0 in every iteration, and beside it on the states above.
     node.LEARN_AT_START = False
@@ -100,8 +93,7 @@ def _add_transport_keys(node: CfgNode) -> None:
     # "optimal_transport". Visited states take the matching of the detection loss.
     node.COUPLING = "random"
     # On what the detection loss matches queries and objects: "own" (each block, or layer of the
-    # baseline, on its own prediction), "carried" (all on that of the first) or "consensus" (all on
-    # their mean; "roll" alone).
+    # baseline, on its own prediction) or "carried" (all on that of the first).
     node.ASSIGNMENT = "carried"
     # Which blocks learn in an iteration: "joint" (all) or "alternate" (Algorithm 1: one per
     # pass over the data, SOLVER.MAX_EPOCHS / T passes each), and the iterations in a pass (0: set
@@ -184,14 +176,11 @@ def _add_classification_keys(cfg: CfgNode) -> None:
     node.TIE_CLASSES = False
     # As in FLOW_DET: what a block predicts, whether it sees the previous estimate, the states on
     # which it learns, whether at t = 0 too (where alone its loss then passes a gradient to the
-    # features), how t is drawn, and the schedule of the blocks.
+    # features), and the schedule of the blocks.
     node.PREDICTION = "target"
     node.SELF_CONDITIONING = True
     node.TRAINING_STATES = "chain"
     node.LEARN_AT_START = True
-    node.TIME_DISTRIBUTION = "uniform"
-    node.TIME_ZERO_SHARE = 0.0
-    node.MAX_ROLL_STEPS = 0
     node.CHAIN_STEPS = []
     node.STATE_NOISE = 0.0
     node.SCHEDULE = "joint"
@@ -294,9 +283,6 @@ def state_settings(node: CfgNode, walk_trains_features: bool) -> StateSettings:
     as of `StateSettings`."""
     return StateSettings(
         kind=node.TRAINING_STATES,
-        time_distribution=node.TIME_DISTRIBUTION,
-        zero_share=node.TIME_ZERO_SHARE,
-        max_steps=node.MAX_ROLL_STEPS,
         learn_at_start=node.LEARN_AT_START,
         walk_trains_features=walk_trains_features,
         chain_steps=tuple(node.CHAIN_STEPS),

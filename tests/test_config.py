@@ -106,7 +106,6 @@ def test_voc_flow_r50_is_the_paper():
     assert clip.ENABLED and (clip.CLIP_TYPE, clip.CLIP_VALUE) == ("full_model", 1.0)
     # eq. 1-4, 14, Algorithm 1: none of the measured recipe
     assert (flow.PREDICTION, flow.TRAINING_STATES) == ("velocity", "interpolated")
-    assert (flow.TIME_DISTRIBUTION, flow.TIME_ZERO_SHARE) == ("uniform", 0.0)
     assert not flow.LEARN_AT_START
     assert (flow.NOISE_SCALE, flow.BOX_HEAD) == (1.0, "linear")
     assert flow.LEARN_TARGET and not flow.NORMALIZE_TARGET
@@ -147,7 +146,7 @@ def test_classification_configs_are_the_paper_s(row):
     found = [solver.MAX_EPOCHS, solver.IMS_PER_BATCH, node.NUM_BLOCKS, node.HIDDEN_DIM, node.BLOCK]
     assert [*found, solver.BASE_LR, pytest.approx(backbone_lr)] == expected
     assert (node.PREDICTION, node.TRAINING_STATES) == ("velocity", "interpolated")
-    assert not node.LEARN_AT_START and node.TIME_ZERO_SHARE == 0
+    assert not node.LEARN_AT_START
     assert (node.NOISE_SCALE, node.FLOW_WEIGHT, node.LEARN_TARGET) == (1.0, 1.0, True)
     assert solver.CLIP_GRADIENTS.CLIP_VALUE == 1.0 and solver.WEIGHT_DECAY == 1e-4
     assert solver.EMA_DECAY == (0.995 if "cnn" in name else 0.0)

@@ -63,7 +63,7 @@ class Study:
             modes: [multi_step-4, ensemble]    # see `flowdet.flow.Walk`
             variants:
               recipe: {}
-              rolled out: {MODEL.FLOW_DET.TRAINING_STATES: roll}
+              interpolated: {MODEL.FLOW_DET.TRAINING_STATES: interpolated}
               backprop: {config: ../digits_backprop.yaml}
 
         Raises:

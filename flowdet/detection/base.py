@@ -22,6 +22,8 @@ from flowdet.detection.stability import Stability, Transport
 from flowdet.detection.targets import Targets
 from flowdet.flow import ImageTokens
 
+ASSIGNMENTS = ("own", "carried")
+
 # What is to be known of images beside their detections: of the detector, the tokens of images of
 # one size, their inputs and their detections it makes a dict per image, which joins the result.
 Question = Callable[["SetDetector", ImageTokens, list[dict], list[Instances]], list[dict[str, Any]]]
@@ -36,6 +38,8 @@ class SetDetector(nn.Module, ABC):
         neck: feature maps to image tokens.
         heads: decode embeddings.
         matcher, criterion: the detection loss.
+        assignment: on what queries and objects are matched: `own`: each block on its own
+            prediction; `carried`: all blocks of an iteration on that of the first.
         postprocess: decoded queries to detections.
         num_queries: M, the most objects that an image may have.
         feature_cache_gib: memory in which the features of a frozen backbone are kept, so that
@@ -58,6 +62,7 @@ class SetDetector(nn.Module, ABC):
         heads: DetectionHeads,
         matcher: HungarianMatcher,
         criterion: SetCriterion,
+        assignment: str,
         postprocess: PostProcessor,
         num_queries: int,
         pixel_mean: Sequence[float],
@@ -68,12 +73,17 @@ class SetDetector(nn.Module, ABC):
         stability: Stability | None = None,
     ):
         super().__init__()
+        if assignment not in ASSIGNMENTS:
+            raise ValueError(
+                f"unknown MODEL.FLOW_DET.ASSIGNMENT {assignment!r}: use one of {ASSIGNMENTS}"
+            )
         self.backbone = backbone
         self.in_features = list(in_features)
         self.neck = neck
         self.heads = heads
         self.matcher = matcher
         self.criterion = criterion
+        self.assignment = assignment
         self.postprocess = postprocess
         self.stability = stability
         self.num_queries = num_queries

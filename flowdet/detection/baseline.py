@@ -19,8 +19,6 @@ from flowdet.detection.targets import Targets
 from flowdet.events import log_scalars
 from flowdet.flow import ImageTokens, QueryPosition, add_losses
 
-ASSIGNMENTS = ("own", "carried")
-
 
 @META_ARCH_REGISTRY.register()
 class BackpropDetector(SetDetector):
@@ -33,8 +31,6 @@ class BackpropDetector(SetDetector):
         blocks: T blocks of `flowdet.flow`, not self-conditioned; each corrects the queries.
         queries: learned start, [M, d].
         query_position: maps the queries [B, M, d] to where they are; None for none.
-        assignment: on what queries and objects are matched: `own`: each layer on its own
-            prediction; `carried`: all layers on that of the first.
         auxiliary_losses: every layer has a loss, not only the last one (as in DETR).
         first_block_weight: of the first layer's losses, see `block_weights`.
         detach_layers: no gradient passes from a layer to the ones before it: what block-local
@@ -51,7 +47,6 @@ class BackpropDetector(SetDetector):
         blocks: Iterable[nn.Module],
         queries: nn.Parameter,
         query_position: Callable[[Tensor], QueryPosition] | None,
-        assignment: str,
         auxiliary_losses: bool,
         first_block_weight: float,
         detach_layers: bool,
@@ -64,15 +59,9 @@ class BackpropDetector(SetDetector):
                 "MODEL.FLOW_DET.DETACH_LAYERS leaves all layers but the last without gradient: it "
                 "needs MODEL.FLOW_DET.AUXILIARY_LOSSES True"
             )
-        if assignment not in ASSIGNMENTS:
-            raise ValueError(
-                f"MODEL.FLOW_DET.ASSIGNMENT {assignment!r} is not for a BackpropDetector: "
-                f"use one of {ASSIGNMENTS}"
-            )
         self.blocks = nn.ModuleList(blocks)
         self.queries = queries
         self.query_position = query_position
-        self.assignment = assignment
         self.auxiliary_losses = auxiliary_losses
         self.block_weights = block_weights(first_block_weight, len(self.blocks))
         self.detach_layers = detach_layers
@@ -91,7 +80,6 @@ class BackpropDetector(SetDetector):
             "blocks": build_blocks(flow_cfg, self_conditioned=False),
             "queries": nn.Parameter(start),
             "query_position": build_query_positions(flow_cfg, shared["neck"].code, heads),
-            "assignment": flow_cfg.ASSIGNMENT,
             "auxiliary_losses": flow_cfg.AUXILIARY_LOSSES,
             "first_block_weight": flow_cfg.FIRST_BLOCK_WEIGHT,
             "detach_layers": flow_cfg.DETACH_LAYERS,

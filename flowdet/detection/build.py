@@ -54,6 +54,7 @@ def build_shared_parts(cfg: CfgNode) -> dict:
         "criterion": SetCriterion(
             num_classes, *costs, flow_cfg.BACKGROUND_WEIGHT, flow_cfg.QUALITY_TARGETS
         ),
+        "assignment": flow_cfg.ASSIGNMENT,
         "postprocess": PostProcessor(
             flow_cfg.SCORE_THRESHOLD, flow_cfg.NMS_THRESHOLD, cfg.TEST.DETECTIONS_PER_IMAGE
         ),

@@ -41,9 +41,6 @@ COUPLINGS = {
 }
 
 
-ASSIGNMENTS = ("own", "carried", "consensus")
-
-
 @META_ARCH_REGISTRY.register()
 class FlowMatchingDetector(SetDetector):
     """A detector whose T flow blocks carry noise to class + box embeddings.
@@ -54,9 +51,6 @@ class FlowMatchingDetector(SetDetector):
         states: on which states the blocks learn.
         coupling: which query an object's target goes to, for interpolated states: `ordered`,
             `random` or `optimal_transport`.
-        assignment: on what queries and objects are matched: `own`: each block on its own
-            prediction; `carried`: all blocks of an iteration on that of the first; `consensus`:
-            all on the mean of their predictions, where they share a state (states `roll`).
         schedule: `joint` or `alternate`.
         pass_length: iterations in one pass over the data, for `alternate`.
         noise_scale: standard deviation of z_0.
@@ -78,7 +72,6 @@ class FlowMatchingDetector(SetDetector):
         target_embedding: TargetEmbedding,
         states: StateSettings,
         coupling: str,
-        assignment: str,
         schedule: str,
         pass_length: int,
         noise_scale: float,
@@ -94,13 +87,6 @@ class FlowMatchingDetector(SetDetector):
         super().__init__(**parts)
         if coupling not in COUPLINGS:
             raise ValueError(f"unknown coupling {coupling!r}: use one of {sorted(COUPLINGS)}")
-        if assignment not in ASSIGNMENTS:
-            raise ValueError(f"unknown assignment {assignment!r}: use one of {ASSIGNMENTS}")
-        if assignment == "consensus" and states.kind != "roll":
-            raise ValueError(
-                "MODEL.FLOW_DET.ASSIGNMENT consensus needs blocks that share a state: set "
-                "MODEL.FLOW_DET.TRAINING_STATES roll"
-            )
         check_mode(inference_mode, num_steps, single_step_block, flow.num_blocks)
         if self.stability is not None and flow.start is None:
             raise ValueError(
@@ -114,7 +100,6 @@ class FlowMatchingDetector(SetDetector):
         self.target_embedding = target_embedding
         self.states = states
         self.couple = COUPLINGS[coupling]
-        self.assignment = assignment
         self.noise_scale = noise_scale
         self.flow_weight = flow_weight
         self.block_weights = block_weights(first_block_weight, flow.num_blocks)
@@ -139,7 +124,6 @@ class FlowMatchingDetector(SetDetector):
             ),
             "states": state_settings(flow_cfg, walk_trains_features=True),
             "coupling": flow_cfg.COUPLING,
-            "assignment": flow_cfg.ASSIGNMENT,
             "schedule": flow_cfg.SCHEDULE,
             "pass_length": flow_cfg.PASS_LENGTH,
             "noise_scale": flow_cfg.NOISE_SCALE,

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from flowdet.detection.targets import Targets, gather_targets, ordered_assignment
 from flowdet.flow import (
-    FlowState,
     ImageTokens,
     StatesMaker,
     add_losses,
@@ -65,7 +64,7 @@ class BlockLosses:
             seen = tokens if lesson.trains_features else tokens.detach()
             prediction = model.flow.predict(block, lesson.state, self.tokens.with_tokens(seen))
             logits, boxes = model.heads(prediction.z1_hat)
-            assigned = self._assign(place, lesson.state, logits, boxes)
+            assigned = self._assign(place, logits, boxes)
             found, stats = model.criterion(logits, boxes, self.targets, assigned, self.normaliser)
             z_1 = gather_targets(embeddings, assigned) if coupled is None else coupled
             loss_flow = model.flow.flow_loss(prediction, lesson.state, z_1)
@@ -88,14 +87,11 @@ class BlockLosses:
                 index = model.couple(self.z_0, gather_targets(embeddings, ordered))
                 self.coupled = couple(ordered, index)
 
-    def _assign(self, place: int, state: FlowState, logits: Tensor, boxes: Tensor) -> Tensor:
+    def _assign(self, place: int, logits: Tensor, boxes: Tensor) -> Tensor:
         """The object of each query, [B, M], in a block's lesson of this number."""
         model = self.model
         if model.assignment == "own":
             return model.matcher(logits, boxes, self.targets)
         if place not in self.agreed:
-            if model.assignment == "consensus":
-                with without_gradient():
-                    logits, boxes = model.heads(model.flow.consensus(state, self.tokens))
             self.agreed[place] = model.matcher(logits, boxes, self.targets)
         return self.agreed[place]

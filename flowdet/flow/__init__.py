@@ -38,7 +38,7 @@ from flowdet.flow.states import (
     make_states,
     without_gradient,
 )
-from flowdet.flow.time import TIME_DISTRIBUTIONS, TimeEmbedding, draw_time
+from flowdet.flow.time import TimeEmbedding
 from flowdet.flow.tokens import ImageTokens, TokenGrid
 from flowdet.flow.training import LocalTraining
 
@@ -46,7 +46,6 @@ __all__ = [
     "INFERENCE_MODES",
     "PREDICTIONS",
     "SCHEDULES",
-    "TIME_DISTRIBUTIONS",
     "TRAINING_STATES",
     "EncoderFlowBlock",
     "FlowEnsemble",
@@ -75,7 +74,6 @@ __all__ = [
     "block_local_losses",
     "blocks_to_train",
     "couple",
-    "draw_time",
     "make_states",
     "optimal_transport_coupling",
     "ordered_coupling",

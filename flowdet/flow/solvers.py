@@ -148,7 +148,6 @@ def euler(
     state: FlowState,
     num_steps: int,
     *,
-    stop_after: int | None = None,
     settled: Settled | None = None,
     trajectory: bool = False,
 ) -> tuple[FlowState, Solution]:
@@ -159,15 +158,12 @@ def euler(
         ensemble: whose `times` and `advance` make the steps.
         state: at t = 0.
         num_steps: steps from 0 to 1.
-        stop_after: make only so many of them.
         settled: asked after every step but the first, unless another block is yet to be asked and
             this one is not done. What has settled stays at its estimate, and if all has, no further
             step is made.
         trajectory: keep every state and estimate.
     """
     times, last_block = ensemble.times(num_steps), ensemble.num_blocks - 1
-    if stop_after is not None:
-        times = times[: stop_after + 1]
     solution = Solution(state.z, times[:1], torch.zeros_like(state.t, dtype=torch.long), state)
     if trajectory:
         solution.states.append(state.z)

@@ -16,9 +16,6 @@ import torch
 from torch import Tensor
 
 from flowdet.flow.ensemble import FlowEnsemble, FlowState, block_at
-from flowdet.flow.path import expand_time
-from flowdet.flow.solvers import euler
-from flowdet.flow.time import TIME_DISTRIBUTIONS, draw_time
 
 
 @contextmanager
@@ -51,26 +48,19 @@ class StateSettings:
     """How training states are made.
 
     Attributes:
-        kind: `interpolated`, `chain` or `roll`.
-        time_distribution: of `interpolated`, see `draw_time`.
-        zero_share: probability of a state at t = 0 (per image for `interpolated` and `roll`, per
-            iteration for `chain`), the state from which `single_step` and `ensemble` start.
-        max_steps: `roll` draws the number of Euler steps from 1 to this; 2T if it is 0.
+        kind: `interpolated` or `chain`.
         chain_steps: `chain` draws the number of Euler steps from these; T steps if there are none.
         state_noise: noise on the estimates of a walk, before the next step is made from them, as a
             share of their standard deviation; it shrinks with what is left of the way, 1 - t. What
             blocks say of training images is better than what they say of others: with it the next
             block has seen worse.
         learn_at_start: every block learns at t = 0 in every iteration, and beside it on the
-            state above. Leaves nothing for `zero_share` to do, which must be 0.
+            state above.
         walk_trains_features: with it, whether the features get gradients on the state above too,
             or at t = 0 alone, where nothing but the image tells the answer.
     """
 
     kind: str = "interpolated"
-    time_distribution: str = "uniform"
-    zero_share: float = 0.0
-    max_steps: int = 0
     learn_at_start: bool = False
     walk_trains_features: bool = True
     chain_steps: tuple[int, ...] = ()
@@ -81,27 +71,12 @@ class StateSettings:
             raise ValueError(
                 f"unknown training states {self.kind!r}: use one of {sorted(TRAINING_STATES)}"
             )
-        if self.time_distribution not in TIME_DISTRIBUTIONS:
-            raise ValueError(
-                f"unknown time distribution {self.time_distribution!r}: use {TIME_DISTRIBUTIONS}"
-            )
-        if not 0 <= self.zero_share <= 1:
-            raise ValueError(
-                f"zero_share (TIME_ZERO_SHARE) must be between 0 and 1, got {self.zero_share}"
-            )
-        if self.max_steps < 0:
-            raise ValueError(f"max_steps (MAX_ROLL_STEPS) is negative: {self.max_steps}")
         if min(self.chain_steps, default=1) < 1:
             raise ValueError(
                 f"chain_steps (CHAIN_STEPS) must be at least 1, got {self.chain_steps}"
             )
         if self.state_noise < 0:
             raise ValueError(f"state_noise (STATE_NOISE) is negative: {self.state_noise}")
-        if self.learn_at_start and self.zero_share:
-            raise ValueError(
-                "learn_at_start (LEARN_AT_START) puts every image at t = 0 already: set "
-                f"TIME_ZERO_SHARE to 0, not {self.zero_share}"
-            )
 
 
 class TrainingStates(ABC):
@@ -144,17 +119,10 @@ class TrainingStates(ABC):
 
 
 class InterpolatedStates(TrainingStates):
-    """`z_t = (1 - t) z_0 + t z_1` at a random t (eq. 3, Algorithm 1). Needs `z_1`."""
+    """`z_t = (1 - t) z_0 + t z_1` at t ~ U[0, 1) (eq. 3, Algorithm 1). Needs `z_1`."""
 
     def state(self, block: int, z_1: Tensor | None = None) -> FlowState:
-        t = draw_time(
-            len(self.initial.z),
-            self.settings.time_distribution,
-            block=block,
-            num_blocks=self.ensemble.num_blocks,
-            zero_share=self.settings.zero_share,
-            device=self.initial.z.device,
-        )
+        t = torch.rand(len(self.initial.z), device=self.initial.z.device)
         sample = self.ensemble.path.sample(self.initial.z, z_1, t)
         return replace(self.initial, z=sample.z_t, t=t)
 
@@ -172,9 +140,8 @@ class ChainStates(TrainingStates):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.current = self.initial
-        stays = random.random() < self.settings.zero_share
         choices = self.settings.chain_steps or (self.ensemble.num_blocks,)
-        self.times = self.ensemble.times(1 if stays else random.choice(choices))
+        self.times = self.ensemble.times(random.choice(choices))
         self.step = 0
         # what the block that serves the current step has said there
         self.z1_hat: Tensor | None = None
@@ -206,52 +173,9 @@ class ChainStates(TrainingStates):
             self.z1_hat = z1_hat.detach()
 
 
-class RollStates(TrainingStates):
-    """All blocks learn on one state: some steps of a random number, walked by their mean.
-
-    The walk is without gradient. Images that are to stay at t = 0 keep
-    the initial state, so that a batch may hold both kinds.
-    """
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        num_steps = random.randint(1, self.settings.max_steps or 2 * self.ensemble.num_blocks)
-        with without_gradient():
-            self.walked = euler(
-                self._agreed,
-                self.ensemble,
-                self.initial,
-                num_steps,
-                stop_after=random.randrange(num_steps),
-            )[0]
-            z = self.initial.z
-            self.stays = torch.rand(len(z), device=z.device) < self.settings.zero_share
-
-    def _agreed(self, state: FlowState, t: float, t_next: float) -> Tensor:
-        return self.blurred(self.ensemble.consensus(state, self.features), t_next)
-
-    def state(self, block: int, z_1: Tensor | None = None) -> FlowState:
-        if not self.settings.zero_share or self.walked is self.initial:
-            return self.walked
-
-        # anew for every block: the learned start, which is in it, is part of each block's graph
-        def choose(initial: Tensor | None, walked: Tensor) -> Tensor:
-            if initial is None:
-                return walked
-            return torch.where(expand_time(self.stays, walked), initial, walked)
-
-        initial, walked = self.initial, self.walked
-        return FlowState(
-            choose(initial.z, walked.z),
-            choose(initial.t, walked.t),
-            choose(initial.estimate, walked.estimate),
-        )
-
-
 TRAINING_STATES: dict[str, type[TrainingStates]] = {
     "interpolated": InterpolatedStates,
     "chain": ChainStates,
-    "roll": RollStates,
 }
 
 

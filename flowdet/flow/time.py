@@ -1,4 +1,4 @@
-"""How the time t of a training state is drawn, and how a block is told about it."""
+"""How a block is told about the time t of its state."""
 
 from __future__ import annotations
 
@@ -6,39 +6,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-
-TIME_DISTRIBUTIONS = ("uniform", "interval")
-
-
-def draw_time(
-    batch: int,
-    distribution: str = "uniform",
-    *,
-    block: int = 0,
-    num_blocks: int = 1,
-    zero_share: float = 0.0,
-    device: torch.device | str | None = None,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Draws one time per batch element, [B], in [0, 1).
-
-    Args:
-        batch: B.
-        distribution: `uniform` over [0, 1) (Algorithm 1), or `interval`: uniform over
-            [block / num_blocks, (block + 1) / num_blocks), the part of the path that the
-            block (counted from 0) serves in multi-step inference (eq. 24).
-        zero_share: probability that t is 0 instead, the time at which single-step and
-            ensemble inference ask.
-
-    Raises:
-        ValueError: an unknown distribution.
-    """
-    if distribution not in TIME_DISTRIBUTIONS:
-        raise ValueError(f"unknown time distribution {distribution!r}: use {TIME_DISTRIBUTIONS}")
-    t, coin = torch.rand(2, batch, generator=generator, device=device)
-    if distribution == "interval":
-        t = (block + t) / num_blocks
-    return t.masked_fill(coin < zero_share, 0.0)
 
 
 class TimeEmbedding(nn.Module):

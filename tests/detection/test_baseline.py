@@ -66,9 +66,9 @@ def test_layers_match_by_themselves_or_as_the_first(assignment, matchings):
     assert len(calls) == matchings
 
 
-def test_the_layers_have_no_consensus():
-    with pytest.raises(ValueError, match="ASSIGNMENT 'consensus'.*own.*carried"):
-        backprop(ASSIGNMENT="consensus")
+def test_an_unknown_matching_is_refused():
+    with pytest.raises(ValueError, match="ASSIGNMENT 'loose'.*own.*carried"):
+        backprop(ASSIGNMENT="loose")
 
 
 def test_checkpointing_changes_no_gradient_and_keeps_fewer_bytes():

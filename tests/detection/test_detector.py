@@ -25,7 +25,7 @@ PAPER = {
     "TRAINING_STATES": "interpolated",
     "LEARN_TARGET": True,
 }
-KINDS = ("interpolated", "chain", "roll")
+KINDS = ("interpolated", "chain")
 
 
 def seed_all(seed):
@@ -87,8 +87,7 @@ def test_every_config_trains_and_infers(file):
 @pytest.mark.parametrize("states", KINDS)
 @pytest.mark.parametrize("recipe", [{}, PAPER], ids=["measured", "paper"])
 def test_every_kind_of_states_trains_every_recipe(recipe, states):
-    # one step: `roll` is always at t = 0, where the learned start is seen
-    model = tiny_model(**{**recipe, "TRAINING_STATES": states, "MAX_ROLL_STEPS": 1})
+    model = tiny_model(**{**recipe, "TRAINING_STATES": states})
     assert_finite(train_step(model, batch())[0])
     assert without_gradient(model) == []
 
@@ -154,7 +153,7 @@ def test_images_without_objects_train(states):
 
 @pytest.mark.parametrize("states", KINDS)
 def test_a_batch_without_any_object_trains(states):
-    model = tiny_model(TRAINING_STATES=states, MAX_ROLL_STEPS=1)
+    model = tiny_model(TRAINING_STATES=states)
     losses, grads = train_step(model, [record(), record(seed=1)])
     assert_finite(losses)
     assert losses["loss_bbox"] == 0 and losses["loss_giou"] == 0
@@ -225,7 +224,6 @@ def test_block_local_gradients_are_those_of_the_joint_graph(keys):
     for name, loss in local_losses.items():
         torch.testing.assert_close(loss, sum(losses[name] for losses in joint))
     for name, gradient in gradients(model).items():
-        # `roll` may have left t = 0, and with it the learned start
         assert (gradient is None) == (local[name] is None), name
         if gradient is not None:
             torch.testing.assert_close(local[name], gradient, rtol=1e-4, atol=1e-5, msg=name)
@@ -233,11 +231,10 @@ def test_block_local_gradients_are_those_of_the_joint_graph(keys):
 
 @pytest.mark.parametrize(
     "states, assignment",
-    [*((kind, "own") for kind in KINDS), ("chain", "carried"), ("roll", "consensus")],
+    [*((kind, "own") for kind in KINDS), ("chain", "carried")],
 )
 def test_the_flow_goes_to_the_target_that_fits_the_state(states, assignment, monkeypatch):
-    keys = {"COUPLING": "ordered", "ASSIGNMENT": assignment, "MAX_ROLL_STEPS": 1}
-    model = tiny_model(TRAINING_STATES=states, **keys)
+    model = tiny_model(TRAINING_STATES=states, COUPLING="ordered", ASSIGNMENT=assignment)
     seen = []
 
     def flow_loss(prediction, state, z_1):
@@ -248,13 +245,12 @@ def test_the_flow_goes_to_the_target_that_fits_the_state(states, assignment, mon
     train_step(model, batch())
     targets = model.prepare_targets(batch())
     embeddings = model.target_embedding(targets)
-    consensus = torch.stack([z1_hat for z1_hat, _ in seen]).mean(dim=0)
     for z1_hat, z_1 in seen:
         if states == "interpolated":
             # the state was made of it
             assigned = ordered_assignment(targets, model.num_queries)
         else:
-            matched = {"own": z1_hat, "carried": seen[0][0], "consensus": consensus}[assignment]
+            matched = {"own": z1_hat, "carried": seen[0][0]}[assignment]
             assigned = model.matcher(*model.heads(matched), targets)
         assert torch.equal(z_1, gather_targets(embeddings, assigned))
         # the targets are those of 3 objects and of background, in some order
@@ -356,13 +352,10 @@ def test_detections_are_in_the_original_image():
         ({**PAPER, "PREDICTION": "target"}, "PREDICTION target.*ANCHORED_QUERIES"),
         ({"BOX_HEAD": "cubic"}, "BOX_HEAD 'cubic'"),
         ({"COUPLING": "loose"}, "coupling 'loose'"),
-        ({"ASSIGNMENT": "loose"}, "assignment 'loose'"),
-        ({"ASSIGNMENT": "consensus"}, "TRAINING_STATES roll"),
+        ({"ASSIGNMENT": "loose"}, "ASSIGNMENT 'loose'"),
         ({**PAPER, "BOX_SAMPLES": 3, "ANCHORED_QUERIES": True}, "BOX_SAMPLES.*BOX_ANCHORED"),
         ({"SCHEDULE": "sometimes"}, "schedule 'sometimes'"),
         ({"TRAINING_STATES": "dreamt"}, "training states 'dreamt'"),
-        ({"TIME_DISTRIBUTION": "late"}, "time distribution 'late'"),
-        ({"MAX_ROLL_STEPS": -1}, "MAX_ROLL_STEPS"),
         ({"EARLY_EXIT": -0.1}, "EARLY_EXIT"),
         ({"INFERENCE_MODE": "guess"}, "inference mode 'guess'"),
         ({"PREDICTION": "noise"}, "prediction 'noise'"),

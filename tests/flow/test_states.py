@@ -1,9 +1,7 @@
-import random
-
 import pytest
 import torch
 
-from flowdet.flow import FlowState, StateSettings, make_states, solve
+from flowdet.flow import StateSettings, make_states, solve
 from flowdet.flow.solvers import block_at
 from tests.flow.toy import DIM, mlps
 
@@ -21,13 +19,6 @@ def test_interpolated_states_lie_on_the_path(ensemble):
     t = state.t[:, None]
     assert torch.allclose(state.z, (1 - t) * z_0 + t * z_1)
     assert torch.equal(state.z_0, z_0)
-
-
-def test_interpolated_states_of_an_interval(ensemble):
-    settings = StateSettings("interpolated", "interval")
-    states = make_states(settings, ensemble, torch.zeros(64, DIM), FEATURES)
-    t = states.state(2, torch.ones(64, DIM)).t
-    assert t.min() >= 2 / 3 and t.max() <= 1
 
 
 def test_chain_visits_what_multi_step_inference_visits(ensemble):
@@ -93,27 +84,12 @@ def test_state_noise_is_on_the_estimates_that_a_chain_hands_on(ensemble):
         StateSettings("chain", state_noise=-1)
 
 
-def test_state_noise_is_on_the_walk_of_a_roll(ensemble):
-    def walked(noise: float) -> FlowState:
-        random.seed(0)
-        torch.manual_seed(0)
-        settings = StateSettings("roll", max_steps=3, state_noise=noise)
-        return make_states(settings, ensemble, torch.ones(2, DIM), FEATURES).state(0)
-
-    assert walked(0.0).t[0] == walked(0.3).t[0] > 0
-    assert not torch.allclose(walked(0.0).z, walked(0.3).z)
-
-
 def test_no_gradient_flows_through_the_walk(ensemble):
     chain = make_states(StateSettings("chain"), ensemble, torch.randn(2, DIM), FEATURES)
     chain.visited(0, ensemble.predict(0, chain.state(0), FEATURES).z1_hat)
-    visited = [chain.state(1)]
-    while len(visited) < 4:
-        roll = make_states(StateSettings("roll"), ensemble, torch.randn(2, DIM), FEATURES)
-        visited += [roll.state(0)] if roll.state(0).t[0] > 0 else []
-    for state in visited:
-        assert not state.z.requires_grad
-        assert not state.estimate.requires_grad
+    state = chain.state(1)
+    assert not state.z.requires_grad
+    assert not state.estimate.requires_grad
 
 
 def test_the_learned_start_gets_its_gradient(ensemble):
@@ -122,61 +98,10 @@ def test_the_learned_start_gets_its_gradient(ensemble):
     assert ensemble.start.grad.abs().sum() > 0
 
 
-def test_chain_stays_at_zero_as_often_as_asked(ensemble):
-    settings = StateSettings("chain", zero_share=1.0)
-    states = make_states(settings, ensemble, torch.randn(2, DIM), FEATURES)
-    states.visited(0, torch.randn(2, DIM))
-    assert states.state(2).t.tolist() == [0, 0]
-
-
-def test_roll_can_be_kept_at_the_start(ensemble):
-    settings = StateSettings("roll", zero_share=1.0, max_steps=8)
-    for _ in range(10):
-        states = make_states(settings, ensemble, torch.randn(2, DIM), FEATURES)
-        assert states.state(1).t.tolist() == [0.0, 0.0]
-
-
-def test_roll_keeps_some_images_at_the_start(ensemble):
-    settings = StateSettings("roll", zero_share=0.5, max_steps=8)
-    z_0, features = torch.randn(64, DIM), torch.randn(64, 5)
-    for _ in range(30):
-        states = make_states(settings, ensemble, z_0, features)
-        state, stays = states.state(0), states.state(0).t == 0
-        if 0 < stays.sum() < 64:
-            break
-    assert 20 < stays.sum() < 44
-    # the ones that stay are as at the start, with the learned estimate; the others have walked
-    start = ensemble.start.expand(64, -1)
-    assert torch.equal(state.z[stays], z_0[stays])
-    assert torch.equal(state.estimate[stays], start[stays])
-    assert not (state.estimate[~stays] == start[~stays]).any()
-    assert state.estimate.requires_grad
-
-
-def test_roll_visits_what_the_ensemble_solver_visits(ensemble):
-    z_0, seen = torch.randn(2, DIM), set()
-    visited = [
-        z
-        for n in (1, 2, 3)
-        for z in solve(
-            ensemble, z_0, FEATURES, "multi_step_ensemble", num_steps=n, trajectory=True
-        ).states[:-1]
-    ]
-    for _ in range(40):
-        states = make_states(StateSettings("roll", max_steps=3), ensemble, z_0, FEATURES)
-        matches = [i for i, z in enumerate(visited) if torch.allclose(z, states.state(0).z)]
-        assert matches
-        assert states.state(0) is states.state(2)
-        seen.add(round(float(states.state(0).t[0]), 3))
-    assert seen == {0, 0.333, 0.5, 0.667}
-
-
 @pytest.mark.parametrize("walk_trains", [True, False])
-@pytest.mark.parametrize("kind", ["interpolated", "chain", "roll"])
+@pytest.mark.parametrize("kind", ["interpolated", "chain"])
 def test_lessons_at_the_start_train_the_features_and_others_may(ensemble, kind, walk_trains):
-    settings = StateSettings(
-        kind, max_steps=8, learn_at_start=True, walk_trains_features=walk_trains
-    )
+    settings = StateSettings(kind, learn_at_start=True, walk_trains_features=walk_trains)
     walked = 0
     for _ in range(10):
         states = make_states(settings, ensemble, torch.randn(2, DIM), FEATURES)
@@ -190,11 +115,6 @@ def test_lessons_at_the_start_train_the_features_and_others_may(ensemble, kind, 
             states.visited(k, ensemble.predict(k, last.state, FEATURES).z1_hat)
             walked += len(others)
     assert walked > 0
-
-
-def test_learning_at_the_start_leaves_no_share_of_it():
-    with pytest.raises(ValueError, match="TIME_ZERO_SHARE to 0"):
-        StateSettings("roll", zero_share=0.5, learn_at_start=True)
 
 
 def test_unknown_states():

@@ -33,7 +33,7 @@ def block_gradients(model, block):
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
-@pytest.mark.parametrize("states", ["interpolated", "chain", "roll"])
+@pytest.mark.parametrize("states", ["interpolated", "chain"])
 def test_a_block_learns_from_its_own_loss_alone(topology, states):
     model = tiny_model(TOPOLOGY=topology, TRAINING_STATES=states).train()
     for block in range(3):
@@ -121,17 +121,17 @@ def test_the_weights_of_the_losses_are_factors():
 
 def test_the_features_learn_at_the_start_alone():
     """With LEARN_AT_START the backbone's gradient is that of the losses at t = 0."""
-    keys = {"TRAINING_STATES": "chain", "CHAIN_STEPS": [], "NOISE_SCALE": 0.0}
+    keys = {"TRAINING_STATES": "chain", "NOISE_SCALE": 0.0}
 
     def backbone_gradients(**more):
-        model = tiny_model(**keys, **more).train()
+        model = tiny_model(**keys, **{"CHAIN_STEPS": [], **more}).train()
         return [
             {n: g for n, g in block_gradients(model, k).items() if n.startswith("backbone.")}
             for k in range(3)
         ]
 
     both = backbone_gradients(LEARN_AT_START=True)
-    start = backbone_gradients(LEARN_AT_START=False, TIME_ZERO_SHARE=1.0)
+    start = backbone_gradients(LEARN_AT_START=False, CHAIN_STEPS=[1])
     walked = backbone_gradients(LEARN_AT_START=False)
     for k in range(3):
         torch.testing.assert_close(both[k], start[k])
@@ -290,7 +290,6 @@ def test_targets_learn_only_if_asked(learn):
         ({"IN_FEATURES": ["layer9"]}, "IN_FEATURES names"),
         ({"IN_FEATURES": ["layer1", "layer2"]}, "nothing would train the rest"),
         ({"BLOCK": "encoder", "FEATURES": "tokens", "NUM_HEADS": 5}, "NUM_HEADS = 5"),
-        ({"TIME_ZERO_SHARE": 80.0}, "TIME_ZERO_SHARE"),
         ({"TOPOLOGY": "sequential", "NUM_BLOCKS": 2}, "a stage for each block"),
         ({"INFERENCE_MODE": "guess"}, "unknown inference mode"),
         ({"SINGLE_STEP_BLOCK": 3}, "there is no block 3"),

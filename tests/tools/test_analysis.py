@@ -58,15 +58,15 @@ def test_ablation(run, tmp_path):
     study = tmp_path / "few.yaml"
     study.write_text(
         f"config: {ROOT}/configs/digits_flow.yaml\nbudget: '4:1'\nmodes: [multi_step-2, ensemble]\n"
-        "variants: {chain: {}, all at once: {MODEL.FLOW_DET.TRAINING_STATES: roll}}\n"
+        "variants: {chain: {}, mixed: {MODEL.FLOW_DET.LEARN_AT_START: True}}\n"
     )
-    words = ("tools/ablation.py", "--study", study, "--only", "all at once", "--seeds", 1)
+    words = ("tools/ablation.py", "--study", study, "--only", "mixed", "--seeds", 1)
     words += ("--output", tmp_path / "out", "MODEL.WEIGHTS", "", *TINY)
     status, output = run(*words)
     assert status == 0, output
     assert "AP50 multi_step-2" in output
     rows = results(tmp_path / "out", "few")["rows"]
-    assert {row["variant"] for row in rows} == {"all at once"}
+    assert {row["variant"] for row in rows} == {"mixed"}
     assert {row.get("mode") for row in rows} == {"multi_step", "ensemble", None}
 
 
