@@ -25,10 +25,13 @@ _POLL_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Budget:
-    """How long, and with how many images at a time, both sides are trained."""
+    """How long, and with how many images at a time, both sides are trained.
+
+    Part of an epoch, as in 8:5.5, is for sides that take the same time, not the same epochs.
+    """
 
     batch_size: int
-    epochs: int
+    epochs: float
     base_lr: float | None = None
 
     @classmethod
@@ -36,7 +39,9 @@ class Budget:
         """`BATCH:EPOCHS` or `BATCH:EPOCHS:LEARNING_RATE`; raises ValueError for anything else."""
         try:
             batch_size, epochs, *lr = text.split(":")
-            budget = cls(int(batch_size), int(epochs), *map(float, lr))
+            number = float(epochs)
+            number = int(number) if number.is_integer() else number
+            budget = cls(int(batch_size), number, *map(float, lr))
         except (ValueError, TypeError):
             budget = None
         if budget is None or not budget._possible():
@@ -48,13 +53,23 @@ class Budget:
 
     def _possible(self) -> bool:
         lr = 1.0 if self.base_lr is None else self.base_lr
-        return min(self.batch_size, self.epochs) >= 1 and 0 < lr < math.inf
+        return self.batch_size >= 1 and 0 < self.epochs < math.inf and 0 < lr < math.inf
 
     def overrides(self) -> list[str]:
-        keys = {"SOLVER.IMS_PER_BATCH": self.batch_size, "SOLVER.MAX_EPOCHS": self.epochs}
+        """But for the `length`."""
+        keys = {"SOLVER.IMS_PER_BATCH": self.batch_size}
         if self.base_lr is not None:
             keys["SOLVER.BASE_LR"] = self.base_lr
         return [str(word) for pair in keys.items() for word in pair]
+
+    def length(self, config_file: str, words: Sequence[str]) -> list[str]:
+        """The override that makes a training with these overrides so long."""
+        whole = ["SOLVER.MAX_EPOCHS", str(math.ceil(self.epochs))]
+        if isinstance(self.epochs, int):
+            return whole
+        cfg = resolve_config(load_config(config_file, [*words, *whole]))
+        iterations = round(cfg.SOLVER.MAX_ITER * self.epochs / math.ceil(self.epochs))
+        return ["SOLVER.MAX_ITER", str(max(iterations, 1))]
 
 
 @dataclass(frozen=True)
@@ -97,6 +112,7 @@ class Run:
         if name is None:
             name = f"{method_of(load_config(config_file, words))}_batch{budget.batch_size}"
         words += ["OUTPUT_DIR", str(output / f"{name}_seed{seed}")]
+        words += budget.length(config_file, words)
         cfg = resolve_config(load_config(config_file, words))
         # whatever the epochs, a stop loses a quarter of a run at most
         period = max(cfg.SOLVER.MAX_ITER // 4, 1)

@@ -72,7 +72,10 @@ def compare(tmp_path, overrides):
 def test_budgets():
     assert Budget.parse("8:6") == Budget(8, 6)
     assert Budget.parse("1:2:1e-4") == Budget(1, 2, 1e-4)
-    for text in ("8", "8:0", "a:b", "8:1:0", "8:1:-1e-4", "8:1:nan", "8:1:1:1", "0:4"):
+    assert Budget.parse("8:5.5") == Budget(8, 5.5)
+    assert isinstance(Budget.parse("8:6.0").epochs, int)
+    wrong = ("8", "8:0", "a:b", "8:inf", "8:nan", "0:4", "8:1:0", "8:1:-1e-4", "8:1:nan", "8:1:1:1")
+    for text in wrong:
         with pytest.raises(ValueError, match=f"'{text}' is no budget: give batch size:epochs"):
             Budget.parse(text)
 
@@ -90,6 +93,14 @@ def test_runs_are_planned_from_the_dataset(compare):
     assert comparison.runs[-2].method != last.method
     assert comparison.runs[-2].cfg.SOLVER == last.cfg.SOLVER
     assert first.cfg.DATALOADER == comparison.runs[1].cfg.DATALOADER
+
+
+def test_part_of_an_epoch(compare):
+    # 8 images
+    (run,) = compare(budgets=["4:2.5"], seeds=[0], methods=["flow"]).runs
+    assert run.cfg.SOLVER.MAX_ITER == 5 and run.images == 20
+    # what is written before the training is what the training says it is
+    assert run.overrides[run.overrides.index("SOLVER.MAX_ITER") + 1] == "5"
 
 
 def test_what_is_done_is_not_done_again(compare):
