@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
+from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor
 
 from flowdet.detection.base import SetDetector, original_size
@@ -51,11 +52,14 @@ def disagree(instances: Instances, boxes: Tensor, scores: Tensor) -> None:
     Args:
         instances: gets `block_boxes` and `block_scores`, as given, `box_spread` [N]: the standard
             deviation of a side of the box among the blocks, in pixels, the mean over its four
-            sides; and `score_spread` [N]: the standard deviation of the score among them.
+            sides; and `agreement` [N]: a confidence, the mean of the blocks' scores times the mean
+            IoU of their boxes with that of the detection.
         boxes: [N, T, 4], absolute xyxy.
         scores: [N, T], of the class of the detection.
     """
     instances.block_boxes, instances.block_scores = boxes, scores
     # of all blocks there are, not of a sample of them
     instances.box_spread = torch.std(boxes, dim=1, correction=0).mean(dim=-1)
-    instances.score_spread = torch.std(scores, dim=1, correction=0)
+    own = instances.pred_boxes.tensor[:, None].expand_as(boxes)
+    overlap = matched_pairwise_iou(Boxes(boxes.flatten(0, 1)), Boxes(own.flatten(0, 1)))
+    instances.agreement = scores.mean(dim=1) * overlap.view_as(scores).mean(dim=1)

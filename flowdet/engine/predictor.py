@@ -183,7 +183,7 @@ class Predictor(BasePredictor):
 
         `category_id` is the dataset's own id where it has such ids, else the class index;
         `bbox` is [x, y, width, height] in pixels of the original image. Where the blocks were
-        asked, `box_spread` and `score_spread` tell their `flowdet.detection.disagreement`.
+        asked, `box_spread` and `agreement` tell their `flowdet.detection.disagreement`.
         """
         instances = result["instances"]
         boxes = BoxMode.convert(
@@ -201,10 +201,10 @@ class Predictor(BasePredictor):
             }
             for box, index, score in zip(boxes, classes, instances.scores.tolist(), strict=True)
         ]
-        for name in ("box_spread", "score_spread"):
+        for name in ("box_spread", "agreement"):
             if instances.has(name):
-                for row, spread in zip(rows, instances.get(name).tolist()):
-                    row[name] = round(spread, 5)
+                for row, value in zip(rows, instances.get(name).tolist()):
+                    row[name] = round(value, 5)
         return rows
 
 

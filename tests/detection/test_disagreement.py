@@ -10,7 +10,9 @@ from tests.detection.tiny import batch, record, tiny_model
 
 
 def test_spread_by_hand():
-    instances = Instances((99, 99), pred_boxes=Boxes(torch.zeros(2, 4)))
+    # both as the first block has it
+    own = torch.tensor([[10.0, 20, 50, 60]] * 2)
+    instances = Instances((99, 99), pred_boxes=Boxes(own))
     boxes = torch.tensor(
         [
             # the left sides differ by 8, the others agree
@@ -21,7 +23,9 @@ def test_spread_by_hand():
     )
     disagree(instances, boxes, torch.tensor([[0.5, 0.9], [0.7, 0.7]]))
     assert instances.box_spread.tolist() == pytest.approx([1, 2])
-    assert instances.score_spread.tolist() == pytest.approx([0.2, 0])
+    # IoU 32/40, and 36 x 36 of two boxes of 40 x 40
+    moved = 36**2 / (2 * 40**2 - 36**2)
+    assert instances.agreement.tolist() == pytest.approx([0.7 * 0.9, 0.7 * (1 + moved) / 2])
     assert torch.equal(instances.block_boxes, boxes)
 
 
@@ -66,7 +70,8 @@ def test_equal_blocks_agree():
     for block in model.flow.blocks[1:]:
         block.load_state_dict(model.flow.blocks[0].state_dict())
     found = model.inference(batch(), questions=[disagreement])[0]["instances"]
-    assert found.box_spread.max() < 1e-4 and found.score_spread.max() < 1e-5
+    assert found.box_spread.max() < 1e-4
+    torch.testing.assert_close(found.agreement, found.scores, atol=1e-4, rtol=0)
 
 
 def test_nobody_to_disagree():

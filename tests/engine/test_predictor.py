@@ -118,7 +118,7 @@ def test_answers_to_questions_join_the_results(predictor, images):
     for result in predictor(images, questions=[sizes]):
         assert result["asked"] == (result["height"], len(result["instances"]))
     rows = predictor.coco_results(predictor(images[:1], questions=[disagreement])[0])
-    assert all(row["box_spread"] >= 0 and row["score_spread"] >= 0 for row in rows)
+    assert all(row["box_spread"] >= 0 and 0 <= row["agreement"] <= 1 for row in rows)
     assert "box_spread" not in predictor.coco_results(predictor(images[:1])[0])[0]
 
 

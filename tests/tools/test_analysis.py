@@ -102,7 +102,12 @@ def test_leak(run, tmp_path):
     [
         (("table1.py", "--dataset", "voc", "--frozen"), "Dataset folder"),
         (("table1.py", "--budget", "8"), "'8' is no budget"),
-        (("table1.py", "--frozen"), "--frozen is for --dataset voc"),
+        (("table1.py", "--frozen"), "--frozen and --tune are for --dataset voc"),
+        (("table1.py", "--dataset", "voc", "--tune", "nowhere"), "no finished flow run of seed 0"),
+        (
+            ("table1.py", "--dataset", "voc", "--tune", "x", "--methods", "flow_paper"),
+            "there is no flow_paper with the trunk trained",
+        ),
         (("table3.py", "--suite", "cifar10_small"), "make it with datasets/make_image_folder.py"),
         (("ablation.py", "--study", "none.yaml"), "there is no study 'none.yaml'"),
         (
