@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from flowdet.analysis.results import method_of
+from flowdet.analysis.table import mean_and_std
 from flowdet.data.build import build_test_loader
 from flowdet.detection import FlowMatchingDetector, SetDetector
 from flowdet.detection.base import same_size
@@ -130,6 +132,15 @@ def refinement_rows(
     return rows
 
 
+def mean_over_runs(by_run: Sequence[Sequence[dict]]) -> list[dict]:
+    """The rows of several runs as one set: mean and standard deviation over the runs."""
+    values: dict[tuple, list[float]] = {}
+    for row in itertools.chain.from_iterable(by_run):
+        what = tuple((k, v) for k, v in row.items() if k not in ("mean", "std", "n"))
+        values.setdefault(what, []).append(row["mean"])
+    return [dict(what) | mean_and_std(found) for what, found in values.items()]
+
+
 def refinement_figure(rows: Sequence[dict], metric: str = "AP50") -> Figure:
     """AP over the time t reached: a panel per mode of many steps, a line per number of steps."""
     rows = [row for row in rows if row["metric"] == metric]
@@ -137,7 +148,7 @@ def refinement_figure(rows: Sequence[dict], metric: str = "AP50") -> Figure:
         mode
         for mode in ("multi_step", "multi_step_ensemble", "layers")
         if any(row["mode"] == mode for row in rows)
-    ]
+    ] or ["multi_step"]
     figure = Figure(figsize=(1.6 + 4.2 * len(panels), 3.8), layout="constrained")
     all_axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, mode in zip(all_axes, panels):

@@ -4,6 +4,7 @@ import torch
 from flowdet.analysis.refinement import (
     all_walks,
     decode_points,
+    mean_over_runs,
     refinement_figure,
     refinement_rows,
 )
@@ -48,6 +49,18 @@ def test_every_step_of_every_mode_is_measured(cfg):
     assert {row["block"] for row in rows if row["mode"] == "single_step"} == {0, 1, 2}
     assert all(0 <= row["mean"] <= 100 for row in rows)
     assert len(refinement_figure(rows).axes) == 2
+
+
+def test_several_runs_become_their_mean():
+    def rows(first, last):
+        common = {"mode": "multi_step", "metric": "AP50", "std": None, "n": 1}
+        return [common | {"num_steps": 1, "mean": first}, common | {"num_steps": 2, "mean": last}]
+
+    first, last = mean_over_runs([rows(10.0, 20.0), rows(14.0, 26.0)])
+    assert (first["num_steps"], first["mean"], first["n"]) == (1, 12.0, 2)
+    assert (last["num_steps"], last["mean"]) == (2, 23.0)
+    assert last["std"] == pytest.approx(18**0.5, abs=0.01)
+    assert mean_over_runs([rows(10.0, 20.0)]) == rows(10.0, 20.0)
 
 
 def test_layers_of_the_baseline(cfg):

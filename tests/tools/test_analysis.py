@@ -47,6 +47,11 @@ def test_table1_from_nothing_and_again(run, tmp_path):
     status, output = run(*refinement, "--max-steps", 2, "--output", tmp_path / "refinement")
     assert status == 0, output
     assert (tmp_path / "refinement" / "refinement.png").stat().st_size > 1000
+    walks = ("--walks", "single_step-1", "ensemble", "--output", tmp_path / "walks")
+    status, output = run(*refinement, *walks)
+    assert status == 0, output
+    rows = results(tmp_path / "walks", "refinement")["rows"]
+    assert [row["mode"] for row in rows] == ["single_step"] * 2 + ["ensemble"] * 2
 
     # after one epoch nothing is right
     uncertainty = ("tools/measure_uncertainty.py", "--run", tmp_path / "flow_batch4_seed0")
