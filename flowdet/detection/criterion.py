@@ -46,8 +46,12 @@ class SetCriterion(nn.Module):
         num_classes: C; class C is background.
         class_weight, bbox_weight, giou_weight: of the three losses.
         background_weight: of background queries in the cross-entropy.
-        quality_targets: a matched query is to be its object's class only in so far as its box
-            overlaps the object's (IoU), and background for the rest, so that scores rank boxes.
+        quality_targets: a matched query is to be its object's class with the IoU of its box as
+            probability, and background with the rest, so that scores rank boxes; the background
+            weight is for the other queries alone.
+
+    Raises:
+        ValueError: quality targets without a weight of the background.
     """
 
     def __init__(
@@ -60,6 +64,11 @@ class SetCriterion(nn.Module):
         quality_targets: bool = False,
     ):
         super().__init__()
+        if quality_targets and background_weight <= 0:
+            raise ValueError(
+                "MODEL.FLOW_DET.QUALITY_TARGETS needs a BACKGROUND_WEIGHT above 0, got "
+                f"{background_weight}"
+            )
         self.num_classes = num_classes
         self.class_weight = class_weight
         self.bbox_weight = bbox_weight
@@ -114,7 +123,8 @@ class SetCriterion(nn.Module):
         shares = F.one_hot(classes, self.num_classes + 1).to(self.per_class)
         if self.quality_targets:
             shares[image, query] *= iou[:, None]
-            shares[image, query, -1] = 1 - iou
+            # of weight 1, like the class: else nearly all of it would go to the class
+            shares[image, query, -1] = (1 - iou) / self.background_weight
         loss_cls = F.cross_entropy(
             logits.float().transpose(1, 2),
             shares.transpose(1, 2),

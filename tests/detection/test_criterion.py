@@ -49,12 +49,14 @@ def test_the_quality_of_a_box_is_the_share_of_its_class():
     criterion = SetCriterion(3, background_weight=0.25, quality_targets=True)
     logits = torch.zeros(1, 3, 4, requires_grad=True)
     losses, _ = evaluate(criterion, logits, boxes, targets, assigned)
-    # a third for the class, two thirds for the background, which weighs 0.25, as two queries do
-    shares = 1 / 3 + 2 / 3 * 0.25 + 2 * 0.25
-    assert losses["loss_cls"].item() == pytest.approx(shares * math.log(4) / 1.5)
+    # a third for the class and two thirds for the background, together as much as a class alone
+    assert losses["loss_cls"].item() == pytest.approx((1 + 2 * 0.25) * math.log(4) / 1.5)
     # the box learns nothing from it
     losses["loss_cls"].backward()
-    assert logits.grad.abs().sum() > 0 and boxes.grad is None
+    assert boxes.grad is None
+    # the query's own scores are drawn to the shares: (p - share) / 1.5
+    expected = torch.tensor([1 / 4, 1 / 4 - 1 / 3, 1 / 4, 1 / 4 - 2 / 3]) / 1.5
+    torch.testing.assert_close(logits.grad[0, 1], expected)
 
 
 def test_background_queries_weigh_less():

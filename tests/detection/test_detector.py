@@ -354,6 +354,7 @@ def test_detections_are_in_the_original_image():
         ({"COUPLING": "loose"}, "coupling 'loose'"),
         ({"ASSIGNMENT": "loose"}, "ASSIGNMENT 'loose'"),
         ({**PAPER, "BOX_SAMPLES": 3, "ANCHORED_QUERIES": True}, "BOX_SAMPLES.*BOX_ANCHORED"),
+        ({"QUALITY_TARGETS": True, "BACKGROUND_WEIGHT": 0.0}, "QUALITY_TARGETS needs"),
         ({"SCHEDULE": "sometimes"}, "schedule 'sometimes'"),
         ({"TRAINING_STATES": "dreamt"}, "training states 'dreamt'"),
         ({"EARLY_EXIT": -0.1}, "EARLY_EXIT"),
