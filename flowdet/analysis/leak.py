@@ -125,7 +125,8 @@ def leak_figure(rows: Sequence[dict]) -> Figure:
             label = f"{label}, {iteration} iterations"
             axes.plot(*zip(*points), style, marker="o", color=f"C{color}", label=label)
     for axes, title in ((left, "anchor loss"), (right, METRICS["feature_gradient"])):
-        axes.set(xlabel="t", title=title, ylim=(0, None))
+        # both fall by orders of magnitude
+        axes.set(xlabel="t", title=title, yscale="log")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
     return figure
