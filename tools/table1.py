@@ -66,7 +66,7 @@ BUDGETS = {
     "digits": ["8:6", "1:1:1.25e-4"],
     "voc": ["8:50", "1:50"],
     "voc_frozen": ["16:10"],
-    "voc_tuned": ["16:4"],
+    "voc_tuned": ["16:3"],
 }
 # often enough for curves
 PERIODS = ["TEST.EVAL_EPOCHS", "2"]
