@@ -6,8 +6,9 @@
 
 The file names the variants, the budget and the inference modes. Every training is one of
 tools/train_net.py; stopped, the command goes on where it was when called again. It prints a table,
-and writes it to the output folder as NAME.md and NAME.json, named after the file. Datasets and
-backbone of the digits are made if they are missing. `KEY VALUE` pairs override every config.
+and writes it to the output folder as NAME.md, NAME.json and a figure, named after the file.
+Datasets and backbone of the digits are made if they are missing. `KEY VALUE` pairs override every
+config.
 """
 
 import argparse
@@ -17,8 +18,15 @@ from pathlib import Path
 import flowdet  # noqa: F401 - first: it silences a warning of detectron2's import
 
 # isort: split
-from flowdet.analysis.ablation import Study, ablation_rows, ablation_table, by_variant
+from flowdet.analysis.ablation import (
+    Study,
+    ablation_figure,
+    ablation_rows,
+    ablation_table,
+    by_variant,
+)
 from flowdet.analysis.comparison import Comparison, Run
+from flowdet.analysis.figures import save_figure
 from flowdet.analysis.output import check_output_folder
 from flowdet.analysis.prepare import prepare_digits
 from flowdet.analysis.table_command import (
@@ -83,7 +91,9 @@ def report(args: argparse.Namespace, comparison: Comparison) -> None:
         f"{metric_name(dataset)}. Backprop has one mode, its last layer, in the first columns."
     )
     draw = functools.partial(ablation_table, rows, study.modes)
-    save_table(args.output / args.study.stem, comparison, rows, caption, draw)
+    path = args.output / args.study.stem
+    save_table(path, comparison, rows, caption, draw)
+    save_figure(ablation_figure(rows, study.modes), path)
 
 
 def main() -> None:

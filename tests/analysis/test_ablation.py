@@ -3,7 +3,13 @@ import json
 import pytest
 import torch
 
-from flowdet.analysis.ablation import Study, ablation_rows, ablation_table, by_variant
+from flowdet.analysis.ablation import (
+    Study,
+    ablation_figure,
+    ablation_rows,
+    ablation_table,
+    by_variant,
+)
 from flowdet.analysis.comparison import Run
 from flowdet.engine import Trainer
 from flowdet.flow import Walk
@@ -110,6 +116,11 @@ def test_every_mode_of_every_variant(study_file, runs):
     assert [line.split("|")[-2].strip() for line in lines] == ["2", "1 (1 failed or not run)", "2"]
     # backprop stands in the first columns alone
     assert [cell.strip() for cell in lines[2].split("|")[4:6]] == ["-", "-"]
+
+    (axes,) = ablation_figure(rows, study.modes).axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["Recipe (ours)", "no noise", "backprop"]
+    assert [len(container[0].get_xdata()) for container in axes.containers] == [3, 3]
 
 
 def test_modes_are_measured_once(study_file, runs):
