@@ -65,7 +65,7 @@ SUITES = {
 BUDGETS = {
     "digits": ["8:6", "1:1:1.25e-4"],
     "voc": ["8:50", "1:50"],
-    "voc_frozen": ["16:10"],
+    "voc_frozen": ["16:30"],
     "voc_tuned": ["16:3"],
 }
 # often enough for curves

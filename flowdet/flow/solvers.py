@@ -150,7 +150,7 @@ def euler(
     *,
     settled: Settled | None = None,
     trajectory: bool = False,
-) -> tuple[FlowState, Solution]:
+) -> Solution:
     """Explicit Euler integration (eq. 25) over `FlowEnsemble.times`.
 
     Args:
@@ -192,7 +192,7 @@ def euler(
     solution.z_1 = state.z
     if held is not None:
         solution.z_1 = torch.where(expand_time(over, state.z), held, state.z)
-    return state, solution
+    return solution
 
 
 def _asked(predict: Callable, t: float, t_next: float, state: FlowState) -> Tensor:
@@ -244,4 +244,4 @@ def solve(
 
     state = ensemble.initial_state(z_0)
     steps = num_steps if kind.many_steps else 1
-    return euler(predict, ensemble, state, steps, settled=settled, trajectory=trajectory)[1]
+    return euler(predict, ensemble, state, steps, settled=settled, trajectory=trajectory)
