@@ -4,14 +4,14 @@
     tools/table1.py
     tools/table1.py --dataset voc --budget 8:50 1:50 --seeds 3
     tools/table1.py --dataset voc --frozen TEST.CLASS_SUBSET "['cat','dog']"
-    tools/table1.py --dataset voc --tune output/table1_voc_frozen TEST.CLASS_SUBSET "['cat','dog']"
+    tools/table1.py --dataset voc --r18 TEST.CLASS_SUBSET "['cat','dog']"
 
 Trains every method at every budget (batch size:epochs[:learning rate]) with every seed, each by
 tools/train_net.py, measures memory and step time, and prints the table; table1.json and table1.md
 go to the output folder. Stopped, it goes on where it was when called again. --frozen (VOC) takes a
 frozen ResNet-18 up to stride 16, whose features are computed once for all runs and kept in the
-output folder: many epochs become affordable on a CPU. --tune goes on from each run of such a table,
-with the trunk trained and the images augmented. `KEY VALUE` pairs override every config.
+output folder: many epochs become affordable on a CPU. --r18 trains this trunk, too, on augmented
+images: for a GPU. `KEY VALUE` pairs override every config.
 """
 
 import argparse
@@ -60,13 +60,13 @@ SUITES = {
         "flow_paper": "voc_flow_r18_frozen_paper",
         "backprop_paper": "voc_backprop_r18_frozen_paper",
     },
-    "voc_tuned": {"flow": "voc_flow_r18_tuned", "backprop": "voc_backprop_r18_tuned"},
+    "voc_r18": {"flow": "voc_flow_r18", "backprop": "voc_backprop_r18"},
 }
 BUDGETS = {
     "digits": ["8:6", "1:1:1.25e-4"],
     "voc": ["8:50", "1:50"],
     "voc_frozen": ["16:30"],
-    "voc_tuned": ["16:3"],
+    "voc_r18": ["16:20"],
 }
 # often enough for curves
 PERIODS = ["TEST.EVAL_EPOCHS", "2"]
@@ -77,19 +77,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--dataset", choices=("digits", "voc"), default="digits")
     add("--frozen", action="store_true", help="VOC with a frozen ResNet-18, features kept")
-    add("--tune", type=Path, metavar="FOLDER", help="goes on from a --frozen table")
+    add("--r18", action="store_true", help="VOC with a ResNet-18, trained end to end")
     add("--methods", nargs="+", choices=SUITES["digits"], help="default: all that there are")
     add("--budget", nargs="+", metavar="BATCH:EPOCHS[:LR]", help="default: by dataset")
     args = parse_table_args(parser, argv)
-    if (args.frozen or args.tune) and args.dataset != "voc":
-        parser.error("--frozen and --tune are for --dataset voc")
-    if args.frozen and args.tune:
-        parser.error("--tune is for the table that --frozen has made: give one of them")
-    args.suite = "voc_frozen" if args.frozen else "voc_tuned" if args.tune else args.dataset
+    if (args.frozen or args.r18) and args.dataset != "voc":
+        parser.error("--frozen and --r18 are for --dataset voc")
+    if args.frozen and args.r18:
+        parser.error("--r18 trains the trunk that --frozen freezes: give one of them")
+    args.suite = "voc_frozen" if args.frozen else "voc_r18" if args.r18 else args.dataset
     args.methods = args.methods or list(SUITES[args.suite])
     missing = set(args.methods) - set(SUITES[args.suite])
     if missing:
-        parser.error(f"there is no {', '.join(sorted(missing))} with the trunk trained")
+        parser.error(f"there is no {', '.join(sorted(missing))} for this dataset and trunk")
     args.output = args.output or Path("output") / f"table1_{args.suite}"
     return args
 
@@ -106,25 +106,11 @@ def plan(args: argparse.Namespace) -> Comparison:
         overrides += ["MODEL.FLOW_DET.FEATURE_CACHE_DIR", str(args.output / "features")]
 
     def run(method: str, budget: Budget, seed: int) -> Run:
-        words = [*overrides, *args.opts]
-        if args.tune:
-            words += ["MODEL.WEIGHTS", str(frozen_weights(args.tune, method, seed))]
-        return Run.plan(files[method], budget, seed, args.output, words)
+        return Run.plan(files[method], budget, seed, args.output, [*overrides, *args.opts])
 
     combinations = itertools.product(budgets, range(args.seeds), args.methods)
     runs = [run(method, budget, seed) for budget, seed, method in combinations]
     return Comparison(runs, TOOLS / "train_net.py")
-
-
-def frozen_weights(folder: Path, method: str, seed: int) -> Path:
-    """Of the run of a --frozen table that is tuned; FileNotFoundError if there is none."""
-    found = sorted(folder.glob(f"{method}_batch*_seed{seed}/model_final.pth"))
-    if not found:
-        raise FileNotFoundError(
-            f"{folder} holds no finished {method} run of seed {seed}: make it with --frozen "
-            f"--output {folder} first"
-        )
-    return found[0]
 
 
 def report(args: argparse.Namespace, comparison: Comparison) -> None:

@@ -107,11 +107,11 @@ def test_leak(run, tmp_path):
     [
         (("table1.py", "--dataset", "voc", "--frozen"), "Dataset folder"),
         (("table1.py", "--budget", "8"), "'8' is no budget"),
-        (("table1.py", "--frozen"), "--frozen and --tune are for --dataset voc"),
-        (("table1.py", "--dataset", "voc", "--tune", "nowhere"), "no finished flow run of seed 0"),
+        (("table1.py", "--frozen"), "--frozen and --r18 are for --dataset voc"),
+        (("table1.py", "--dataset", "voc", "--frozen", "--r18"), "give one of them"),
         (
-            ("table1.py", "--dataset", "voc", "--tune", "x", "--methods", "flow_paper"),
-            "there is no flow_paper with the trunk trained",
+            ("table1.py", "--dataset", "voc", "--r18", "--methods", "flow_paper"),
+            "there is no flow_paper for this dataset and trunk",
         ),
         (("table3.py", "--suite", "cifar10_small"), "make it with datasets/make_image_folder.py"),
         (("ablation.py", "--study", "none.yaml"), "there is no study 'none.yaml'"),
