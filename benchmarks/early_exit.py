@@ -87,7 +87,8 @@ def main() -> None:
     for result in found.values():
         result["time_ratio"] = result["seconds"] / found[0.0]["seconds"]
     table = [[share, *(result[key] for key in METRICS)] for share, result in found.items()]
-    print(tabulate(table, ["exit", *METRICS], floatfmt=".2f"))
+    formats = ("g", *[".2f"] * len(METRICS))
+    print(tabulate(table, ["exit", *METRICS], floatfmt=formats))
     if args.output:
         common = {"method": "flow", "dataset": cfg.DATASETS.TEST[0], "num_steps": args.steps}
         rows = [
