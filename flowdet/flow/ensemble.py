@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from flowdet.flow.blocks import QueryPosition
 from flowdet.flow.path import LinearPath, expand_time
+from flowdet.flow.tokens import rows
 
 PREDICTIONS = ("velocity", "target")
 
@@ -31,9 +32,32 @@ class FlowState:
     estimate: Tensor | None = None
     z_0: Tensor | None = None
 
+    def __getitem__(self, index: Tensor) -> FlowState:
+        """The state of the batch elements of these numbers."""
+        return FlowState(*(rows(x, index) for x in self._tensors()))
+
+    def where(self, chosen: Tensor, other: FlowState) -> FlowState:
+        """This state where `chosen` [B], the other one elsewhere."""
+        pairs = zip(self._tensors(), other._tensors(), strict=True)
+        return FlowState(
+            *(
+                None if x is None or y is None else torch.where(expand_time(chosen, x), x, y)
+                for x, y in pairs
+            )
+        )
+
+    def _tensors(self) -> tuple[Tensor | None, ...]:
+        return self.z, self.t, self.estimate, self.z_0
+
 
 class PerBlock(tuple):
     """Features that differ from block to block, one entry each (topology `sequential`)."""
+
+    def __getitem__(self, key):
+        """A block's entry; of a tensor, the features of the batch elements of these numbers."""
+        if isinstance(key, Tensor):
+            return PerBlock(x[key] for x in self)
+        return super().__getitem__(key)
 
 
 @dataclass(frozen=True)

@@ -127,8 +127,8 @@ class Solution:
         z_1: the state at t = 1, [B, ..., d].
         times: t of every state, from 0 to 1 (`num_steps + 1` numbers), or to where all had settled.
         steps: that each batch element took, [B].
-        last: from where the last step was made.
-        ask: the estimate towards which the last step would have gone from another state.
+        last: from where each batch element's last step was made.
+        ask: the estimate towards which these steps would have gone from another state.
         states: z_t at these times; only with `trajectory=True`.
         estimates: `z1_hat` after every step (`num_steps` of them); likewise.
     """
@@ -173,8 +173,7 @@ def euler(
         if held is not None:
             z1_hat = torch.where(expand_time(over, z1_hat), held, z1_hat)
         solution.steps += ~over
-        solution.last = state
-        solution.ask = functools.partial(_asked, predict, t, t_next)
+        solution.last = state if held is None else solution.last.where(over, state)
         state = ensemble.advance(state, z1_hat, t, t_next)
         solution.times.append(t_next)
         if trajectory:
@@ -195,8 +194,16 @@ def euler(
     return solution
 
 
-def _asked(predict: Callable, t: float, t_next: float, state: FlowState) -> Tensor:
-    return predict(state, t, t_next)
+def _ask(
+    predict: Callable, features: object, times: list[float], steps: Tensor, state: FlowState
+) -> Tensor:
+    """What `predict` says of a state [B, ...] in the last of each element's `steps` [B]."""
+    z1_hat = torch.empty_like(state.z)
+    for count in steps.unique().tolist():
+        chosen = (steps == count).nonzero()[:, 0]
+        found = predict(features[chosen], state[chosen], *times[count - 1 : count + 1])
+        z1_hat[chosen] = found.to(z1_hat)
+    return z1_hat
 
 
 def check_mode(mode: str, num_steps: int, block: int, num_blocks: int) -> None:
@@ -239,9 +246,15 @@ def solve(
     check_mode(mode, num_steps, block, ensemble.num_blocks)
     kind = INFERENCE_MODES[mode]
 
-    def predict(state: FlowState, t: float, t_next: float) -> Tensor:
+    def predict(features: object, state: FlowState, t: float, t_next: float) -> Tensor:
         return kind.predict(ensemble, state, features, Step(t, t_next, block))
 
+    walk = functools.partial(predict, features)
     state = ensemble.initial_state(z_0)
     steps = num_steps if kind.many_steps else 1
-    return euler(predict, ensemble, state, steps, settled=settled, trajectory=trajectory)
+    solution = euler(walk, ensemble, state, steps, settled=settled, trajectory=trajectory)
+    last = solution.times[-2:]
+    solution.ask = lambda state: walk(state, *last)
+    if settled is not None:
+        solution.ask = functools.partial(_ask, predict, features, solution.times, solution.steps)
+    return solution

@@ -43,6 +43,17 @@ class ImageTokens:
     def with_tokens(self, tokens: Tensor) -> ImageTokens:
         return replace(self, tokens=tokens)
 
+    def __getitem__(self, index: Tensor) -> ImageTokens:
+        """The tokens of the images of these numbers."""
+        grids = [replace(grid, extent=rows(grid.extent, index)) for grid in self.grids]
+        parts = (rows(x, index) for x in (self.tokens, self.position, self.padding))
+        return ImageTokens(*parts, tuple(grids))
+
+
+def rows(x: Tensor | None, index: Tensor) -> Tensor | None:
+    """`x[index]`, but all of what is one for the whole batch, or None."""
+    return x if x is None or len(x) == 1 else x[index]
+
 
 def sample_tokens(tokens: Tensor, grids: tuple[TokenGrid, ...], points: Tensor) -> Tensor:
     """Tokens at points, bilinear between those of each feature map; zeros outside of it.

@@ -58,13 +58,29 @@ def test_scores_are_multiplied_and_boxes_are_not(file):
         torch.testing.assert_close(after[query, name][1], box, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_an_image_is_rated_by_itself(file):
-    model = tiny_model(file=file, STABILITY_DRAWS=2).eval()
+def rate_alone_and_together(model):
     together = model(batch())
     for inputs, expected in zip(batch(), together, strict=True):
         alone = model([inputs])[0]["instances"]
         torch.testing.assert_close(alone.scores, expected["instances"].scores, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_an_image_is_rated_by_itself(file):
+    rate_alone_and_together(tiny_model(file=file, STABILITY_DRAWS=2).eval())
+
+
+def test_an_image_is_rated_where_its_own_walk_has_ended():
+    model = tiny_model(file=FILES[0], STABILITY_DRAWS=2, NUM_STEPS=8).eval()
+
+    def steps(early_exit):
+        model.early_exit = early_exit
+        with torch.no_grad():
+            return model.walk(model.encode(batch()), model.initial_noise(2)).steps.unique()
+
+    # a threshold at which the two images do not end together
+    model.early_exit = next(x / 200 for x in range(1, 60) if len(steps(x / 200)) == 2)
+    rate_alone_and_together(model)
 
 
 @pytest.mark.parametrize("mode", ["single_step", "ensemble", "multi_step_ensemble"])

@@ -165,6 +165,12 @@ def test_what_has_settled_takes_no_more_steps(mode):
     for i in range(2):
         alone = solve(blocks, Z_0[i : i + 1], goal[i : i + 1], settled=halfway, **run)
         torch.testing.assert_close(alone.z_1, found.z_1[i : i + 1])
+        torch.testing.assert_close(alone.last.z, found.last.z[i : i + 1])
+        assert alone.last.t == found.last.t[i]
+        shifted = [x.last.where(torch.tensor([False]), x.last) for x in (alone, found)]
+        for state in shifted:
+            state.estimate.add_(0.5)
+        torch.testing.assert_close(alone.ask(shifted[0]), found.ask(shifted[1])[i : i + 1])
     whole = solve(blocks, Z_0, goal, **run)
     assert whole.steps.tolist() == [10, 10] and len(whole.times) == 11
 
