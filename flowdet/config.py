@@ -134,10 +134,10 @@ def _add_loss_and_inference_keys(node: CfgNode) -> None:
     node.INFERENCE_MODE = "multi_step"
     node.NUM_STEPS = 0
     node.SINGLE_STEP_BLOCK = 0
+    node.NOISE_SEED = 0
     # An image takes no more steps once no box that could be reported moves by more than this share
     # of its side; 0 is off.
     node.EARLY_EXIT = 0.0
-    node.NOISE_SEED = 0
     # Scores are multiplied by how well the box stands when the last block (of BackpropDetector:
     # layer) starts from noisy estimates: the mean IoU with the boxes of so many draws (0 is off),
     # each at the price of a block, and the noise as a share of the estimates' spread.

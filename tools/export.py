@@ -87,14 +87,10 @@ def build(args: argparse.Namespace, predictor: BasePredictor) -> Graph:
     """The graph of the model; ValueError for flags that it cannot follow."""
     size = tuple(predictor.cfg.INPUT.FIXED_SIZE)
     graph = graph_of(predictor.model, size, suppress=not args.no_nms)
-    if graph.noise is None:
-        flags = {"--mode": args.mode, "--steps": args.steps, "--noise-input": args.noise_input}
-        given = [flag for flag, value in flags.items() if value]
-        if given or args.block is not None:
-            raise ValueError(
-                f"a {type(predictor.model).__name__} has neither noise nor inference modes: leave "
-                f"out {' and '.join(given or ['--block'])}"
-            )
+    if graph.noise is None and args.noise_input:
+        raise ValueError(
+            f"a {type(predictor.model).__name__} starts from no noise: leave out --noise-input"
+        )
     return graph
 
 

@@ -27,6 +27,7 @@ from detectron2.utils.logger import setup_logger
 
 from flowdet.analysis import result_rows, write_results
 from flowdet.analysis.report import write_report
+from flowdet.analysis.runs import set_metrics_aside
 from flowdet.engine import (
     FlowDetCheckpointer,
     Trainer,
@@ -80,6 +81,8 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], dict | None]
     # what is wrong with the test images should not show after the first epochs
     for name in cfg.DATASETS.TEST:
         Trainer.build_test_loader(cfg, name)
+    if comm.is_main_process() and not (args.resume and last_checkpoint(args)):
+        set_metrics_aside(cfg.OUTPUT_DIR)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train
@@ -87,8 +90,13 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], dict | None]
 
 def weights_to_evaluate(cfg: CfgNode, args: argparse.Namespace) -> str:
     """`MODEL.WEIGHTS`; with --resume the last checkpoint of the run, if there is one."""
+    return (last_checkpoint(args) if args.resume else "") or cfg.MODEL.WEIGHTS
+
+
+def last_checkpoint(args: argparse.Namespace) -> str:
+    """Of the run; empty if there is none."""
     run = FlowDetCheckpointer(torch.nn.Identity(), args.run_dir)
-    return run.get_checkpoint_file() if args.resume and run.has_checkpoint() else cfg.MODEL.WEIGHTS
+    return run.get_checkpoint_file() if run.has_checkpoint() else ""
 
 
 def save_results(cfg: CfgNode, args: argparse.Namespace, results: dict) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from flowdet.analysis.figures import save_figure
 from flowdet.analysis.results import write_results
-from flowdet.engine import Trainer, WholeModelCheckpointer, load_config, resolve_config
+from flowdet.engine import Trainer, load_config, load_trained, resolve_config
 from flowdet.engine.command import typed_command
 
 
@@ -24,11 +24,12 @@ def check_output_folder(folder: Path) -> None:
 def load_run(
     folder: Path, weights: str | None, overrides: Sequence[str]
 ) -> tuple[CfgNode, nn.Module]:
-    """The resolved config and the model of a finished training, in evaluation mode.
+    """The resolved config and the model of a finished training, in evaluation mode, with the
+    average of its weights, if it kept one (`SOLVER.EMA_DECAY`).
 
     Args:
         folder: its OUTPUT_DIR.
-        weights: the checkpoint; None is its last one.
+        weights: the checkpoint; None is its `model_final.pth`.
         overrides: `KEY VALUE` pairs.
 
     Raises:
@@ -38,8 +39,8 @@ def load_run(
     cfg = load_config(str(folder / "config.yaml"), list(overrides))
     resolve_config(cfg, training=False)
     model = Trainer.build_model(cfg).eval()
-    WholeModelCheckpointer(model).load(weights or str(folder / "model_final.pth"))
-    return cfg, model
+    average = load_trained(cfg, model, weights or str(folder / "model_final.pth"))
+    return cfg, model if average is None else average.module.eval()
 
 
 def save_measurement(

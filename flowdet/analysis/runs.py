@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Sequence
@@ -62,6 +63,17 @@ def read_metrics(folder: str | Path, warn: bool = True) -> list[dict]:
     if broken and warn:
         logger.warning("%s: left out %d unreadable lines, first %d", path, len(broken), broken[0])
     return [records[iteration] for iteration in sorted(records)]
+
+
+def set_metrics_aside(folder: str | Path) -> Path | None:
+    """Gives the `metrics.json` of an earlier training in the folder, if there is one, a name with a
+    number: detectron2 would add to it, and its later iterations would pass for those of a shorter
+    training. Returns its new path."""
+    path = Path(folder) / "metrics.json"
+    if not path.is_file():
+        return None
+    names = (path.with_name(f"metrics_{number}.json") for number in itertools.count(1))
+    return path.rename(next(name for name in names if not name.exists()))
 
 
 def _parse(line: str) -> dict | None:

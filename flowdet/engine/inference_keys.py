@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY
 
+from flowdet.detection import FlowMatchingDetector
 from flowdet.engine.setup import load_config
-from flowdet.engine.task import CLASSIFICATION, task_of
+from flowdet.engine.task import task_of
 from flowdet.flow import INFERENCE_MODES
-from flowdet.flowcls.predictor import has_inference_modes
+from flowdet.flowcls.classifier import FlowMatchingClassifier
 
 
 def inference_config(
@@ -50,11 +52,17 @@ def inference_config(
     return cfg
 
 
+def has_inference_modes(cfg: CfgNode) -> bool:
+    """Whether the model of a config reads the `INFERENCE_MODE` of its node."""
+    architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    return issubclass(architecture, (FlowMatchingDetector, FlowMatchingClassifier))
+
+
 def _check_mode(cfg: CfgNode, mode: str | None, steps: int | None, block: int | None) -> None:
     """See `inference_config`."""
     task = task_of(cfg)
     given = (mode, steps, block) != (None, None, None)
-    if given and task is CLASSIFICATION and not has_inference_modes(cfg):
+    if given and not has_inference_modes(cfg):
         raise ValueError(
             f"a {cfg.MODEL.META_ARCHITECTURE} has no inference modes: leave out mode, steps and "
             "block"

@@ -13,7 +13,8 @@ OPTIMIZERS = {"AdamW": torch.optim.AdamW, "SGD": torch.optim.SGD}
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of `SOLVER`.
 
-    Parameters of `backbone` learn at `BASE_LR * BACKBONE_MULTIPLIER`. Beside detectron2's
+    Parameters of `backbone` learn at `BASE_LR * BACKBONE_MULTIPLIER`, biases at `BIAS_LR_FACTOR`
+    times what is theirs. Beside detectron2's
     per-parameter clipping, `SOLVER.CLIP_GRADIENTS.CLIP_TYPE` may be "full_model": the norm of
     all gradients together, as in the paper (D.1). A linear probe is clipped by itself: its
     gradients must not change the steps of the model that it reads.
@@ -27,19 +28,24 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
     def learning_rate_factor(parameter_name: str) -> float:
         name = parameter_name.removeprefix("module.")
-        return cfg.SOLVER.BACKBONE_MULTIPLIER if name.startswith("backbone.") else 1.0
+        factor = cfg.SOLVER.BACKBONE_MULTIPLIER if name.startswith("backbone.") else 1.0
+        # detectron2 would have it take the place of the backbone's
+        return factor * cfg.SOLVER.BIAS_LR_FACTOR if name.endswith(".bias") else factor
 
     parameters = get_default_optimizer_params(
         model,
         base_lr=cfg.SOLVER.BASE_LR,
         weight_decay=cfg.SOLVER.WEIGHT_DECAY,
         weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+        weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
         lr_factor_func=learning_rate_factor,
     )
     named = model.named_parameters()
     probe = [p for n, p in named if n.removeprefix("module.").startswith("probe.")]
     optimizer_class = _with_clipping(cfg, OPTIMIZERS[name], probe)
-    options = {"momentum": cfg.SOLVER.MOMENTUM} if name == "SGD" else {}
+    options = {}
+    if name == "SGD":
+        options = {"momentum": cfg.SOLVER.MOMENTUM, "nesterov": cfg.SOLVER.NESTEROV}
     return optimizer_class(parameters, lr=cfg.SOLVER.BASE_LR, **options)
 
 

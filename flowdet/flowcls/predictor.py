@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from detectron2.config import CfgNode
-from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
 from flowdet.engine.inputs import ImageInput
 from flowdet.engine.predictor import BasePredictor
 from flowdet.engine.task import CLASSIFICATION
-from flowdet.flowcls.classifier import FlowMatchingClassifier
 from flowdet.flowcls.images import model_input
 
 
@@ -80,12 +77,6 @@ class ClassPredictor(BasePredictor):
         `top`, a list of `class` and `probability`."""
         top = [{"class": name, "probability": round(p, 6)} for name, p in self.top(result, k)]
         return {"file_name": result["file_name"], "image_id": result["image_id"], "top": top}
-
-
-def has_inference_modes(cfg: CfgNode) -> bool:
-    """Whether the classifier of a config reads `MODEL.FLOW_CLS.INFERENCE_MODE`."""
-    architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
-    return issubclass(architecture, FlowMatchingClassifier)
 
 
 def _result(record: dict, logits: Tensor) -> dict:

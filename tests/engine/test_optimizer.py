@@ -50,6 +50,20 @@ def test_only_the_backbone_learns_slower(cfg, wrapped):
     assert found[f"{prefix}head.bias"] == (1e-2, 0.5)
 
 
+def test_biases_and_momentum_are_those_of_detectron2s_keys(cfg):
+    cfg.SOLVER.BIAS_LR_FACTOR = 2.0
+    cfg.SOLVER.WEIGHT_DECAY_BIAS = 0.25
+    cfg.SOLVER.OPTIMIZER = "SGD"
+    cfg.SOLVER.NESTEROV = True
+    model = Model()
+    optimizer = build_optimizer(cfg, model)
+    found = settings(optimizer, model)
+    assert found["backbone.0.bias"] == (pytest.approx(2e-3), 0.25)
+    assert found["backbone.0.weight"] == (pytest.approx(1e-3), 0.5)
+    assert found["head.bias"] == (2e-2, 0.25)
+    assert all(group["nesterov"] for group in optimizer.param_groups)
+
+
 def test_frozen_parameters_are_left_out(cfg):
     model = Model()
     model.backbone.requires_grad_(False)

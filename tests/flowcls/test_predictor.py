@@ -12,7 +12,7 @@ from flowdet.engine import FlowDetCheckpointer, Predictor, load_config, resolve_
 from flowdet.engine.hooks import average_of
 from flowdet.flowcls.data import build_test_loader
 from flowdet.flowcls.datasets import register_image_folder
-from flowdet.flowcls.predictor import ClassPredictor, has_inference_modes
+from flowdet.flowcls.predictor import ClassPredictor
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TINY = [
@@ -230,8 +230,3 @@ def test_each_task_has_its_predictor(weights):
         ClassPredictor(detector, weights)
     with pytest.raises(ValueError, match="runs detectors, and FlowMatchingClassifier is none"):
         Predictor(config(), weights)
-
-
-def test_which_classifiers_have_inference_modes():
-    assert has_inference_modes(config())
-    assert not has_inference_modes(config(name="digits_backprop_vit"))

@@ -22,6 +22,7 @@ from tests.videos import grey_video, read_video
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs" / "digits_flow.yaml")
 CLASSIFIER = str(ROOT / "configs" / "cls" / "digits_flow_vit.yaml")
+BACKPROP = str(ROOT / "configs" / "digits_backprop.yaml")
 BACKPROP_CLASSIFIER = str(ROOT / "configs" / "cls" / "digits_backprop_vit.yaml")
 TINY_CLASSIFIER = [
     *("MODEL.VIT.HIDDEN_DIM", "16", "MODEL.VIT.NUM_LAYERS", "2", "MODEL.VIT.NUM_HEADS", "2"),
@@ -366,9 +367,13 @@ def test_flags_that_the_mode_of_a_classifier_does_not_read(demo, words):
 
 
 @pytest.mark.parametrize("words", [["--mode", "ensemble"], ["--steps", "2"], ["--block", "0"]])
-def test_backprop_classifiers_have_no_modes(demo, words):
+def test_models_trained_by_backprop_have_no_modes(demo, words):
     args = classify(demo, "--input", "x", *words, config=BACKPROP_CLASSIFIER)
     with pytest.raises(ValueError, match="a BackpropClassifier has no inference modes"):
+        demo.configure(args)
+    args = arguments(demo, *words)
+    args.config_file = BACKPROP
+    with pytest.raises(ValueError, match="a BackpropDetector has no inference modes"):
         demo.configure(args)
 
 

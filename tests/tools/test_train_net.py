@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from flowdet.analysis.runs import read_metrics
 from tests.tools.commands import FOUR_IMAGES, SMALL, SMALL_VIT
 from tests.tools.conftest import ROOT
 
@@ -35,6 +36,15 @@ def test_train_resume_evaluate(run, tmp_path):
     assert (tmp_path / "results.json").read_text() == results
     assert (tmp_path / "config.yaml").read_text() == config.replace("MAX_ITER: 2", "MAX_ITER: 3")
     assert (tmp_path / "eval" / "results.json").is_file()
+
+    # another training in the same folder: the records of the first do not pass for its own
+    before = read_metrics(tmp_path)
+    assert before[-1]["iteration"] > 1
+    status, output = train(run, tmp_path, "SOLVER.MAX_ITER", 1)
+    assert status == 0, output
+    assert read_metrics(tmp_path)[-1]["iteration"] == 1
+    (tmp_path / "metrics_1.json").rename(tmp_path / "metrics.json")
+    assert read_metrics(tmp_path) == before
 
     report = ("tools/report.py", "--run", tmp_path, "--output", tmp_path / "new" / "page.html")
     status, output = run(*report, "--images", 1)
