@@ -24,7 +24,7 @@ from detectron2.modeling import build_model
 from flowdet.analysis import changed_keys, write_results
 from flowdet.analysis.steps import train_step
 from flowdet.engine import build_optimizer, keep_freed_memory, load_config, resolve_config
-from flowdet.engine.command import typed_command, user_errors
+from flowdet.engine.command import parse_with_overrides, typed_command, user_errors
 from flowdet.engine.setup import with_keys
 from flowdet.engine.task import task_of
 
@@ -49,7 +49,7 @@ def parse_args() -> argparse.Namespace:
     add("--batches", type=int, default=4, help="per round")
     add("--output", type=Path, help="a JSON for the figures")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
-    return parser.parse_args()
+    return parse_with_overrides(parser, None)
 
 
 def seconds(function, count: int) -> float:

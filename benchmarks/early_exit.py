@@ -27,7 +27,7 @@ from flowdet.data.build import build_test_loader
 from flowdet.detection import FlowMatchingDetector
 from flowdet.detection.evaluation import build_evaluator
 from flowdet.engine import keep_freed_memory
-from flowdet.engine.command import at_least_one, typed_command, user_errors
+from flowdet.engine.command import at_least_one, parse_with_overrides, typed_command, user_errors
 
 METRICS = ("AP50", "AP75", "steps", "time_ratio")
 
@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
     add("--exits", nargs="+", type=float, default=[0.003, 0.01, 0.03], metavar="SHARE")
     add("--output", type=Path, help="a JSON for the figures")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
-    return parser.parse_args()
+    return parse_with_overrides(parser, None)
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from tabulate import tabulate
 from flowdet.analysis import changed_keys, write_results
 from flowdet.analysis.results import method_of
 from flowdet.engine import Predictor, keep_freed_memory
-from flowdet.engine.command import at_least_one, typed_command, user_errors
+from flowdet.engine.command import at_least_one, parse_with_overrides, typed_command, user_errors
 from flowdet.engine.inference_keys import inference_config
 from flowdet.engine.task import CLASSIFICATION, task_of
 from flowdet.export import FORMATS
@@ -45,7 +45,7 @@ def parse_args() -> argparse.Namespace:
     add("--rounds", type=at_least_one, default=30, help="how often each runs")
     add("--output", type=Path, help="a JSON for the speed-ups")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
-    return parser.parse_args()
+    return parse_with_overrides(parser, None)
 
 
 def open_file(path: Path) -> Runner:

@@ -32,12 +32,12 @@ from flowdet.analysis.prepare import prepare_digits
 from flowdet.analysis.table_command import (
     BUDGET_KEYS,
     check_overrides,
-    parse_table_args,
     save_table,
     table_parser,
     train_and_report,
 )
 from flowdet.detection.evaluation import metric_name
+from flowdet.engine.command import parse_with_overrides
 
 TOOLS = Path(__file__).parent
 
@@ -47,7 +47,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--study", type=Path, required=True, metavar="FILE", help="one of configs/ablations/")
     add("--only", nargs="+", metavar="VARIANT", help="default: all of the file")
-    args = parse_table_args(parser, argv)
+    args = parse_with_overrides(parser, argv)
     args.output = args.output or Path("output") / args.study.stem
     return args
 

@@ -22,7 +22,7 @@ from flowdet.analysis import changed_keys
 from flowdet.analysis.gradients import METHODS, variance_figure, variance_rows
 from flowdet.analysis.output import check_output_folder, save_measurement
 from flowdet.engine import keep_freed_memory, load_config, resolve_config
-from flowdet.engine.command import user_errors
+from flowdet.engine.command import parse_with_overrides, user_errors
 from flowdet.engine.setup import with_keys
 
 
@@ -38,7 +38,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--iterations", nargs="+", type=int, default=[0, 200], help="of training before it")
     add("--output", type=Path, default=Path("output/gradient_variance"), metavar="FOLDER")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
-    args = parser.parse_args(argv)
+    args = parse_with_overrides(parser, argv)
     if min(args.iterations) < 0:
         parser.error(f"--iterations must not be negative, got {min(args.iterations)}")
     return args

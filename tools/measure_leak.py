@@ -23,7 +23,7 @@ from flowdet.analysis import changed_keys
 from flowdet.analysis.leak import METRICS, interpolated, leak_figure, leak_rows
 from flowdet.analysis.output import check_output_folder, save_measurement
 from flowdet.engine import keep_freed_memory, load_config, resolve_config
-from flowdet.engine.command import at_least_one, user_errors
+from flowdet.engine.command import at_least_one, parse_with_overrides, user_errors
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -37,7 +37,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--times", nargs="+", type=float, default=[0, 0.2, 0.4, 0.6, 0.8, 0.95], metavar="T")
     add("--output", type=Path, default=Path("output/leak"), metavar="FOLDER")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
-    args = parser.parse_args(argv)
+    args = parse_with_overrides(parser, argv)
     if min(args.iterations) < 0:
         parser.error(f"--iterations must not be negative, got {min(args.iterations)}")
     if min(args.times) < 0 or max(args.times) >= 1:

@@ -21,7 +21,7 @@ from flowdet.analysis import changed_keys
 from flowdet.analysis.memory import METHODS, memory_figure, memory_lines, memory_rows, slope_rows
 from flowdet.analysis.output import check_output_folder, save_measurement
 from flowdet.engine import load_config, resolve_config
-from flowdet.engine.command import user_errors
+from flowdet.engine.command import parse_with_overrides, user_errors
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -35,7 +35,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     add("--output", type=Path, default=Path("output/memory"), metavar="FOLDER")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
-    return parser.parse_args(argv)
+    return parse_with_overrides(parser, argv)
 
 
 def print_table(rows: list[dict], slopes: list[dict], metric: str) -> None:

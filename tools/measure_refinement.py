@@ -26,7 +26,7 @@ from flowdet.analysis.refinement import (
     refinement_figure,
     refinement_rows,
 )
-from flowdet.engine.command import user_errors
+from flowdet.engine.command import parse_with_overrides, user_errors
 from flowdet.flow import Walk
 
 
@@ -41,7 +41,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--walks", nargs="+", metavar="MODE", help="instead of all modes with all steps")
     add("--output", type=Path, default=Path("output/refinement"), metavar="FOLDER")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
-    return parser.parse_args(argv)
+    return parse_with_overrides(parser, argv)
 
 
 def print_table(rows: list[dict], metric: str) -> None:

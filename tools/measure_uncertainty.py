@@ -20,7 +20,7 @@ from tabulate import tabulate
 from flowdet.analysis import changed_keys
 from flowdet.analysis.output import check_output_folder, load_run, save_measurement
 from flowdet.analysis.uncertainty import measure, uncertainty_figure
-from flowdet.engine.command import at_least_one, user_errors
+from flowdet.engine.command import at_least_one, parse_with_overrides, user_errors
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -33,7 +33,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--draws", type=at_least_one, default=4, metavar="N", help="of noise, beside the usual one")
     add("--output", type=Path, default=Path("output/uncertainty"), metavar="FOLDER")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
-    return parser.parse_args(argv)
+    return parse_with_overrides(parser, argv)
 
 
 def main() -> None:

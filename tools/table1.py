@@ -30,12 +30,12 @@ from flowdet.analysis.table import accuracy_rows, comparison_table, cost_rows
 from flowdet.analysis.table_command import (
     BUDGET_KEYS,
     check_overrides,
-    parse_table_args,
     save_table,
     table_parser,
     train_and_report,
 )
 from flowdet.detection.evaluation import metric_name
+from flowdet.engine.command import parse_with_overrides
 
 TOOLS = Path(__file__).parent
 CONFIGS = Path(os.path.relpath(TOOLS.parent / "configs"))
@@ -80,7 +80,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--r18", action="store_true", help="VOC with a ResNet-18, trained end to end")
     add("--methods", nargs="+", choices=SUITES["digits"], help="default: all that there are")
     add("--budget", nargs="+", metavar="BATCH:EPOCHS[:LR]", help="default: by dataset")
-    args = parse_table_args(parser, argv)
+    args = parse_with_overrides(parser, argv)
     if (args.frozen or args.r18) and args.dataset != "voc":
         parser.error("--frozen and --r18 are for --dataset voc")
     if args.frozen and args.r18:

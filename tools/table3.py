@@ -25,13 +25,12 @@ from flowdet.analysis.mode_table import averages_of, mode_rows, mode_table, plac
 from flowdet.analysis.output import check_output_folder
 from flowdet.analysis.table_command import (
     check_overrides,
-    parse_table_args,
     save_table,
     table_parser,
     train_and_report,
 )
 from flowdet.engine import load_config
-from flowdet.engine.command import at_least_one
+from flowdet.engine.command import at_least_one, parse_with_overrides
 
 TOOLS = Path(__file__).parent
 CONFIGS = Path(os.path.relpath(TOOLS.parent / "configs" / "cls"))
@@ -101,7 +100,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--epochs", type=at_least_one, metavar="N", help="default: those of the suite")
     add("--batch-size", type=at_least_one, metavar="N", help="default: that of the config")
     add("--weights", choices=("raw", "ema"), default="raw", help="what the table shows")
-    args = parse_table_args(parser, argv)
+    args = parse_with_overrides(parser, argv)
     for name, there in zip(("backbones", "topologies", "methods"), zip(*SUITES[args.suite])):
         wanted = getattr(args, name) or there
         missing = next((x for x in wanted if x not in there), None)

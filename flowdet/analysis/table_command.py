@@ -18,7 +18,7 @@ BUDGET_KEYS = ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_EPOCHS", "SOLVER.MAX_ITER")
 
 
 def table_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with `--seeds`, `--output` and the overrides, for `parse_table_args`."""
+    """A parser with `--seeds`, `--output` and the overrides, for `parse_with_overrides`."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -27,17 +27,6 @@ def table_parser(description: str) -> argparse.ArgumentParser:
     add("--output", type=Path, metavar="FOLDER", help="default: output/TABLE_DATA")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of every config")
     return parser
-
-
-def parse_table_args(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None
-) -> argparse.Namespace:
-    """As the parser's own; `--opts` may precede the overrides."""
-    words = sys.argv[1:] if argv is None else argv
-    # what argparse itself ends the options with, even one that takes any number of words
-    args = parser.parse_args(["--" if word == "--opts" else word for word in words])
-    args.opts = [word for word in args.opts if word != "--"]
-    return args
 
 
 def check_overrides(overrides: Sequence[str], options: Mapping[str, str]) -> None:

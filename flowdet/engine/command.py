@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +32,27 @@ def at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text!r}")
     return int(text)
+
+
+# SOLVER.BASE_LR, or what detectron2 has outside of a node
+_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+|SEED|OUTPUT_DIR|VIS_PERIOD|CUDNN_BENCHMARK")
+
+
+def parse_with_overrides(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> argparse.Namespace:
+    """As the parser's own, with all that follows the first key of a config, or `--opts`, as `opts`,
+    even after an option that takes any number of words."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    start = next(
+        (i for i, word in enumerate(words) if word == "--opts" or _KEY.fullmatch(word)), None
+    )
+    if start is not None:
+        # what argparse itself ends the options with
+        words.insert(start, "--")
+    args = parser.parse_args(words)
+    args.opts = [word for word in args.opts if word not in ("--", "--opts")]
+    return args
 
 
 def typed_command() -> str:

@@ -5,7 +5,6 @@ import pytest
 from flowdet.analysis.comparison import Budget, Comparison, Run
 from flowdet.analysis.table_command import (
     check_overrides,
-    parse_table_args,
     save_table,
     table_parser,
     train_and_report,
@@ -34,19 +33,10 @@ def test_what_the_comparison_sets_cannot_be_overridden(key, option):
         check_overrides(["SOLVER.BASE_LR", "1", key, "1"], BUDGET_OPTIONS)
 
 
-@pytest.mark.parametrize("words", [["--opts", "KEY", "a"], ["--seeds", "2", "KEY", "a"]])
-def test_overrides_follow_the_options(words):
-    parser = table_parser("")
-    parser.add_argument("--methods", nargs="+")
-    args = parse_table_args(parser, ["--methods", "flow", "backprop", *words])
-    assert args.methods == ["flow", "backprop"]
-    assert (args.seeds, args.opts) == (2, ["KEY", "a"])
-
-
 @pytest.mark.parametrize("number", ["0", "-1", "many"])
 def test_numbers_of_seeds(number, capsys):
     with pytest.raises(SystemExit):
-        parse_table_args(table_parser(""), ["--seeds", number])
+        table_parser("").parse_args(["--seeds", number])
     assert f"--seeds: must be at least 1, got {number!r}" in capsys.readouterr().err
 
 
