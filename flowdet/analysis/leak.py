@@ -6,7 +6,7 @@ low anchor loss without the image, and passes the backbone little gradient.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -54,23 +54,27 @@ def anchor_losses(model: nn.Module, batch: list[dict], t: float) -> tuple[float,
     """
     make = partial(StatesAt, t)
     if isinstance(model, FlowMatchingDetector):
-        tokens, targets = model.encode(batch), model.prepare_targets(batch)
-        block_losses, (*features, z_1) = model.block_losses(tokens, targets, make)
+        seen, wanted = model.encode(batch), model.prepare_targets(batch)
     else:
-        features = model.reader(model.backbone(model.images_of(batch)))
-        labels = model.labels_of(batch)
-        block_losses, (*features, z_1) = model.block_losses(features, labels, make)
+        seen = model.reader(model.backbone(model.images_of(batch)))
+        wanted = model.labels_of(batch)
+    seed = int(torch.randint(2**31, ()))
 
-    def anchor_loss(features: Sequence[Tensor]) -> Tensor:
-        found = [block_losses(k, [*features, z_1]) for k in range(model.flow.num_blocks)]
+    def anchor_loss(change: Callable[[Tensor], Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """And the features, as `change` made them. Both calls have the same noise, but match
+        queries and objects anew."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            block_losses, (*features, z_1) = model.block_losses(seen, wanted, make)
+            features = [change(x) for x in features]
+            found = [block_losses(k, [*features, z_1]) for k in range(model.flow.num_blocks)]
         anchors = [x for losses in found for name, x in losses.items() if name != "loss_flow"]
-        return sum(anchors) / len(found)
+        return sum(anchors) / len(found), features
 
-    leaves = [x.detach().requires_grad_() for x in features]
-    own = anchor_loss(leaves)
+    own, leaves = anchor_loss(lambda x: x.detach().requires_grad_())
     gradients = torch.autograd.grad(own, leaves)
     with torch.no_grad():
-        other = anchor_loss([x.roll(1, dims=0) for x in features])
+        other, _ = anchor_loss(lambda x: x.roll(1, dims=0))
     norm = torch.stack([g.norm() for g in gradients]).norm()
     return own.item(), other.item(), norm.item()
 

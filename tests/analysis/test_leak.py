@@ -24,6 +24,14 @@ def test_the_gradient_is_that_of_the_anchor_loss_alone(make):
     assert own > 0 and gradient > 0 and other != own
 
 
+def test_the_features_of_another_image_are_matched_by_themselves():
+    model = tiny_model(**STATES, ASSIGNMENT="carried").train()
+    calls, match = [], model.matcher.forward
+    model.matcher.forward = lambda *args: calls.append(args) or match(*args)
+    anchor_losses(model, batch(), 0.5)
+    assert len(calls) == 2
+
+
 def test_without_looking_at_the_image_it_does_not_matter_which():
     model = tiny_classifier(**STATES).train()
     for block in model.flow.blocks:
