@@ -118,8 +118,8 @@ def _add_loss_and_inference_keys(node: CfgNode) -> None:
     # be its object's class only in so far as its box overlaps the object's (IoU).
     node.BACKGROUND_WEIGHT = 0.1
     node.QUALITY_TARGETS = False
-    # Weight of all losses of the first block (of BackpropDetector: layer); it doubles from block to
-    # block, up to 1.
+    # Weight of all losses of the first block (of BackpropDetector: layer), and of what other blocks
+    # learn at t = 0; it doubles from block to block, up to 1.
     node.FIRST_BLOCK_WEIGHT = 1.0
 
     # BackpropDetector alone: a loss for every layer, not only the last; no gradient from a layer

@@ -109,7 +109,7 @@ def _read_split(root: Path, split: str) -> list[str]:
     if not ids:
         raise ValueError(f"Split file {listing} lists no image.")
     for image_id in ids:
-        # The evaluator's result lines are split at blanks, so an id must not have one.
+        # The lists of single classes, such as cat_train.txt, have a second column.
         if len(image_id.split()) > 1:
             raise ValueError(f"{listing}: {image_id!r} is not one image id without blanks.")
     return ids

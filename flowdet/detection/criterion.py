@@ -151,5 +151,5 @@ class SetCriterion(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"class={self.class_weight}, bbox={self.bbox_weight}, giou={self.giou_weight}, "
-            f"background={self.background_weight}"
+            f"background={self.background_weight}, quality_targets={self.quality_targets}"
         )

@@ -9,6 +9,7 @@ from torch import Tensor
 from flowdet.detection.targets import Targets, gather_targets, ordered_assignment
 from flowdet.flow import (
     ImageTokens,
+    Lesson,
     StatesMaker,
     add_losses,
     couple,
@@ -50,7 +51,7 @@ class BlockLosses:
         self.normaliser = model.criterion.normaliser(targets, model.num_queries)
         self.states = None
         self.coupled = None
-        self.agreed: dict[int, Tensor] = {}
+        self.agreed: dict[bool, Tensor] = {}
         self.watched: dict[str, Tensor] = {}
 
     def __call__(self, block: int, features: list[Tensor]) -> dict[str, Tensor]:
@@ -60,16 +61,18 @@ class BlockLosses:
             self._begin(self.tokens.with_tokens(tokens), embeddings)
         coupled = None if self.coupled is None else gather_targets(embeddings, self.coupled)
         losses: dict[str, Tensor] = {}
-        for place, lesson in enumerate(self.states.lessons(block, coupled)):
+        *beside, last = self.states.lessons(block, coupled)
+        for lesson in (*beside, last):
             seen = tokens if lesson.trains_features else tokens.detach()
             prediction = model.flow.predict(block, lesson.state, self.tokens.with_tokens(seen))
             logits, boxes = model.heads(prediction.z1_hat)
-            assigned = self._assign(place, logits, boxes)
+            assigned = self._assign(lesson, logits, boxes)
             found, stats = model.criterion(logits, boxes, self.targets, assigned, self.normaliser)
             z_1 = gather_targets(embeddings, assigned) if coupled is None else coupled
             loss_flow = model.flow.flow_loss(prediction, lesson.state, z_1)
             found["loss_flow"] = model.flow_weight * loss_flow
-            weight = model.block_weights[block]
+            # what a block says at t = 0 is a first block's
+            weight = model.block_weights[block if lesson is last else 0]
             add_losses(losses, {name: weight * loss for name, loss in found.items()})
         self.states.visited(block, prediction.z1_hat)
         for name, value in {**losses, **stats}.items():
@@ -87,11 +90,13 @@ class BlockLosses:
                 index = model.couple(self.z_0, gather_targets(embeddings, ordered))
                 self.coupled = couple(ordered, index)
 
-    def _assign(self, place: int, logits: Tensor, boxes: Tensor) -> Tensor:
-        """The object of each query, [B, M], in a block's lesson of this number."""
+    def _assign(self, lesson: Lesson, logits: Tensor, boxes: Tensor) -> Tensor:
+        """The object of each query, [B, M], in a block's lesson."""
         model = self.model
         if model.assignment == "own":
             return model.matcher(logits, boxes, self.targets)
-        if place not in self.agreed:
-            self.agreed[place] = model.matcher(logits, boxes, self.targets)
-        return self.agreed[place]
+        # a walk goes on from t = 0 with the queries of there, interpolated states do not
+        apart = model.states.kind == "interpolated" and lesson.state is not self.states.initial
+        if apart not in self.agreed:
+            self.agreed[apart] = model.matcher(logits, boxes, self.targets)
+        return self.agreed[apart]

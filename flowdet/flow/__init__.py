@@ -33,6 +33,7 @@ from flowdet.flow.solvers import INFERENCE_MODES, Solution, Step, Walk, register
 from flowdet.flow.states import (
     TRAINING_STATES,
     InterpolatedStates,
+    Lesson,
     StateSettings,
     StatesMaker,
     make_states,
@@ -53,6 +54,7 @@ __all__ = [
     "HalfPrecisionScale",
     "ImageTokens",
     "InterpolatedStates",
+    "Lesson",
     "LinearPath",
     "LocalTraining",
     "MLPFlowBlock",

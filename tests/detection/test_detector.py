@@ -230,11 +230,12 @@ def test_block_local_gradients_are_those_of_the_joint_graph(keys):
 
 
 @pytest.mark.parametrize(
-    "states, assignment",
-    [*((kind, "own") for kind in KINDS), ("chain", "carried")],
+    "states, assignment, at_start",
+    [*((kind, "own", False) for kind in KINDS), *(("chain", "carried", x) for x in (False, True))],
 )
-def test_the_flow_goes_to_the_target_that_fits_the_state(states, assignment, monkeypatch):
-    model = tiny_model(TRAINING_STATES=states, COUPLING="ordered", ASSIGNMENT=assignment)
+def test_the_flow_goes_to_the_target_that_fits_the_state(states, assignment, at_start, monkeypatch):
+    keys = {"ASSIGNMENT": assignment, "LEARN_AT_START": at_start}
+    model = tiny_model(TRAINING_STATES=states, COUPLING="ordered", **keys)
     seen = []
 
     def flow_loss(prediction, state, z_1):
@@ -245,6 +246,8 @@ def test_the_flow_goes_to_the_target_that_fits_the_state(states, assignment, mon
     train_step(model, batch())
     targets = model.prepare_targets(batch())
     embeddings = model.target_embedding(targets)
+    blocks = model.flow.num_blocks
+    assert len(seen) == (2 * blocks - 1 if at_start else blocks)
     for z1_hat, z_1 in seen:
         if states == "interpolated":
             # the state was made of it
@@ -255,6 +258,23 @@ def test_the_flow_goes_to_the_target_that_fits_the_state(states, assignment, mon
         assert torch.equal(z_1, gather_targets(embeddings, assigned))
         # the targets are those of 3 objects and of background, in some order
         assert len(z_1.flatten(0, 1).unique(dim=0)) == 4
+
+
+def test_what_is_learned_at_the_start_weighs_as_the_first_block_does():
+    model = tiny_model(LEARN_AT_START=True)
+
+    def losses_of_the_second(first, others):
+        model.block_weights = [first] + [others] * (model.flow.num_blocks - 1)
+        seed_all(0)
+        make, (tokens, embeddings) = model.block_losses(
+            model.encode(batch()), model.prepare_targets(batch())
+        )
+        return [make(k, [tokens, embeddings]) for k in range(2)][1]
+
+    start, walk, both = (losses_of_the_second(*x) for x in ((1, 0), (0, 1), (0.25, 1)))
+    for name, loss in both.items():
+        assert start[name] > 0 and walk[name] > 0
+        torch.testing.assert_close(loss, 0.25 * start[name] + walk[name])
 
 
 def test_a_block_learns_from_its_own_loss_only():
