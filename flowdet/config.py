@@ -87,8 +87,10 @@ def _add_transport_keys(node: CfgNode) -> None:
     # Noise on the estimates from which "chain" walks on, as a share of their standard deviation,
     # times 1 - t: blocks then learn on worse states than those of images that are known by heart.
     node.STATE_NOISE = 0.0
-    # Every block learns at t = 0 in every iteration, and beside it on the states above.
+    # Every block learns at t = 0 in every iteration, and beside it on the states above; the weight
+    # of its losses there.
     node.LEARN_AT_START = False
+    node.START_WEIGHT = 0.25
     # Which query an object's target goes to in interpolated states: "ordered", "random" or
     # "optimal_transport". Visited states take the matching of the detection loss.
     node.COUPLING = "random"
@@ -118,8 +120,8 @@ def _add_loss_and_inference_keys(node: CfgNode) -> None:
     # be its object's class only in so far as its box overlaps the object's (IoU).
     node.BACKGROUND_WEIGHT = 0.1
     node.QUALITY_TARGETS = False
-    # Weight of all losses of the first block (of BackpropDetector: layer), and of what other blocks
-    # learn at t = 0; it doubles from block to block, up to 1.
+    # Weight of all losses of the first block (of BackpropDetector: layer); it doubles from block to
+    # block, up to 1.
     node.FIRST_BLOCK_WEIGHT = 1.0
 
     # BackpropDetector alone: a loss for every layer, not only the last; no gradient from a layer

@@ -56,6 +56,7 @@ class FlowMatchingDetector(SetDetector):
         noise_scale: standard deviation of z_0.
         flow_weight: of the flow loss, against the detection loss.
         first_block_weight: of the first block's losses, see `block_weights`.
+        start_weight: of the losses at t = 0 that `states.learn_at_start` adds.
         inference_mode, num_steps, single_step_block: see `flowdet.flow.solve`.
         early_exit: an image takes no more steps once no box moves by more than this share of the
             image's side; 0 is off.
@@ -77,6 +78,7 @@ class FlowMatchingDetector(SetDetector):
         noise_scale: float,
         flow_weight: float,
         first_block_weight: float,
+        start_weight: float,
         inference_mode: str,
         num_steps: int,
         single_step_block: int,
@@ -93,6 +95,11 @@ class FlowMatchingDetector(SetDetector):
                 "MODEL.FLOW_DET.STABILITY_DRAWS puts noise on the estimate that the last step "
                 "starts from: it needs MODEL.FLOW_DET.ANCHORED_QUERIES True"
             )
+        if start_weight <= 0:
+            raise ValueError(
+                f"MODEL.FLOW_DET.START_WEIGHT must be above 0, got {start_weight}: set "
+                "LEARN_AT_START False if nothing is to be learned at t = 0"
+            )
         if early_exit < 0:
             raise ValueError(f"MODEL.FLOW_DET.EARLY_EXIT is negative: {early_exit}")
         self.flow = flow
@@ -103,6 +110,7 @@ class FlowMatchingDetector(SetDetector):
         self.noise_scale = noise_scale
         self.flow_weight = flow_weight
         self.block_weights = block_weights(first_block_weight, flow.num_blocks)
+        self.start_weight = start_weight
         self.inference_mode = inference_mode
         self.num_steps = num_steps
         self.single_step_block = single_step_block
@@ -129,6 +137,7 @@ class FlowMatchingDetector(SetDetector):
             "noise_scale": flow_cfg.NOISE_SCALE,
             "flow_weight": flow_cfg.FLOW_WEIGHT,
             "first_block_weight": flow_cfg.FIRST_BLOCK_WEIGHT,
+            "start_weight": flow_cfg.START_WEIGHT,
             "inference_mode": flow_cfg.INFERENCE_MODE,
             "num_steps": flow_cfg.NUM_STEPS or flow_cfg.NUM_BLOCKS,
             "single_step_block": flow_cfg.SINGLE_STEP_BLOCK,

@@ -71,8 +71,7 @@ class BlockLosses:
             z_1 = gather_targets(embeddings, assigned) if coupled is None else coupled
             loss_flow = model.flow.flow_loss(prediction, lesson.state, z_1)
             found["loss_flow"] = model.flow_weight * loss_flow
-            # what a block says at t = 0 is a first block's
-            weight = model.block_weights[block if lesson is last else 0]
+            weight = model.block_weights[block] if lesson is last else model.start_weight
             add_losses(losses, {name: weight * loss for name, loss in found.items()})
         self.states.visited(block, prediction.z1_hat)
         for name, value in {**losses, **stats}.items():

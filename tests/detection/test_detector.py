@@ -260,11 +260,12 @@ def test_the_flow_goes_to_the_target_that_fits_the_state(states, assignment, at_
         assert len(z_1.flatten(0, 1).unique(dim=0)) == 4
 
 
-def test_what_is_learned_at_the_start_weighs_as_the_first_block_does():
+def test_what_is_learned_at_the_start_has_its_own_weight():
     model = tiny_model(LEARN_AT_START=True)
+    assert model.start_weight == 0.25
 
-    def losses_of_the_second(first, others):
-        model.block_weights = [first] + [others] * (model.flow.num_blocks - 1)
+    def losses_of_the_second(start, walk):
+        model.start_weight, model.block_weights = start, [walk] * model.flow.num_blocks
         seed_all(0)
         make, (tokens, embeddings) = model.block_losses(
             model.encode(batch()), model.prepare_targets(batch())
