@@ -379,6 +379,7 @@ def test_detections_are_in_the_original_image():
         ({"SCHEDULE": "sometimes"}, "schedule 'sometimes'"),
         ({"TRAINING_STATES": "dreamt"}, "training states 'dreamt'"),
         ({"EARLY_EXIT": -0.1}, "EARLY_EXIT"),
+        ({"START_WEIGHT": 0.0}, "START_WEIGHT must be above 0, got 0.0"),
         ({"INFERENCE_MODE": "guess"}, "inference mode 'guess'"),
         ({"PREDICTION": "noise"}, "prediction 'noise'"),
         ({"NUM_STEPS": -1}, "at least 1, got -1"),
