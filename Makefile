@@ -40,9 +40,10 @@ $(SETUP): setup.py pyproject.toml flowdet_install.py
 test: lint  ## check the style, then run all tests
 	$(BIN)/python -m pytest $(PYTEST_OPTS)
 
-lint: $(SETUP)  ## check the style only
+lint: $(SETUP)  ## check the style and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 format: $(SETUP)  ## apply the style
 	$(BIN)/ruff check --fix .

@@ -43,10 +43,18 @@ setup(
         "jinja2",  # the page of tools/report.py; torch needs it too
         "tqdm",
     ],
-    package_data={"flowdet.analysis.report": ["*.jinja"]},
+    package_data={"flowdet.reporting.report": ["*.jinja"]},
     extras_require={
         "export": EXPORT,
-        "dev": ["pytest>=8", "pytest-timeout", "pytest-xdist", "ruff", "mkdocs-material", *EXPORT],
+        "dev": [
+            "pytest>=8",
+            "pytest-timeout",
+            "pytest-xdist",
+            "ruff",
+            "import-linter>=2.10",  # the layers in pyproject.toml
+            "mkdocs-material",
+            *EXPORT,
+        ],
     },
     entry_points={"console_scripts": ["flowdet-install-detectron2 = flowdet_install:main"]},
     classifiers=[

@@ -21,12 +21,12 @@ import flowdet  # noqa: F401 - first: it silences a warning of detectron2's impo
 # isort: split
 from detectron2.modeling import build_model
 
-from flowdet.analysis import changed_keys, write_results
-from flowdet.analysis.steps import train_step
+from flowdet.cli.common import parse_with_overrides, user_errors
 from flowdet.engine import build_optimizer, keep_freed_memory, load_config, resolve_config
-from flowdet.engine.command import parse_with_overrides, typed_command, user_errors
-from flowdet.engine.setup import with_keys
-from flowdet.engine.task import task_of
+from flowdet.engine.config import with_keys
+from flowdet.engine.task_builders import task_of
+from flowdet.experiments.training_steps import train_step
+from flowdet.reporting.results import changed_keys, typed_command, write_results
 
 # added one after the other
 AUGMENTATIONS = {

@@ -11,6 +11,7 @@ backbone, as a ratio to taking all steps. `KEY VALUE` pairs override the config 
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import flowdet  # noqa: F401 - first: it silences a warning of detectron2's import
@@ -21,13 +22,14 @@ from detectron2.config import CfgNode
 from tabulate import tabulate
 from tqdm import tqdm
 
-from flowdet.analysis import changed_keys, write_results
-from flowdet.analysis.output import load_run
-from flowdet.data.build import build_test_loader
+from flowdet.cli.common import at_least_one, parse_with_overrides, user_errors
+from flowdet.data.detection.loaders import build_test_loader
 from flowdet.detection import FlowMatchingDetector
-from flowdet.detection.evaluation import build_evaluator
 from flowdet.engine import keep_freed_memory
-from flowdet.engine.command import at_least_one, parse_with_overrides, typed_command, user_errors
+from flowdet.evaluation.detection import build_evaluator
+from flowdet.experiments.measurement import load_run
+from flowdet.flow import InferencePlan
+from flowdet.reporting.results import changed_keys, typed_command, write_results
 
 METRICS = ("AP50", "AP75", "steps", "time_ratio")
 
@@ -58,9 +60,9 @@ def measure(cfg: CfgNode, model: FlowMatchingDetector, exits: list[float]) -> di
     for (x,) in tqdm(build_test_loader(cfg, name), unit="image"):
         tokens, z_0 = model.encode([x]), model.initial_noise(1)
         for share in exits:
-            model.early_exit = share
+            model.settings = replace(model.settings, early_exit=share)
             start = time.perf_counter()
-            solution = model.walk(tokens, z_0)
+            solution = model.solve(tokens, z_0)
             seconds[share].append(time.perf_counter() - start)
             steps[share] += solution.steps.tolist()
             (found,) = model.detections(solution.z_1, [x])
@@ -81,7 +83,8 @@ def main() -> None:
         cfg, model = load_run(args.run, args.weights, [*args.opts, "TEST.BATCH_SIZE", "1"])
         if not isinstance(model, FlowMatchingDetector):
             raise ValueError(f"{args.run} holds no flow detector: it has no steps to leave out")
-        model.inference_mode, model.num_steps = "multi_step", args.steps
+        plan = InferencePlan("multi_step", args.steps)
+        model.settings = replace(model.settings, plan=plan)
         exits = list(dict.fromkeys([0.0, *args.exits]))
         found = measure(cfg, model, exits)
     for result in found.values():

@@ -22,15 +22,15 @@ import torch
 from detectron2.config import CfgNode
 from tabulate import tabulate
 
-from flowdet.analysis import changed_keys, write_results
-from flowdet.analysis.results import method_of
-from flowdet.engine import Predictor, keep_freed_memory
-from flowdet.engine.command import at_least_one, parse_with_overrides, typed_command, user_errors
-from flowdet.engine.inference_keys import inference_config
-from flowdet.engine.task import CLASSIFICATION, task_of
+from flowdet.cli.common import at_least_one, parse_with_overrides, user_errors
+from flowdet.engine import keep_freed_memory
+from flowdet.engine.task_builders import CLASSIFICATION, task_of
 from flowdet.export import FORMATS
 from flowdet.export.formats import Runner
-from flowdet.flowcls.predictor import ClassPredictor
+from flowdet.inference.classifier_predictor import ClassPredictor
+from flowdet.inference.predictor import Predictor
+from flowdet.inference.settings import inference_config
+from flowdet.reporting.results import changed_keys, method_of, typed_command, write_results
 
 
 def parse_args() -> argparse.Namespace:

@@ -26,9 +26,9 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from flowdet.data.builtin import datasets_root
-from flowdet.engine.command import at_least_one, user_errors
-from flowdet.flowcls.datasets import CIFAR10_CLASSES, download, get_classification_dicts
+from flowdet.cli.common import at_least_one, user_errors
+from flowdet.data.classification.datasets import CIFAR10_CLASSES, download, get_classification_dicts
+from flowdet.data.detection.builtin import datasets_root
 
 
 class Sample(NamedTuple):

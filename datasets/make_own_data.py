@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from flowdet.analysis.results import write_text
-from flowdet.data.digits import DigitBank, compose_scene
-from flowdet.data.voc import write_voc_annotation
-from flowdet.engine.command import at_least_one, user_errors
+from flowdet.cli.common import at_least_one, user_errors
+from flowdet.data.detection.digits import DigitBank, compose_scene
+from flowdet.data.detection.voc import write_voc_annotation
+from flowdet.reporting.results import write_text
 
 CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 # no digit is in both splits

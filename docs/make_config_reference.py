@@ -20,7 +20,7 @@ import flowdet  # noqa: F401 - first: it silences a warning of detectron2's impo
 from detectron2.config import CfgNode, get_cfg
 
 import flowdet.config
-from flowdet.analysis.results import write_text
+from flowdet.reporting.results import write_text
 
 PAGE = Path(__file__).with_name("config.md")
 HEAD = """# Configuration

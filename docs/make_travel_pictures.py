@@ -14,15 +14,15 @@ from pathlib import Path
 import flowdet
 
 # isort: split
-from flowdet.detection.animation import film_frames, travel_tiles
-from flowdet.detection.drawing import Painter, contact_sheet
-from flowdet.detection.travel import travel
-from flowdet.engine.demo import TRAVEL_FRAMES
-from flowdet.engine.recording import save_film
+from flowdet.inference.demo import TRAJECTORY_FRAMES
+from flowdet.inference.video_writer import save_animation
+from flowdet.visualization.animation import animation_frames, trajectory_tiles
+from flowdet.visualization.box_trajectory import box_trajectory
+from flowdet.visualization.drawing import DetectionVisualizer, contact_sheet
 
 IMAGES = Path(__file__).with_name("images")
 # frames between two pictures of a row
-STILL = (TRAVEL_FRAMES - 1) // 4
+STILL = (TRAJECTORY_FRAMES - 1) // 4
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,12 +38,12 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     predictor = flowdet.load(args.run).predictor
-    painter = Painter(predictor.class_names, args.score_threshold)
-    results = list(predictor.stream(args.images, questions=[travel(TRAVEL_FRAMES)]))
+    visualizer = DetectionVisualizer(predictor.class_names, args.score_threshold)
+    results = list(predictor.stream(args.images, analyses=[box_trajectory(TRAJECTORY_FRAMES)]))
     names = [Path(image).stem for image in args.images]
-    frames = list(film_frames(painter, results, names))
-    save_film([*frames[:-1:2], frames[-1]], IMAGES / f"{args.name}_travel.gif")
-    rows = [list(travel_tiles(painter, result)) for result in results]
+    frames = list(animation_frames(visualizer, results, names))
+    save_animation([*frames[:-1:2], frames[-1]], IMAGES / f"{args.name}_travel.gif")
+    rows = [list(trajectory_tiles(visualizer, result)) for result in results]
     tiles = [tile for row in rows for tile in (*row[:-1:STILL], row[-1])]
     titles = ["t = 0: noise", "t = 0.25", "t = 0.5", "t = 0.75", "t = 1", "detections"]
     sheet = contact_sheet(tiles, titles * len(rows), len(titles))

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from flowdet.flow import StateSettings
+from flowdet.flow import InferencePlan, InferenceSettings, StateSettings
 
 
 def add_flowdet_config(cfg: CfgNode) -> None:
     """Adds flowdet's keys to a detectron2 config, in place.
 
-    The defaults are the recipe that was measured to work; the `*_paper` configs and
-    `voc_flow_r50.yaml` set the paper's values.
+    The defaults are the recommended recipe: that of `configs/voc_flow_r50.yaml` for detection. The
+    digits configs override what suits small images; `configs/paper/` sets the paper's values.
+    `flowdet.add_flowdet_config` also registers the models and datasets.
     """
     _add_model_keys(cfg)
-    _add_transport_keys(cfg.MODEL.FLOW_DET)
-    _add_loss_and_inference_keys(cfg.MODEL.FLOW_DET)
+    _add_block_keys(cfg.MODEL.FLOW_DET)
+    _add_training_keys(cfg.MODEL.FLOW_DET)
+    _add_loss_keys(cfg.MODEL.FLOW_DET)
+    _add_inference_keys(cfg.MODEL.FLOW_DET)
     _add_classification_keys(cfg)
     _add_classification_data_keys(cfg)
     _add_data_keys(cfg)
@@ -23,43 +26,34 @@ def add_flowdet_config(cfg: CfgNode) -> None:
 
 
 def _add_model_keys(cfg: CfgNode) -> None:
-    # Modules, by name or as .py files, that are imported first: they register parts of your own.
+    # Modules, by name or as .py files, that are imported first: they register your own parts.
     cfg.IMPORTS = []
-    # Fine-tune MODEL.WEIGHTS of other classes: tensors of another class count start anew.
+    # Fine-tune MODEL.WEIGHTS of other classes: tensors whose shape depends on the classes are
+    # initialized anew.
     cfg.MODEL.REINIT_CLASSES = False
-    # What the classes are called. A run writes those of its datasets here, so that its config.yaml
-    # is enough to use the model where the datasets are not.
+    # Class names. A run writes those of its datasets here, so that its config.yaml is enough to use
+    # the model where the datasets are not.
     cfg.MODEL.CLASS_NAMES = []
 
     cfg.MODEL.FLOW_DET = node = CfgNode()
     # Number of classes C. 0 takes it from the class names of the training dataset.
     node.NUM_CLASSES = 0
     # Feature maps of the backbone that the blocks attend to.
-    node.IN_FEATURES = ["res5"]
-    # Normalisation after the projection of the features ("" for none), and how many residual
-    # convolution blocks follow it (to adapt a frozen backbone).
+    node.IN_FEATURES = ["res4"]
+    # Normalization after the 1x1 projection of the features ("" for none), and the number of
+    # residual convolution blocks that follow it.
     node.NECK_NORM = "GN"
-    node.NECK_BLOCKS = 0
+    node.NECK_BLOCKS = 1
+    # Cycles per image of the fastest sine of the positional encoding. 0 derives it from the token
+    # grid: half the tokens along the shorter side of INPUT.FIXED_SIZE, minus one. More than half
+    # of them would alias. The checkpoint keeps the value that was trained with.
+    node.POSITION_MAX_FREQUENCY = 0.0
 
-    # What a flow block is, from DETECTION_BLOCK_REGISTRY: "transformer" (D.1) or your own.
-    node.BLOCK = "transformer"
-    # Embedding dimension d, queries M, flow blocks T, and the shape of a block.
-    node.HIDDEN_DIM = 128
-    node.NUM_QUERIES = 20
-    node.NUM_BLOCKS = 4
-    node.NUM_HEADS = 4
-    node.FEEDFORWARD_DIM = 512
-    node.DROPOUT = 0.0
-    # Cycles per image of the fastest position code; at most half the tokens along a side.
-    node.POSITION_MAX_FREQUENCY = 5.0
-    # How embeddings are decoded to boxes: "linear" (the paper) or "mlp".
-    node.BOX_HEAD = "mlp"
-
-    # Keep the features of a frozen backbone in this much memory: each image then passes it
+    # Keep the features of a frozen backbone in this much memory: the backbone then sees each image
     # once. For augmentations with few outcomes (none, flips). 0 is off.
     node.FEATURE_CACHE_GIB = 0.0
-    # With it: a folder where they are written too, so that other runs with the same images and
-    # backbone need not compute them again.
+    # With it: a folder where they are also written, for later runs with the same images and
+    # backbone.
     node.FEATURE_CACHE_DIR = ""
 
     # Width of the small backbone "build_small_resnet_backbone": channels of its stem, res2
@@ -67,86 +61,107 @@ def _add_model_keys(cfg: CfgNode) -> None:
     cfg.MODEL.SMALL_RESNET = CfgNode({"CHANNELS": [32, 32, 128], "BLOCKS": [1, 2]})
 
 
-def _add_transport_keys(node: CfgNode) -> None:
-    # What a block predicts: "velocity" (the paper) or "target" (a correction of its estimate).
+def _add_block_keys(node: CfgNode) -> None:
+    # Type of the flow blocks, from DETECTION_BLOCK_REGISTRY: "transformer" (D.1) or your own.
+    node.BLOCK = "transformer"
+    # Embedding dimension d, queries M, flow blocks T, and the size of a block.
+    node.HIDDEN_DIM = 128
+    node.NUM_QUERIES = 50
+    node.NUM_BLOCKS = 4
+    node.NUM_HEADS = 4
+    node.FEEDFORWARD_DIM = 512
+    node.DROPOUT = 0.0
+    # Box head: "linear" (the paper) or "mlp".
+    node.BOX_HEAD = "mlp"
+    # What a block predicts: "velocity" (the paper) or "target" (a correction of its last estimate
+    # of z_1).
     node.PREDICTION = "target"
-    # Learned first estimates whose boxes lie on a grid, and a learned code per query.
+    # Queries start from learned estimates whose boxes lie on a grid, and have a learned positional
+    # encoding.
     node.ANCHORED_QUERIES = True
-    # Blocks also see the previous estimate of the target.
+    # Blocks also see the previous estimate of z_1.
     node.SELF_CONDITIONING = True
-    # Cross-attention looks at the box that the estimate decodes to.
+    # Cross-attention is centered at the box that the estimate decodes to.
     node.BOX_ANCHORED_ATTENTION = True
-    # Blocks also read the feature maps at so many points along each side of that box; 0 is off.
+    # Blocks also sample the feature maps at a grid of so many points per side in that box; 0 is off.
     node.BOX_SAMPLES = 5
 
-    # States on which blocks learn: "interpolated" (the paper), or those that the solver
-    # visits: "chain" (block k after block k - 1).
-    node.TRAINING_STATES = "chain"
-    # "chain" draws its number of steps from these, e.g. [1, 2, 4, 8]; [] is T.
-    node.CHAIN_STEPS = []
-    # Noise on the estimates from which "chain" walks on, as a share of their standard deviation,
-    # times 1 - t: blocks then learn on worse states than those of images that are known by heart.
-    node.STATE_NOISE = 0.0
-    # Every block learns at t = 0 in every iteration, and beside it on the states above; the weight
-    # of its losses there.
+
+def _add_training_keys(node: CfgNode) -> None:
+    # The states z_t that blocks are trained on: "interpolated" (the paper: between noise and ground
+    # truth) or "rollout" (on-policy: block k on the state that the blocks before it lead to).
+    node.TRAINING_STATES = "rollout"
+    # "rollout" draws its number of Euler steps from these, e.g. [1, 2, 4, 8]; [] is T.
+    node.ROLLOUT_STEPS = []
+    # Gaussian noise on the intermediate estimates of a rollout, as a share of their standard
+    # deviation, times 1 - t. Simulates the larger errors made on unseen images.
+    node.STATE_NOISE = 0.3
+    # Also train every block at t = 0 in every iteration, and the weight of its losses there.
+    # INFERENCE_MODE "ensemble", and "single_step" with a block other than 0, need it.
     node.LEARN_AT_START = False
     node.START_WEIGHT = 0.25
-    # Which query an object's target goes to in interpolated states: "ordered", "random" or
-    # "optimal_transport". Visited states take the matching of the detection loss.
+    # With LEARN_AT_START: whether the losses at t > 0 pass a gradient to the features too.
+    node.STATES_TRAIN_FEATURES = True
+    # Which query gets an object's target in interpolated states: "ordered", "random" or
+    # "optimal_transport". Rollouts use the matching of the detection loss.
     node.COUPLING = "random"
-    # On what the detection loss matches queries and objects: "own" (each block, or layer of the
-    # baseline, on its own prediction) or "carried" (all on that of the first).
-    node.ASSIGNMENT = "carried"
-    # Which blocks learn in an iteration: "joint" (all) or "alternate" (Algorithm 1: one per
-    # pass over the data, SOLVER.MAX_EPOCHS / T passes each), and the iterations in a pass (0: set
-    # from the dataset).
+    # Matching of queries and objects in the detection loss: "per_block" (each block, or layer of the
+    # baseline, matches its own prediction) or "shared" (all use the matching of the first).
+    node.MATCHING = "shared"
+    # Which blocks are trained in an iteration: "joint" (all) or "alternate" (Algorithm 1: one per
+    # epoch, in turn), and the iterations of an epoch (0: set from the dataset).
     node.SCHEDULE = "joint"
-    node.PASS_LENGTH = 0
+    node.ITERS_PER_EPOCH = 0
 
     # Standard deviation of the noise z_0.
     node.NOISE_SCALE = 0.3
-    # Whether target embeddings are layer-normalised, and whether the losses train them.
+    # Whether target embeddings are layer-normalized, and whether the losses train them.
     node.NORMALIZE_TARGET = True
     node.LEARN_TARGET = False
 
 
-def _add_loss_and_inference_keys(node: CfgNode) -> None:
-    # Weights of the losses and of the matching costs.
+def _add_loss_keys(node: CfgNode) -> None:
+    # Weights of the losses. CLASS_WEIGHT, BBOX_WEIGHT and GIOU_WEIGHT are the matching costs too.
     node.FLOW_WEIGHT = 0.02
-    node.CLASS_WEIGHT = 1.0
+    node.CLASS_WEIGHT = 4.0
     node.BBOX_WEIGHT = 5.0
     node.GIOU_WEIGHT = 2.0
-    # Weight of background queries in the classification loss, and whether a matched query is to
-    # be its object's class only in so far as its box overlaps the object's (IoU).
-    node.BACKGROUND_WEIGHT = 0.1
-    node.QUALITY_TARGETS = False
-    # Weight of all losses of the first block (of BackpropDetector: layer); it doubles from block to
+    # Weight of the background in the classification loss, summed over the queries of an image: each
+    # background query has this divided by NUM_QUERIES, so that it holds for any number of them.
+    node.BACKGROUND_WEIGHT_PER_IMAGE = 2.0
+    # IoU-aware classification targets: the class of a matched query has the IoU of its box as target
+    # probability, so that scores rank boxes.
+    node.IOU_AWARE_TARGETS = True
+    # Weight of the losses of the first block (of BackpropDetector: layer); it doubles from block to
     # block, up to 1.
-    node.FIRST_BLOCK_WEIGHT = 1.0
+    node.FIRST_BLOCK_WEIGHT = 0.25
 
-    # BackpropDetector alone: a loss for every layer, not only the last; no gradient from a layer
-    # to the ones before it; compute the blocks' activations again in the backward pass instead of
-    # keeping them.
+    # BackpropDetector alone: a loss for every layer, not only the last; no gradient from a layer to
+    # the ones before it; recompute the blocks' activations in the backward pass (gradient
+    # checkpointing).
     node.AUXILIARY_LOSSES = True
     node.DETACH_LAYERS = False
     node.CHECKPOINT_BLOCKS = False
 
-    # Inference: "single_step", "ensemble", "multi_step" or "multi_step_ensemble"; Euler steps
-    # of the latter two (0: one per block); the block of "single_step", from 0; seed of z_0.
+
+def _add_inference_keys(node: CfgNode) -> None:
+    # "single_step", "ensemble", "multi_step" or "multi_step_ensemble"; Euler steps of the latter two
+    # (0: one per block); the block of "single_step", from 0, negative from the end; seed of z_0.
     node.INFERENCE_MODE = "multi_step"
-    node.NUM_STEPS = 0
+    node.NUM_STEPS = 8
     node.SINGLE_STEP_BLOCK = 0
     node.NOISE_SEED = 0
-    # An image takes no more steps once no box that could be reported moves by more than this share
-    # of its side; 0 is off.
+    # Stop the steps of an image once no box that could be reported moves by more than this share of
+    # the image's side; 0 is off.
     node.EARLY_EXIT = 0.0
-    # Scores are multiplied by how well the box stands when the last block (of BackpropDetector:
-    # layer) starts from noisy estimates: the mean IoU with the boxes of so many draws (0 is off),
-    # each at the price of a block, and the noise as a share of the estimates' spread.
-    node.STABILITY_DRAWS = 0
+    # Scores are multiplied by box stability: the estimate before the last step is perturbed this
+    # many times, the step is re-run, and the IoU with the original box is averaged. 0 is off; each
+    # sample costs one call of a block. The noise is a share of the estimates' standard deviation.
+    node.STABILITY_SAMPLES = 4
     node.STABILITY_NOISE = 0.2
-    # Detections at or below this score are dropped; IoU of class-wise suppression.
-    node.SCORE_THRESHOLD = 0.05
+    # Detections at or below this score are dropped; IoU threshold of class-wise non-maximum
+    # suppression.
+    node.SCORE_THRESHOLD = 0.01
     node.NMS_THRESHOLD = 0.5
 
 
@@ -154,19 +169,19 @@ def _add_classification_keys(cfg: CfgNode) -> None:
     cfg.MODEL.FLOW_CLS = node = CfgNode()
     # Number of classes C. 0 takes it from the class names of the training dataset.
     node.NUM_CLASSES = 0
-    # "parallel": all blocks on the last of IN_FEATURES; "sequential": block k on the k-th, so
+    # "parallel": all blocks read the last of IN_FEATURES; "sequential": block k reads the k-th, so
     # there must be NUM_BLOCKS of them. [] stands for all stages of the backbone.
     node.TOPOLOGY = "parallel"
     node.IN_FEATURES = []
-    # What of a feature map a block sees: "pooled" (its mean over positions, [B, c]) or "tokens"
+    # What a block reads of a feature map: "pooled" (the mean over positions, [B, c]) or "tokens"
     # (all positions, [B, N, c]).
     node.FEATURES = "pooled"
 
     # Latent dimension d and flow blocks T.
     node.HIDDEN_DIM = 128
     node.NUM_BLOCKS = 4
-    # What a block is, from CLASSIFICATION_BLOCK_REGISTRY: "mlp" (eq. 7-8), "light_mlp" (one hidden
-    # layer), "residual_mlp", "encoder" (a transformer encoder layer, for tokens) or your own.
+    # Type of the blocks, from CLASSIFICATION_BLOCK_REGISTRY: "mlp" (eq. 7-8), "light_mlp" (one
+    # hidden layer), "residual_mlp", "encoder" (a transformer encoder layer, for tokens) or your own.
     node.BLOCK = "mlp"
     # Hidden units and dropout of a block, residual layers of "residual_mlp", heads of "encoder".
     node.BLOCK_DIM = 512
@@ -174,31 +189,29 @@ def _add_classification_keys(cfg: CfgNode) -> None:
     node.BLOCK_LAYERS = 2
     node.NUM_HEADS = 4
 
-    # Class logits from the class embedding (tied) or from a projection of their own (W_cls).
+    # Class logits from the class embedding (tied) or from a separate projection (W_cls).
     node.TIE_CLASSES = False
-    # As in FLOW_DET: what a block predicts, whether it sees the previous estimate, the states on
-    # which it learns, whether at t = 0 too (where alone its loss then passes a gradient to the
-    # features), and the schedule of the blocks.
+    # The following keys mean the same as in FLOW_DET.
     node.PREDICTION = "target"
     node.SELF_CONDITIONING = True
-    node.TRAINING_STATES = "chain"
-    node.LEARN_AT_START = True
-    node.CHAIN_STEPS = []
+    node.TRAINING_STATES = "rollout"
+    node.ROLLOUT_STEPS = []
     node.STATE_NOISE = 0.0
+    node.LEARN_AT_START = True
+    node.STATES_TRAIN_FEATURES = False
     node.SCHEDULE = "joint"
-    node.PASS_LENGTH = 0
-    # The noise z_0, and whether targets are layer-normalised and trained by the losses.
+    node.ITERS_PER_EPOCH = 0
     node.NOISE_SCALE = 0.3
     node.NORMALIZE_TARGET = True
     node.LEARN_TARGET = False
-    # Weights of the flow loss and of the cross-entropy of z1_hat.
+    # Weights of the flow loss and of the cross-entropy of the estimate.
     node.FLOW_WEIGHT = 0.02
     node.CLASS_WEIGHT = 1.0
 
-    # Inference, as in FLOW_DET (the block of "single_step" counts from 0; -1 is the last one).
+    # Inference, as in FLOW_DET.
     node.INFERENCE_MODE = "multi_step"
     node.NUM_STEPS = 0
-    node.SINGLE_STEP_BLOCK = -1
+    node.SINGLE_STEP_BLOCK = 0
     node.NOISE_SEED = 0
     # Numbers of Euler steps that an evaluation reports; [] is 1, 2, T and 2T.
     node.EVAL_STEPS = []
@@ -237,8 +250,8 @@ def _add_classification_data_keys(cfg: CfgNode) -> None:
 
 
 def _add_data_keys(cfg: CfgNode) -> None:
-    # A detection dataset in VOC or COCO format, by its folder (docs/own_data.md). It takes the
-    # place of DATASETS.TRAIN and TEST. `tools/train_net.py --data` sets it.
+    # A detection dataset in VOC or COCO format, by its folder (docs/custom_datasets.md). It replaces
+    # DATASETS.TRAIN and TEST. `tools/train_net.py --data` sets it.
     cfg.DATASETS.PATH = ""
     # Whether objects marked difficult (VOC) are trained on; the evaluator ignores them.
     cfg.DATASETS.TRAIN_ON_DIFFICULT = False
@@ -280,13 +293,22 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.TEST.EVAL_EPOCHS = 0
 
 
-def state_settings(node: CfgNode, walk_trains_features: bool) -> StateSettings:
-    """On which states blocks learn, from `MODEL.FLOW_DET` or `MODEL.FLOW_CLS`; the latter argument
-    as of `StateSettings`."""
+def state_settings(node: CfgNode) -> StateSettings:
+    """The training states that `MODEL.FLOW_DET` or `MODEL.FLOW_CLS` asks for."""
     return StateSettings(
         kind=node.TRAINING_STATES,
         learn_at_start=node.LEARN_AT_START,
-        walk_trains_features=walk_trains_features,
-        chain_steps=tuple(node.CHAIN_STEPS),
+        states_train_features=node.STATES_TRAIN_FEATURES,
+        rollout_steps=tuple(node.ROLLOUT_STEPS),
         state_noise=node.STATE_NOISE,
     )
+
+
+def inference_settings(node: CfgNode) -> InferenceSettings:
+    """The inference settings that `MODEL.FLOW_DET` or `MODEL.FLOW_CLS` asks for: `NUM_STEPS` 0 is
+    one per block, a negative `SINGLE_STEP_BLOCK` counts from the end."""
+    count, block = node.NUM_BLOCKS, node.SINGLE_STEP_BLOCK
+    plan = InferencePlan(
+        node.INFERENCE_MODE, node.NUM_STEPS or count, block + count if block < 0 else block
+    )
+    return InferenceSettings(plan, node.NOISE_SEED, node.get("EARLY_EXIT", 0.0))

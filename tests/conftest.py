@@ -13,8 +13,8 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.env import seed_all_rng
 
-from flowdet.data import register_voc
-from flowdet.data.voc import write_voc_annotation
+from flowdet.data.detection.builtin import register_voc
+from flowdet.data.detection.voc import write_voc_annotation
 
 
 @pytest.fixture(autouse=True)

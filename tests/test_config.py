@@ -6,9 +6,9 @@ import yaml
 from detectron2.config import get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from flowdet.analysis.ablation import Study
 from flowdet.config import add_flowdet_config
 from flowdet.engine import load_config
+from flowdet.experiments.ablation import Study
 
 ROOT = Path(__file__).parents[1]
 STUDIES = sorted((ROOT / "configs" / "ablations").glob("*.yaml"))

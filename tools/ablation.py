@@ -18,26 +18,26 @@ from pathlib import Path
 import flowdet  # noqa: F401 - first: it silences a warning of detectron2's import
 
 # isort: split
-from flowdet.analysis.ablation import (
-    Study,
-    ablation_figure,
-    ablation_rows,
-    ablation_table,
-    by_variant,
-)
-from flowdet.analysis.comparison import Comparison, Run
-from flowdet.analysis.figures import save_figure
-from flowdet.analysis.output import check_output_folder
-from flowdet.analysis.prepare import prepare_digits
-from flowdet.analysis.table_command import (
+from flowdet.cli.common import parse_with_overrides
+from flowdet.cli.comparison_command import (
     BUDGET_KEYS,
     check_overrides,
     save_table,
     table_parser,
     train_and_report,
 )
-from flowdet.detection.evaluation import metric_name
-from flowdet.engine.command import parse_with_overrides
+from flowdet.evaluation.detection import metric_name
+from flowdet.experiments.ablation import (
+    Study,
+    ablation_figure,
+    ablation_rows,
+    ablation_table,
+    by_variant,
+)
+from flowdet.experiments.comparison import Comparison, Run
+from flowdet.experiments.digits_setup import prepare_digits
+from flowdet.experiments.measurement import check_output_folder
+from flowdet.reporting.figures import save_figure
 
 TOOLS = Path(__file__).parent
 

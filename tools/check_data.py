@@ -17,19 +17,14 @@ import flowdet  # noqa: F401 - first: it silences a warning of detectron2's impo
 # isort: split
 from detectron2.config import CfgNode, get_cfg
 
+from flowdet.cli.common import at_least_one, user_errors
 from flowdet.config import add_flowdet_config
-from flowdet.data.own.check import Checked, check_dataset, problem_lines
-from flowdet.data.own.statistics import (
-    class_table,
-    ground_truth_sheet,
-    query_remarks,
-    size_table,
-    split_table,
-)
-from flowdet.detection.drawing import check_tiles
+from flowdet.data.custom.check import Checked, check_dataset, problem_lines
+from flowdet.data.custom.statistics import class_table, query_remarks, size_table, split_table
 from flowdet.engine import load_config
-from flowdet.engine.command import at_least_one, user_errors
-from flowdet.engine.pictures import PICTURE_SUFFIXES, save_picture
+from flowdet.inference.picture_writer import PICTURE_SUFFIXES, save_picture
+from flowdet.visualization.drawing import check_tiles
+from flowdet.visualization.ground_truth import ground_truth_sheet
 
 FORMATS = {"pascal_voc": "VOC", "coco": "COCO"}
 

@@ -29,20 +29,21 @@ import flowdet  # noqa: F401 - first: it silences a warning of detectron2's impo
 import torch
 from detectron2.config import CfgNode
 
-from flowdet.data.images import find_images
-from flowdet.data.video import Camera, Frames, VideoFile
-from flowdet.detection.base import Question
-from flowdet.detection.disagreement import check_blocks, disagreement
-from flowdet.detection.drawing import Painter
-from flowdet.engine import Predictor, keep_freed_memory, load_config
-from flowdet.engine.command import at_least_one, user_errors
-from flowdet.engine.demo import classify_images, detect_frames, detect_images
-from flowdet.engine.inference_keys import inference_config
-from flowdet.engine.pictures import Extras
-from flowdet.engine.recording import FILMS, Recording, Window, recording_path
-from flowdet.engine.task import CLASSIFICATION, task_of
+from flowdet.cli.common import at_least_one, user_errors
+from flowdet.data.image_files import find_images
+from flowdet.detection.set_detector import ImageAnalysis
+from flowdet.engine import keep_freed_memory, load_config
+from flowdet.engine.task_builders import CLASSIFICATION, task_of
+from flowdet.evaluation.block_agreement import block_agreement, check_has_blocks
 from flowdet.flow import INFERENCE_MODES
-from flowdet.flowcls.predictor import ClassPredictor
+from flowdet.inference.classifier_predictor import ClassPredictor
+from flowdet.inference.demo import classify_images, detect_frames, detect_images
+from flowdet.inference.picture_writer import Extras
+from flowdet.inference.predictor import Predictor
+from flowdet.inference.settings import inference_config
+from flowdet.inference.video import Camera, Frames, VideoFile
+from flowdet.inference.video_writer import ANIMATION_SUFFIXES, VideoWriter, Window, recording_path
+from flowdet.visualization.drawing import DetectionVisualizer
 
 # the flags of one task, of images and of videos, as argparse names them
 DETECTOR_FLAGS = (
@@ -70,7 +71,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--show", action="store_true", help="a video in a window; q ends it")
     add("--json", type=Path, help="file for the results: detections in COCO's form, or classes")
     add("--trajectory", action="store_true", help="also draw the boxes after every step")
-    films = [suffix[1:] for suffix in FILMS]
+    films = [suffix[1:] for suffix in ANIMATION_SUFFIXES]
     add("--animate", choices=films, help="also make a film of the boxes from noise to objects")
     add("--disagreement", action="store_true", help="draw and write how far the blocks differ")
     add("--score-threshold", type=probability, help=f"draw from here (default: {SCORE_THRESHOLD})")
@@ -173,22 +174,22 @@ def main(args: argparse.Namespace) -> int:
     if args.task is CLASSIFICATION:
         classify_images(predictor, files, args.top or TOP, args.json)
         return 0
-    painter = Painter(predictor.class_names, args.score_threshold)
+    visualizer = DetectionVisualizer(predictor.class_names, args.score_threshold)
     if frames:
-        return film(args, frames, predictor, painter)
+        return film(args, frames, predictor, visualizer)
     extras = Extras(
         predictor.trajectory_times if args.trajectory else (), args.animate and f".{args.animate}"
     )
-    questions = ask(args, predictor)
-    detect_images(predictor, files, painter, args.output, args.json, extras, questions)
+    analyses = ask(args, predictor)
+    detect_images(predictor, files, visualizer, args.output, args.json, extras, analyses)
     return 0
 
 
-def ask(args: argparse.Namespace, predictor: Predictor) -> list[Question]:
+def ask(args: argparse.Namespace, predictor: Predictor) -> list[ImageAnalysis]:
     if not args.disagreement:
         return []
-    check_blocks(predictor.model)
-    return [disagreement]
+    check_has_blocks(predictor.model)
+    return [block_agreement]
 
 
 def open_frames(args: argparse.Namespace) -> Frames:
@@ -198,17 +199,19 @@ def open_frames(args: argparse.Namespace) -> Frames:
     return VideoFile(args.video) if args.video else Camera(args.webcam)
 
 
-def film(args: argparse.Namespace, frames: Frames, predictor: Predictor, painter: Painter) -> int:
+def film(
+    args: argparse.Namespace, frames: Frames, predictor: Predictor, visualizer: DetectionVisualizer
+) -> int:
     """Detects in a video or camera; returns the exit status: that of Ctrl-C if it ended a video
     early, which is the way to end a camera."""
     recording = window = None
     if args.output:
-        recording = Recording(recording_path(args.output, frames.name), frames.fps)
+        recording = VideoWriter(recording_path(args.output, frames.name), frames.fps)
     if args.show:
         window = Window(frames.name)
     try:
         interrupted = detect_frames(
-            predictor, frames, painter, recording, window, args.json, ask(args, predictor)
+            predictor, frames, visualizer, recording, window, args.json, ask(args, predictor)
         )
     finally:
         frames.close()

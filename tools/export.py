@@ -18,15 +18,14 @@ import flowdet  # noqa: F401 - first: it silences a warning of detectron2's impo
 import torch
 from torch import Tensor
 
-from flowdet.data.images import find_images
-from flowdet.engine import Predictor
-from flowdet.engine.command import at_least_one, user_errors
-from flowdet.engine.inference_keys import inference_config
-from flowdet.engine.predictor import BasePredictor
-from flowdet.engine.task import CLASSIFICATION, task_of
+from flowdet.cli.common import at_least_one, user_errors
+from flowdet.data.image_files import find_images
+from flowdet.engine.task_builders import CLASSIFICATION, task_of
 from flowdet.export import FORMATS, Difference, Graph, export, graph_of, metadata_of
 from flowdet.flow import INFERENCE_MODES
-from flowdet.flowcls.predictor import ClassPredictor
+from flowdet.inference.classifier_predictor import ClassPredictor
+from flowdet.inference.predictor import BasePredictor, Predictor
+from flowdet.inference.settings import inference_config
 
 # how many images are made for the comparison where none are given
 RANDOM_IMAGES = 4

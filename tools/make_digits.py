@@ -9,8 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from flowdet.data.builtin import datasets_root
-from flowdet.data.digits import make_digits
+from flowdet.data.detection.builtin import datasets_root
+from flowdet.data.detection.digits import make_digits
 
 
 def parse_args() -> argparse.Namespace:

@@ -18,12 +18,12 @@ import flowdet  # noqa: F401 - first: it silences a warning of detectron2's impo
 from tabulate import tabulate
 from tqdm import tqdm
 
-from flowdet.analysis import changed_keys
-from flowdet.analysis.gradients import METHODS, variance_figure, variance_rows
-from flowdet.analysis.output import check_output_folder, save_measurement
+from flowdet.cli.common import parse_with_overrides, user_errors
 from flowdet.engine import keep_freed_memory, load_config, resolve_config
-from flowdet.engine.command import parse_with_overrides, user_errors
-from flowdet.engine.setup import with_keys
+from flowdet.engine.config import with_keys
+from flowdet.experiments.gradients import METHODS, variance_figure, variance_rows
+from flowdet.experiments.measurement import check_output_folder, save_measurement
+from flowdet.reporting.results import changed_keys
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -19,11 +19,11 @@ import flowdet  # noqa: F401 - first: it silences a warning of detectron2's impo
 from tabulate import tabulate
 from tqdm import tqdm
 
-from flowdet.analysis import changed_keys
-from flowdet.analysis.leak import METRICS, interpolated, leak_figure, leak_rows
-from flowdet.analysis.output import check_output_folder, save_measurement
+from flowdet.cli.common import at_least_one, parse_with_overrides, user_errors
 from flowdet.engine import keep_freed_memory, load_config, resolve_config
-from flowdet.engine.command import at_least_one, parse_with_overrides, user_errors
+from flowdet.experiments.leak import METRICS, interpolated, leak_figure, leak_rows
+from flowdet.experiments.measurement import check_output_folder, save_measurement
+from flowdet.reporting.results import changed_keys
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

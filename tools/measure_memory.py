@@ -17,11 +17,11 @@ import flowdet  # noqa: F401 - first: it silences a warning of detectron2's impo
 from tabulate import tabulate
 from tqdm import tqdm
 
-from flowdet.analysis import changed_keys
-from flowdet.analysis.memory import METHODS, memory_figure, memory_lines, memory_rows, slope_rows
-from flowdet.analysis.output import check_output_folder, save_measurement
+from flowdet.cli.common import parse_with_overrides, user_errors
 from flowdet.engine import load_config, resolve_config
-from flowdet.engine.command import parse_with_overrides, user_errors
+from flowdet.experiments.measurement import check_output_folder, save_measurement
+from flowdet.experiments.memory import METHODS, memory_figure, memory_lines, memory_rows, slope_rows
+from flowdet.reporting.results import changed_keys
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -18,16 +18,16 @@ import flowdet  # noqa: F401 - first: it silences a warning of detectron2's impo
 # isort: split
 from tabulate import tabulate
 
-from flowdet.analysis import changed_keys
-from flowdet.analysis.output import check_output_folder, load_run, save_measurement
-from flowdet.analysis.refinement import (
+from flowdet.cli.common import parse_with_overrides, user_errors
+from flowdet.experiments.measurement import check_output_folder, load_run, save_measurement
+from flowdet.experiments.refinement import (
     all_walks,
     mean_over_runs,
     refinement_figure,
     refinement_rows,
 )
-from flowdet.engine.command import parse_with_overrides, user_errors
-from flowdet.flow import Walk
+from flowdet.flow import InferencePlan
+from flowdet.reporting.results import changed_keys
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -66,7 +66,7 @@ def main() -> None:
             suffix = "-subset" if cfg.TEST.CLASS_SUBSET else ""
             metrics = [f"{name}{suffix}" for name in ("AP50", "AP75")]
             if args.walks:
-                walks = [Walk.parse(name) for name in args.walks]
+                walks = [InferencePlan.parse(name) for name in args.walks]
             else:
                 walks = all_walks(cfg.MODEL.FLOW_DET.NUM_BLOCKS, args.max_steps)
             by_run.append(refinement_rows(cfg, model, walks, metrics, not args.walks))

@@ -17,10 +17,10 @@ import flowdet  # noqa: F401 - first: it silences a warning of detectron2's impo
 # isort: split
 from tabulate import tabulate
 
-from flowdet.analysis import changed_keys
-from flowdet.analysis.output import check_output_folder, load_run, save_measurement
-from flowdet.analysis.uncertainty import measure, uncertainty_figure
-from flowdet.engine.command import at_least_one, parse_with_overrides, user_errors
+from flowdet.cli.common import at_least_one, parse_with_overrides, user_errors
+from flowdet.experiments.measurement import check_output_folder, load_run, save_measurement
+from flowdet.experiments.uncertainty import measure, uncertainty_figure
+from flowdet.reporting.results import changed_keys
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -14,10 +14,10 @@ from pathlib import Path
 import flowdet  # noqa: F401 - first: it silences a warning of detectron2's import
 
 # isort: split
-from flowdet.analysis import changed_keys
-from flowdet.analysis.curves import curve_figure, curve_rows, group_runs
-from flowdet.analysis.output import check_output_folder, save_measurement
-from flowdet.engine.command import user_errors
+from flowdet.cli.common import user_errors
+from flowdet.experiments.measurement import check_output_folder, save_measurement
+from flowdet.reporting.curves import curve_figure, curve_rows, group_runs
+from flowdet.reporting.results import changed_keys
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from flowdet.data.digits import CLASS_NAMES, DigitBank, compose_scene
+from flowdet.data.detection.digits import CLASS_NAMES, DigitBank, compose_scene
 from flowdet.engine import keep_freed_memory, load_config
 
 BACKGROUND = len(CLASS_NAMES)

@@ -16,8 +16,8 @@ import flowdet  # noqa: F401 - first: it silences a warning of detectron2's impo
 # isort: split
 from detectron2.utils.logger import setup_logger
 
-from flowdet.analysis.report import write_report
-from flowdet.engine.command import user_errors
+from flowdet.cli.common import user_errors
+from flowdet.reporting.report import write_report
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -23,19 +23,19 @@ from pathlib import Path
 import flowdet  # noqa: F401 - first: it silences a warning of detectron2's import
 
 # isort: split
-from flowdet.analysis.comparison import Budget, Comparison, Run
-from flowdet.analysis.output import check_output_folder
-from flowdet.analysis.prepare import prepare_digits
-from flowdet.analysis.table import accuracy_rows, comparison_table, cost_rows
-from flowdet.analysis.table_command import (
+from flowdet.cli.common import parse_with_overrides
+from flowdet.cli.comparison_command import (
     BUDGET_KEYS,
     check_overrides,
     save_table,
     table_parser,
     train_and_report,
 )
-from flowdet.detection.evaluation import metric_name
-from flowdet.engine.command import parse_with_overrides
+from flowdet.evaluation.detection import metric_name
+from flowdet.experiments.comparison import Budget, Comparison, Run
+from flowdet.experiments.comparison_table import accuracy_rows, comparison_table, cost_rows
+from flowdet.experiments.digits_setup import prepare_digits
+from flowdet.experiments.measurement import check_output_folder
 
 TOOLS = Path(__file__).parent
 CONFIGS = Path(os.path.relpath(TOOLS.parent / "configs"))

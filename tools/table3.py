@@ -20,17 +20,17 @@ from pathlib import Path
 import flowdet  # noqa: F401 - first: it silences a warning of detectron2's import
 
 # isort: split
-from flowdet.analysis.comparison import Budget, Comparison, Run
-from flowdet.analysis.mode_table import averages_of, mode_rows, mode_table, place_of
-from flowdet.analysis.output import check_output_folder
-from flowdet.analysis.table_command import (
+from flowdet.cli.common import at_least_one, parse_with_overrides
+from flowdet.cli.comparison_command import (
     check_overrides,
     save_table,
     table_parser,
     train_and_report,
 )
 from flowdet.engine import load_config
-from flowdet.engine.command import at_least_one, parse_with_overrides
+from flowdet.experiments.comparison import Budget, Comparison, Run
+from flowdet.experiments.measurement import check_output_folder
+from flowdet.experiments.mode_table import averages_of, mode_rows, mode_table, place_of
 
 TOOLS = Path(__file__).parent
 CONFIGS = Path(os.path.relpath(TOOLS.parent / "configs" / "cls"))

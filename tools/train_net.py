@@ -25,9 +25,7 @@ from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from flowdet.analysis import result_rows, write_results
-from flowdet.analysis.report import write_report
-from flowdet.analysis.runs import set_metrics_aside
+from flowdet.cli.common import user_errors
 from flowdet.engine import (
     FlowDetCheckpointer,
     Trainer,
@@ -37,7 +35,9 @@ from flowdet.engine import (
     load_trained,
     resolve_config,
 )
-from flowdet.engine.command import typed_command, user_errors
+from flowdet.reporting.report import write_report
+from flowdet.reporting.results import result_rows, typed_command, write_results
+from flowdet.reporting.runs import set_metrics_aside
 
 
 def setup(args: argparse.Namespace) -> CfgNode:

@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone
 from detectron2.utils.registry import Registry
 from torch import nn
 
-from flowdet.detection.criterion import SetCriterion
-from flowdet.detection.heads import DetectionHeads, grid_boxes
+from flowdet.detection.boxes import grid_boxes
+from flowdet.detection.criterion import LossWeights, SetCriterion
+from flowdet.detection.feature_cache import FeatureCache
+from flowdet.detection.heads import DetectionHeads
 from flowdet.detection.matcher import HungarianMatcher
 from flowdet.detection.neck import TokenNeck
-from flowdet.detection.position import QueryPositions, SineCode
+from flowdet.detection.position import QueryPositionalEncoding, SinePositionalEncoding
 from flowdet.detection.postprocess import PostProcessor
-from flowdet.detection.stability import Stability
-from flowdet.flow import FlowEnsemble, TimeEmbedding, TransformerFlowBlock
+from flowdet.detection.set_detector import PixelSettings
+from flowdet.detection.stability import BoxStability
+from flowdet.detection.transformer_block import TransformerFlowBlock
+from flowdet.flow import FlowEnsemble, TimeEmbedding
 from flowdet.registry import registered
 
 DETECTION_BLOCK_REGISTRY = Registry("DETECTION_BLOCK")
 DETECTION_BLOCK_REGISTRY.__doc__ = """
 Flow blocks of a detector, by the name that `MODEL.FLOW_DET.BLOCK` gives. Called with the node
-`MODEL.FLOW_DET` and `self_conditioned`; what it returns is called like `TransformerFlowBlock`.
+`MODEL.FLOW_DET` and `self_conditioned`; returns a module that is called like `TransformerFlowBlock`.
 """
 
 
 def build_shared_parts(cfg: CfgNode) -> dict:
-    """What a detector consists of whatever trains its blocks, as keyword arguments.
+    """The parts that all detectors have, as keyword arguments of `SetDetector`.
 
     Raises:
-        ValueError: `MODEL.FLOW_DET.IN_FEATURES` names a feature map that is not there, or a
+        ValueError: `MODEL.FLOW_DET.IN_FEATURES` names a feature map that the backbone lacks, or a
             size is impossible.
     """
     flow_cfg = cfg.MODEL.FLOW_DET
@@ -42,48 +49,92 @@ def build_shared_parts(cfg: CfgNode) -> dict:
             f"it has {sorted(shapes)}"
         )
     num_classes, dim = flow_cfg.NUM_CLASSES, flow_cfg.HIDDEN_DIM
-    code = SineCode(dim, flow_cfg.POSITION_MAX_FREQUENCY)
     in_shapes = [shapes[name] for name in flow_cfg.IN_FEATURES]
-    costs = (flow_cfg.CLASS_WEIGHT, flow_cfg.BBOX_WEIGHT, flow_cfg.GIOU_WEIGHT)
+    encoding = SinePositionalEncoding(dim, max_position_frequency(cfg, in_shapes))
+    weights = build_loss_weights(flow_cfg)
     return {
         "backbone": backbone,
         "in_features": flow_cfg.IN_FEATURES,
-        "neck": TokenNeck(in_shapes, dim, code, flow_cfg.NECK_NORM, flow_cfg.NECK_BLOCKS),
+        "neck": TokenNeck(in_shapes, dim, encoding, flow_cfg.NECK_NORM, flow_cfg.NECK_BLOCKS),
         "heads": DetectionHeads(dim, num_classes, flow_cfg.BOX_HEAD),
-        "matcher": HungarianMatcher(*costs),
-        "criterion": SetCriterion(
-            num_classes, *costs, flow_cfg.BACKGROUND_WEIGHT, flow_cfg.QUALITY_TARGETS
-        ),
-        "assignment": flow_cfg.ASSIGNMENT,
+        "matcher": HungarianMatcher(weights.classes, weights.bbox, weights.giou),
+        "criterion": SetCriterion(num_classes, weights, flow_cfg.IOU_AWARE_TARGETS),
+        "matching": flow_cfg.MATCHING,
         "postprocess": PostProcessor(
             flow_cfg.SCORE_THRESHOLD, flow_cfg.NMS_THRESHOLD, cfg.TEST.DETECTIONS_PER_IMAGE
         ),
         "num_queries": flow_cfg.NUM_QUERIES,
-        "feature_cache_gib": flow_cfg.FEATURE_CACHE_GIB,
-        "feature_cache_dir": flow_cfg.FEATURE_CACHE_DIR,
+        "pixels": PixelSettings(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.FORMAT),
+        "feature_cache": _feature_cache(flow_cfg),
         "stability": _stability(flow_cfg),
-        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-        "pixel_std": cfg.MODEL.PIXEL_STD,
-        "input_format": cfg.INPUT.FORMAT,
     }
 
 
-def _stability(flow_cfg: CfgNode) -> Stability | None:
-    draws, shape = flow_cfg.STABILITY_DRAWS, (flow_cfg.NUM_QUERIES, flow_cfg.HIDDEN_DIM)
-    return Stability(draws, flow_cfg.STABILITY_NOISE, shape, flow_cfg.NOISE_SEED) if draws else None
+def build_loss_weights(flow_cfg: CfgNode) -> LossWeights:
+    """The weights of `MODEL.FLOW_DET`. The background weight is shared out among the queries."""
+    return LossWeights(
+        classes=flow_cfg.CLASS_WEIGHT,
+        bbox=flow_cfg.BBOX_WEIGHT,
+        giou=flow_cfg.GIOU_WEIGHT,
+        # never above that of an object, however few queries there are
+        background=min(flow_cfg.BACKGROUND_WEIGHT_PER_IMAGE / flow_cfg.NUM_QUERIES, 1.0),
+        flow=flow_cfg.FLOW_WEIGHT,
+        first_block=flow_cfg.FIRST_BLOCK_WEIGHT,
+        start=flow_cfg.START_WEIGHT,
+    )
 
 
-def build_flow(flow_cfg: CfgNode, code: SineCode, heads: DetectionHeads) -> FlowEnsemble:
+def max_position_frequency(cfg: CfgNode, in_shapes: Sequence[ShapeSpec]) -> float:
+    """`MODEL.FLOW_DET.POSITION_MAX_FREQUENCY`, in cycles per image; where it is 0, half the tokens
+    along the shorter side of an image on the finest feature map, minus one, and at least 1.
+
+    Raises:
+        ValueError: it is negative, or 0 and the number of tokens is not known.
+    """
+    frequency = cfg.MODEL.FLOW_DET.POSITION_MAX_FREQUENCY
+    if frequency < 0:
+        raise ValueError(
+            f"MODEL.FLOW_DET.POSITION_MAX_FREQUENCY must not be negative, got {frequency}"
+        )
+    if frequency:
+        return frequency
+    side = min(cfg.INPUT.FIXED_SIZE) or cfg.INPUT.MIN_SIZE_TEST
+    strides = [shape.stride for shape in in_shapes]
+    if not side or None in strides:
+        raise ValueError(
+            "MODEL.FLOW_DET.POSITION_MAX_FREQUENCY 0 derives it from the token grid, but the image "
+            "size (INPUT.FIXED_SIZE, INPUT.MIN_SIZE_TEST) or the stride of the backbone is not "
+            "known: set it to less than half the tokens along the shorter side of an image"
+        )
+    return max(side / min(strides) / 2 - 1, 1.0)
+
+
+def _feature_cache(flow_cfg: CfgNode) -> FeatureCache | None:
+    if not flow_cfg.FEATURE_CACHE_GIB:
+        return None
+    return FeatureCache(flow_cfg.FEATURE_CACHE_GIB, flow_cfg.FEATURE_CACHE_DIR)
+
+
+def _stability(flow_cfg: CfgNode) -> BoxStability | None:
+    samples, shape = flow_cfg.STABILITY_SAMPLES, (flow_cfg.NUM_QUERIES, flow_cfg.HIDDEN_DIM)
+    if not samples:
+        return None
+    return BoxStability(samples, flow_cfg.STABILITY_NOISE, shape, flow_cfg.NOISE_SEED)
+
+
+def build_flow(
+    flow_cfg: CfgNode, encoding: SinePositionalEncoding, heads: DetectionHeads
+) -> FlowEnsemble:
     """The flow ensemble of `MODEL.FLOW_DET`.
 
     Raises:
-        ValueError: keys that need each other are not on together.
+        ValueError: a key needs another one that is off.
     """
-    positions = build_query_positions(flow_cfg, code, heads)
+    positions = build_query_positions(flow_cfg, encoding, heads)
     anchored = flow_cfg.ANCHORED_QUERIES
     if (flow_cfg.SELF_CONDITIONING or flow_cfg.PREDICTION == "target") and not anchored:
         raise ValueError(
-            "MODEL.FLOW_DET.SELF_CONDITIONING and PREDICTION target need a first estimate: set "
+            "MODEL.FLOW_DET.SELF_CONDITIONING and PREDICTION target need an initial estimate: set "
             "MODEL.FLOW_DET.ANCHORED_QUERIES True"
         )
     return FlowEnsemble(
@@ -96,7 +147,7 @@ def build_flow(flow_cfg: CfgNode, code: SineCode, heads: DetectionHeads) -> Flow
 
 
 def _start_estimates(flow_cfg: CfgNode, heads: DetectionHeads) -> nn.Parameter:
-    """[M, d]; learned where something passes a gradient to them."""
+    """[M, d]; trained if any gradient reaches them."""
     reached = flow_cfg.SELF_CONDITIONING or flow_cfg.PREDICTION == "target"
     return nn.Parameter(heads.embed(grid_boxes(flow_cfg.NUM_QUERIES)), requires_grad=reached)
 
@@ -113,7 +164,7 @@ def build_blocks(flow_cfg: CfgNode, self_conditioned: bool) -> list[nn.Module]:
 
 @DETECTION_BLOCK_REGISTRY.register()
 def transformer(flow_cfg: CfgNode, self_conditioned: bool) -> TransformerFlowBlock:
-    """Queries x image tokens."""
+    """The transformer decoder block of D.1."""
     return TransformerFlowBlock(
         flow_cfg.HIDDEN_DIM,
         flow_cfg.NUM_HEADS,
@@ -126,28 +177,28 @@ def transformer(flow_cfg: CfgNode, self_conditioned: bool) -> TransformerFlowBlo
 
 
 def build_query_positions(
-    flow_cfg: CfgNode, code: SineCode, heads: DetectionHeads
-) -> QueryPositions | None:
-    """Position codes for anchored queries; None if they are not anchored.
+    flow_cfg: CfgNode, encoding: SinePositionalEncoding, heads: DetectionHeads
+) -> QueryPositionalEncoding | None:
+    """Positional encodings of anchored queries; None if they are not anchored.
 
     Raises:
         ValueError: box-anchored attention without anchors, or box samples without it.
     """
     if flow_cfg.BOX_SAMPLES and not flow_cfg.BOX_ANCHORED_ATTENTION:
         raise ValueError(
-            "MODEL.FLOW_DET.BOX_SAMPLES are taken in the estimate's box: they need "
+            "MODEL.FLOW_DET.BOX_SAMPLES lie in the box of the estimate: they need "
             "MODEL.FLOW_DET.BOX_ANCHORED_ATTENTION True"
         )
     if not flow_cfg.ANCHORED_QUERIES and flow_cfg.BOX_ANCHORED_ATTENTION:
         raise ValueError(
-            "MODEL.FLOW_DET.BOX_ANCHORED_ATTENTION looks where the estimate's box is: it needs "
+            "MODEL.FLOW_DET.BOX_ANCHORED_ATTENTION attends to the box of the estimate: it needs "
             "MODEL.FLOW_DET.ANCHORED_QUERIES True"
         )
     if not flow_cfg.ANCHORED_QUERIES:
         return None
     decode = heads.boxes if flow_cfg.BOX_ANCHORED_ATTENTION else None
     anchors, samples = grid_boxes(flow_cfg.NUM_QUERIES), flow_cfg.BOX_SAMPLES
-    return QueryPositions(code, flow_cfg.HIDDEN_DIM, anchors, decode, samples)
+    return QueryPositionalEncoding(encoding, flow_cfg.HIDDEN_DIM, anchors, decode, samples)
 
 
 def _check_sizes(flow_cfg: CfgNode) -> None:

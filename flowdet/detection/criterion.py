@@ -1,42 +1,77 @@
-"""The detection loss on matched queries (eq. 18)."""
+"""The detection loss on matched queries (eq. 18), and the weights of all losses."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from detectron2.utils import comm
 from torch import Tensor, nn
-from torchvision.ops import box_convert, box_iou, generalized_box_iou_loss
+from torchvision.ops import generalized_box_iou_loss
 
+from flowdet.detection.boxes import paired_iou, to_corners
 from flowdet.detection.targets import Targets
 
 
-class Normaliser(NamedTuple):
-    """What the summed losses are divided by: means over all processes, so that the gradients
-    of several processes are those of one (DETR does so for boxes, not for classes).
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the losses of a detector.
 
-    `boxes` is the number of objects (at least 1), `classes` the summed class weights of all
-    queries; both are the same whatever the matching.
+    Attributes:
+        classes, bbox, giou: of the three parts of the detection loss.
+        background: of one background query in the classification loss.
+        flow: of the flow loss.
+        first_block: of all losses of the first block (of `BackpropDetector`: layer).
+        start: of the losses at t = 0 that `StateSettings.learn_at_start` adds.
+
+    Raises:
+        ValueError: a weight is out of its range.
+    """
+
+    classes: float = 4.0
+    bbox: float = 5.0
+    giou: float = 2.0
+    background: float = 0.04
+    flow: float = 0.02
+    first_block: float = 1.0
+    start: float = 0.25
+
+    def __post_init__(self):
+        if not 0 < self.first_block <= 1:
+            raise ValueError(
+                "MODEL.FLOW_DET.FIRST_BLOCK_WEIGHT must be above 0 and at most 1, got "
+                f"{self.first_block}"
+            )
+        if self.start <= 0:
+            raise ValueError(
+                f"MODEL.FLOW_DET.START_WEIGHT must be above 0, got {self.start}: set "
+                "LEARN_AT_START False to train nothing at t = 0"
+            )
+        if self.background < 0:
+            raise ValueError(
+                "MODEL.FLOW_DET.BACKGROUND_WEIGHT_PER_IMAGE must not be negative, got "
+                f"{self.background} per query"
+            )
+
+    def per_block(self, num_blocks: int) -> list[float]:
+        """The weight of each block (of the baseline: layer): doubled from `first_block` up to 1, so
+        that shared parts are trained more for the last ones, whose boxes are reported."""
+        return [min(self.first_block * 2**k, 1.0) for k in range(num_blocks)]
+
+
+class LossNormalizer(NamedTuple):
+    """The divisors of the summed losses, averaged over all processes: the gradients of several
+    processes then equal those of one.
+
+    Attributes:
+        boxes: the number of objects, at least 1.
+        classes: the class weights summed over all queries. Neither depends on the matching.
     """
 
     boxes: Tensor
     classes: Tensor
-
-
-def block_weights(first: float, num_blocks: int) -> list[float]:
-    """Weights of the losses of each block (of the baseline: each layer): they double from `first`
-    up to 1, so that what the shared parts learn is more for the last, whose boxes are reported.
-
-    Raises:
-        ValueError: `first` is not above 0 and at most 1.
-    """
-    if not 0 < first <= 1:
-        raise ValueError(
-            f"MODEL.FLOW_DET.FIRST_BLOCK_WEIGHT must be above 0 and at most 1, got {first}"
-        )
-    return [min(first * 2**k, 1.0) for k in range(num_blocks)]
 
 
 class SetCriterion(nn.Module):
@@ -44,50 +79,40 @@ class SetCriterion(nn.Module):
 
     Args:
         num_classes: C; class C is background.
-        class_weight, bbox_weight, giou_weight: of the three losses.
-        background_weight: of background queries in the cross-entropy.
-        quality_targets: a matched query is to be its object's class with the IoU of its box as
-            probability, and background with the rest, so that scores rank boxes; the background
-            weight is for the other queries alone.
+        weights: of the losses.
+        iou_aware_targets: the target of a matched query is soft: the IoU of its box for the class of
+            its object, the rest for background, so that scores rank boxes. The background weight
+            applies to unmatched queries only.
 
     Raises:
-        ValueError: quality targets without a weight of the background.
+        ValueError: `iou_aware_targets` without a background weight.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        class_weight: float = 1.0,
-        bbox_weight: float = 5.0,
-        giou_weight: float = 2.0,
-        background_weight: float = 0.1,
-        quality_targets: bool = False,
-    ):
+    def __init__(self, num_classes: int, weights: LossWeights, iou_aware_targets: bool = False):
         super().__init__()
-        if quality_targets and background_weight <= 0:
+        if iou_aware_targets and weights.background <= 0:
             raise ValueError(
-                "MODEL.FLOW_DET.QUALITY_TARGETS needs a BACKGROUND_WEIGHT above 0, got "
-                f"{background_weight}"
+                "MODEL.FLOW_DET.IOU_AWARE_TARGETS needs a BACKGROUND_WEIGHT_PER_IMAGE above 0, got "
+                f"{weights.background}"
             )
         self.num_classes = num_classes
-        self.class_weight = class_weight
-        self.bbox_weight = bbox_weight
-        self.giou_weight = giou_weight
-        self.background_weight = background_weight
-        self.quality_targets = quality_targets
-        per_class = torch.ones(num_classes + 1)
-        per_class[-1] = background_weight
-        self.register_buffer("per_class", per_class, persistent=False)
+        self.weights = weights
+        self.iou_aware_targets = iou_aware_targets
+        class_weights = torch.ones(num_classes + 1)
+        class_weights[-1] = weights.background
+        self.register_buffer("class_weights", class_weights, persistent=False)
 
-    def normaliser(self, targets: Targets, num_queries: int) -> Normaliser:
+    def normalizer(self, targets: Targets, num_queries: int) -> LossNormalizer:
         """Computed once per iteration: it takes one reduction over the processes."""
         objects = sum(targets.counts)
         background = len(targets.counts) * num_queries - objects
-        values = self.per_class.new_tensor([objects, objects + self.background_weight * background])
+        values = self.class_weights.new_tensor(
+            [objects, objects + self.weights.background * background]
+        )
         if comm.get_world_size() > 1:
             torch.distributed.all_reduce(values)
             values /= comm.get_world_size()
-        return Normaliser(*values.clamp(min=1e-6).unbind())._replace(boxes=values[0].clamp(min=1))
+        return LossNormalizer(boxes=values[0].clamp(min=1), classes=values[1].clamp(min=1e-6))
 
     def forward(
         self,
@@ -95,61 +120,74 @@ class SetCriterion(nn.Module):
         boxes: Tensor,
         targets: Targets,
         assigned: Tensor,
-        normaliser: Normaliser,
+        normalizer: LossNormalizer,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The weighted losses, and what is worth watching.
+        """The weighted losses, and statistics for the log.
 
         Args:
             logits: [B, M, C + 1].
-            boxes: [B, M, 4], normalised cxcywh.
+            boxes: [B, M, 4], normalized cxcywh.
             targets: the objects.
             assigned: object of each query, [B, M]; -1 is background.
+            normalizer: of this iteration.
 
         Returns:
-            `loss_cls`, `loss_bbox`, `loss_giou`, and `matched_iou`, `class_accuracy` (means
+            `loss_cls`, `loss_bbox`, `loss_giou`; and `matched_iou`, `class_accuracy` (means
             over the matched queries, without gradient; absent if there are none).
         """
-        matched = assigned >= 0
-        with_background = F.pad(targets.classes, (0, 1), value=self.num_classes)
-        classes = with_background.gather(
-            1, assigned.masked_fill(~matched, targets.classes.shape[1])
-        )
-        image, query = matched.nonzero(as_tuple=True)
-        found = boxes[image, query].float()
-        wanted = targets.boxes[image, assigned[image, query]]
-        corners = [box_convert(b, "cxcywh", "xyxy") for b in (found, wanted)]
+        matched = (assigned >= 0).nonzero(as_tuple=True)
+        pred_boxes = boxes[matched].float()
+        target_boxes = targets.boxes[matched[0], assigned[matched]]
         with torch.no_grad():
-            iou = torch.diag(box_iou(*corners))
-        shares = F.one_hot(classes, self.num_classes + 1).to(self.per_class)
-        if self.quality_targets:
-            shares[image, query] *= iou[:, None]
-            # of weight 1, like the class: else nearly all of it would go to the class
-            shares[image, query, -1] = (1 - iou) / self.background_weight
-        loss_cls = F.cross_entropy(
+            iou = paired_iou(to_corners(pred_boxes), to_corners(target_boxes))
+        target_classes = self._target_classes(targets, assigned)
+        losses = {"loss_cls": self._class_loss(logits, target_classes, matched, iou)}
+        losses["loss_cls"] = losses["loss_cls"] / normalizer.classes
+        for name, loss in self._box_losses(pred_boxes, target_boxes).items():
+            losses[name] = loss / normalizer.boxes
+        return losses, self._statistics(logits, target_classes, matched, iou)
+
+    def _target_classes(self, targets: Targets, assigned: Tensor) -> Tensor:
+        """The class of each query, [B, M]; C is background."""
+        with_background = F.pad(targets.classes, (0, 1), value=self.num_classes)
+        last = targets.classes.shape[1]
+        return with_background.gather(1, assigned.masked_fill(assigned < 0, last))
+
+    def _class_loss(
+        self, logits: Tensor, target_classes: Tensor, matched: tuple[Tensor, Tensor], iou: Tensor
+    ) -> Tensor:
+        """The summed, weighted cross-entropy to soft class targets."""
+        soft_targets = F.one_hot(target_classes, self.num_classes + 1).to(self.class_weights)
+        if self.iou_aware_targets:
+            soft_targets[matched] *= iou[:, None]
+            # divided by the background weight, so that it weighs as much as the class
+            soft_targets[(*matched, -1)] = (1 - iou) / self.weights.background
+        loss = F.cross_entropy(
             logits.float().transpose(1, 2),
-            shares.transpose(1, 2),
-            weight=self.per_class,
+            soft_targets.transpose(1, 2),
+            weight=self.class_weights,
             reduction="sum",
         )
-        losses = {
-            "loss_cls": self.class_weight * loss_cls / normaliser.classes,
-            "loss_bbox": self.bbox_weight * (found - wanted).abs().sum() / normaliser.boxes,
-            "loss_giou": self.giou_weight
-            * generalized_box_iou_loss(*corners, reduction="sum")
-            / normaliser.boxes,
+        return self.weights.classes * loss
+
+    def _box_losses(self, pred_boxes: Tensor, target_boxes: Tensor) -> dict[str, Tensor]:
+        """The summed, weighted L1 and GIoU losses of matched boxes [N, 4], normalized cxcywh."""
+        giou = generalized_box_iou_loss(
+            to_corners(pred_boxes), to_corners(target_boxes), reduction="sum"
+        )
+        return {
+            "loss_bbox": self.weights.bbox * (pred_boxes - target_boxes).abs().sum(),
+            "loss_giou": self.weights.giou * giou,
         }
-        if not len(image):
-            return losses, {}
-        with torch.no_grad():
-            right = logits[image, query].argmax(-1) == classes[image, query]
-            stats = {
-                "matched_iou": iou.mean(),
-                "class_accuracy": right.float().mean(),
-            }
-        return losses, stats
+
+    @torch.no_grad()
+    def _statistics(
+        self, logits: Tensor, target_classes: Tensor, matched: tuple[Tensor, Tensor], iou: Tensor
+    ) -> dict[str, Tensor]:
+        if not len(iou):
+            return {}
+        correct = logits[matched].argmax(-1) == target_classes[matched]
+        return {"matched_iou": iou.mean(), "class_accuracy": correct.float().mean()}
 
     def extra_repr(self) -> str:
-        return (
-            f"class={self.class_weight}, bbox={self.bbox_weight}, giou={self.giou_weight}, "
-            f"background={self.background_weight}, quality_targets={self.quality_targets}"
-        )
+        return f"{self.weights}, iou_aware_targets={self.iou_aware_targets}"

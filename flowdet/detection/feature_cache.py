@@ -15,13 +15,13 @@ from torch import Tensor, nn
 class FeatureCache:
     """Keeps the feature maps of a frozen backbone in main memory, in float16.
 
-    An image is known by its pixels after augmentation, so a flip is another image and every
-    augmentation is right; only those with few outcomes (none, or flips) are worth caching.
+    Keys are hashes of the pixels after augmentation: a flipped image is another entry, so the cache
+    is correct for every augmentation. It pays for those with few outcomes (none, or flips).
 
     Args:
-        max_gib: of memory; images that come when it is full are computed each time.
-        folder: where what is kept is also written, so that the next run on the same images
-            and weights finds it; "" for none.
+        max_gib: of memory; once it is full, further images are computed each time.
+        folder: the features are also written here, for later runs on the same images and
+            weights; "" for none.
     """
 
     def __init__(self, max_gib: float, folder: str = ""):
@@ -32,11 +32,11 @@ class FeatureCache:
         self.files = _FeatureFiles(Path(folder)) if folder else None
 
     def __deepcopy__(self, memo: dict) -> FeatureCache:
-        """Empty: a copied model may get other weights, and memory is for one cache."""
+        """An empty cache: a copied model may get other weights."""
         return FeatureCache(self.max_gib, str(self.files.root) if self.files else "")
 
     def clear(self) -> None:
-        """Forgets all features, for when the backbone's weights have changed."""
+        """Deletes all features in memory; call it when the backbone's weights change."""
         self.bytes = 0
         self.store.clear()
         if self.files:
@@ -44,7 +44,7 @@ class FeatureCache:
 
     @staticmethod
     def check(backbone: nn.Module) -> None:
-        """Raises ValueError if the backbone can change or depends on the other images."""
+        """Raises ValueError if the backbone is trained or its output depends on the batch."""
         trained = [name for name, p in backbone.named_parameters() if p.requires_grad]
         norms = [m for m in backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         if trained or norms:
@@ -56,7 +56,7 @@ class FeatureCache:
 
     @torch.no_grad()
     def __call__(self, backbone: nn.Module, images: Tensor) -> dict[str, Tensor]:
-        """What `backbone(images)` returns, images [B, C, H, W], in their dtype."""
+        """The output of `backbone(images)` for images [B, C, H, W], in their dtype."""
         keys = [_key(image) for image in images]
         rows = self._read(backbone, [key for key in keys if key not in self.store])
         new = {k: i for i, k in enumerate(keys) if k not in self.store and k not in rows}
@@ -65,14 +65,14 @@ class FeatureCache:
             for place, key in enumerate(new):
                 rows[key] = {name: x[place].half().cpu() for name, x in computed.items()}
                 self._keep(key, rows[key])
-        found = [rows.get(key) or self.store[key] for key in keys]
+        rows_of_batch = [rows.get(key) or self.store[key] for key in keys]
         return {
-            name: torch.stack([row[name] for row in found]).to(images.device, images.dtype)
-            for name in found[0]
+            name: torch.stack([row[name] for row in rows_of_batch]).to(images.device, images.dtype)
+            for name in rows_of_batch[0]
         }
 
     def _read(self, backbone: nn.Module, keys: list[bytes]) -> dict[bytes, dict[str, Tensor]]:
-        """What the folder has of these images; it is in memory then, as far as it fits."""
+        """Reads the features of images from the folder, and keeps them in memory if they fit."""
         if not self.files:
             return {}
         self.files.use_weights_of(backbone)
@@ -94,12 +94,12 @@ class FeatureCache:
                 "MODEL.FLOW_DET.FEATURE_CACHE_GIB to hold more",
                 len(self.store),
             )
-            # said once; what is there goes on to serve
+            # warns once; the entries stay in use
             self.max_bytes = 0
 
 
 def _key(image: Tensor) -> bytes:
-    """What an image is known by: its shape and its pixels."""
+    """The key of an image: a hash of its shape and pixels."""
     digest = hashlib.blake2b(repr(tuple(image.shape)).encode(), digest_size=16)
     digest.update(image.cpu().numpy().tobytes())
     return digest.digest()
@@ -113,11 +113,11 @@ class _FeatureFiles:
         self.weights: str | None = None
 
     def use_weights_of(self, backbone: nn.Module) -> None:
-        """Computes, once, what the weights are known by."""
+        """Computes the hash of the backbone, once, and makes its subfolder."""
         if self.weights is None:
-            # strides and the like show in no weight
-            about = f"{backbone!r} {sorted(backbone.output_shape())}"
-            digest = hashlib.blake2b(about.encode(), digest_size=16)
+            # strides and the like are not in the weights
+            structure = f"{backbone!r} {sorted(backbone.output_shape())}"
+            digest = hashlib.blake2b(structure.encode(), digest_size=16)
             for name, x in backbone.state_dict().items():
                 digest.update(f"{name} {tuple(x.shape)}".encode())
                 digest.update(x.detach().cpu().contiguous().numpy().tobytes())
@@ -125,7 +125,7 @@ class _FeatureFiles:
             (self.root / self.weights).mkdir(parents=True, exist_ok=True)
 
     def read(self, key: bytes) -> dict[str, Tensor] | None:
-        """None where there is no file, or a broken one, which is then written anew."""
+        """The features of an image; None if there is no readable file."""
         try:
             return torch.load(self._path(key), weights_only=True)
         except (OSError, EOFError, RuntimeError, pickle.UnpicklingError):
@@ -133,7 +133,7 @@ class _FeatureFiles:
 
     def write(self, key: bytes, row: dict[str, Tensor]) -> None:
         partial = self._path(key).with_suffix(f".{os.getpid()}.partial")
-        # a row is a view of its batch, which must not be written with it
+        # cloned, because saving a view would save the whole batch
         torch.save({name: x.clone() for name, x in row.items()}, partial)
         partial.replace(self._path(key))
 

@@ -1,4 +1,4 @@
-"""The prediction heads that all flow blocks share, and the grid on which queries start."""
+"""The prediction heads, which all flow blocks share."""
 
 from __future__ import annotations
 
@@ -9,17 +9,6 @@ from torchvision.ops import MLP
 BOX_HEADS = ("linear", "mlp")
 
 
-def grid_boxes(count: int) -> Tensor:
-    """`count` boxes that tile the image in rows, [count, 4], normalised cxcywh."""
-    rows = max(round(count**0.5), 1)
-    boxes = []
-    for row in range(rows):
-        columns = count // rows + (row < count % rows)
-        for column in range(columns):
-            boxes.append([(column + 0.5) / columns, (row + 0.5) / rows, 1 / columns, 1 / rows])
-    return torch.tensor(boxes)
-
-
 class DetectionHeads(nn.Module):
     """Decodes query embeddings into class logits and boxes (A.3.4).
 
@@ -27,7 +16,7 @@ class DetectionHeads(nn.Module):
         dim: d.
         num_classes: C; the logits have C + 1 columns, background last.
         box_head: `linear` (the paper), or `mlp`: the same plus a two-layer perceptron that
-            starts at zero.
+            is initialized to output zero.
 
     Raises:
         ValueError: unknown box head.
@@ -45,16 +34,17 @@ class DetectionHeads(nn.Module):
             nn.init.zeros_(self.box_mlp[-2].bias)
 
     def boxes(self, z: Tensor) -> Tensor:
-        """Embeddings [..., d] to boxes [..., 4], normalised cxcywh."""
+        """Embeddings [..., d] to boxes [..., 4], normalized cxcywh."""
         raw = self.box(z) if self.box_mlp is None else self.box(z) + self.box_mlp(z)
         return raw.float().sigmoid()
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings [..., d] to logits [..., C + 1] and boxes [..., 4], normalised cxcywh."""
+        """Embeddings [..., d] to logits [..., C + 1] and boxes [..., 4], normalized cxcywh."""
         return self.classes(z).float(), self.boxes(z)
 
     @torch.no_grad()
     def embed(self, boxes: Tensor) -> Tensor:
-        """The smallest embeddings that the linear box head decodes to `boxes` [M, 4] -> [M, d]."""
+        """The embeddings of least norm that the linear box head decodes to `boxes`: [M, 4],
+        normalized cxcywh, to [M, d]."""
         raw = torch.logit(boxes, eps=1e-4) - self.box.bias
         return raw @ torch.linalg.pinv(self.box.weight).T

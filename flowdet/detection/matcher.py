@@ -1,12 +1,13 @@
-"""Which query answers for which object."""
+"""Hungarian matching of queries and objects."""
 
 from __future__ import annotations
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
-from torchvision.ops import box_convert, generalized_box_iou
+from torchvision.ops import generalized_box_iou
 
+from flowdet.detection.boxes import to_corners
 from flowdet.detection.targets import Targets
 
 
@@ -15,10 +16,10 @@ def solve_assignment(costs: Tensor, counts: list[int] | None = None) -> Tensor:
 
     Args:
         costs: [B, M, G].
-        counts: of the G columns the first so many count; all if None.
+        counts: the number of valid columns of each element, the rest is padding; None: all.
 
     Returns:
-        For every row the index of its column, [B, M]; -1 for rows without one.
+        The column of every row, [B, M]; -1 for rows without one.
 
     Raises:
         ValueError: a cost is not finite.
@@ -26,13 +27,13 @@ def solve_assignment(costs: Tensor, counts: list[int] | None = None) -> Tensor:
     assigned = torch.full(costs.shape[:2], -1)
     # the one copy to the host
     for i, cost in enumerate(costs.detach().float().cpu()):
-        # of the padding nothing is asked, it may be NaN
+        # padded targets are excluded from the assignment
         cost = cost[:, : None if counts is None else counts[i]]
         if not torch.isfinite(cost).all():
             raise ValueError(
-                "matching costs are not finite: the predictions hold NaN or inf. Usually the "
+                "matching costs are not finite: the predictions contain NaN or inf. Usually the "
                 "training diverged (lower SOLVER.BASE_LR or turn SOLVER.CLIP_GRADIENTS on), or "
-                "an image or a box of the batch is broken"
+                "an image or a box of the batch is corrupt"
             )
         row, column = linear_sum_assignment(cost.numpy())
         assigned[i, torch.from_numpy(row)] = torch.from_numpy(column)
@@ -40,13 +41,13 @@ def solve_assignment(costs: Tensor, counts: list[int] | None = None) -> Tensor:
 
 
 class HungarianMatcher(nn.Module):
-    """One-to-one matching of queries and objects at the least summed cost (A.1.2, D.1).
+    """One-to-one matching of queries and objects with minimal total cost (A.1.2, D.1).
 
     `cost = -class_weight * p(class) + bbox_weight * L1 + giou_weight * (-GIoU)`, in float32.
 
     Args:
         class_weight: of the class probability.
-        bbox_weight: of the L1 distance of the boxes (normalised cxcywh).
+        bbox_weight: of the L1 distance of the boxes (normalized cxcywh).
         giou_weight: of the generalised IoU.
 
     Raises:
@@ -67,7 +68,7 @@ class HungarianMatcher(nn.Module):
 
         Args:
             logits: [B, M, C + 1].
-            boxes: [B, M, 4], normalised cxcywh.
+            boxes: [B, M, 4], normalized cxcywh.
             targets: the objects; at most M per image.
 
         Returns:
@@ -84,8 +85,7 @@ class HungarianMatcher(nn.Module):
         """The costs of all pairs, [B, M, G]."""
         classes = targets.classes[:, None].expand(-1, logits.shape[1], -1)
         probability = logits.softmax(-1).gather(2, classes)
-        corners = [box_convert(b, "cxcywh", "xyxy") for b in (boxes, targets.boxes)]
-        giou = torch.vmap(generalized_box_iou)(*corners)
+        giou = torch.vmap(generalized_box_iou)(to_corners(boxes), to_corners(targets.boxes))
         distance = torch.cdist(boxes, targets.boxes, p=1)
         return (
             self.bbox_weight * distance - self.class_weight * probability - self.giou_weight * giou

@@ -1,4 +1,4 @@
-"""Backbone feature maps to the image tokens that the blocks attend to."""
+"""Backbone feature maps to the image tokens that the blocks attend to (D.1)."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling.backbone.resnet import BasicBlock
 from torch import Tensor, nn
 
-from flowdet.detection.position import SineCode
-from flowdet.flow import ImageTokens, TokenGrid
+from flowdet.detection.position import SinePositionalEncoding
+from flowdet.detection.tokens import ImageTokens, TokenGrid
 
 
 class TokenNeck(nn.Module):
-    """1x1 projection to d, optional residual blocks, 2-D position code (D.1).
+    """1x1 projection to d, optional residual blocks, 2-D positional encoding.
 
-    Several feature maps give one token sequence, with a learned embedding per level.
+    Several feature maps are concatenated to one token sequence, with a learned embedding per level.
 
     Args:
-        in_shapes: channels of the feature maps, and strides where they are known.
+        in_shapes: channels of the feature maps, and strides if they are known.
         dim: d.
-        code: of positions in the image.
-        norm: detectron2's name of a normalisation after the projection, "" for none.
-        num_blocks: residual blocks of two 3x3 convolutions after it, e.g. to adapt a
-            frozen backbone.
+        encoding: of positions in the image.
+        norm: detectron2's name of a normalization after the projection, "" for none.
+        num_blocks: residual blocks of two 3x3 convolutions after it, e.g. to adapt the
+            features of a frozen backbone.
     """
 
     def __init__(
         self,
         in_shapes: Sequence[ShapeSpec],
         dim: int,
-        code: SineCode,
+        encoding: SinePositionalEncoding,
         norm: str = "",
         num_blocks: int = 0,
     ):
         super().__init__()
-        self.code = code
+        self.encoding = encoding
         self.strides = [shape.stride for shape in in_shapes]
         self.levels = nn.ModuleList(
             nn.Sequential(
@@ -45,8 +45,8 @@ class TokenNeck(nn.Module):
             )
             for shape in in_shapes
         )
-        many = len(in_shapes) > 1
-        self.level_embedding = nn.Parameter(torch.zeros(len(in_shapes), dim)) if many else None
+        several = len(in_shapes) > 1
+        self.level_embedding = nn.Parameter(torch.zeros(len(in_shapes), dim)) if several else None
 
     def forward(
         self,
@@ -58,8 +58,8 @@ class TokenNeck(nn.Module):
 
         Args:
             feature_maps: one [B, C, H, W] per level.
-            image_sizes: (height, width) of each image without padding, in pixels; a single one is
-                that of all.
+            image_sizes: (height, width) of each image without padding, in pixels; a single one
+                holds for all.
             padded_size: (height, width) of the batch, in pixels.
         """
         tokens, positions, paddings, grids = [], [], [], []
@@ -69,7 +69,7 @@ class TokenNeck(nn.Module):
             grid, points, padding = _token_grid(x.shape[-2:], steps, image_sizes, x.device)
             flat = x.flatten(2).transpose(1, 2)
             tokens.append(flat if self.level_embedding is None else flat + self.level_embedding[i])
-            positions.append(self.code(points))
+            positions.append(self.encoding(points))
             paddings.append(padding)
             grids.append(grid)
         padding = torch.cat(paddings, dim=1).expand(x.shape[0], -1)
@@ -81,8 +81,8 @@ class TokenNeck(nn.Module):
         )
 
     def _steps(self, level: int, shape: tuple, padded_size: tuple) -> tuple[float, float]:
-        """Pixels from token to token, down and across: the stride, so that the place of a
-        token does not depend on how far its batch is padded."""
+        """Pixels between tokens, (vertical, horizontal): the stride, so that the position of a token
+        does not depend on the padding of its batch."""
         stride = self.strides[level]
         if stride:
             return stride, stride
@@ -90,8 +90,8 @@ class TokenNeck(nn.Module):
 
 
 def _token_grid(shape, steps, image_sizes, device) -> tuple[TokenGrid, Tensor, Tensor]:
-    """The grid, the centres of its tokens in units of each image, [B, H * W, 2] as (x, y), and
-    padding."""
+    """The grid; the centers (x, y) of its tokens in normalized coordinates, [B, H * W, 2]; and
+    whether each is padding, [B, H * W]."""
     height, width = shape
     y = (torch.arange(height, device=device) + 0.5) * steps[0]
     x = (torch.arange(width, device=device) + 0.5) * steps[1]
@@ -100,6 +100,6 @@ def _token_grid(shape, steps, image_sizes, device) -> tuple[TokenGrid, Tensor, T
     points = pixels / sizes
     extent = torch.tensor([width * steps[1], height * steps[0]], device=device) / sizes[:, 0]
     padding = (points > 1).any(dim=-1)
-    # an image smaller than half a token keeps one to attend to
+    # an image smaller than half a token keeps one token to attend to
     padding[:, 0] = False
     return TokenGrid(height, width, extent), points, padding

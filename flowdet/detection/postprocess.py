@@ -6,18 +6,19 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference_single_image
 from detectron2.structures import Instances
 from torch import Tensor, nn
-from torchvision.ops import box_convert
+
+from flowdet.detection.boxes import to_corners
 
 
 class PostProcessor(nn.Module):
-    """Confidence threshold, class-wise non-maximum suppression, the best of what is left.
+    """Score threshold, class-wise non-maximum suppression, limit of detections per image.
 
-    Every query may speak for several classes, each with its softmax probability as score.
+    A query can give detections of several classes; the score is the softmax probability.
 
     Args:
         score_threshold: detections at or below it are dropped.
-        nms_threshold: IoU above which the less confident of two boxes of a class is dropped;
-            1 keeps all.
+        nms_threshold: IoU above which the lower-scoring of two boxes of a class is dropped; 1
+            keeps all.
         max_detections: per image.
 
     Raises:
@@ -39,23 +40,23 @@ class PostProcessor(nn.Module):
         boxes: Tensor,
         image_size: tuple[int, int],
         output_size: tuple[int, int],
-        confidence: Tensor | None = None,
+        score_factors: Tensor | None = None,
     ) -> Instances:
         """The detections of one image.
 
         Args:
             logits: [M, C + 1], background last.
-            boxes: [M, 4], normalised cxcywh.
-            image_size: (height, width) that the model saw, in pixels.
+            boxes: [M, 4], normalized cxcywh.
+            image_size: (height, width) of the model's input, in pixels.
             output_size: (height, width) of the original image.
-            confidence: [M], multiplies the scores.
+            score_factors: [M], multiply the scores; None for 1.
 
         Returns:
             `pred_boxes` (absolute xyxy in the original image), `scores`, `pred_classes` and
-            `pred_queries` (which query has found it), best first.
+            `pred_queries` (the query of each detection), best first.
         """
         instances, queries = fast_rcnn_inference_single_image(
-            *self.decode(logits, boxes, image_size, confidence),
+            *self.decode(logits, boxes, image_size, score_factors),
             image_size,
             self.score_threshold,
             self.nms_threshold,
@@ -69,13 +70,13 @@ class PostProcessor(nn.Module):
         logits: Tensor,
         boxes: Tensor,
         image_size: tuple[int, int],
-        confidence: Tensor | None = None,
+        score_factors: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Boxes as absolute xyxy, [..., M, 4], and scores, [..., M, C + 1]; arguments as of a
-        call."""
+        """Boxes as absolute xyxy, [..., M, 4], and scores, [..., M, C + 1]; arguments as of
+        `forward`."""
         height, width = image_size
         scale = boxes.new_tensor([width, height, width, height])
         scores = logits.softmax(-1)
-        if confidence is not None:
-            scores = scores * confidence[..., None]
-        return box_convert(boxes, "cxcywh", "xyxy") * scale, scores
+        if score_factors is not None:
+            scores = scores * score_factors[..., None]
+        return to_corners(boxes) * scale, scores

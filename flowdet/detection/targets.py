@@ -1,4 +1,4 @@
-"""Ground truth as padded tensors, and the target embeddings that the flow is carried to."""
+"""Ground truth as padded tensors, and the target embeddings z_1 of the flow."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Targets:
     """The objects of a batch; object g of image b is real if `g < counts[b]`.
 
     Attributes:
-        classes: [B, G], 0 where there is no object.
-        boxes: [B, G, 4], normalised cxcywh.
+        classes: [B, G], 0 for padding.
+        boxes: [B, G, 4], normalized cxcywh.
         counts: objects per image, one int each.
-        dropped: (image in the batch, objects left out) where there were too many.
+        dropped: (image in the batch, objects left out) of images with too many objects.
     """
 
     classes: Tensor
@@ -36,7 +36,7 @@ class Targets:
 
         Args:
             instances: with `gt_boxes` and `gt_classes`, one per image.
-            max_objects: of an image with more, the largest are kept.
+            max_objects: if an image has more, the largest are kept.
             num_classes: C, to check the labels.
 
         Raises:
@@ -60,10 +60,10 @@ class Targets:
             counts,
             dropped,
         )
-        found = targets.classes.flatten()
-        if len(found) and not 0 <= int(found.min()) <= int(found.max()) < num_classes:
+        labels = targets.classes.flatten()
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
             raise ValueError(
-                f"a label is {int(found.min())} or {int(found.max())}, but the model has classes "
+                f"a label is {int(labels.min())} or {int(labels.max())}, but the model has classes "
                 f"0 to {num_classes - 1}: set MODEL.FLOW_DET.NUM_CLASSES to the dataset's number "
                 "of classes (0 takes it from the dataset)"
             )
@@ -76,9 +76,9 @@ class TargetEmbedding(nn.Module):
     Args:
         num_classes: C.
         dim: d.
-        normalize: apply LayerNorm (without parameters), so that all targets are equally far.
-        learned: let the losses train the embeddings (the paper); otherwise they stay as
-            they were drawn.
+        normalize: apply LayerNorm (without parameters), so that all targets have the same norm.
+        learned: the losses train the embeddings (the paper); otherwise they keep their initial
+            values.
     """
 
     def __init__(self, num_classes: int, dim: int, normalize: bool = False, learned: bool = True):
@@ -89,7 +89,7 @@ class TargetEmbedding(nn.Module):
         self.requires_grad_(learned)
 
     def forward(self, targets: Targets) -> Tensor:
-        """Embeddings of all objects, with background as the last row: [B, G + 1, d]."""
+        """Embeddings of all objects, then that of background: [B, G + 1, d]."""
         objects = self.classes(targets.classes) + self.box(targets.boxes)
         background = self.classes.weight[-1].expand(len(objects), 1, -1)
         z_1 = torch.cat([objects, background.to(objects)], dim=1)
@@ -97,7 +97,7 @@ class TargetEmbedding(nn.Module):
 
 
 def gather_targets(embeddings: Tensor, assigned: Tensor) -> Tensor:
-    """The target of every query.
+    """The target embedding of every query.
 
     Args:
         embeddings: [B, G + 1, d], background last.

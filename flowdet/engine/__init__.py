@@ -1,14 +1,22 @@
-"""Trainer, optimizer, checkpoints, and how a config becomes a run."""
+"""From a config to a trained model: config files, trainer, optimizer, hooks, checkpoints.
 
+Importing it registers everything with detectron2.
+"""
+
+import flowdet
+
+flowdet.register()
+
+# isort: split
+from flowdet.engine.allocator import keep_freed_memory
 from flowdet.engine.checkpoint import FlowDetCheckpointer, WholeModelCheckpointer, load_trained
+from flowdet.engine.config import load_config
 from flowdet.engine.optimizer import build_optimizer
-from flowdet.engine.predictor import Predictor
-from flowdet.engine.setup import keep_freed_memory, load_config, resolve_config
+from flowdet.engine.resolve import resolve_config
 from flowdet.engine.trainer import Trainer, evaluate
 
 __all__ = [
     "FlowDetCheckpointer",
-    "Predictor",
     "Trainer",
     "WholeModelCheckpointer",
     "build_optimizer",

@@ -41,7 +41,7 @@ class DropIdleGradients(HookBase):
     def after_backward(self):
         model = getattr(self.trainer.model, "module", self.trainer.model)
         for k, block in enumerate(model.flow.blocks):
-            if k not in model.local.learning:
+            if k not in model.local.active_blocks:
                 for parameter in block.parameters():
                     parameter.grad = None
 

@@ -21,9 +21,9 @@ from flowdet.engine.hooks import (
     UpdateAverage,
     average_of,
 )
+from flowdet.engine.logging_hooks import LogCost, LogLearningRates, LogPreviews
 from flowdet.engine.optimizer import build_optimizer
-from flowdet.engine.task import task_of
-from flowdet.engine.watching import DrawSamples, LogCost, LogLearningRates
+from flowdet.engine.task_builders import task_of
 
 # more on one sheet are too small to be seen
 MAX_SAMPLES = 50
@@ -89,7 +89,7 @@ class Trainer(DefaultTrainer):
                 f"TEST.SAMPLE_IMAGES must be from 0 to {MAX_SAMPLES}, got {cfg.TEST.SAMPLE_IMAGES}"
             )
         if cfg.TEST.SAMPLE_IMAGES:
-            watching.append(DrawSamples(cfg.TEST.EVAL_PERIOD, lambda: draw_samples(cfg, model)))
+            watching.append(LogPreviews(cfg.TEST.EVAL_PERIOD, lambda: draw_previews(cfg, model)))
         return watching
 
     @classmethod
@@ -122,10 +122,10 @@ class Trainer(DefaultTrainer):
         return task_of(cfg).build_evaluator(cfg, dataset_name, output_folder)
 
 
-def draw_samples(cfg: CfgNode, model: nn.Module) -> dict[str, Image.Image]:
+def draw_previews(cfg: CfgNode, model: nn.Module) -> dict[str, Image.Image]:
     """`TEST.SAMPLE_IMAGES` images of every test dataset with what the model says of them, by
     "samples/<dataset>"."""
-    draw = task_of(cfg).sample_sheet
+    draw = task_of(cfg).preview_sheet
     return {
         f"samples/{name}": draw(cfg, model, name, cfg.TEST.SAMPLE_IMAGES)
         for name in cfg.DATASETS.TEST

@@ -84,9 +84,10 @@ class DetectionGraph(Graph):
 
     def __init__(self, model: SetDetector, size: tuple[int, int], suppress: bool = True):
         super().__init__(model, size)
-        if getattr(model, "early_exit", 0):
+        early_exit = model.settings.early_exit if isinstance(model, FlowMatchingDetector) else 0
+        if early_exit:
             raise ValueError(
-                f"MODEL.FLOW_DET.EARLY_EXIT is {model.early_exit}, and a graph makes all of its "
+                f"MODEL.FLOW_DET.EARLY_EXIT is {early_exit}, and an exported graph makes all of its "
                 "steps: export with MODEL.FLOW_DET.EARLY_EXIT 0"
             )
         self.suppress = suppress
@@ -97,13 +98,13 @@ class DetectionGraph(Graph):
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, ...]:
         model = self.model
-        features = model.backbone(F.pad(model.normalise(images), self.padding))
-        tokens = model.tokens_of(features, [self.size], self.padded_size)
+        features = model.backbone(F.pad(model.normalize(images), self.padding))
+        tokens = model.to_tokens(features, [self.size], self.padded_size)
         start = {} if self.noise is None else {"z_0": self.initial_noise(images.shape[0], noise)}
-        transport = model.transport(tokens, **start)
-        logits, boxes = model.heads(transport.z_1)
-        sure = model.stability_of(transport)
-        boxes, scores = model.postprocess.decode(logits, boxes, self.size, sure)
+        refinement = model.refine(tokens, **start)
+        logits, boxes = model.heads(refinement.z_1)
+        factors = model.stability_factors(refinement)
+        boxes, scores = model.postprocess.decode(logits, boxes, self.size, factors)
         return self.select(clip_boxes_to_image(boxes, self.size), scores[..., :-1])
 
     def select(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,13 +140,12 @@ class ClassificationGraph(Graph):
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor]:
         model = self.model
-        features = model.reader(model.backbone(model.normalise(images)))
+        features = model.reader(model.backbone(model.normalize(images)))
         if self.noise is None:
             logits = next(iter(model.logits_by_mode(features, all_modes=False).values()))
         else:
-            walk = (model.inference_mode, model.num_steps, model.single_step_block)
             z_0 = self.initial_noise(images.shape[0], noise)
-            logits = model.logits(features, *walk, z_0)
+            logits = model.logits(features, model.settings.plan, z_0)
         return (logits.float().softmax(dim=1),)
 
 

@@ -7,10 +7,9 @@ import json
 from detectron2.config import CfgNode
 
 import flowdet
-from flowdet.engine.predictor import BasePredictor
-from flowdet.engine.task import CLASSIFICATION, task_of
+from flowdet.engine.task_builders import CLASSIFICATION, task_of
 from flowdet.export.graphs import Graph
-from flowdet.flow import Walk
+from flowdet.inference.predictor import BasePredictor
 
 
 def metadata_of(predictor: BasePredictor, graph: Graph, noise_input: bool) -> dict[str, str]:
@@ -43,9 +42,8 @@ def metadata_of(predictor: BasePredictor, graph: Graph, noise_input: bool) -> di
 def _inference(graph: Graph) -> dict:
     """How the transport goes, and what its noise is."""
     model = graph.model
-    walk = Walk(model.inference_mode, model.num_steps, model.single_step_block)
     return {
-        "mode": walk.name,
+        "mode": model.settings.plan.name,
         "noise_scale": model.noise_scale,
         "noise_shape": list(graph.noise.shape[1:]),
     }

@@ -1,25 +1,31 @@
-"""Flow matching with block-local training, in plain torch (it imports nothing else).
+"""Flow matching with block-local training, in plain torch: nothing else is imported.
 
-`path` z_t between noise and target, `time` how t is drawn and embedded, `blocks` the
-predictors, `ensemble` T of them, `states` what they learn on, `local` how they learn,
-`training` whose turn it is, `solvers` how they infer.
+- `path`: the linear path between noise and target, and its Euler step.
+- `time`: the time embedding.
+- `state`: the state z_t, and the prediction of a block at it.
+- `blocks`: flow blocks for one state vector per image.
+- `ensemble`: T blocks on shared features.
+- `training_states`: the states that blocks are trained on.
+- `local`: block-local losses as one autograd node.
+- `schedule`: which blocks are trained in an iteration.
+- `modes`: which blocks make an Euler step at inference.
+- `solvers`: the Euler solver.
 """
 
 from flowdet.flow.blocks import (
     EncoderFlowBlock,
     MLPFlowBlock,
-    QueryPosition,
     ResidualMLPFlowBlock,
     StateInput,
-    TransformerFlowBlock,
 )
-from flowdet.flow.ensemble import PREDICTIONS, FlowEnsemble, FlowState, PerBlock, Prediction
-from flowdet.flow.local import (
-    SCHEDULES,
-    HalfPrecisionScale,
-    add_losses,
-    block_local_losses,
-    blocks_to_train,
+from flowdet.flow.ensemble import PREDICTIONS, FlowEnsemble
+from flowdet.flow.local import HalfPrecisionScale, add_losses, block_local_losses
+from flowdet.flow.modes import (
+    INFERENCE_MODES,
+    InferencePlan,
+    InferenceSettings,
+    Step,
+    register_mode,
 )
 from flowdet.flow.path import (
     LinearPath,
@@ -29,19 +35,19 @@ from flowdet.flow.path import (
     ordered_coupling,
     random_coupling,
 )
-from flowdet.flow.solvers import INFERENCE_MODES, Solution, Step, Walk, register_mode, solve
-from flowdet.flow.states import (
+from flowdet.flow.schedule import SCHEDULES, LocalTraining, blocks_to_train
+from flowdet.flow.solvers import Solution, solve
+from flowdet.flow.state import FlowState, PerBlockFeatures, Prediction, select_rows
+from flowdet.flow.time import TimeEmbedding
+from flowdet.flow.training_states import (
     TRAINING_STATES,
     InterpolatedStates,
-    Lesson,
     StateSettings,
-    StatesMaker,
-    make_states,
+    TrainingSample,
+    TrainingStatesFactory,
+    make_training_states,
     without_gradient,
 )
-from flowdet.flow.time import TimeEmbedding
-from flowdet.flow.tokens import ImageTokens, TokenGrid
-from flowdet.flow.training import LocalTraining
 
 __all__ = [
     "INFERENCE_MODES",
@@ -52,35 +58,33 @@ __all__ = [
     "FlowEnsemble",
     "FlowState",
     "HalfPrecisionScale",
-    "ImageTokens",
+    "InferencePlan",
+    "InferenceSettings",
     "InterpolatedStates",
-    "Lesson",
     "LinearPath",
     "LocalTraining",
     "MLPFlowBlock",
     "PathSample",
-    "PerBlock",
+    "PerBlockFeatures",
     "Prediction",
-    "QueryPosition",
     "ResidualMLPFlowBlock",
     "Solution",
     "StateInput",
-    "Step",
     "StateSettings",
-    "StatesMaker",
+    "Step",
     "TimeEmbedding",
-    "TokenGrid",
-    "TransformerFlowBlock",
-    "Walk",
+    "TrainingSample",
+    "TrainingStatesFactory",
     "add_losses",
     "block_local_losses",
     "blocks_to_train",
     "couple",
-    "make_states",
+    "make_training_states",
     "optimal_transport_coupling",
     "ordered_coupling",
     "random_coupling",
     "register_mode",
+    "select_rows",
     "solve",
     "without_gradient",
 ]

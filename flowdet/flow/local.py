@@ -1,10 +1,9 @@
 """Block-local losses as one autograd node (3.3, A.2, Algorithm 1).
 
-Block k's graph is built, differentiated and freed before block k + 1 begins, inside the
-*forward* of one autograd node; its *backward* only hands the summed gradients on. To the
-outside the losses are ordinary scalars, so any trainer that calls `backward()` once on
-their sum works, AMP and DistributedDataParallel included, and at any moment only one
-block's activations are alive.
+The *forward* of the node builds the graph of block k, takes its gradients and frees it before
+block k + 1 begins. Its *backward* returns the summed gradients. From outside the losses are
+ordinary scalars: any trainer that calls `backward()` once on their sum works, with AMP and
+DistributedDataParallel too, and only one block's activations are in memory at a time.
 """
 
 from __future__ import annotations
@@ -18,33 +17,14 @@ from torch.autograd.function import once_differentiable
 Losses = dict[str, Tensor]
 BlockLoss = Callable[[int, list[Tensor]], Losses]
 
-SCHEDULES = ("joint", "alternate")
-
-
-def blocks_to_train(schedule: str, num_blocks: int, passes: int) -> list[int]:
-    """Which blocks learn in an iteration.
-
-    Args:
-        schedule: `joint`: all of them, in every iteration; `alternate`: one per pass over
-            the data, in turn (Algorithm 1).
-        num_blocks: T.
-        passes: complete passes over the data so far.
-
-    Raises:
-        ValueError: unknown schedule.
-    """
-    if schedule not in SCHEDULES:
-        raise ValueError(f"unknown schedule {schedule!r}: use one of {SCHEDULES}")
-    return list(range(num_blocks)) if schedule == "joint" else [passes % num_blocks]
-
 
 class HalfPrecisionScale:
     """A loss scale for the inner gradients under float16 autocast.
 
-    The trainer's gradient scaler acts when `backward()` is called, which is too late: the
-    inner gradients have been taken by then. Halves when they overflow (the step is then lost,
-    as the non-finite gradients make the trainer's scaler skip it), doubles after
-    `growth_interval` good iterations.
+    The trainer's gradient scaler acts when `backward()` is called, which is too late: the inner
+    gradients are computed before that. The scale halves when they overflow (the trainer's scaler
+    then skips the step, because of the non-finite gradients) and doubles after `growth_interval`
+    iterations without overflow.
     """
 
     def __init__(self, value: float = 2.0**12, growth_interval: int = 1000):
@@ -53,9 +33,9 @@ class HalfPrecisionScale:
         self.good = 0
 
     def update(self, gradients: Sequence[Tensor | None]) -> None:
-        found = [torch.isfinite(g).all() for g in gradients if g is not None]
+        all_finite = [torch.isfinite(g).all() for g in gradients if g is not None]
         # one copy to the host, not one per gradient
-        finite = not found or bool(torch.stack(found).all())
+        finite = not all_finite or bool(torch.stack(all_finite).all())
         self.good = self.good + 1 if finite else 0
         if not finite:
             self.value /= 2
@@ -64,7 +44,7 @@ class HalfPrecisionScale:
 
 
 class _BlockLocalNode(torch.autograd.Function):
-    """forward: gradients of all blocks, one after the other; backward: hands them on."""
+    """forward: computes the gradients of all blocks in turn; backward: returns them."""
 
     @staticmethod
     def forward(ctx, run: Callable[[], tuple[Losses, list[Tensor | None]]], *inputs: Tensor):
@@ -86,7 +66,7 @@ class _BlockLocalNode(torch.autograd.Function):
                     "block losses (the model's *_WEIGHT keys), not around the model"
                 )
         gradients, ctx.gradients = ctx.gradients, None
-        # first times the trainer's scale, then back to half precision, or small ones are lost
+        # multiplied by the trainer's scale before the cast to half precision, or small ones are lost
         return None, *[
             None if g is None else g.mul_(first).to(dtype)
             for g, dtype in zip(gradients, ctx.dtypes, strict=True)
@@ -101,15 +81,15 @@ def block_local_losses(
     *,
     half_scale: HalfPrecisionScale | None = None,
 ) -> Losses:
-    """The losses of several blocks on shared features, each with its own, local graph.
+    """The losses of several blocks on shared features, each with its own graph.
 
     Args:
         block_loss: `block_loss(k, features)` returns block k's scalar losses by name, the
             same names for every k, on the features it is given (detached copies).
-        blocks: the blocks that learn, in this order.
-        features: what the blocks share and pass gradients to, e.g. the backbone's output.
+        blocks: the blocks to train, in this order.
+        features: shared inputs of the blocks that get gradients, e.g. the backbone's output.
         parameters: every parameter that `block_loss` uses: of blocks, embeddings and heads.
-            Those that no block used, or that are frozen, get no gradient.
+            Parameters that no block used, or that are frozen, get no gradient.
         half_scale: scale of the inner losses, for float16 autocast.
 
     Returns:
@@ -123,8 +103,8 @@ def block_local_losses(
     if not blocks:
         raise ValueError("no block to train")
     inputs = [*features, *parameters]
-    wanted = [i for i, x in enumerate(inputs) if x.requires_grad]
-    if not torch.is_grad_enabled() or not wanted:
+    trained = [i for i, x in enumerate(inputs) if x.requires_grad]
+    if not torch.is_grad_enabled() or not trained:
         return _sum_losses(block_loss(k, list(features)) for k in blocks)
     scale = half_scale.value if half_scale else 1.0
     names: list[str] = []
@@ -138,11 +118,13 @@ def block_local_losses(
             with torch.enable_grad():
                 losses = block_loss(k, leaves)
                 total = sum(losses.values()) * scale
-            found = torch.autograd.grad(total, [sources[i] for i in wanted], allow_unused=True)
+            block_gradients = torch.autograd.grad(
+                total, [sources[i] for i in trained], allow_unused=True
+            )
             results.append({name: loss.detach() for name, loss in losses.items()})
-            # the graph of block k dies here, before the next one is built
+            # frees the graph of block k before the next one is built
             del losses, total
-            for i, g in zip(wanted, found, strict=True):
+            for i, g in zip(trained, block_gradients, strict=True):
                 if g is not None:
                     gradients[i] = g.clone() if gradients[i] is None else gradients[i].add_(g)
         summed = _sum_losses(results)
@@ -155,12 +137,12 @@ def block_local_losses(
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
-    """Gradients of half-precision features would lose small values when summed and unscaled."""
+    """In half precision, small gradients would be lost when they are summed and unscaled."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _sum_losses(results) -> Losses:
-    """Sums dicts of losses that must have the same names."""
+    """Sums dicts of losses, which must have the same names."""
     results = list(results)
     for other in results[1:]:
         if other.keys() != results[0].keys():
@@ -179,7 +161,7 @@ def add_losses(total: Losses, losses: Losses) -> None:
 def _unscale(
     gradients: list[Tensor | None], scale: float, half_scale: HalfPrecisionScale | None
 ) -> None:
-    """Takes the loss scale out again, in place."""
+    """Divides the gradients by the loss scale, in place, and updates the scale."""
     for g in gradients:
         if g is not None and scale != 1.0:
             g.div_(scale)

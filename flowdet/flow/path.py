@@ -1,4 +1,4 @@
-"""The straight path from noise to target, and which target each noise vector gets."""
+"""The linear path from noise to target, and the coupling of noise vectors and targets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PathSample:
         z_1: target.
         t: time of the state, [B], in [0, 1].
         z_t: state `(1 - t) z_0 + t z_1` (eq. 3).
-        velocity: `z_1 - z_0` (eq. 4), what a flow block learns to predict.
+        velocity: `z_1 - z_0` (eq. 4), the target of a flow block.
     """
 
     z_0: Tensor
@@ -51,8 +51,8 @@ class LinearPath:
     def step(self, z_t: Tensor, z1_hat: Tensor, t: float, t_next: float) -> Tensor:
         """The Euler step from `t` to `t_next` along the velocity `(z1_hat - z_t) / (1 - t)`.
 
-        Written with the share of the way that is left, so nothing is divided by a number
-        near 0 and the step to `t_next = 1` lands on `z1_hat` exactly.
+        Computed as an interpolation: nothing is divided by a number near 0, and the step to
+        `t_next = 1` ends at `z1_hat` exactly.
 
         Raises:
             ValueError: a step backwards, past 1, or from t = 1.
@@ -74,18 +74,17 @@ def ordered_coupling(z_0: Tensor, z_1: Tensor) -> Tensor:
 def random_coupling(z_0: Tensor, z_1: Tensor) -> Tensor:
     """Targets go to noise vectors by a random permutation per batch element.
 
-    With this no query learns that the first few of them are the ones that get objects.
-    Returns the indices, [B, M].
+    So no query can learn that the first few of them get the objects. Returns the indices, [B, M].
     """
     return torch.rand(z_1.shape[:2], device=z_1.device).argsort(dim=1)
 
 
 def optimal_transport_coupling(assign: Callable[[Tensor], Tensor]) -> Coupling:
-    """The coupling that minimises the summed squared distance between noise and targets.
+    """The coupling with the smallest summed squared distance between noise and targets.
 
     Args:
-        assign: solves the assignment problem: costs [B, M, M] to, for every row, the index
-            of its column, [B, M]. Handed in, because this package imports torch only.
+        assign: solves the assignment problem: costs [B, M, M] to the column of every row, [B, M].
+            An argument, because this package imports torch only.
     """
 
     def couple(z_0: Tensor, z_1: Tensor) -> Tensor:

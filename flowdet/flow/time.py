@@ -1,4 +1,4 @@
-"""How a block is told about the time t of its state."""
+"""The time embedding: how a block gets the time t of its state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class TimeEmbedding(nn.Module):
-    """Scalar times [B] to codes [B, d]: sin/cos features, then a two-layer MLP (eq. 6).
+    """Embeds times [B] as [B, d]: sin/cos features, then a two-layer MLP (eq. 6).
 
     Args:
         dim: d, even.

@@ -1,10 +1,10 @@
-"""Image classification by the same flow: FlowMatchingClassifier, its baseline, its data.
+"""Image classification by the same flow: FlowMatchingClassifier and its baseline.
 
 Importing it registers them with detectron2.
 """
 
-from flowdet.flowcls import backbones, datasets  # noqa: F401
-from flowdet.flowcls.base import Classifier
+from flowdet.flowcls import backbones  # noqa: F401
+from flowdet.flowcls.base_classifier import Classifier
 from flowdet.flowcls.baselines import BackpropClassifier
 from flowdet.flowcls.classifier import FlowMatchingClassifier
 

@@ -17,7 +17,7 @@ from flowdet.flow import (
     ResidualMLPFlowBlock,
     TimeEmbedding,
 )
-from flowdet.flowcls.features import FeatureReader
+from flowdet.flowcls.feature_reader import FeatureReader
 from flowdet.flowcls.probe import LinearProbe
 from flowdet.registry import registered
 

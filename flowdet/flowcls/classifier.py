@@ -1,8 +1,8 @@
-"""FlowMatchingClassifier: image classification as transport to class embeddings (3, A.1, A.3)."""
+"""FlowMatchingClassifier: image classification by flow matching to class embeddings (3, A.1, A.3)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,21 +10,22 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from flowdet.config import state_settings
-from flowdet.events import log_scalars
+from flowdet.config import inference_settings, state_settings
+from flowdet.events import log_scalars, warn_of_untrained_blocks
 from flowdet.flow import (
     FlowEnsemble,
+    InferencePlan,
+    InferenceSettings,
     LocalTraining,
-    PerBlock,
+    PerBlockFeatures,
     StateSettings,
-    StatesMaker,
-    Walk,
+    TrainingSample,
+    TrainingStatesFactory,
     add_losses,
-    make_states,
+    make_training_states,
     solve,
 )
-from flowdet.flow.solvers import check_mode
-from flowdet.flowcls.base import Classifier
+from flowdet.flowcls.base_classifier import Classifier
 from flowdet.flowcls.build import build_flow, build_shared_parts
 from flowdet.flowcls.embedding import ClassEmbedding
 
@@ -33,23 +34,25 @@ TOPOLOGIES = ("parallel", "sequential")
 
 @META_ARCH_REGISTRY.register()
 class FlowMatchingClassifier(Classifier):
-    """A classifier whose T flow blocks carry noise to class embeddings.
+    """A classifier whose T flow blocks map noise to class embeddings.
 
     Args:
         flow: the T blocks.
         embedding: the class embeddings.
-        topology: `parallel`: all blocks see the reader's only feature; `sequential`: block k
-            sees the k-th of T.
-        states: on which states the blocks learn.
+        topology: `parallel`: all blocks read the same feature; `sequential`: block k reads the k-th
+            of T.
+        states: the training states of the blocks.
         schedule: `joint` or `alternate`.
-        pass_length: iterations in one pass over the data, for `alternate`.
+        iters_per_epoch: iterations of an epoch, for `alternate`.
         noise_scale: standard deviation of z_0.
         flow_weight, class_weight: of the flow loss (eq. 14) and the anchor loss (eq. 17).
-        inference_mode, num_steps, single_step_block: see `flowdet.flow.solve`.
+        settings: inference mode and the seed of z_0, which is the same for every image, so that
+            results do not depend on the batch.
         eval_steps: numbers of Euler steps that an evaluation reports.
-        noise_seed: of z_0 at inference, which is the same for every image, so that what is
-            said of an image does not depend on the others in its batch.
-        parts: those of `Classifier`.
+        parts: the arguments of `Classifier`.
+
+    Raises:
+        ValueError: a setting is unknown or out of range.
     """
 
     @configurable
@@ -61,42 +64,37 @@ class FlowMatchingClassifier(Classifier):
         topology: str,
         states: StateSettings,
         schedule: str,
-        pass_length: int,
+        iters_per_epoch: int,
         noise_scale: float,
         flow_weight: float,
         class_weight: float,
-        inference_mode: str,
-        num_steps: int,
-        single_step_block: int,
+        settings: InferenceSettings,
         eval_steps: Sequence[int],
-        noise_seed: int,
         **parts,
     ):
         super().__init__(**parts)
         if topology not in TOPOLOGIES:
-            raise ValueError(f"unknown topology {topology!r}: use one of {TOPOLOGIES}")
-        for steps in (num_steps, *eval_steps):
-            check_mode(inference_mode, steps, single_step_block, flow.num_blocks)
+            raise ValueError(
+                f"unknown MODEL.FLOW_CLS.TOPOLOGY {topology!r}: use one of {TOPOLOGIES}"
+            )
+        for steps in (settings.plan.num_steps, *eval_steps):
+            settings.plan._replace(num_steps=steps).check(flow.num_blocks)
         self.flow = flow
         self.embedding = embedding
         self.topology = topology
         self.states = states
-        self.local = LocalTraining(flow.num_blocks, schedule, pass_length)
+        self.local = LocalTraining(flow.num_blocks, schedule, iters_per_epoch)
         self.noise_scale = noise_scale
         self.flow_weight = flow_weight
         self.class_weight = class_weight
-        self.inference_mode = inference_mode
-        self.num_steps = num_steps
-        self.single_step_block = single_step_block
+        self.settings = settings
         self.eval_steps = list(eval_steps)
-        self.noise_seed = noise_seed
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         node = cfg.MODEL.FLOW_CLS
         shared = build_shared_parts(cfg)
         count = node.NUM_BLOCKS
-        block = node.SINGLE_STEP_BLOCK
         return {
             **shared,
             "flow": build_flow(node, shared["reader"].channels),
@@ -108,115 +106,160 @@ class FlowMatchingClassifier(Classifier):
                 node.TIE_CLASSES,
             ),
             "topology": node.TOPOLOGY,
-            "states": state_settings(node, walk_trains_features=False),
+            "states": state_settings(node),
             "schedule": node.SCHEDULE,
-            "pass_length": node.PASS_LENGTH,
+            "iters_per_epoch": node.ITERS_PER_EPOCH,
             "noise_scale": node.NOISE_SCALE,
             "flow_weight": node.FLOW_WEIGHT,
             "class_weight": node.CLASS_WEIGHT,
-            "inference_mode": node.INFERENCE_MODE,
-            "num_steps": node.NUM_STEPS or count,
-            "single_step_block": count - 1 if block == -1 else block,
+            "settings": inference_settings(node),
             "eval_steps": node.EVAL_STEPS or sorted({1, 2, count, 2 * count}),
-            "noise_seed": node.NOISE_SEED,
         }
 
     def losses(self, features: list[Tensor], labels: Tensor) -> dict[str, Tensor]:
-        """The summed losses of the blocks that learn in this iteration (eq. 19)."""
+        """The summed losses of the blocks that are trained in this iteration (eq. 19)."""
         block_losses, inputs = self.block_losses(features, labels)
         parameters = [*self.flow.parameters(), *self.embedding.parameters()]
         losses = self.local.losses(block_losses, inputs, parameters)
-        log_scalars(block_losses.watched)
+        log_scalars(block_losses.statistics)
         return losses
 
     def block_losses(
-        self, features: list[Tensor], labels: Tensor, make: StatesMaker = make_states
+        self,
+        features: list[Tensor],
+        labels: Tensor,
+        make: TrainingStatesFactory = make_training_states,
     ) -> tuple[BlockLosses, list[Tensor]]:
-        """The losses of the single blocks on states that `make` makes, and what they take."""
-        return BlockLosses(self, labels, make), [*features, self.embedding.targets(labels)]
+        """The losses of the single blocks on the states made by `make`, and their inputs: features
+        and targets."""
+        block_losses = BlockLosses(
+            flow=self.flow,
+            embedding=self.embedding,
+            settings=self.states,
+            arrange=self.arrange,
+            noise_scale=self.noise_scale,
+            flow_weight=self.flow_weight,
+            class_weight=self.class_weight,
+            labels=labels,
+            make=make,
+        )
+        return block_losses, [*features, self.embedding.targets(labels)]
 
-    def arrange(self, features: Sequence[Tensor]) -> Tensor | PerBlock:
-        """The reader's features as the flow takes them."""
-        return features[0] if self.topology == "parallel" else PerBlock(features)
+    def arrange(self, features: Sequence[Tensor]) -> Tensor | PerBlockFeatures:
+        """The features of the reader in the form that the flow blocks take."""
+        return features[0] if self.topology == "parallel" else PerBlockFeatures(features)
 
     def initial_noise(self, batch: int) -> Tensor:
         """z_0 at inference, [B, d]: the same for every image."""
-        generator = torch.Generator().manual_seed(self.noise_seed)
+        generator = torch.Generator().manual_seed(self.settings.noise_seed)
         noise = torch.randn(1, self.embedding.dim, generator=generator)
         return (self.noise_scale * noise).to(self.device).expand(batch, -1)
 
     def logits(
-        self,
-        features: list[Tensor],
-        mode: str,
-        num_steps: int = 1,
-        block: int = 0,
-        z_0: Tensor | None = None,
+        self, features: list[Tensor], plan: InferencePlan, z_0: Tensor | None = None
     ) -> Tensor:
-        """Class logits [B, C] by one inference mode of `flowdet.flow.solve`, from noise [B, d], by
-        default that of `initial_noise`."""
+        """Class logits [B, C] in one inference mode, from noise `z_0` [B, d], by default
+        `initial_noise`."""
         z_0 = self.initial_noise(len(features[0])) if z_0 is None else z_0
-        arranged = self.arrange(features)
-        solution = solve(self.flow, z_0, arranged, mode, num_steps=num_steps, block=block)
+        solution = solve(
+            self.flow,
+            z_0,
+            self.arrange(features),
+            plan.mode,
+            num_steps=plan.num_steps,
+            block=plan.block,
+        )
         return self.embedding.logits(solution.z_1)
 
     def logits_by_mode(self, features: list[Tensor], all_modes: bool) -> dict[str, Tensor]:
-        """The configured mode, then all others, by the names of their walks."""
-        walks = [Walk(self.inference_mode, self.num_steps, self.single_step_block)]
+        """Class logits by the name of the inference mode: the configured one, then all others."""
+        warn_of_untrained_blocks(
+            self.settings.plan, self.states, self.flow.num_blocks, "MODEL.FLOW_CLS"
+        )
+        plans = [self.settings.plan]
         if all_modes:
-            walks += [Walk("single_step", block=k) for k in range(self.flow.num_blocks)]
-            walks += [Walk("ensemble")]
-            walks += [Walk("multi_step", steps) for steps in self.eval_steps]
+            plans += [InferencePlan("single_step", block=k) for k in range(self.flow.num_blocks)]
+            plans += [InferencePlan("ensemble")]
+            plans += [InferencePlan("multi_step", steps) for steps in self.eval_steps]
             # with one step it is `ensemble`
-            walks += [Walk("multi_step_ensemble", n) for n in self.eval_steps if n > 1]
-        by_name = {walk.name: walk for walk in walks}
-        return {name: self.logits(features, *walk) for name, walk in by_name.items()}
+            plans += [InferencePlan("multi_step_ensemble", n) for n in self.eval_steps if n > 1]
+        by_name = {plan.name: plan for plan in plans}
+        return {name: self.logits(features, plan) for name, plan in by_name.items()}
 
 
 class BlockLosses:
     """`block_loss(k, features)` of one iteration, for `flowdet.flow.block_local_losses`.
 
     Args:
-        model: the classifier.
+        flow: the blocks.
+        embedding: decodes estimates.
+        settings: the training states.
+        arrange: brings features into the form that the blocks take.
+        noise_scale: standard deviation of z_0.
+        flow_weight, class_weight: of the two losses.
         labels: [B].
-        make: makes the training states, see `make_states`.
+        make: makes the training states, see `make_training_states`.
 
     Attributes:
-        watched: the losses and the accuracy of each block, for the event storage.
+        statistics: losses and accuracy of each block, for the event storage.
     """
 
     def __init__(
-        self, model: FlowMatchingClassifier, labels: Tensor, make: StatesMaker = make_states
+        self,
+        *,
+        flow: FlowEnsemble,
+        embedding: ClassEmbedding,
+        settings: StateSettings,
+        arrange: Callable[[Sequence[Tensor]], Tensor | PerBlockFeatures],
+        noise_scale: float,
+        flow_weight: float,
+        class_weight: float,
+        labels: Tensor,
+        make: TrainingStatesFactory = make_training_states,
     ):
-        self.model = model
+        self.flow = flow
+        self.embedding = embedding
+        self.settings = settings
+        self.arrange = arrange
+        self.noise_scale = noise_scale
+        self.flow_weight = flow_weight
+        self.class_weight = class_weight
         self.labels = labels
         self.make = make
-        self.states = None
-        self.watched: dict[str, Tensor] = {}
+        self.statistics: dict[str, Tensor] = {}
+        self._states = None
 
-    def __call__(self, block: int, inputs: list[Tensor]) -> dict[str, Tensor]:
-        model = self.model
+    def __call__(self, block: int, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The losses of a block by name.
+
+        Args:
+            block: from 0, in ascending order.
+            inputs: the features of the reader, then the targets z_1 [B, d].
+        """
         *features, z_1 = inputs
-        if self.states is None:
-            z_0 = model.noise_scale * torch.randn_like(z_1)
-            self.states = self.make(model.states, model.flow, z_0, model.arrange(features))
+        if self._states is None:
+            z_0 = self.noise_scale * torch.randn_like(z_1)
+            self._states = self.make(self.settings, self.flow, z_0, self.arrange(features))
         losses: dict[str, Tensor] = {}
-        for lesson in self.states.lessons(block, z_1):
-            seen = features if lesson.trains_features else [x.detach() for x in features]
-            prediction = model.flow.predict(block, lesson.state, model.arrange(seen))
-            logits = model.embedding.logits(prediction.z1_hat).float()
-            loss_flow = model.flow.flow_loss(prediction, lesson.state, z_1)
+
+        def evaluate(sample: TrainingSample) -> Tensor:
+            read = features if sample.trains_features else [x.detach() for x in features]
+            prediction = self.flow.predict(block, sample.state, self.arrange(read))
+            logits = self.embedding.logits(prediction.z1_hat).float()
+            loss_flow = self.flow.flow_loss(prediction, sample.state, z_1)
             add_losses(
                 losses,
                 {
-                    "loss_flow": model.flow_weight * loss_flow,
-                    "loss_class": model.class_weight * F.cross_entropy(logits, self.labels),
+                    "loss_flow": self.flow_weight * loss_flow,
+                    "loss_class": self.class_weight * F.cross_entropy(logits, self.labels),
                 },
             )
-        self.states.visited(block, prediction.z1_hat)
+            accuracy = (logits.argmax(dim=1) == self.labels).float().mean()
+            self.statistics[f"block{block}/accuracy"] = accuracy.detach()
+            return prediction.z1_hat
+
+        self._states.visit(block, evaluate, z_1)
         for name, value in losses.items():
             # no "loss" in the name, or detectron2 prints all of them in every line
-            self.watched[f"block{block}/{name.removeprefix('loss_')}"] = value.detach()
-        accuracy = (logits.argmax(dim=1) == self.labels).float().mean()
-        self.watched[f"block{block}/accuracy"] = accuracy.detach()
+            self.statistics[f"block{block}/{name.removeprefix('loss_')}"] = value.detach()
         return losses

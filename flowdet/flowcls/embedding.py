@@ -12,7 +12,7 @@ class ClassEmbedding(nn.Module):
     Args:
         num_classes: C.
         dim: d.
-        normalize: layer-normalise the targets.
+        normalize: layer-normalize the targets.
         learn_target: let the losses train `W_embed` through the targets.
         tied: read by `W_embed` instead of a `W_cls` of its own; products are scaled by
             1 / sqrt(d), so that they do not grow with d.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowdet.flowcls.features import pool
+from flowdet.flowcls.feature_reader import pool
 
 
 class LinearProbe(nn.Module):

@@ -10,8 +10,8 @@ BOX_A, BOX_B = (0.3, 0.3, 0.2, 0.2), (0.7, 0.7, 0.4, 0.4)
 
 
 def evaluate(criterion, logits, boxes, targets, assigned):
-    normaliser = criterion.normaliser(targets, logits.shape[1])
-    return criterion(logits, boxes, targets, assigned, normaliser)
+    normalizer = criterion.normalizer(targets, logits.shape[1])
+    return criterion(logits, boxes, targets, assigned, normalizer)
 
 
 def test_a_perfect_prediction_costs_nothing():
@@ -46,7 +46,7 @@ def test_the_quality_of_a_box_is_the_share_of_its_class():
     targets = targets_of([(1, BOX_A)])
     assigned = torch.tensor([[-1, 0, -1]])
     boxes = torch.tensor([[BOX_B, (0.4, 0.3, 0.2, 0.2), BOX_B]], requires_grad=True)
-    criterion = SetCriterion(3, background_weight=0.25, quality_targets=True)
+    criterion = SetCriterion(3, background_weight=0.25, iou_aware_targets=True)
     logits = torch.zeros(1, 3, 4, requires_grad=True)
     losses, _ = evaluate(criterion, logits, boxes, targets, assigned)
     # a third for the class and two thirds for the background, together as much as a class alone
@@ -87,11 +87,11 @@ def test_no_object_in_the_whole_batch():
 
 def test_normaliser():
     criterion = SetCriterion(3, background_weight=0.1)
-    found = criterion.normaliser(targets_of([(0, BOX_A)] * 2, [], [(1, BOX_B)]), num_queries=5)
+    found = criterion.normalizer(targets_of([(0, BOX_A)] * 2, [], [(1, BOX_B)]), num_queries=5)
     assert found.boxes == 3 and found.classes.item() == pytest.approx(3 + 0.1 * 12)
-    empty = criterion.normaliser(targets_of([], []), num_queries=5)
+    empty = criterion.normalizer(targets_of([], []), num_queries=5)
     assert empty.boxes == 1 and empty.classes.item() == pytest.approx(1.0)
-    nothing = SetCriterion(3, background_weight=0).normaliser(targets_of([]), 5)
+    nothing = SetCriterion(3, background_weight=0).normalizer(targets_of([]), 5)
     assert nothing.classes > 0
 
 

@@ -7,7 +7,7 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from flowdet.detection.losses import BlockLosses
+from flowdet.detection.block_losses import BlockLosses
 from flowdet.detection.targets import gather_targets, ordered_assignment
 from flowdet.flow import INFERENCE_MODES
 from tests.detection.tiny import CONFIGS, batch, record, tiny_cfg, tiny_model
@@ -25,7 +25,7 @@ PAPER = {
     "TRAINING_STATES": "interpolated",
     "LEARN_TARGET": True,
 }
-KINDS = ("interpolated", "chain")
+KINDS = ("interpolated", "rollout")
 
 
 def seed_all(seed):
@@ -200,7 +200,7 @@ def test_ground_truth_never_reaches_inference():
     "keys",
     [
         *({"TRAINING_STATES": kind} for kind in KINDS),
-        {"TRAINING_STATES": "chain", "CHAIN_STEPS": [2, 5], "LEARN_AT_START": True},
+        {"TRAINING_STATES": "rollout", "ROLLOUT_STEPS": [2, 5], "LEARN_AT_START": True},
         {"BOX_SAMPLES": 2},
         PAPER,
         {"LEARN_TARGET": True},
@@ -231,10 +231,13 @@ def test_block_local_gradients_are_those_of_the_joint_graph(keys):
 
 @pytest.mark.parametrize(
     "states, assignment, at_start",
-    [*((kind, "own", False) for kind in KINDS), *(("chain", "carried", x) for x in (False, True))],
+    [
+        *((kind, "own", False) for kind in KINDS),
+        *(("rollout", "carried", x) for x in (False, True)),
+    ],
 )
 def test_the_flow_goes_to_the_target_that_fits_the_state(states, assignment, at_start, monkeypatch):
-    keys = {"ASSIGNMENT": assignment, "LEARN_AT_START": at_start}
+    keys = {"MATCHING": assignment, "LEARN_AT_START": at_start}
     model = tiny_model(TRAINING_STATES=states, COUPLING="ordered", **keys)
     seen = []
 
@@ -279,7 +282,7 @@ def test_what_is_learned_at_the_start_has_its_own_weight():
 
 
 def test_a_block_learns_from_its_own_loss_only():
-    model = tiny_model(SCHEDULE="alternate", PASS_LENGTH=1)
+    model = tiny_model(SCHEDULE="alternate", ITERS_PER_EPOCH=1)
     for k in range(3):
         assert int(model.local.iterations) == k
         _, grads = train_step(model, batch())
@@ -299,7 +302,7 @@ def learning_blocks(model):
 
 
 def test_alternate_trains_one_block_per_pass_and_resumes():
-    keys = {"SCHEDULE": "alternate", "PASS_LENGTH": 2, "NUM_BLOCKS": 2}
+    keys = {"SCHEDULE": "alternate", "ITERS_PER_EPOCH": 2, "NUM_BLOCKS": 2}
     model = tiny_model(**keys)
     assert [learning_blocks(model) for _ in range(5)] == [[0], [0], [1], [1], [0]]
     resumed = tiny_model(seed=1, **keys)
@@ -308,9 +311,9 @@ def test_alternate_trains_one_block_per_pass_and_resumes():
 
 
 def test_alternate_without_a_pass_length_says_so():
-    model = tiny_model(SCHEDULE="alternate", PASS_LENGTH=0)
+    model = tiny_model(SCHEDULE="alternate", ITERS_PER_EPOCH=0)
     model.eval()(batch())
-    with pytest.raises(ValueError, match="PASS_LENGTH"):
+    with pytest.raises(ValueError, match="ITERS_PER_EPOCH"):
         model.train()(batch())
 
 
@@ -373,9 +376,9 @@ def test_detections_are_in_the_original_image():
         ({**PAPER, "PREDICTION": "target"}, "PREDICTION target.*ANCHORED_QUERIES"),
         ({"BOX_HEAD": "cubic"}, "BOX_HEAD 'cubic'"),
         ({"COUPLING": "loose"}, "coupling 'loose'"),
-        ({"ASSIGNMENT": "loose"}, "ASSIGNMENT 'loose'"),
+        ({"MATCHING": "loose"}, "MATCHING 'loose'"),
         ({**PAPER, "BOX_SAMPLES": 3, "ANCHORED_QUERIES": True}, "BOX_SAMPLES.*BOX_ANCHORED"),
-        ({"QUALITY_TARGETS": True, "BACKGROUND_WEIGHT": 0.0}, "QUALITY_TARGETS needs"),
+        ({"IOU_AWARE_TARGETS": True, "BACKGROUND_WEIGHT": 0.0}, "IOU_AWARE_TARGETS needs"),
         ({"SCHEDULE": "sometimes"}, "schedule 'sometimes'"),
         ({"TRAINING_STATES": "dreamt"}, "training states 'dreamt'"),
         ({"EARLY_EXIT": -0.1}, "EARLY_EXIT"),

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torchvision.ops import box_convert, box_iou
 
-from flowdet.detection.heads import DetectionHeads, grid_boxes
+from flowdet.detection.boxes import grid_boxes
+from flowdet.detection.heads import DetectionHeads
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 7, 20, 100])

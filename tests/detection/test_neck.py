@@ -3,7 +3,7 @@ import torch
 from detectron2.layers import ShapeSpec
 
 from flowdet.detection.neck import TokenNeck
-from flowdet.detection.position import SineCode
+from flowdet.detection.position import SinePositionalEncoding
 from tests.detection.tiny import record, tiny_model
 
 
@@ -66,7 +66,7 @@ def test_several_levels_are_told_apart():
 
 @pytest.mark.parametrize("norm", ["", "GN", "LN"])
 def test_residual_blocks_and_norms(norm):
-    module = neck(4, code=SineCode(32, 4.0), norm=norm, num_blocks=2)
+    module = neck(4, code=SinePositionalEncoding(32, 4.0), norm=norm, num_blocks=2)
     tokens = module([torch.randn(2, 4, 4, 4)], [(32, 32)] * 2, (32, 32))
     assert tokens.tokens.shape == (2, 16, 32)
     tokens.tokens.square().sum().backward()

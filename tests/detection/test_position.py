@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from flowdet.detection.heads import DetectionHeads, grid_boxes
-from flowdet.detection.position import QueryPositions, SineCode, box_points
+from flowdet.detection.boxes import box_points, grid_boxes
+from flowdet.detection.heads import DetectionHeads
+from flowdet.detection.position import QueryPositionalEncoding, SinePositionalEncoding
 
 
 def grid(side):
@@ -23,20 +24,22 @@ def test_the_likest_code_is_that_of_the_nearest_token(side):
     cell = torch.randint(side, (500, 2))
     points = (cell + 0.5 + offsets) / side
     nearest = torch.cdist(points, grid(side)).argmin(1)
-    assert torch.equal(nearest_codes(SineCode(32, side / 2), side, points), nearest)
+    assert torch.equal(nearest_codes(SinePositionalEncoding(32, side / 2), side, points), nearest)
 
 
 def test_too_high_a_frequency_confuses_distant_tokens():
     torch.manual_seed(0)
     points = torch.rand(500, 2)
-    distance = (grid(12)[nearest_codes(SineCode(16, 40.0), 12, points)] - points).norm(dim=1)
+    distance = (
+        grid(12)[nearest_codes(SinePositionalEncoding(16, 40.0), 12, points)] - points
+    ).norm(dim=1)
     assert distance.max() > 2 / 12
 
 
 def test_code_shape_and_dimension():
-    assert SineCode(32, 4.0)(torch.rand(2, 3, 2)).shape == (2, 3, 32)
+    assert SinePositionalEncoding(32, 4.0)(torch.rand(2, 3, 2)).shape == (2, 3, 32)
     with pytest.raises(ValueError, match="HIDDEN_DIM must be a multiple of 4, got 30"):
-        SineCode(30, 4.0)
+        SinePositionalEncoding(30, 4.0)
 
 
 @pytest.fixture
@@ -46,15 +49,15 @@ def heads():
 
 
 def test_without_anchoring_the_learned_code_serves_both_attentions():
-    code, anchors = SineCode(32, 4.0), grid_boxes(5)
-    position = QueryPositions(code, 32, anchors, None)(None)
+    code, anchors = SinePositionalEncoding(32, 4.0), grid_boxes(5)
+    position = QueryPositionalEncoding(code, 32, anchors, None)(None)
     assert position.own is position.cross
     torch.testing.assert_close(position.own.detach(), code(anchors[:, :2]))
 
 
 def test_anchored_queries_look_where_the_estimate_is(heads):
-    code, anchors = SineCode(32, 4.0), grid_boxes(5)
-    positions = QueryPositions(code, 32, anchors, heads.boxes)
+    code, anchors = SinePositionalEncoding(32, 4.0), grid_boxes(5)
+    positions = QueryPositionalEncoding(code, 32, anchors, heads.boxes)
     for p in positions.mlp.parameters():
         p.data.zero_()
     wanted = grid_boxes(5)[torch.tensor([3, 0, 4, 1, 2])]
@@ -64,7 +67,9 @@ def test_anchored_queries_look_where_the_estimate_is(heads):
 
 
 def test_no_gradient_flows_into_the_estimate(heads):
-    positions = QueryPositions(SineCode(32, 4.0), 32, grid_boxes(5), heads.boxes)
+    positions = QueryPositionalEncoding(
+        SinePositionalEncoding(32, 4.0), 32, grid_boxes(5), heads.boxes
+    )
     estimate = torch.randn(2, 5, 32, requires_grad=True)
     positions(estimate).cross.square().sum().backward()
     assert estimate.grad is None and heads.box.weight.grad is None

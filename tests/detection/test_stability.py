@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flowdet.detection.stability import Stability, Transport, overlap
+from flowdet.detection.stability import BoxStability, Refinement, overlap
 from tests.detection.tiny import batch, tiny_model
 
 FILES = ["digits_flow.yaml", "digits_backprop.yaml"]
@@ -17,9 +17,9 @@ def test_overlap_by_hand():
 
 def test_stability_is_the_mean_overlap_of_what_noisy_estimates_become():
     torch.manual_seed(0)
-    stability = Stability(3, 0.5, (2, 4))
+    stability = BoxStability(3, 0.5, (2, 4))
     before, ask = torch.randn(5, 2, 4), lambda estimate: estimate * 2
-    transport = Transport([before * 2], before, ask)
+    transport = Refinement([before * 2], before, ask)
     found = stability(transport, torch.sigmoid)
     assert found.shape == (5, 2) and (found < 1).all() and (found > 0).any()
     spread = before.std(dim=(1, 2), keepdim=True)
@@ -27,7 +27,7 @@ def test_stability_is_the_mean_overlap_of_what_noisy_estimates_become():
     expected = overlap(boxes, torch.sigmoid(before * 2).expand_as(boxes)).mean(dim=0)
     torch.testing.assert_close(found, expected)
     # what does not care about the estimate stands still
-    still = stability(Transport([before], before, lambda _: before), torch.sigmoid)
+    still = stability(Refinement([before], before, lambda _: before), torch.sigmoid)
     torch.testing.assert_close(still, torch.ones(5, 2))
 
 
@@ -35,14 +35,14 @@ def test_stability_is_the_mean_overlap_of_what_noisy_estimates_become():
 def test_scores_are_multiplied_and_boxes_are_not(file):
     keys = {"file": file, "SCORE_THRESHOLD": 0.0, "NMS_THRESHOLD": 1.0}
     plain = tiny_model(**keys).eval()
-    rated = tiny_model(**keys, STABILITY_DRAWS=2, STABILITY_NOISE=0.8).eval()
+    rated = tiny_model(**keys, STABILITY_SAMPLES=2, STABILITY_NOISE=0.8).eval()
     rated.load_state_dict(plain.state_dict())
     with torch.no_grad():
         transport = rated.transport(rated.encode(batch()[:1]))
         again = transport.ask(transport.before)
         torch.testing.assert_close(again, transport.estimates[-1])
-        sure = rated.stability_of(transport)[0]
-        assert plain.stability_of(transport) is None and (sure < 1).any()
+        sure = rated.stability_factors(transport)[0]
+        assert plain.stability_factors(transport) is None and (sure < 1).any()
     before, after = (
         {
             (int(q), int(c)): (float(s), b)
@@ -67,11 +67,11 @@ def rate_alone_and_together(model):
 
 @pytest.mark.parametrize("file", FILES)
 def test_an_image_is_rated_by_itself(file):
-    rate_alone_and_together(tiny_model(file=file, STABILITY_DRAWS=2).eval())
+    rate_alone_and_together(tiny_model(file=file, STABILITY_SAMPLES=2).eval())
 
 
 def test_an_image_is_rated_where_its_own_walk_has_ended():
-    model = tiny_model(file=FILES[0], STABILITY_DRAWS=2, NUM_STEPS=8).eval()
+    model = tiny_model(file=FILES[0], STABILITY_SAMPLES=2, NUM_STEPS=8).eval()
 
     def steps(early_exit):
         model.early_exit = early_exit
@@ -86,7 +86,7 @@ def test_an_image_is_rated_where_its_own_walk_has_ended():
 @pytest.mark.parametrize("mode", ["single_step", "ensemble", "multi_step_ensemble"])
 @pytest.mark.parametrize("exit_at", [0.0, 1.0])
 def test_every_mode_can_be_asked_again(mode, exit_at):
-    model = tiny_model(STABILITY_DRAWS=1, INFERENCE_MODE=mode, EARLY_EXIT=exit_at).eval()
+    model = tiny_model(STABILITY_SAMPLES=1, INFERENCE_MODE=mode, EARLY_EXIT=exit_at).eval()
     results = model.inference(batch(), trajectory=True)
     assert all((x["instances"].scores <= 1).all() for x in results)
     with torch.no_grad():
@@ -99,11 +99,11 @@ def test_every_mode_can_be_asked_again(mode, exit_at):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"STABILITY_DRAWS": -1}, "STABILITY_DRAWS must be at least 0"),
-        ({"STABILITY_DRAWS": 2, "STABILITY_NOISE": 0.0}, "STABILITY_NOISE above 0"),
+        ({"STABILITY_SAMPLES": -1}, "STABILITY_SAMPLES must be at least 0"),
+        ({"STABILITY_SAMPLES": 2, "STABILITY_NOISE": 0.0}, "STABILITY_NOISE above 0"),
         (
             {
-                "STABILITY_DRAWS": 1,
+                "STABILITY_SAMPLES": 1,
                 "PREDICTION": "velocity",
                 "ANCHORED_QUERIES": False,
                 "SELF_CONDITIONING": False,

@@ -13,7 +13,7 @@ from flowdet.engine import (
     load_trained,
     resolve_config,
 )
-from flowdet.engine.task import CLASSIFICATION, DETECTION, task_of
+from flowdet.engine.task_builders import CLASSIFICATION, DETECTION, task_of
 from tests.detection.tiny import tiny_cfg as tiny_detector_cfg
 from tests.engine.runs import train
 from tests.flowcls.tiny import tiny_cfg, tiny_model
@@ -63,14 +63,14 @@ def checkpoint(folder):
 
 
 @pytest.mark.parametrize("schedule", ["joint", "alternate"])
-@pytest.mark.parametrize("states", ["chain", "interpolated", "chain, sequential"])
+@pytest.mark.parametrize("states", ["rollout", "interpolated", "chain, sequential"])
 def test_an_interrupted_training_goes_on_as_if_it_was_not(cfg, tmp_path, schedule, states):
     cfg.MODEL.FLOW_CLS.SCHEDULE = schedule
     cfg.MODEL.FLOW_CLS.TRAINING_STATES, *sequential = states.split(", ")
     if sequential:
         cfg.MODEL.FLOW_CLS.TOPOLOGY = "sequential"
         cfg.MODEL.FLOW_CLS.IN_FEATURES = ["stage2", "stage3"]
-    cfg.MODEL.FLOW_CLS.PASS_LENGTH = 2
+    cfg.MODEL.FLOW_CLS.ITERS_PER_EPOCH = 2
     whole = train(cfg, tmp_path / "whole")
     # the fourth iteration is lost, and done again
     train(cfg, tmp_path / "parts", interrupt_before=4)
@@ -158,7 +158,7 @@ def test_classes_and_epochs_come_from_the_dataset(cfg):
     cfg.SOLVER.MAX_EPOCHS = 3
     resolved = resolve_config(cfg.clone())
     assert resolved.MODEL.FLOW_CLS.NUM_CLASSES == 10
-    assert resolved.SOLVER.MAX_ITER == 15 and resolved.MODEL.FLOW_CLS.PASS_LENGTH == 5
+    assert resolved.SOLVER.MAX_ITER == 15 and resolved.MODEL.FLOW_CLS.ITERS_PER_EPOCH == 5
     cfg.MODEL.FLOW_CLS.NUM_CLASSES = 7
     with pytest.raises(ValueError, match="MODEL.FLOW_CLS.NUM_CLASSES is 7.*has 10 classes"):
         resolve_config(cfg)
@@ -194,7 +194,7 @@ def test_a_batch_size_of_nothing_says_so(cfg):
 
 def test_missing_datasets_are_fetched_if_asked(cfg, monkeypatch):
     fetched = []
-    monkeypatch.setattr("flowdet.engine.setup.download", fetched.extend)
+    monkeypatch.setattr("flowdet.engine.config.download", fetched.extend)
     resolve_config(cfg.clone())
     assert fetched == []
     cfg.DATASETS.DOWNLOAD = True

@@ -26,7 +26,7 @@ def test_random_numbers_depend_on_the_iteration_only():
 
 
 def test_idle_blocks_lose_their_gradients():
-    model = tiny_model(SCHEDULE="alternate", PASS_LENGTH=1)
+    model = tiny_model(SCHEDULE="alternate", ITERS_PER_EPOCH=1)
     sum(model(batch()).values()).backward()
     for p in model.parameters():
         # what DistributedDataParallel does

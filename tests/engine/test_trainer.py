@@ -46,7 +46,7 @@ def averaged(folder):
 @pytest.mark.parametrize("schedule", ["joint", "alternate"])
 def test_an_interrupted_training_goes_on_as_if_it_was_not(cfg, tmp_path, schedule):
     cfg.MODEL.FLOW_DET.SCHEDULE = schedule
-    cfg.MODEL.FLOW_DET.PASS_LENGTH = 2
+    cfg.MODEL.FLOW_DET.ITERS_PER_EPOCH = 2
     cfg.SOLVER.EMA_DECAY = 0.5
     whole = train(cfg, tmp_path / "whole")
     # the fourth iteration is lost, and done again

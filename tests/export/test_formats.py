@@ -70,7 +70,7 @@ def test_onnx_of_detectors(mode, onnxruntime, tmp_path):
 
 @pytest.mark.slow
 def test_onnx_with_box_samples_stability_and_noise_of_ones_own(onnxruntime, tmp_path):
-    graph = detector_graph(BOX_SAMPLES=2, NOISE_SCALE=3.0, NUM_STEPS=5, STABILITY_DRAWS=2)
+    graph = detector_graph(BOX_SAMPLES=2, NOISE_SCALE=3.0, NUM_STEPS=5, STABILITY_SAMPLES=2)
     write_onnx(graph, tmp_path / "a.onnx", {}, noise_input=True)
     run, pixels = open_onnx(tmp_path / "a.onnx"), images(size=SIZE)
     check(graph, run)

@@ -77,7 +77,7 @@ def test_baseline_has_no_noise():
 
 @pytest.mark.parametrize("file", ["digits_flow.yaml", "digits_backprop.yaml"])
 def test_scores_by_stability(file):
-    assert compare(detector(file=file, STABILITY_DRAWS=2))[0] < 1e-5
+    assert compare(detector(file=file, STABILITY_SAMPLES=2))[0] < 1e-5
 
 
 def test_noise_of_ones_own():

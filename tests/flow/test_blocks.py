@@ -1,14 +1,9 @@
 import pytest
 import torch
 
-from flowdet.flow import (
-    EncoderFlowBlock,
-    ImageTokens,
-    MLPFlowBlock,
-    QueryPosition,
-    ResidualMLPFlowBlock,
-    TransformerFlowBlock,
-)
+from flowdet.detection.tokens import ImageTokens
+from flowdet.detection.transformer_block import QueryPosition, TransformerFlowBlock
+from flowdet.flow import EncoderFlowBlock, MLPFlowBlock, ResidualMLPFlowBlock
 
 B, M, N, D = 2, 5, 7, 16
 

@@ -68,7 +68,7 @@ def detector(schedule):
 
 def classifier(schedule):
     """Without noise or a random length of the chain, and without the probe's batch statistics."""
-    keys = {"TRAINING_STATES": "chain", "CHAIN_STEPS": [], "NOISE_SCALE": 0.0}
+    keys = {"TRAINING_STATES": "rollout", "ROLLOUT_STEPS": [], "NOISE_SCALE": 0.0}
     model = tiny_classifier(TOPOLOGY="sequential", SCHEDULE=schedule, **keys).train()
     model.probe.norm = torch.nn.Identity()
     return model, images()

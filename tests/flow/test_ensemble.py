@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from flowdet.flow import FlowEnsemble, FlowState, PerBlock
+from flowdet.flow import FlowEnsemble, FlowState, PerBlockFeatures
 from tests.flow.toy import DIM, IdentityTime, constants, mlps
 
 
@@ -45,7 +45,7 @@ def test_consensus_is_the_mean_and_blocks_are_separate():
     ensemble, features = mlps(), torch.randn(2, 5)
     state = ensemble.initial_state(torch.randn(2, DIM))
     each = [ensemble.predict(k, state, features).z1_hat for k in range(3)]
-    assert torch.allclose(ensemble.consensus(state, features), torch.stack(each).mean(0))
+    assert torch.allclose(ensemble.mean_estimate(state, features), torch.stack(each).mean(0))
     assert not torch.allclose(each[0], each[1])
 
 
@@ -60,7 +60,7 @@ def test_bad_ensembles():
 
 def test_features_per_block():
     ensemble, state = mlps(2), FlowState(torch.ones(3, DIM), torch.zeros(3))
-    features = PerBlock([torch.randn(3, 5), torch.randn(3, 5)])
+    features = PerBlockFeatures([torch.randn(3, 5), torch.randn(3, 5)])
     for k in range(2):
         own = ensemble.predict(k, state, features).output
         assert torch.equal(own, ensemble.predict(k, state, features[k]).output)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from flowdet.flow import INFERENCE_MODES, FlowEnsemble, Walk, register_mode, solve
+from flowdet.flow import INFERENCE_MODES, FlowEnsemble, InferencePlan, register_mode, solve
 from flowdet.flow.ensemble import block_at
 from tests.flow.toy import DIM, IdentityTime, TimesBlock, constants, mlps
 
@@ -84,22 +84,27 @@ def test_bad_arguments(kwargs, message):
 
 @pytest.mark.parametrize(
     "walk",
-    [Walk("ensemble"), Walk("single_step", 1, 2), Walk("multi_step", 4), Walk("multi_step", 16)],
+    [
+        InferencePlan("ensemble"),
+        InferencePlan("single_step", 1, 2),
+        InferencePlan("multi_step", 4),
+        InferencePlan("multi_step", 16),
+    ],
 )
 def test_walks_have_names(walk):
-    assert Walk.parse(walk.name) == walk
+    assert InferencePlan.parse(walk.name) == walk
 
 
 @pytest.mark.parametrize("name", ["", "walk-2", "multi_step", "ensemble-2", "multi_step--1", "-2"])
 def test_no_walk(name):
     with pytest.raises(ValueError, match="is no inference mode"):
-        Walk.parse(name)
+        InferencePlan.parse(name)
 
 
 class Halving(torch.nn.Module):
     """Corrects the estimate by half of what it is away from the features."""
 
-    def forward(self, z_t, time_code, features, estimate=None, position=None):
+    def forward(self, z_t, time_embedding, features, estimate=None, position=None):
         return (features - estimate) / 2
 
 
@@ -110,7 +115,7 @@ class Goal(torch.nn.Module):
         super().__init__()
         self.goal = goal
 
-    def forward(self, z_t, time_code, features, estimate=None, position=None):
+    def forward(self, z_t, time_embedding, features, estimate=None, position=None):
         return self.goal - estimate
 
 
@@ -141,12 +146,12 @@ def test_more_steps_of_velocity_make_the_grid_finer():
 def test_boxes_that_wait_for_their_block_have_not_settled(num_steps):
     """Within the first block's interval the estimates are all the same: no reason to stop."""
     ensemble = targets(Goal(2.0), Goal(6.0))
-    found = solve(ensemble, Z_0, None, num_steps=num_steps, settled=halfway)
+    found = solve(ensemble, Z_0, None, num_steps=num_steps, converged=halfway)
     torch.testing.assert_close(found.z_1, torch.full_like(Z_0, 6.0))
 
 
 def halfway(before, after):
-    """Settled where less than 0.2 is left to go."""
+    """Converged where less than 0.2 is left to go."""
     return (after - before).abs().amax(dim=-1) < 0.2
 
 
@@ -157,13 +162,13 @@ def test_what_has_settled_takes_no_more_steps(mode):
     blocks = targets(*[Halving()] * 10)
     goal = torch.tensor([[2.0], [0.2]]).expand(2, DIM)
     run = dict(mode=mode, num_steps=10, trajectory=True)
-    found = solve(blocks, Z_0, goal, settled=halfway, **run)
+    found = solve(blocks, Z_0, goal, converged=halfway, **run)
     # 1, 1.5, 1.75, 1.875 and 0.1, 0.15: the last one that differs by less than 0.2
     assert found.steps.tolist() == [4, 2]
     torch.testing.assert_close(found.z_1[:, 0], torch.tensor([1.875, 0.15]))
     assert len(found.estimates) == 4 and len(found.states) == len(found.times) == 5
     for i in range(2):
-        alone = solve(blocks, Z_0[i : i + 1], goal[i : i + 1], settled=halfway, **run)
+        alone = solve(blocks, Z_0[i : i + 1], goal[i : i + 1], converged=halfway, **run)
         torch.testing.assert_close(alone.z_1, found.z_1[i : i + 1])
         torch.testing.assert_close(alone.last.z, found.last.z[i : i + 1])
         assert alone.last.t == found.last.t[i]
@@ -177,7 +182,7 @@ def test_what_has_settled_takes_no_more_steps(mode):
 
 def test_what_settles_late_ends_where_it_would():
     ensemble = constants(1.0, 2.0, 6.0)
-    never = solve(ensemble, Z_0, None, settled=lambda a, b: torch.tensor([False, False]))
+    never = solve(ensemble, Z_0, None, converged=lambda a, b: torch.tensor([False, False]))
     torch.testing.assert_close(never.z_1, solve(ensemble, Z_0, None).z_1)
 
 
@@ -198,7 +203,10 @@ def test_a_registered_mode_is_one_like_the_others(half_way):
     z_1 = solve(constants(2.0, 5.0), Z_0, None, half_way, num_steps=2).z_1
     # half of 2 by velocity, which is 1 in each half of the time
     torch.testing.assert_close(z_1, torch.full_like(Z_0, 1.0))
-    assert Walk.parse("half_way-3") == Walk(half_way, 3) and Walk(half_way, 3).name == "half_way-3"
+    assert (
+        InferencePlan.parse("half_way-3") == InferencePlan(half_way, 3)
+        and InferencePlan(half_way, 3).name == "half_way-3"
+    )
     with pytest.raises(ValueError, match="half_way.* already"):
         register_mode(half_way)(None)
 
@@ -206,4 +214,4 @@ def test_a_registered_mode_is_one_like_the_others(half_way):
 @pytest.mark.parametrize("name", ["ensemble-2", "multi_step", "single_step-x", "ensemble-", "ode"])
 def test_what_is_no_mode(name):
     with pytest.raises(ValueError, match=f"'{name}' is no inference mode: give one of single_step"):
-        Walk.parse(name)
+        InferencePlan.parse(name)

@@ -15,15 +15,15 @@ class ConstantBlock(nn.Module):
         super().__init__()
         self.register_buffer("value", torch.tensor(value))
 
-    def forward(self, z_t, time_code, features, estimate=None, position=None):
+    def forward(self, z_t, time_embedding, features, estimate=None, position=None):
         return self.value.expand_as(z_t)
 
 
 class TimesBlock(nn.Module):
     """velocity = 3 t^2, so the exact solution of the ODE is z_0 + t^3."""
 
-    def forward(self, z_t, time_code, features, estimate=None, position=None):
-        return 3 * time_code[:, :1].square().expand_as(z_t)
+    def forward(self, z_t, time_embedding, features, estimate=None, position=None):
+        return 3 * time_embedding[:, :1].square().expand_as(z_t)
 
 
 class IdentityTime(nn.Module):

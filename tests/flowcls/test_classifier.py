@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from flowdet.analysis.memory import SavedBytes
 from flowdet.engine import load_config
+from flowdet.experiments.memory import SavedBytes
 from flowdet.flow import block_local_losses
 from flowdet.flowcls.classifier import BlockLosses
 from tests.flowcls.tiny import CONFIGS, images, tiny_model
@@ -33,7 +33,7 @@ def block_gradients(model, block):
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
-@pytest.mark.parametrize("states", ["interpolated", "chain"])
+@pytest.mark.parametrize("states", ["interpolated", "rollout"])
 def test_a_block_learns_from_its_own_loss_alone(topology, states):
     model = tiny_model(TOPOLOGY=topology, TRAINING_STATES=states).train()
     for block in range(3):
@@ -121,17 +121,17 @@ def test_the_weights_of_the_losses_are_factors():
 
 def test_the_features_learn_at_the_start_alone():
     """With LEARN_AT_START the backbone's gradient is that of the losses at t = 0."""
-    keys = {"TRAINING_STATES": "chain", "NOISE_SCALE": 0.0}
+    keys = {"TRAINING_STATES": "rollout", "NOISE_SCALE": 0.0}
 
     def backbone_gradients(**more):
-        model = tiny_model(**keys, **{"CHAIN_STEPS": [], **more}).train()
+        model = tiny_model(**keys, **{"ROLLOUT_STEPS": [], **more}).train()
         return [
             {n: g for n, g in block_gradients(model, k).items() if n.startswith("backbone.")}
             for k in range(3)
         ]
 
     both = backbone_gradients(LEARN_AT_START=True)
-    start = backbone_gradients(LEARN_AT_START=False, CHAIN_STEPS=[1])
+    start = backbone_gradients(LEARN_AT_START=False, ROLLOUT_STEPS=[1])
     walked = backbone_gradients(LEARN_AT_START=False)
     for k in range(3):
         torch.testing.assert_close(both[k], start[k])
@@ -209,7 +209,7 @@ def test_the_configured_mode_comes_first():
 
 def test_saved_activations_do_not_grow_with_the_blocks():
     def peak(count):
-        model = tiny_model(NUM_BLOCKS=count, TRAINING_STATES="chain").train()
+        model = tiny_model(NUM_BLOCKS=count, TRAINING_STATES="rollout").train()
         with SavedBytes(model).counting() as saved:
             sum(model(images()).values()).backward()
         return saved.peak
@@ -218,7 +218,7 @@ def test_saved_activations_do_not_grow_with_the_blocks():
 
 
 def test_alternate_trains_one_block_per_pass():
-    model = tiny_model(SCHEDULE="alternate", PASS_LENGTH=2).train()
+    model = tiny_model(SCHEDULE="alternate", ITERS_PER_EPOCH=2).train()
     learned = []
     for _ in range(6):
         model(images())
@@ -235,7 +235,7 @@ def test_blocks_and_features(block, features, file):
             tiny_model(file, BLOCK=block, FEATURES=features)
         return
     # chain always starts at t = 0, so that the start estimate learns in every iteration
-    model = tiny_model(file, BLOCK=block, FEATURES=features, TRAINING_STATES="chain").train()
+    model = tiny_model(file, BLOCK=block, FEATURES=features, TRAINING_STATES="rollout").train()
     sum(model(images()).values()).backward()
     without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not without

@@ -11,7 +11,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
 from flowdet.flow.blocks import encoder_layer
-from flowdet.flowcls.base import Classifier
+from flowdet.flowcls.base_classifier import Classifier
 from flowdet.flowcls.build import build_blocks, build_shared_parts
 
 

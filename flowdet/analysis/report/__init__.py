@@ -1,5 +1,0 @@
-"""A run as one self-contained HTML page."""
-
-from flowdet.analysis.report.page import write_report
-
-__all__ = ["write_report"]

@@ -1,0 +1,100 @@
+"""What the commands that train a comparison and print its table have in common."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from flowdet.cli.common import at_least_one, user_errors
+from flowdet.engine import keep_freed_memory
+from flowdet.experiments.comparison import Comparison
+from flowdet.reporting.results import changed_keys, typed_command, write_results, write_text
+
+# what a budget sets in every run
+BUDGET_KEYS = ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_EPOCHS", "SOLVER.MAX_ITER")
+
+
+def table_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with `--seeds`, `--output` and the overrides, for `parse_with_overrides`."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--seeds", type=at_least_one, default=2, metavar="N", help="seeds 0 to N - 1 (default 2)")
+    add("--output", type=Path, metavar="FOLDER", help="default: output/TABLE_DATA")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of every config")
+    return parser
+
+
+def check_overrides(overrides: Sequence[str], options: Mapping[str, str]) -> None:
+    """Raises ValueError if an override is for an option to set.
+
+    Args:
+        overrides: `KEY VALUE` pairs.
+        options: of the command, by the keys that they set; `--seeds` and `--output` are added.
+    """
+    reserved = {"SEED": "--seeds", "OUTPUT_DIR": "--output", **options}
+    for key in overrides[::2]:
+        if key in reserved:
+            raise ValueError(f"{key} is set by {reserved[key]}: leave it out")
+
+
+def train_and_report(plan: Callable[[], Comparison], report: Callable[[Comparison], None]) -> None:
+    """The main part of a command: plans, trains what is left, reports.
+
+    Ends the program with a line, and a status other than 0, for mistakes of the user, a stop, or
+    failed runs.
+    """
+    # a polite stop ends the training under way, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    keep_freed_memory()
+    with user_errors():
+        comparison = plan()
+    try:
+        comparison.train()
+    except KeyboardInterrupt:
+        sys.exit("stopped: the same command goes on from here")
+    except BlockingIOError as error:
+        sys.exit(f"error: {error}")
+    report(comparison)
+    if comparison.failed:
+        sys.exit(f"{len(comparison.failed)} of {len(comparison.runs)} runs have failed")
+
+
+def save_table(
+    path: Path,
+    comparison: Comparison,
+    rows: list[dict],
+    caption: str,
+    draw: Callable[[str], str],
+    failures: Sequence[str] = (),
+) -> None:
+    """Prints a table with the failed runs, and writes it as Markdown and its rows as JSON.
+
+    Args:
+        path: of both files, without their suffix.
+        comparison: behind the rows.
+        caption: printed above.
+        draw: the table in a style of tabulate.
+        failures: what has failed beside runs.
+    """
+    runs, command = comparison.runs, typed_command()
+    failed = [f"FAILED {folder}, {why}" for folder, why in comparison.failed.items()]
+    below = "".join(f"{line}\n" for line in [*failed, *failures])
+    print(f"\n{caption}\n\n{draw('simple')}\n\n{below}")
+    text = f"{caption}\n\n{draw('github')}\n\n{below}\nMade by `{command}`.\n"
+    written = [
+        write_text(path.with_name(f"{path.name}.md"), text.replace("\n\n\n", "\n\n")),
+        write_results(
+            path.with_name(f"{path.name}.json"),
+            rows,
+            command=command,
+            config=", ".join(dict.fromkeys(run.config_file for run in runs)),
+            seeds=sorted({run.seed for run in runs}),
+            settings={run.folder.name: changed_keys(run.cfg) for run in runs if run.seed == 0},
+        ),
+    ]
+    print(f"written: {', '.join(map(str, written))}")

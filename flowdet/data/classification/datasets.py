@@ -1,0 +1,275 @@
+"""Classification datasets in detectron2's catalogs; importing this registers them.
+
+A dataset is a list of dicts with `image_id` (unique), `label` (an index into the `thing_classes`
+of its metadata) and either `image`, uint8 [H, W] or [H, W, 3] RGB, or `file_name`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
+from torchvision.datasets import CIFAR10, CIFAR100, MNIST, ImageFolder
+from torchvision.datasets.utils import download_and_extract_archive
+
+from flowdet.data.detection.builtin import datasets_root
+from flowdet.data.detection.digits import DigitBank
+from flowdet.data.detection.loaders import check_registered
+
+__all__ = [
+    "CIFAR10_CLASSES",
+    "download",
+    "get_classification_dicts",
+    "register_classification_datasets",
+    "register_image_folder",
+]
+
+CIFAR10_CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+
+# archive and MD5
+_TINY_IMAGENET = (
+    "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+    "90528d7ca1a48142e341f4ef8d21d0de",
+)
+_IMAGENET_R = (
+    "https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar",
+    "a61312130a589d0ca1a8fca1f2bd3337",
+)
+# name of a dataset registered here -> what makes sure that its files are there
+_fetchers: dict[str, Callable[[], object]] = {}
+
+# what reads a dataset: its class names and its dicts
+Reader = Callable[[], tuple[Sequence[str], list[dict]]]
+
+
+def get_classification_dicts(dataset_name: str) -> list[dict]:
+    """The dicts of a registered classification dataset.
+
+    Raises:
+        ValueError: it is not registered, has no images, labels or class names, has a label
+            outside its classes, or an image id twice.
+        FileNotFoundError: its files are missing.
+    """
+    check_registered(dataset_name)
+    records = DatasetCatalog.get(dataset_name)
+    if not records:
+        raise ValueError(f"dataset {dataset_name!r} has no image")
+    classes = MetadataCatalog.get(dataset_name).get("thing_classes")
+    if "label" not in records[0] or classes is None:
+        raise ValueError(
+            f"dataset {dataset_name!r} is not for classification: its dicts need a 'label', its "
+            "metadata thing_classes"
+        )
+    for record in records:
+        if not 0 <= record["label"] < len(classes):
+            raise ValueError(
+                f"dataset {dataset_name!r}: image {record['image_id']} has label "
+                f"{record['label']}, but there are {len(classes)} classes"
+            )
+    if len({record["image_id"] for record in records}) < len(records):
+        raise ValueError(f"dataset {dataset_name!r} has two images with the same image_id")
+    return records
+
+
+def register_image_folder(name: str, folder: str | Path) -> None:
+    """Registers the images `folder/<class>/**`, replacing an earlier dataset of that name.
+
+    The class names are the names of the sub-folders, in alphabetical order; they are in the
+    metadata once the dataset was read. A class may be empty.
+    """
+    _register_folder(name, Path(folder).expanduser(), "give the folder that holds the classes")
+
+
+def register_classification_datasets(root: str | Path) -> None:
+    """Registers all datasets that flowdet knows, in the folder `root`; replaces earlier ones."""
+    root = Path(root)
+    for split in ("train", "test"):
+        _register(f"sklearn_digits_{split}", partial(_read_digits, split), tuple("0123456789"))
+        _register_torchvision(f"cifar10_{split}", CIFAR10, root, CIFAR10_CLASSES)
+        _register_torchvision(f"cifar100_{split}", CIFAR100, root)
+        _register_torchvision(f"mnist_{split}", MNIST, root, MNIST.classes)
+        _register_folder(
+            f"cifar10_subset_{split}",
+            root / "cifar10_subset" / split,
+            "make it with datasets/make_image_folder.py",
+        )
+        folder = root / "imagenet-r"
+        read = partial(_read_imagenet_r, folder, split)
+        _register(f"imagenet_r_{split}", read, fetch=partial(_fetch_archive, *_IMAGENET_R, folder))
+    for split in ("train", "val"):
+        folder = root / "tiny-imagenet-200"
+        read = partial(_read_tiny_imagenet, folder, split)
+        fetch = partial(_fetch_archive, *_TINY_IMAGENET, folder)
+        _register(f"tiny_imagenet_{split}", read, fetch=fetch)
+
+
+def download(names: Iterable[str]) -> None:
+    """Fetches what is missing of registered datasets, with torchvision's code.
+
+    In a distributed run one process per machine does it while the others wait.
+
+    Raises:
+        OSError: a download has failed.
+        ValueError: a dataset is not registered, or is missing and cannot be fetched; the
+            message says where to get it.
+    """
+    for name in names:
+        check_registered(name)
+        if comm.get_local_rank() == 0 and name in _fetchers:
+            try:
+                _fetchers[name]()
+            # torchvision's own, for a host that does not answer or a wrong checksum
+            except RuntimeError as error:
+                raise OSError(f"dataset {name!r} could not be downloaded: {error}") from error
+    comm.synchronize()
+
+
+def _register(
+    name: str,
+    read: Reader,
+    classes: Sequence[str] | None = None,
+    fetch: Callable[[], object] | None = None,
+    way_out: str = "set DATASETS.DOWNLOAD True to fetch it",
+) -> None:
+    """Puts a dataset into the catalogs; without `classes` they are known once it is read."""
+    if name in DatasetCatalog.list():
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    DatasetCatalog.register(name, partial(_read, name, read, way_out))
+    MetadataCatalog.get(name).evaluator_type = "classification"
+    if classes is not None:
+        MetadataCatalog.get(name).thing_classes = list(classes)
+    _fetchers.pop(name, None)
+    if fetch is not None:
+        _fetchers[name] = fetch
+
+
+def _read(name: str, read: Reader, way_out: str) -> list[dict]:
+    try:
+        classes, records = read()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"dataset {name!r}: {error}: {way_out}") from error
+    MetadataCatalog.get(name).thing_classes = list(classes)
+    return records
+
+
+def _register_torchvision(
+    name: str, kind: type, root: Path, classes: Sequence[str] | None = None
+) -> None:
+    read = partial(_read_torchvision, kind, root, name.endswith("_train"))
+    _register(name, read, classes, fetch=partial(kind, root, download=True))
+
+
+def _register_folder(name: str, folder: Path, way_out: str) -> None:
+    """Registers a folder of images that cannot be fetched."""
+
+    def fetch() -> None:
+        if not folder.is_dir():
+            raise ValueError(
+                f"dataset {name!r}: there is no folder {folder}, and it cannot be downloaded: "
+                f"{way_out}"
+            )
+
+    _register(name, partial(_read_folder, folder), fetch=fetch, way_out=way_out)
+
+
+def _read_digits(split: str) -> tuple[Sequence[str], list[dict]]:
+    """scikit-learn's digits, 8x8, in the split of the detection dataset."""
+    # scikit-learn takes a second to import, and few runs need it
+    from sklearn.datasets import load_digits
+
+    digits = DigitBank.load(split)
+    images = np.round(load_digits().images * (255 / 16)).astype(np.uint8)
+    return tuple("0123456789"), [
+        {"image_id": int(row), "label": int(label), "image": images[row]}
+        for row, label in zip(digits.indices, digits.labels)
+    ]
+
+
+def _read_torchvision(kind: type, root: Path, train: bool) -> tuple[Sequence[str], list[dict]]:
+    """A dataset that torchvision keeps as one array of images."""
+    try:
+        source = kind(root, train=train)
+    except RuntimeError as error:
+        folder = root / getattr(kind, "base_folder", "MNIST/raw")
+        raise FileNotFoundError(
+            f"folder {folder} is missing, or its files are not the original ones"
+        ) from error
+    images = np.asarray(source.data)
+    return source.classes, [
+        {"image_id": i, "label": int(label), "image": image}
+        for i, (image, label) in enumerate(zip(images, np.asarray(source.targets)))
+    ]
+
+
+def _read_folder(folder: Path) -> tuple[Sequence[str], list[dict]]:
+    """The images of a folder per class; their ids are their paths within `folder`."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
+    source = ImageFolder(folder, allow_empty=True)
+    return source.classes, [
+        {"image_id": Path(path).relative_to(folder).as_posix(), "label": label, "file_name": path}
+        for path, label in source.samples
+    ]
+
+
+def _read_imagenet_r(folder: Path, split: str) -> tuple[Sequence[str], list[dict]]:
+    """A fifth of each class is for testing: the images whose ids have the lowest SHA-256."""
+    classes, records = _read_folder(folder)
+    by_class = defaultdict(list)
+    for record in records:
+        by_class[record["label"]].append(record["image_id"])
+    test = {i for ids in by_class.values() for i in sorted(ids, key=_sha256)[: round(len(ids) / 5)]}
+    wanted = split == "test"
+    return classes, [record for record in records if (record["image_id"] in test) == wanted]
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read_tiny_imagenet(folder: Path, split: str) -> tuple[Sequence[str], list[dict]]:
+    """As unpacked, or with the validation images moved into a folder per class."""
+    listing, images = folder / "val" / "val_annotations.txt", folder / "val" / "images"
+    if split == "train" or not (listing.is_file() and images.is_dir()):
+        return _read_folder(folder / split)
+    rows = [line.split("\t")[:2] for line in listing.read_text().splitlines()]
+    classes = sorted({wnid for _, wnid in rows})
+    labels = {wnid: label for label, wnid in enumerate(classes)}
+    return classes, [
+        {"image_id": file, "label": labels[wnid], "file_name": str(images / file)}
+        for file, wnid in rows
+    ]
+
+
+def _fetch_archive(url: str, md5: str, folder: Path) -> None:
+    """Downloads and unpacks an archive whose only entry is `folder`, unless that is there."""
+    if folder.is_dir():
+        return
+    root = folder.parent
+    root.mkdir(parents=True, exist_ok=True)
+    # moved when complete: half a dataset would be taken for a whole one
+    with tempfile.TemporaryDirectory(prefix=".unpack-", dir=root) as scratch:
+        download_and_extract_archive(url, root, extract_root=scratch, md5=md5)
+        (Path(scratch) / folder.name).rename(folder)
+
+
+register_classification_datasets(datasets_root())

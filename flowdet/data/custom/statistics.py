@@ -1,0 +1,103 @@
+"""What a dataset holds, in numbers and in a picture: classes, box sizes, objects per image."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data.transforms import ResizeShortestEdge
+from tabulate import tabulate
+
+__all__ = ["class_table", "query_remarks", "size_table", "split_table"]
+
+# of the sizes in a table, in per cent
+_QUANTILES = (1, 10, 50, 90, 99)
+# pixels of the input: a smaller box is hardly a token of the feature map
+SMALL = 8
+
+
+def split_table(records: dict[str, list[dict]], num_queries: int) -> str:
+    """Images and objects of every split, and how many objects an image has."""
+    rows = []
+    for split, of_split in records.items():
+        counts = np.array([len(r["annotations"]) for r in of_split] or [0])
+        row = [split, len(of_split), (counts == 0).sum(), counts.sum()]
+        row += [np.median(counts), counts.max(), (counts > num_queries).sum()]
+        rows.append(row)
+    head = ["split", "images", "without objects", "objects", "per image: median", "most"]
+    return tabulate(rows, [*head, f"images with more than {num_queries}"], tablefmt="github")
+
+
+def class_table(records: dict[str, list[dict]], class_names: list[str]) -> str:
+    """Objects of every class in every split."""
+    counts = {
+        split: Counter(a["category_id"] for r in of_split for a in r["annotations"])
+        for split, of_split in records.items()
+    }
+    rows = [[name, *(c[i] for c in counts.values())] for i, name in enumerate(class_names)]
+    # names may be numbers
+    return tabulate(rows, ["class", *records], tablefmt="github", disable_numparse=[0])
+
+
+def size_table(records: dict[str, list[dict]], cfg: CfgNode | None) -> str:
+    """Quantiles of the boxes' sizes: in pixels, as a share of the image's and, with a config, in
+    pixels of its input."""
+    sizes = _box_sizes(records, cfg)
+    if not len(sizes):
+        return "no boxes"
+    rows = [
+        ["pixels", *_texts(sizes[:, 0], "{:.0f}")],
+        ["share of the image", *_texts(100 * sizes[:, 1], "{:.1f} %")],
+    ]
+    if cfg is not None:
+        rows.append(["pixels of the input", *_texts(sizes[:, 2], "{:.0f}")])
+    head = ["box size (square root of the area)", *(f"{q} %" for q in _QUANTILES)]
+    return tabulate(rows, head, tablefmt="github", disable_numparse=True)
+
+
+def query_remarks(records: dict[str, list[dict]], cfg: CfgNode) -> list[str]:
+    """What of the objects a detector of this config cannot find, or hardly."""
+    num_queries, remarks = cfg.MODEL.FLOW_DET.NUM_QUERIES, []
+    counts = [len(r["annotations"]) for of_split in records.values() for r in of_split]
+    beyond = sum(count > num_queries for count in counts)
+    if beyond:
+        remarks.append(
+            f"{beyond} images hold more objects than the {num_queries} queries: only the largest "
+            f"are learned. Set MODEL.FLOW_DET.NUM_QUERIES to {max(counts)} or more"
+        )
+    sizes = _box_sizes(records, cfg)
+    small = (sizes[:, 2] < SMALL).mean() if len(sizes) else 0
+    if small > 0.01:
+        remarks.append(
+            f"{small:.0%} of the boxes are smaller than {SMALL}x{SMALL} pixels in the input: raise "
+            "INPUT.FIXED_SIZE, or read finer features (docs/own_data.md)"
+        )
+    return remarks
+
+
+def _box_sizes(records: dict[str, list[dict]], cfg: CfgNode | None) -> np.ndarray:
+    """[N, 3]: square root of every box's area in pixels of the image, as a share of the image's,
+    and in pixels of the input."""
+    rows = []
+    for record in (r for of_split in records.values() for r in of_split):
+        image = record["height"] * record["width"]
+        scale = _input_area(record, cfg) / image if cfg is not None else 1.0
+        for x1, y1, x2, y2 in (a["bbox"] for a in record["annotations"]):
+            area = (x2 - x1) * (y2 - y1)
+            rows.append((area, area / image, area * scale))
+    return np.sqrt(np.array(rows).reshape(-1, 3))
+
+
+def _input_area(record: dict, cfg: CfgNode) -> float:
+    """Pixels of an image as a detector gets it."""
+    height, width = cfg.INPUT.FIXED_SIZE
+    if not height:
+        height, width = ResizeShortestEdge.get_output_shape(
+            record["height"], record["width"], cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+        )
+    return height * width
+
+
+def _texts(values: np.ndarray, form: str) -> list[str]:
+    return [form.format(value) for value in np.percentile(values, _QUANTILES)]

@@ -1,0 +1,144 @@
+"""Reading a split in VOC format: xml files, one per image, found by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from detectron2.structures import BoxMode
+
+from flowdet.data.custom.layout import VOCSplit
+from flowdet.data.custom.problems import ClassList, Problem, Report, check_box
+from flowdet.data.detection.voc import VOCObject, read_voc_annotation
+from flowdet.data.image_files import image_suffixes
+
+__all__ = ["read_class_file", "read_voc"]
+
+
+def read_voc(
+    split: VOCSplit, classes: ClassList | None, report: Report
+) -> tuple[list[dict], ClassList]:
+    """The dataset dicts of a split, and the classes.
+
+    Boxes are absolute xyxy pixels that start at 0; every annotation also has "difficult".
+
+    classes: None takes the names in the annotations, sorted. report: gets every problem; what is
+    wrong is left out if it returns.
+    """
+    parsed = list(_parse(split, report))
+    if classes is None:
+        names = sorted({obj.name for _, _, objects in parsed for obj in objects})
+        classes = ClassList(tuple(names), f"the annotations of {split.place}")
+    index = {name: i for i, name in enumerate(classes.names)}
+    records = []
+    for xml, record, objects in parsed:
+        found = (_annotation(xml, record, obj, index, classes, report) for obj in objects)
+        records.append({**record, "annotations": [a for a in found if a is not None]})
+    return records, classes
+
+
+def read_class_file(path: Path, report: Report) -> ClassList:
+    """The class names of a text file, one per line; empty lines do not count."""
+    names: list[str] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        name = line.strip()
+        if name in names:
+            report(Problem("class listed twice", f"{path}:{number}", f"class {name!r} again"))
+        elif name:
+            names.append(name)
+    if not names:
+        report(Problem("empty class list", str(path), "the file names no class: one per line"))
+    return ClassList(tuple(names), str(path))
+
+
+def _parse(split: VOCSplit, report: Report) -> Iterator[tuple[Path, dict, list[VOCObject]]]:
+    """Every image that has an annotation: its xml file, its dict without annotations, objects."""
+    images = _by_stem(split.images, image_suffixes(), report)
+    xmls = _by_stem(split.annotations, {".xml"}, report)
+    for image_id, line in _image_ids(split, images, xmls, report):
+        image, xml = images.get(image_id), xmls.get(image_id)
+        if image is None:
+            report(_missing_image(split, image_id, line, xml))
+        elif xml is None:
+            text = f"there is no {image_id}.xml for it; an image without objects needs one too"
+            report(Problem("image without annotation", line or str(image), text))
+        else:
+            try:
+                (height, width), objects = read_voc_annotation(xml)
+            except ValueError as error:
+                _, _, message = str(error).partition(f"{xml}:")
+                number, _, text = message.partition(": ")
+                report(Problem("unreadable annotation", f"{xml}:{number}", text.rstrip(".")))
+                continue
+            record = {"file_name": str(image), "image_id": image_id}
+            yield xml, {**record, "height": height, "width": width}, objects
+
+
+def _by_stem(folders: Iterable[Path], suffixes: set[str], report: Report) -> dict[str, Path]:
+    """The files with one of the suffixes, by their names without it."""
+    files: dict[str, Path] = {}
+    for folder in folders:
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() not in suffixes:
+                continue
+            if path.stem in files:
+                text = f"{files[path.stem]} has the same name: keep one of them"
+                report(Problem("two files of one name", str(path), text))
+            files.setdefault(path.stem, path)
+    return files
+
+
+def _image_ids(
+    split: VOCSplit, images: dict[str, Path], xmls: dict[str, Path], report: Report
+) -> Iterator[tuple[str, str]]:
+    """Image ids, and the line that lists each ("" where all files count)."""
+    if split.listing is None:
+        yield from ((image_id, "") for image_id in sorted(images.keys() | xmls.keys()))
+        return
+    seen = set()
+    lines = split.listing.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        image_id, where = line.strip(), f"{split.listing}:{number}"
+        if image_id in seen:
+            report(Problem("image listed twice", where, f"image {image_id} again"))
+        elif image_id:
+            seen.add(image_id)
+            yield image_id, where
+
+
+def _missing_image(split: VOCSplit, image_id: str, line: str, xml: Path | None) -> Problem:
+    """An id without image: listed, or that of an xml file."""
+    folders = " or ".join(str(folder) for folder in split.images[:3])
+    if line:
+        hint = ""
+        if Path(image_id).suffix.lower() in image_suffixes():
+            hint = ": a list has the names without .jpg"
+        return Problem("missing image", line, f"there is no image {image_id}.* in {folders}{hint}")
+    return Problem("annotation without image", str(xml), f"no image {image_id}.* in {folders}")
+
+
+def _annotation(
+    xml: Path,
+    record: dict,
+    obj: VOCObject,
+    index: dict[str, int],
+    classes: ClassList,
+    report: Report,
+) -> dict | None:
+    """One object as a detectron2 annotation, or None after reporting a problem."""
+    where = f"{xml}:{obj.line}"
+    if obj.name not in index:
+        text = f"class {obj.name!r} is unknown; {classes.source} knows {classes.listed()}"
+        return report(Problem("unknown class", where, text))
+    size = (record["height"], record["width"])
+    box = check_box(obj.corners, size, obj.name, where, report)
+    if box is None:
+        return None
+    x1, y1, x2, y2 = box
+    return {
+        "category_id": index[obj.name],
+        # VOC counts pixels from 1, and many tools from 0
+        "bbox": [max(x1 - 1, 0.0), max(y1 - 1, 0.0), x2, y2],
+        "bbox_mode": BoxMode.XYXY_ABS,
+        "difficult": obj.difficult,
+    }

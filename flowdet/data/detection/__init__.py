@@ -1,0 +1,23 @@
+"""Detection datasets: registration, annotation files, mapping and data loaders.
+
+Importing it registers the digits with detectron2.
+"""
+
+from flowdet.data.detection.builtin import register_digits, register_voc
+from flowdet.data.detection.loaders import (
+    build_test_loader,
+    build_train_loader,
+    get_detection_dicts,
+)
+from flowdet.data.detection.mapper import FlowDatasetMapper
+from flowdet.data.detection.voc import load_voc_dicts
+
+__all__ = [
+    "FlowDatasetMapper",
+    "build_test_loader",
+    "build_train_loader",
+    "get_detection_dicts",
+    "load_voc_dicts",
+    "register_digits",
+    "register_voc",
+]

@@ -1,8 +1,0 @@
-"""Datasets that are a folder, in VOC or COCO format: found, read, checked and registered by path.
-
-`DATASETS.PATH` names such a folder; docs/own_data.md shows what may be in it.
-"""
-
-from .dataset import OwnDataset, register_own
-
-__all__ = ["OwnDataset", "register_own"]

@@ -1,0 +1,134 @@
+"""The losses of one flow block: flow loss and detection loss on its training states (eq. 19)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from flowdet.detection.criterion import SetCriterion
+from flowdet.detection.heads import DetectionHeads
+from flowdet.detection.matcher import HungarianMatcher
+from flowdet.detection.targets import Targets, gather_targets, ordered_assignment
+from flowdet.detection.tokens import ImageTokens
+from flowdet.flow import (
+    FlowEnsemble,
+    StateSettings,
+    TrainingSample,
+    TrainingStatesFactory,
+    add_losses,
+    couple,
+    make_training_states,
+    without_gradient,
+)
+from flowdet.flow.path import Coupling
+
+
+class BlockLosses:
+    """`block_loss(k, features)` of one iteration, for `flowdet.flow.block_local_losses`.
+
+    Args:
+        flow: the blocks.
+        heads, matcher, criterion: decode and score estimates; the criterion holds the weights.
+        settings: the training states.
+        coupling: which query gets which target in interpolated states.
+        shared_matching: all blocks use the matching of the first; else each matches its own
+            prediction.
+        tokens: image tokens; `features` replaces their vectors.
+        targets: the objects.
+        z_0: noise, [B, M, d].
+        make: makes the training states, see `make_training_states`.
+
+    Attributes:
+        statistics: losses and statistics of each block, for the event storage.
+    """
+
+    def __init__(
+        self,
+        *,
+        flow: FlowEnsemble,
+        heads: DetectionHeads,
+        matcher: HungarianMatcher,
+        criterion: SetCriterion,
+        settings: StateSettings,
+        coupling: Coupling,
+        shared_matching: bool,
+        tokens: ImageTokens,
+        targets: Targets,
+        z_0: Tensor,
+        make: TrainingStatesFactory = make_training_states,
+    ):
+        self.flow = flow
+        self.heads = heads
+        self.matcher = matcher
+        self.criterion = criterion
+        self.block_weights = criterion.weights.per_block(flow.num_blocks)
+        self.settings = settings
+        self.coupling = coupling
+        self.shared_matching = shared_matching
+        self.tokens = tokens
+        self.targets = targets
+        self.z_0 = z_0
+        self.make = make
+        self.normalizer = criterion.normalizer(targets, z_0.shape[1])
+        self.statistics: dict[str, Tensor] = {}
+        self._states = None
+        self._coupled: Tensor | None = None
+        self._matchings: dict[bool, Tensor] = {}
+
+    def __call__(self, block: int, features: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The losses of a block by name.
+
+        Args:
+            block: from 0, in ascending order.
+            features: the token vectors [B, N, d] and the target embeddings [B, G + 1, d].
+        """
+        tokens, embeddings = features
+        if self._states is None:
+            self._begin(tokens, embeddings)
+        z_1 = None if self._coupled is None else gather_targets(embeddings, self._coupled)
+        losses: dict[str, Tensor] = {}
+        statistics: dict[str, Tensor] = {}
+
+        def evaluate(sample: TrainingSample) -> Tensor:
+            read = tokens if sample.trains_features else tokens.detach()
+            prediction = self.flow.predict(block, sample.state, self.tokens.with_tokens(read))
+            logits, boxes = self.heads(prediction.z1_hat)
+            assigned = self._match(sample, logits, boxes)
+            found, stats = self.criterion(logits, boxes, self.targets, assigned, self.normalizer)
+            target = gather_targets(embeddings, assigned) if z_1 is None else z_1
+            loss_flow = self.flow.flow_loss(prediction, sample.state, target)
+            found["loss_flow"] = self.criterion.weights.flow * loss_flow
+            weight = self.criterion.weights.start if sample.is_start else self.block_weights[block]
+            add_losses(losses, {name: weight * loss for name, loss in found.items()})
+            statistics.update(stats)
+            return prediction.z1_hat
+
+        self._states.visit(block, evaluate, z_1)
+        self._log(block, {**losses, **statistics})
+        return losses
+
+    def _begin(self, tokens: Tensor, embeddings: Tensor) -> None:
+        """Makes the states and, for interpolated ones, the coupling of queries and targets."""
+        features = self.tokens.with_tokens(tokens)
+        self._states = self.make(self.settings, self.flow, self.z_0, features)
+        if self.settings.kind == "interpolated":
+            with without_gradient():
+                ordered = ordered_assignment(self.targets, self.z_0.shape[1])
+                index = self.coupling(self.z_0, gather_targets(embeddings, ordered))
+                self._coupled = couple(ordered, index)
+
+    def _match(self, sample: TrainingSample, logits: Tensor, boxes: Tensor) -> Tensor:
+        """The object of each query, [B, M]; -1 is background."""
+        if not self.shared_matching:
+            return self.matcher(logits, boxes, self.targets)
+        # a rollout continues from t = 0 with the same queries; interpolated states do not
+        separate = self.settings.kind == "interpolated" and not sample.is_start
+        if separate not in self._matchings:
+            self._matchings[separate] = self.matcher(logits, boxes, self.targets)
+        return self._matchings[separate]
+
+    def _log(self, block: int, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            # no "loss" in the name, or detectron2 prints all of them in every line
+            self.statistics[f"block{block}/{name.removeprefix('loss_')}"] = value.detach()

@@ -1,0 +1,65 @@
+"""Box arithmetic on normalized cxcywh boxes: grids, sample points, IoU, absolute coordinates."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.structures import Boxes
+from torch import Tensor
+from torchvision.ops import box_convert
+
+
+def grid_boxes(count: int) -> Tensor:
+    """`count` boxes that tile the image in rows, [count, 4], normalized cxcywh."""
+    rows = max(round(count**0.5), 1)
+    boxes = []
+    for row in range(rows):
+        columns = count // rows + (row < count % rows)
+        for column in range(columns):
+            boxes.append([(column + 0.5) / columns, (row + 0.5) / rows, 1 / columns, 1 / rows])
+    return torch.tensor(boxes)
+
+
+def box_points(boxes: Tensor, count: int) -> Tensor:
+    """A grid of `count` x `count` points in each box, the outer ones on its edges.
+
+    Args:
+        boxes: [..., 4], normalized cxcywh.
+
+    Returns:
+        (x, y), normalized, [..., count * count, 2], row by row.
+    """
+    steps = torch.linspace(-0.5, 0.5, count, device=boxes.device)
+    offsets = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1).reshape(-1, 2)
+    return boxes[..., None, :2] + offsets * boxes[..., None, 2:]
+
+
+def to_corners(boxes: Tensor) -> Tensor:
+    """cxcywh [..., 4] as xyxy."""
+    return box_convert(boxes, "cxcywh", "xyxy")
+
+
+def paired_iou(one: Tensor, other: Tensor) -> Tensor:
+    """IoU of box i of `one` with box i of `other`, both xyxy [..., 4]: [...]. It is 0 for two boxes
+    without area.
+
+    detectron2's `matched_pairwise_iou` would fix the batch size in an exported graph.
+    """
+    sides = torch.minimum(one[..., 2:], other[..., 2:]) - torch.maximum(
+        one[..., :2], other[..., :2]
+    )
+    width, height = sides.clamp(min=0).unbind(-1)
+    intersection = width * height
+    return intersection / (_area(one) + _area(other) - intersection).clamp(min=1e-12)
+
+
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def to_absolute(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Normalized cxcywh [..., 4] as absolute xyxy in an image of (height, width), clipped to it."""
+    height, width = size
+    scale = boxes.new_tensor([width, height, width, height])
+    pixels = Boxes(to_corners(boxes.reshape(-1, 4)) * scale)
+    pixels.clip(size)
+    return pixels.tensor.reshape(boxes.shape)

@@ -1,0 +1,266 @@
+"""SetDetector: what a detector with M queries consists of, however its blocks are trained."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from detectron2.structures import ImageList, Instances
+from detectron2.utils.events import get_event_storage, has_event_storage
+from torch import Tensor, nn
+
+from flowdet.detection.criterion import SetCriterion
+from flowdet.detection.feature_cache import FeatureCache
+from flowdet.detection.heads import DetectionHeads
+from flowdet.detection.matcher import HungarianMatcher
+from flowdet.detection.neck import TokenNeck
+from flowdet.detection.postprocess import PostProcessor
+from flowdet.detection.stability import BoxStability, Refinement
+from flowdet.detection.targets import Targets
+from flowdet.detection.tokens import ImageTokens
+
+MATCHINGS = ("per_block", "shared")
+
+# A per-image analysis: a callback that gets the detector, the tokens of images of one size, their
+# inputs and their detections, and returns a dict per image, which is merged into its result.
+ImageAnalysis = Callable[
+    ["SetDetector", ImageTokens, list[dict], list[Instances]], list[dict[str, Any]]
+]
+
+
+@dataclass(frozen=True)
+class PixelSettings:
+    """What the backbone expects of pixels.
+
+    Attributes:
+        mean, std: per channel, in the order of `format`, for values from 0 to 255.
+        format: "RGB" or "BGR".
+    """
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    format: str
+
+
+class SetDetector(nn.Module, ABC):
+    """Images to M query embeddings to detections; subclasses compute the embeddings.
+
+    Args:
+        backbone: any detectron2 backbone.
+        in_features: names of the feature maps that the neck reads.
+        neck: feature maps to image tokens.
+        heads: decode embeddings.
+        matcher, criterion: the detection loss.
+        matching: `per_block`: each block (layer) matches its own prediction with the objects;
+            `shared`: all blocks of an iteration use the matching of the first.
+        postprocess: decoded queries to detections.
+        num_queries: M, the maximum number of objects of a training image.
+        pixels: normalization and channel order of the images.
+        feature_cache: of a frozen backbone; None for no cache.
+        stability: multiplies the scores; None leaves them.
+
+    Raises:
+        ValueError: unknown matching, or a cache for a backbone that is trained.
+    """
+
+    # prefixes of the tensors whose shape depends on the number of classes
+    class_tensors = ("heads.classes.", "target_embedding.classes.")
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        in_features: Sequence[str],
+        neck: TokenNeck,
+        heads: DetectionHeads,
+        matcher: HungarianMatcher,
+        criterion: SetCriterion,
+        matching: str,
+        postprocess: PostProcessor,
+        num_queries: int,
+        pixels: PixelSettings,
+        feature_cache: FeatureCache | None = None,
+        stability: BoxStability | None = None,
+    ):
+        super().__init__()
+        if matching not in MATCHINGS:
+            raise ValueError(
+                f"unknown MODEL.FLOW_DET.MATCHING {matching!r}: use one of {MATCHINGS}"
+            )
+        if feature_cache:
+            FeatureCache.check(backbone)
+        self.backbone = backbone
+        self.in_features = list(in_features)
+        self.neck = neck
+        self.heads = heads
+        self.matcher = matcher
+        self.criterion = criterion
+        self.matching = matching
+        self.postprocess = postprocess
+        self.stability = stability
+        self.num_queries = num_queries
+        self.input_format = pixels.format
+        self.feature_cache = feature_cache
+        self.warned_of_dropped = False
+        self.objects_dropped = 0
+        self.register_buffer("pixel_mean", torch.tensor(pixels.mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixels.std).view(-1, 1, 1), False)
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        super()._load_from_state_dict(*args, **kwargs)
+        if self.feature_cache:
+            self.feature_cache.clear()
+
+    @abstractmethod
+    def losses(self, tokens: ImageTokens, targets: Targets) -> dict[str, Tensor]:
+        """The losses of a batch, to be summed with equal weight."""
+
+    @abstractmethod
+    def refine(self, tokens: ImageTokens, trajectory: bool = False) -> Refinement:
+        """The query embeddings after the last step, or with `trajectory` after every step."""
+
+    def stability_factors(self, refinement: Refinement) -> Tensor | None:
+        """The factors of the scores, [B, M]; None for 1."""
+        return self.stability and self.stability(refinement, self.heads.boxes)
+
+    @abstractmethod
+    def state_trajectory(self, tokens: ImageTokens) -> tuple[list[float], list[Tensor]]:
+        """The times from 0 to 1 and the states [B, M, d] at them, the final embeddings last. Between
+        two of them the state moves on a straight line."""
+
+    @property
+    @abstractmethod
+    def trajectory_times(self) -> list[float]:
+        """The time t after every step of a trajectory."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """detectron2's contract: dicts with `image` [C, H, W] and, in training, `instances`.
+
+        Returns:
+            In training the losses, to be summed with equal weight; else, for every image,
+            `{"instances": Instances}` as `PostProcessor` describes.
+        """
+        if not self.training:
+            return self.inference(batched_inputs)
+        targets = self.prepare_targets(batched_inputs)
+        return self.losses(self.encode(batched_inputs), targets)
+
+    def prepare_targets(self, batched_inputs: list[dict]) -> Targets:
+        """The padded ground truth of a batch; warns once of images with too many objects."""
+        targets = Targets.from_instances(
+            [x["instances"].to(self.device) for x in batched_inputs],
+            self.num_queries,
+            self.criterion.num_classes,
+        )
+        self.objects_dropped += sum(count for _, count in targets.dropped)
+        if has_event_storage():
+            get_event_storage().put_scalar(
+                "objects_dropped", self.objects_dropped, smoothing_hint=False
+            )
+        if targets.dropped and not self.warned_of_dropped:
+            self.warned_of_dropped = True
+            image, count = targets.dropped[0]
+            logging.getLogger(__name__).warning(
+                "image %s has %d objects more than MODEL.FLOW_DET.NUM_QUERIES = %d: the largest "
+                "are kept. This is logged once; `objects_dropped` in the metrics counts all",
+                batched_inputs[image].get("image_id", batched_inputs[image].get("file_name")),
+                count,
+                self.num_queries,
+            )
+        return targets
+
+    @torch.no_grad()
+    def inference(
+        self,
+        batched_inputs: list[dict],
+        trajectory: bool = False,
+        analyses: Sequence[ImageAnalysis] = (),
+    ) -> list[dict]:
+        """Detections of a batch of any size, in the configured inference mode.
+
+        Args:
+            batched_inputs: dicts with `image` and optionally the original `height`, `width`.
+            trajectory: also return `trajectory`, the decoded `Instances` after every step.
+            analyses: callbacks whose results are merged into the results.
+        """
+        results: list[dict] = [{}] * len(batched_inputs)
+        for indices in group_by_size(batched_inputs):
+            inputs = [batched_inputs[i] for i in indices]
+            tokens = self.encode(inputs)
+            refinement = self.refine(tokens, trajectory)
+            *steps, z_1 = refinement.estimates
+            decoded = [self.detections(z, inputs) for z in steps]
+            decoded.append(self.detections(z_1, inputs, self.stability_factors(refinement)))
+            for i, *instances in zip(indices, *decoded, strict=True):
+                results[i] = {"instances": instances[-1]}
+                if trajectory:
+                    results[i]["trajectory"] = instances
+            for analyze in analyses:
+                extra = analyze(self, tokens, inputs, decoded[-1])
+                for i, values in zip(indices, extra, strict=True):
+                    results[i] |= values
+        return results
+
+    def encode(self, batched_inputs: list[dict]) -> ImageTokens:
+        """Images to tokens, padded to one size. Inference batches only images of one size (see
+        `group_by_size`), so that the result of an image does not depend on its batch."""
+        batch = self.pad([self.normalize(x["image"].to(self.device)) for x in batched_inputs])
+        cache = self.feature_cache
+        features = cache(self.backbone, batch.tensor) if cache else self.backbone(batch.tensor)
+        return self.to_tokens(features, batch.image_sizes, tuple(batch.tensor.shape[-2:]))
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Pixels from 0 to 255, [..., C, H, W], as the backbone expects them."""
+        return (images - self.pixel_mean) / self.pixel_std
+
+    def pad(self, images: list[Tensor]) -> ImageList:
+        """Images [C, H, W] of any sizes as a batch of a size that the backbone supports."""
+        return ImageList.from_tensors(
+            images,
+            self.backbone.size_divisibility,
+            padding_constraints=self.backbone.padding_constraints,
+        )
+
+    def to_tokens(
+        self,
+        features: dict[str, Tensor],
+        image_sizes: Sequence[tuple[int, int]],
+        padded_size: tuple[int, int],
+    ) -> ImageTokens:
+        """The backbone's feature maps as tokens; sizes as of `TokenNeck`."""
+        return self.neck([features[name] for name in self.in_features], image_sizes, padded_size)
+
+    def detections(
+        self, z: Tensor, batched_inputs: list[dict], score_factors: Tensor | None = None
+    ) -> list[Instances]:
+        """The detections of every image from embeddings [B, M, d]; `score_factors` [B, M] multiply
+        their scores."""
+        logits, boxes = self.heads(z)
+        results = []
+        for i, x in enumerate(batched_inputs):
+            sizes = tuple(x["image"].shape[-2:]), original_size(x)
+            factors = None if score_factors is None else score_factors[i]
+            results.append(self.postprocess(logits[i], boxes[i], *sizes, factors))
+        return results
+
+
+def original_size(batched_input: dict) -> tuple[int, int]:
+    """(height, width) of the image whose pixels the boxes of an input are scaled to."""
+    height, width = batched_input["image"].shape[-2:]
+    return batched_input.get("height", height), batched_input.get("width", width)
+
+
+def group_by_size(batched_inputs: Sequence[dict]) -> list[list[int]]:
+    """The indices of the images, grouped by image size."""
+    groups: dict[torch.Size, list[int]] = {}
+    for i, x in enumerate(batched_inputs):
+        groups.setdefault(x["image"].shape, []).append(i)
+    return list(groups.values())

@@ -1,0 +1,108 @@
+"""The flow block of a detector: a pre-norm DETR decoder layer that also gets z_t and t (3.2.2, D.1).
+
+Flow blocks are called as `block(z_t, time_embedding, features, estimate, position)` and return one
+vector per query. `FlowEnsemble` reads it as a velocity or as a correction of the estimate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from flowdet.detection.tokens import ImageTokens, PointReader
+from flowdet.flow import StateInput
+
+
+@dataclass(frozen=True)
+class QueryPosition:
+    """Positions of the queries; None for those that a model does not have.
+
+    Attributes:
+        own: positional encoding for self-attention, [B or 1, M, d].
+        cross: positional encoding for cross-attention, [B or 1, M, d].
+        points: points at which a query also samples the feature maps, (x, y), normalized image
+            coordinates, [B, M, P, 2].
+    """
+
+    own: Tensor | None = None
+    cross: Tensor | None = None
+    points: Tensor | None = None
+
+
+def _add_position(x: Tensor, position: Tensor | None) -> Tensor:
+    return x if position is None else x + position
+
+
+class TransformerFlowBlock(nn.Module):
+    """Self-attention of the queries, cross-attention to image tokens, box samples, feed-forward.
+
+    Pre-norm: the residual stream inside a block is never normalized.
+
+    Args:
+        dim: d, of queries and tokens.
+        num_heads: attention heads.
+        feedforward_dim: hidden units of the feed-forward part.
+        dropout: of attention and feed-forward.
+        self_conditioned: see `StateInput`.
+        tie_position: initialize the key projection of the cross-attention with the query
+            projection, so that from the first iteration a query attends to the tokens whose
+            positional encoding is similar to its own.
+        num_points: P of `QueryPosition.points`, times the feature maps; 0 samples none.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 4,
+        feedforward_dim: int = 512,
+        dropout: float = 0.0,
+        self_conditioned: bool = False,
+        tie_position: bool = False,
+        num_points: int = 0,
+    ):
+        super().__init__()
+        self.input = StateInput(dim, self_conditioned)
+        self.point_reader = PointReader(dim, num_points) if num_points else None
+        self.self_attention = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
+        self.cross_attention = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
+        self.feedforward = nn.Sequential(
+            nn.Linear(dim, feedforward_dim),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(feedforward_dim, dim),
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(4))
+        self.output = nn.Linear(dim, dim)
+        if tie_position:
+            with torch.no_grad():
+                query, key, _ = self.cross_attention.in_proj_weight.chunk(3)
+                key.copy_(query)
+
+    def forward(
+        self,
+        z_t: Tensor,
+        time_embedding: Tensor,
+        features: ImageTokens,
+        estimate: Tensor | None = None,
+        position: QueryPosition | None = None,
+    ) -> Tensor:
+        """[B, M, d] states, [B, d] time embeddings to [B, M, d]."""
+        position = position or QueryPosition()
+        h = self.input(z_t, time_embedding, estimate)
+        x = self.norms[0](h)
+        query = _add_position(x, position.own)
+        h = h + self.self_attention(query, query, x, need_weights=False)[0]
+        attended, _ = self.cross_attention(
+            _add_position(self.norms[1](h), position.cross),
+            _add_position(features.tokens, features.position),
+            features.tokens,
+            key_padding_mask=features.padding,
+            need_weights=False,
+        )
+        h = h + attended
+        if self.point_reader is not None:
+            h = h + self.point_reader(features, position.points)
+        h = h + self.feedforward(self.norms[2](h))
+        return self.output(self.norms[3](h))

@@ -1,0 +1,105 @@
+"""Hooks that write down what a training does, beside its losses; TensorBoard shows it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from detectron2.engine import HookBase
+from detectron2.engine.hooks import EvalHook
+from detectron2.utils import comm
+from PIL import Image
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None
+
+MIB = 2**20
+
+
+class LogLearningRates(HookBase):
+    """Writes `lr/backbone` and `lr/rest`: detectron2's `lr` is that of the largest group of
+    parameters, which may be either."""
+
+    def before_train(self):
+        names = {id(p): name for name, p in self.trainer.model.named_parameters()}
+        self._groups: dict[str, int] = {}
+        for i, group in enumerate(self.trainer.optimizer.param_groups):
+            for name in (names[id(p)].removeprefix("module.") for p in group["params"]):
+                part = "backbone" if name.startswith("backbone.") else "rest"
+                self._groups.setdefault(f"lr/{part}", i)
+
+    def before_step(self):
+        # the scheduler's hook changes them after the step
+        groups = self.trainer.optimizer.param_groups
+        rates = {name: groups[i]["lr"] for name, i in self._groups.items()}
+        self.trainer.storage.put_scalars(**rates, smoothing_hint=False)
+
+
+class LogCost(HookBase):
+    """Writes `images_per_second`, after the training its mean over this process's iterations, and
+    the peak memory so far: `memory/gpu_peak_mib`, what the allocator had at most on this
+    process's GPU, or on a CPU `memory/process_peak_mib`, the resident memory of the process.
+
+    Register it after detectron2's `IterationTimer`.
+
+    Args:
+        batch_size: images per iteration, of all processes.
+        device: `MODEL.DEVICE`.
+    """
+
+    def __init__(self, batch_size: int, device: str):
+        self.batch_size = batch_size
+        self.device = device
+
+    def after_step(self):
+        storage = self.trainer.storage
+        time, iteration = storage.latest().get("time", (0, -1))
+        # the timer leaves out the first iterations
+        if iteration == self.trainer.iter:
+            storage.put_scalar("images_per_second", self.batch_size / time)
+        storage.put_scalars(**peak_memory(self.device), smoothing_hint=False)
+
+    def after_train(self):
+        times = self.trainer.storage.histories().get("time")
+        if times is not None:
+            mean = self.batch_size / times.global_avg()
+            self.trainer.storage.put_scalar("images_per_second_mean", mean, smoothing_hint=False)
+
+
+def peak_memory(device: str) -> dict[str, float]:
+    """The peak memory of this process so far, in MiB, under the name of its kind; nothing where
+    the system does not tell."""
+    if device.startswith("cuda"):
+        return {"memory/gpu_peak_mib": torch.cuda.max_memory_allocated() / MIB}
+    if resource is None:
+        return {}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # KiB, but on macOS bytes
+    return {"memory/process_peak_mib": peak / (MIB if sys.platform == "darwin" else 1024)}
+
+
+class LogPreviews(EvalHook):
+    """Shows pictures whenever there is an evaluation.
+
+    Args:
+        period: of the evaluations, in iterations.
+        draw: makes them, by name; called on the main process alone.
+    """
+
+    def __init__(self, period: int, draw: Callable[[], dict[str, Image.Image]]):
+        super().__init__(period, self._show)
+        self._draw = draw
+
+    def _show(self) -> None:
+        if comm.is_main_process():
+            for name, picture in self._draw().items():
+                pixels = np.asarray(picture).transpose(2, 0, 1)
+                self.trainer.storage.put_image(name, pixels)
+
+    def after_train(self):
+        super().after_train()
+        del self._draw

@@ -1,0 +1,217 @@
+"""Detection accuracy: VOC average precision per class and over chosen classes, COCO's as is."""
+
+import logging
+import tempfile
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+from detectron2.evaluation.pascal_voc_evaluation import voc_eval
+from detectron2.utils import comm
+
+from flowdet.data.detection.loaders import get_detection_dicts
+from flowdet.data.detection.voc import write_voc_annotation
+
+__all__ = ["VOCEvaluator", "build_evaluator", "metric_name"]
+
+logger = logging.getLogger(__name__)
+
+_THRESHOLDS = range(50, 100, 5)  # IoU in per cent
+_METRICS = {True: "VOC 2007 11-point", False: "area under the curve (VOC 2010 and later)"}
+
+
+class VOCEvaluator(DatasetEvaluator):
+    """VOC average precision with per-class values and means over a subset of the classes.
+
+    The matching and both metrics are detectron2's `voc_eval`; the metadata's `year` picks the
+    metric. Objects marked difficult count neither as found nor as missed. Classes without any
+    other object in the split are nan and left out of the means. Unlike detectron2's evaluator it
+    needs no folder in VOC layout: any dataset will do.
+
+    class_subset: names of the classes for the "-subset" means, none by default.
+    Raises ValueError when one of them is not a class of the dataset, and what
+    `get_detection_dicts` raises.
+    """
+
+    def __init__(self, dataset_name: str, class_subset: Sequence[str] = ()):
+        meta = MetadataCatalog.get(dataset_name)
+        self._dataset_name = dataset_name
+        self._class_names = list(meta.thing_classes)
+        self._is_2007 = meta.year == 2007
+        self._cpu_device = torch.device("cpu")
+        unknown = [name for name in class_subset if name not in self._class_names]
+        if unknown:
+            raise ValueError(
+                f"TEST.CLASS_SUBSET: {', '.join(unknown)} is not in dataset {dataset_name!r}; "
+                f"its classes are {', '.join(self._class_names)}."
+            )
+        self._class_subset = list(class_subset)
+        # read anew when the dataset is registered anew
+        self._truth = _read_truth(dataset_name, DatasetCatalog[dataset_name])
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all detections."""
+        self._predictions: dict[int, list[str]] = defaultdict(list)
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Note the detections of a batch: "instances" with absolute xyxy `pred_boxes`.
+
+        With all digits: rounded scores tie, and ties are then sorted by file order.
+        """
+        for record, output in zip(inputs, outputs, strict=True):
+            instances = output["instances"].to(self._cpu_device)
+            number = self._truth.numbers[record["image_id"]]
+            # VOC counts pixels from 1 and includes the last one.
+            boxes = instances.pred_boxes.tensor.numpy() + (1, 1, 0, 0)
+            detections = zip(
+                boxes.tolist(),
+                instances.scores.tolist(),
+                instances.pred_classes.tolist(),
+                strict=True,
+            )
+            for box, score, class_id in detections:
+                numbers = " ".join(f"{x:.9g}" for x in (score, *box))
+                self._predictions[class_id].append(f"{number} {numbers}")
+
+    def evaluate(self) -> OrderedDict | None:
+        """{"bbox": {...}} in per cent on the main process, None on the others.
+
+        Keys: "AP" (mean over IoU 0.50 to 0.95), "AP50", "AP75", "AP50-<class>" for each class,
+        and with a class subset "AP-subset", "AP50-subset", "AP75-subset".
+        """
+        gathered = comm.gather(self._predictions, dst=0)
+        if not comm.is_main_process():
+            return None
+        lines = defaultdict(list)
+        for part in gathered:
+            for class_id, found in part.items():
+                lines[class_id] += found
+        self._log_setting()
+        table = np.array([self._class_aps(i, lines[i]) for i in range(len(self._class_names))])
+        results = _means(table)
+        if self._class_subset:
+            rows = [self._class_names.index(name) for name in self._class_subset]
+            results |= {f"{key}-subset": value for key, value in _means(table[rows]).items()}
+        for name, row in zip(self._class_names, table, strict=True):
+            results[f"AP50-{name}"] = float(row[0])
+        return OrderedDict(bbox=results)
+
+    def _log_setting(self) -> None:
+        metric = _METRICS[self._is_2007]
+        logger.info(f"Evaluating {self._dataset_name}; metric: {metric}, difficult ones ignored.")
+        absent = [name for name in self._class_names if not self._truth.counts[name]]
+        if absent:
+            logger.info(f"No object to find, left out of the means: {', '.join(absent)}.")
+
+    def _class_aps(self, class_id: int, lines: list[str]) -> list[float]:
+        """The average precision of one class at each IoU threshold, in per cent."""
+        name = self._class_names[class_id]
+        if not self._truth.counts[name]:
+            return [float("nan")] * len(_THRESHOLDS)
+        with tempfile.TemporaryDirectory(prefix="voc_eval_") as folder:
+            template = f"{folder}/{{}}.txt"
+            Path(template.format(name)).write_text("\n".join(lines))
+            return [
+                100 * float(self._voc_eval(template, name, percent / 100)[2])
+                for percent in _THRESHOLDS
+            ]
+
+    def _voc_eval(self, template: str, class_name: str, threshold: float) -> tuple:
+        """detectron2's recall, precision and average precision of a class."""
+        return voc_eval(
+            template,
+            self._truth.template,
+            self._truth.listing,
+            class_name,
+            ovthresh=threshold,
+            use_07_metric=self._is_2007,
+        )
+
+
+def build_evaluator(
+    cfg: CfgNode, dataset_name: str, output_folder: str | None = None
+) -> DatasetEvaluator:
+    """The evaluator for a dataset, by the `evaluator_type` of its metadata.
+
+    Raises ValueError for a type other than "pascal_voc" and "coco", and for a class subset
+    that does not fit the dataset.
+    """
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    subset = tuple(cfg.TEST.CLASS_SUBSET)
+    if kind == "pascal_voc":
+        return VOCEvaluator(dataset_name, subset)
+    if kind != "coco":
+        raise ValueError(
+            f"Dataset {dataset_name!r} has evaluator_type {kind!r}; flowdet evaluates "
+            "'pascal_voc' and 'coco' (set it in the dataset's metadata)."
+        )
+    if subset:
+        raise ValueError(f"TEST.CLASS_SUBSET is for VOC datasets; {dataset_name!r} is COCO.")
+    # The fast implementation needs detectron2's compiled operators.
+    return COCOEvaluator(dataset_name, output_dir=output_folder, use_fast_impl=False)
+
+
+def metric_name(dataset_name: str) -> str:
+    """Which average precision `build_evaluator` measures on a dataset."""
+    meta = MetadataCatalog.get(dataset_name)
+    return _METRICS[meta.year == 2007] if meta.get("evaluator_type") == "pascal_voc" else "COCO"
+
+
+class _Truth:
+    """The annotations of a dataset as `voc_eval` reads them, in a temporary folder.
+
+    detectron2's reader fails on fractional corners (VOC 2012 has some), on absent optional tags
+    (many custom datasets) and on image ids with blanks; so what flowdet reads is written anew, in
+    files that are numbered.
+
+    numbers: how an image id is called there. counts: objects to find of every class, difficult
+    ones not counted.
+    """
+
+    def __init__(self, dataset_name: str, reader: Callable[[], list[dict]]):
+        self._folder = tempfile.TemporaryDirectory(prefix="voc_truth_")
+        self.template = f"{self._folder.name}/{{}}.xml"
+        self.listing = f"{self._folder.name}/images.txt"
+        self.numbers: dict[str, str] = {}
+        self.counts: Counter[str] = Counter()
+        class_names = MetadataCatalog.get(dataset_name).thing_classes
+        for record in get_detection_dicts(dataset_name, keep_difficult=True):
+            self._add(record, class_names)
+        Path(self.listing).write_text("\n".join(self.numbers.values()))
+
+    def _add(self, record: dict, class_names: Sequence[str]) -> None:
+        objects = record["annotations"]
+        names = [class_names[o["category_id"]] for o in objects]
+        difficult = [o["difficult"] for o in objects]
+        self.counts.update(n for n, flag in zip(names, difficult, strict=True) if not flag)
+        number = self.numbers.setdefault(record["image_id"], str(len(self.numbers)))
+        write_voc_annotation(
+            Path(self.template.format(number)),
+            Path(record["file_name"]).name,
+            (record["height"], record["width"]),
+            np.array([o["bbox"] for o in objects]),
+            names,
+            difficult,
+        )
+
+
+# Evaluation during training builds an evaluator each time; detectron2 caches by file name too.
+_read_truth = cache(_Truth)
+
+
+def _means(table: np.ndarray) -> dict[str, float]:
+    """AP, AP50, AP75 over the classes [C, thresholds] that have objects; nan without any."""
+    known = table[~np.isnan(table[:, 0])]
+    by_threshold = known.mean(axis=0) if len(known) else np.full(len(_THRESHOLDS), np.nan)
+    return {
+        "AP": float(by_threshold.mean()),
+        "AP50": float(by_threshold[_THRESHOLDS.index(50)]),
+        "AP75": float(by_threshold[_THRESHOLDS.index(75)]),
+    }

@@ -1,0 +1,279 @@
+"""Memory of a training step against the number of blocks (5.2, B.4, Figure 3)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from flowdet.engine import build_optimizer
+from flowdet.engine.config import with_keys
+from flowdet.experiments.training_steps import for_measuring, losses, synthetic_batch, train_step
+
+# by name: what it changes in a flow config
+METHODS: dict[str, dict[str, object]] = {
+    "flow_joint": {
+        "MODEL.META_ARCHITECTURE": "FlowMatchingDetector",
+        "MODEL.FLOW_DET.SCHEDULE": "joint",
+    },
+    "flow_alternate": {
+        "MODEL.META_ARCHITECTURE": "FlowMatchingDetector",
+        "MODEL.FLOW_DET.SCHEDULE": "alternate",
+        # any number will do: a step trains one block
+        "MODEL.FLOW_DET.ITERS_PER_EPOCH": 1,
+    },
+    "backprop": {
+        "MODEL.META_ARCHITECTURE": "BackpropDetector",
+        "MODEL.FLOW_DET.CHECKPOINT_BLOCKS": False,
+    },
+    "backprop_checkpointed": {
+        "MODEL.META_ARCHITECTURE": "BackpropDetector",
+        "MODEL.FLOW_DET.CHECKPOINT_BLOCKS": True,
+    },
+}
+
+
+@dataclass
+class StepMemory:
+    """Bytes that one training step needs.
+
+    Attributes:
+        activation: the most at one time of the tensors that are kept for the backward pass.
+        parameter: of parameters and buffers.
+        gradient: of the parameters' gradients.
+        optimizer: of the optimizer's state.
+        peak: the most that a GPU's allocator has handed out, all of the above and temporary
+            tensors included; None on a CPU.
+    """
+
+    activation: int
+    parameter: int
+    gradient: int
+    optimizer: int
+    peak: int | None
+
+
+class SavedBytes:
+    """Counts the live bytes of tensors that are saved for a backward pass.
+
+    Each storage counts once, however many nodes keep it; parameters and buffers do not count.
+    Tensors that gradient checkpointing computes again in the backward pass count as well.
+
+        with SavedBytes(model).counting() as saved:
+            sum(model(batch).values()).backward()
+        print(saved.peak)
+    """
+
+    def __init__(self, model: nn.Module):
+        own = [*model.parameters(), *model.buffers()]
+        self._ignored = {x.untyped_storage().data_ptr() for x in own}
+        self._uses: dict[int, int] = {}
+        self._again: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.live = 0
+        self.peak = 0
+
+    @contextmanager
+    def counting(self) -> Iterator[SavedBytes]:
+        """While it lasts, forward and backward are counted."""
+        hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda held: held.tensor)
+        with hooks, _Recomputation(self):
+            yield self
+
+    def _pack(self, x: Tensor) -> _Held:
+        pointer, size = x.untyped_storage().data_ptr(), x.untyped_storage().nbytes()
+        if pointer in self._ignored:
+            return _Held(x, None, 0, 0)
+        uses = self._uses.get(pointer, 0)
+        self._uses[pointer] = uses + 1
+        if not uses:
+            self.live += size
+            self.peak = max(self.peak, self.live)
+        return _Held(x, self, pointer, size)
+
+    def release(self, pointer: int, size: int) -> None:
+        """One node less keeps the storage at `pointer`."""
+        self._uses[pointer] -= 1
+        if not self._uses[pointer]:
+            del self._uses[pointer]
+            self.live -= size
+
+    def add_recomputed(self, x: Tensor) -> None:
+        """Checkpointing keeps its recomputed tensors where the hooks do not see them."""
+        storage = x.untyped_storage()
+        pointer = storage.data_ptr()
+        self._again = {p: entry for p, entry in self._again.items() if not entry[0].expired()}
+        if pointer not in self._ignored and pointer not in self._uses:
+            self._again[pointer] = (StorageWeakRef(storage), storage.nbytes())
+        self.peak = max(self.peak, self.live + sum(size for _, size in self._again.values()))
+
+
+class _Held:
+    """A saved tensor, which reports its end."""
+
+    __slots__ = ("tensor", "_counter", "_pointer", "_size")
+
+    def __init__(self, tensor: Tensor, counter: SavedBytes | None, pointer: int, size: int):
+        self.tensor = tensor
+        self._counter, self._pointer, self._size = counter, pointer, size
+
+    def __del__(self):
+        if self._counter:
+            self._counter.release(self._pointer, self._size)
+
+
+class _Recomputation(TorchDispatchMode):
+    """Sees operations with gradient inside of a backward pass: those are computed again."""
+
+    def __init__(self, counter: SavedBytes):
+        super().__init__()
+        self.counter = counter
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        # outside of a backward pass there is no graph task, and its own operations need none
+        if torch._C._current_graph_task_id() != -1 and torch.is_grad_enabled():
+            for x in tree_leaves(result):
+                if isinstance(x, Tensor):
+                    self.counter.add_recomputed(x)
+        return result
+
+
+def with_method(cfg: CfgNode, method: str, num_blocks: int) -> CfgNode:
+    """A copy of a flow config for one of `METHODS` and T blocks; raises ValueError for others."""
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}: use some of {list(METHODS)}")
+    if num_blocks < 1:
+        raise ValueError(f"the number of blocks T must be at least 1, got {num_blocks}")
+    return with_keys(cfg, METHODS[method] | {"MODEL.FLOW_DET.NUM_BLOCKS": num_blocks})
+
+
+def measure_step(cfg: CfgNode, batch_size: int) -> StepMemory:
+    """One training step of a resolved config on made-up images, forward and backward.
+
+    Args:
+        cfg: whose `INPUT.FIXED_SIZE` is set (else the images are 256x256), with
+            `MODEL.DEVICE` for where to measure.
+        batch_size: images in the step.
+    """
+    cfg = for_measuring(cfg)
+    torch.manual_seed(max(cfg.SEED, 0))
+    model = build_model(cfg).train()
+    batch = synthetic_batch(cfg, batch_size)
+    optimizer = build_optimizer(cfg, model)
+    _fill_state(model, optimizer)
+    with SavedBytes(model).counting() as saved:
+        losses(model, batch, cfg.SOLVER.AMP.ENABLED).backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    state = [x for values in optimizer.state.values() for x in values.values()]
+    found = StepMemory(
+        activation=saved.peak,
+        parameter=_bytes([*model.parameters(), *model.buffers()]),
+        gradient=_bytes(gradients),
+        optimizer=_bytes(x for x in state if isinstance(x, Tensor)),
+        peak=None,
+    )
+    optimizer.zero_grad(set_to_none=True)
+    del gradients, saved
+    if model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(model.device)
+        train_step(model, batch, optimizer, cfg.SOLVER.AMP.ENABLED)
+        found.peak = torch.cuda.max_memory_allocated(model.device)
+    return found
+
+
+def _fill_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Makes the optimizer's state for all parameters, those of blocks that idle in the first
+    iterations, too."""
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p) if p.requires_grad else None
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def _bytes(tensors) -> int:
+    return sum(x.numel() * x.element_size() for x in tensors)
+
+
+def memory_rows(
+    cfg: CfgNode, methods: Sequence[str], blocks: Sequence[int], batch_sizes: Sequence[int]
+) -> Iterator[dict]:
+    """Rows of a result file, one per measurement, while it measures."""
+    # all arguments are checked before the first of many measurements
+    planned = [
+        (batch, method, count, with_method(cfg, method, count))
+        for batch in batch_sizes
+        for method in methods
+        for count in blocks
+    ]
+    if min(batch_sizes, default=1) < 1:
+        raise ValueError(f"a batch size must be at least 1, got {min(batch_sizes)}")
+    for batch, method, count, variant in planned:
+        found = measure_step(variant, batch)
+        row = {"method": method, "num_blocks": count, "batch_size": batch}
+        for name, size in dataclasses.asdict(found).items():
+            if size is not None:
+                yield row | {"metric": f"{name}_bytes", "mean": size, "std": None, "n": 1}
+
+
+def slope_rows(rows: Sequence[dict]) -> list[dict]:
+    """The least-squares slope over T of the activations, and on a GPU of the allocator's peak:
+    one row per method and batch."""
+    slopes = []
+    for metric in ("activation_bytes", "peak_bytes"):
+        for (batch, method), points in memory_lines(rows, metric).items():
+            if len(points) > 1:
+                name = {"method": method, "batch_size": batch, "metric": f"{metric}_per_block"}
+                slope = round(np.polyfit(*zip(*points), 1)[0])
+                slopes.append(name | {"mean": slope, "std": None, "n": len(points)})
+    return slopes
+
+
+def memory_lines(
+    rows: Sequence[dict], metric: str = "activation_bytes"
+) -> dict[tuple[int, str], list[tuple[int, int]]]:
+    """By (batch size, method): the points (T, bytes)."""
+    lines: dict[tuple[int, str], list[tuple[int, int]]] = {}
+    for row in rows:
+        if row["metric"] == metric:
+            key = (row["batch_size"], row["method"])
+            lines.setdefault(key, []).append((row["num_blocks"], row["mean"]))
+    return {key: sorted(points) for key, points in lines.items()}
+
+
+def memory_figure(rows: Sequence[dict]) -> Figure:
+    """Activation memory over T, one panel per batch size."""
+    lines = memory_lines(rows)
+    slopes = {
+        (row["batch_size"], row["method"]): row["mean"]
+        for row in slope_rows(rows)
+        if row["metric"].startswith("activation")
+    }
+    batch_sizes = sorted({batch for batch, _ in lines})
+    figure = Figure(figsize=(4.5 * len(batch_sizes), 3.6), layout="constrained")
+    for axes, batch in zip(figure.subplots(1, len(batch_sizes), squeeze=False)[0], batch_sizes):
+        for (of_batch, method), points in lines.items():
+            if of_batch == batch:
+                x, y = zip(*points)
+                style = "--" if method == "flow_alternate" else "-"
+                slope = slopes.get((batch, method), 0) / 2**20
+                label = f"{method}: {slope:+.2f} MiB per block"
+                axes.plot(x, np.array(y) / 2**20, style, marker="o", label=label)
+        axes.set(
+            title=f"batch size {batch}",
+            xlabel="number of blocks T",
+            ylabel="peak activations (MiB)",
+        )
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    return figure

@@ -1,0 +1,89 @@
+"""Classes of images, from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from torch import Tensor
+
+from flowdet.data.classification.images import model_input
+from flowdet.engine.task_builders import CLASSIFICATION
+from flowdet.inference.image_input import ImageInput
+from flowdet.inference.predictor import BasePredictor
+
+
+class ClassPredictor(BasePredictor):
+    """A trained classifier, with the preprocessing of evaluation.
+
+        predictor = ClassPredictor(load_config("run/config.yaml"), "run/model_final.pth")
+        for result in predictor(["a.jpg", "b.png"]):
+            print(result["file_name"], predictor.top(result, 5))
+
+    Arguments, attributes and errors are those of `BasePredictor`.
+    """
+
+    task = CLASSIFICATION
+    runs = "classifiers"
+
+    def __call__(self, images: Iterable[ImageInput]) -> list[dict]:
+        """Class probabilities of any number of images, of any sizes.
+
+        Args:
+            images: see `flowdet.inference.image_input.image_record`.
+
+        Returns:
+            For every image, in order, a dict with `file_name`, `image_id` (the name's stem,
+            where none was given) and `probabilities`: [C], on the CPU, by the configured
+            inference mode.
+
+        Raises:
+            OSError: an image cannot be read; the message names it.
+            ValueError: the model's logits for an image are not finite.
+        """
+        return list(self.stream(images))
+
+    def stream(self, images: Iterable[ImageInput]) -> Iterator[dict]:
+        """Like a call, but yields the results while it goes, `TEST.BATCH_SIZE` at a time."""
+        for records in self._batches(images):
+            pixels = self.preprocess(records)
+            outputs = self.model.inference([{"image": x} for x in pixels], all_modes=False)
+            for record, output in zip(records, outputs, strict=True):
+                yield _result(record, output["logits"][0].cpu())
+
+    def preprocess(self, records: list[dict]) -> Tensor:
+        """Images as the test loader gives them: uint8 [B, 3, H, W] of `INPUT.FIXED_SIZE`, channels
+        in `INPUT.FORMAT`.
+
+        Args:
+            records: dicts with `file_name` and `image_id`.
+        """
+        size = tuple(self.cfg.INPUT.FIXED_SIZE)
+        return model_input(records, size, self.cfg.INPUT.FORMAT)
+
+    def top(self, result: dict, k: int) -> list[tuple[str, float]]:
+        """The k most probable classes of a result, best first, with their probabilities; all
+        classes, where there are fewer."""
+        best = result["probabilities"].topk(min(k, len(self.class_names)))
+        names = [self.class_names[index] for index in best.indices.tolist()]
+        return list(zip(names, best.values.tolist()))
+
+    def text(self, result: dict, k: int) -> str:
+        """The k most probable classes of a result for a terminal, below the image's name."""
+        lines = [f"{100 * share:6.1f} %  {name}" for name, share in self.top(result, k)]
+        return "\n".join([result["file_name"], *lines])
+
+    def json_row(self, result: dict, k: int) -> dict:
+        """The k most probable classes of a result, ready for JSON: `file_name`, `image_id` and
+        `top`, a list of `class` and `probability`."""
+        top = [{"class": name, "probability": round(p, 6)} for name, p in self.top(result, k)]
+        return {"file_name": result["file_name"], "image_id": result["image_id"], "top": top}
+
+
+def _result(record: dict, logits: Tensor) -> dict:
+    if not logits.isfinite().all():
+        raise ValueError(f"the model's logits for image {record['file_name']} are not finite")
+    return {
+        "file_name": record["file_name"],
+        "image_id": record["image_id"],
+        "probabilities": logits.softmax(dim=0),
+    }

@@ -1,0 +1,220 @@
+"""Detections of images, from Python."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
+from detectron2.structures import BoxMode
+
+from flowdet.data.detection.mapper import FlowDatasetMapper
+from flowdet.detection import SetDetector
+from flowdet.detection.set_detector import ImageAnalysis
+from flowdet.engine.checkpoint import load_trained
+from flowdet.engine.resolve import resolve_model
+from flowdet.engine.task_builders import DETECTION, TaskBuilders, task_of
+from flowdet.inference.image_input import ImageInput, image_record
+
+
+class BasePredictor:
+    """A trained model and its class names, for images: what both tasks share.
+
+    Args:
+        cfg: of the model; copied. Device and classes are resolved here.
+        weights: the checkpoint of a training; None takes `MODEL.WEIGHTS`.
+
+    Attributes:
+        task, runs: the task whose models it runs, and what those are called.
+        class_names: by class index: `MODEL.CLASS_NAMES`, which a run has written into its
+            config.yaml; else those of the dataset, or numbers where the config names none.
+        model, cfg: what runs (the average of the weights, if the checkpoint holds one and
+            `SOLVER.EMA_DECAY` is set), and its resolved config.
+        averaged: whether it is that average.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: the weights are not those of the whole model, the model is one of another
+            task, or the config is wrong.
+    """
+
+    task: TaskBuilders
+    runs: str
+
+    def __init__(self, cfg: CfgNode, weights: str | None = None):
+        self.cfg = cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.WEIGHTS = weights or cfg.MODEL.WEIGHTS
+        self._check(cfg)
+        self._adapt(cfg)
+        resolve_model(cfg)
+        cfg.freeze()
+        self.class_names = list(cfg.MODEL.CLASS_NAMES)
+        model = build_model(cfg)
+        average = load_trained(cfg, model, cfg.MODEL.WEIGHTS)
+        self.averaged = average is not None
+        self.model = (average.module if self.averaged else model).eval()
+
+    def _check(self, cfg: CfgNode) -> None:
+        if task_of(cfg) is not self.task:
+            raise ValueError(
+                f"a {type(self).__name__} runs {self.runs}, and {cfg.MODEL.META_ARCHITECTURE} is "
+                "none"
+            )
+        if not cfg.MODEL.WEIGHTS:
+            raise ValueError("no weights are given (--weights), and MODEL.WEIGHTS is empty")
+        if cfg.TEST.BATCH_SIZE < 1:
+            raise ValueError(f"TEST.BATCH_SIZE must be at least 1, got {cfg.TEST.BATCH_SIZE}")
+
+    def _adapt(self, cfg: CfgNode) -> None:
+        """Sets keys that make a run on single images faster, in place."""
+
+    def _batches(self, images: Iterable[ImageInput]) -> Iterator[list[dict]]:
+        """`TEST.BATCH_SIZE` dataset dicts at a time, taken from `images` when they are needed."""
+        records = (image_record(image, i) for i, image in enumerate(images))
+        while batch := list(itertools.islice(records, self.cfg.TEST.BATCH_SIZE)):
+            yield batch
+
+
+class Predictor(BasePredictor):
+    """A trained detector, with the preprocessing of evaluation.
+
+        predictor = Predictor(load_config("run/config.yaml"), "run/model_final.pth")
+        for result in predictor(["a.jpg", "b.png"]):
+            print(result["file_name"], result["instances"].pred_boxes)
+
+    Arguments, attributes and errors are those of `BasePredictor`.
+    """
+
+    task = DETECTION
+    runs = "detectors"
+
+    def __init__(self, cfg: CfgNode, weights: str | None = None):
+        super().__init__(cfg, weights)
+        self._category_ids = _category_ids(self.cfg)
+        self.mapper = FlowDatasetMapper(self.cfg, is_train=False)
+
+    def _adapt(self, cfg: CfgNode) -> None:
+        # an image passes once: there is nothing to gain from keeping its features
+        cfg.MODEL.FLOW_DET.FEATURE_CACHE_GIB = 0.0
+
+    def __call__(
+        self,
+        images: Iterable[ImageInput],
+        trajectory: bool = False,
+        analyses: Sequence[ImageAnalysis] = (),
+    ) -> list[dict]:
+        """Detections of any number of images, of any sizes.
+
+        Args:
+            images: see `flowdet.inference.image_input.image_record`.
+            trajectory: also return what the estimate after every step decodes to.
+            analyses: what else is asked of the images, such as `flowdet.visualization.box_trajectory`.
+
+        Returns:
+            For every image, in order, a dict with `file_name`, `image_id` (the name's stem,
+            where none was given), `height` and `width` (pixels) and `instances`: on the CPU,
+            best first, `pred_boxes` (absolute xyxy in the original image, turned as its EXIF
+            data says), `scores`, `pred_classes` and `pred_queries`. Of an image in memory also
+            `pixels`, uint8 RGB [H, W, 3]; with `trajectory` also `trajectory`, a list of such
+            instances, one per step; and the answers to the analyses.
+
+        Raises:
+            OSError: an image cannot be read; the message names it.
+            ValueError: the model is no detector, or has no trajectory, or an image is none.
+        """
+        return list(self.stream(images, trajectory, analyses))
+
+    def stream(
+        self,
+        images: Iterable[ImageInput],
+        trajectory: bool = False,
+        analyses: Sequence[ImageAnalysis] = (),
+    ) -> Iterator[dict]:
+        """Like a call, but yields the results while it goes, `TEST.BATCH_SIZE` at a time; only
+        so many images are taken from `images` beforehand."""
+        if trajectory or analyses:
+            self._check_trajectory()
+        for records in self._batches(images):
+            yield from self._run([self._prepare(x) for x in records], trajectory, analyses)
+
+    def _prepare(self, record: dict) -> dict:
+        """What the model takes: the mapper's dict, with `pixels` if the image was in memory."""
+        if "image" not in record:
+            return self.mapper(record)
+        pixels = record["image"]
+        return {**record, **self.mapper.of_pixels(pixels), "pixels": pixels}
+
+    @property
+    def trajectory_times(self) -> list[float]:
+        """The time t after every step of a trajectory."""
+        self._check_trajectory()
+        return self.model.trajectory_times
+
+    def _check_trajectory(self) -> None:
+        if not isinstance(self.model, SetDetector):
+            raise ValueError(f"a {type(self.model).__name__} has no trajectory: leave it out")
+
+    @torch.no_grad()
+    def _run(
+        self, batch: list[dict], trajectory: bool, analyses: Sequence[ImageAnalysis]
+    ) -> list[dict]:
+        if trajectory or analyses:
+            outputs = self.model.inference(batch, trajectory, analyses)
+        else:
+            outputs = self.model(batch)
+        results = []
+        for x, output in zip(batch, outputs, strict=True):
+            if "instances" not in output:
+                raise ValueError(f"a {type(self.model).__name__} gives no boxes: use a detector")
+            kept = ("file_name", "image_id", "height", "width", "pixels")
+            result = {**output, **{key: x[key] for key in kept if key in x}}
+            result["instances"] = output["instances"].to("cpu")
+            if trajectory:
+                result["trajectory"] = [step.to("cpu") for step in output["trajectory"]]
+            results.append(result)
+        return results
+
+    def coco_results(self, result: dict) -> list[dict]:
+        """The detections of one result in COCO's result form, ready for JSON.
+
+        `category_id` is the dataset's own id where it has such ids, else the class index;
+        `bbox` is [x, y, width, height] in pixels of the original image. Where the blocks were
+        asked, `box_spread` and `agreement` tell their `flowdet.evaluation.block_agreement`.
+        """
+        instances = result["instances"]
+        boxes = BoxMode.convert(
+            instances.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS
+        ).tolist()
+        classes = instances.pred_classes.tolist()
+        rows = [
+            {
+                "image_id": result["image_id"],
+                "file_name": result["file_name"],
+                "category_id": self._category_ids.get(index, index),
+                "category_name": self.class_names[index],
+                "bbox": [round(x, 2) for x in box],
+                "score": round(score, 5),
+            }
+            for box, index, score in zip(boxes, classes, instances.scores.tolist(), strict=True)
+        ]
+        for name in ("box_spread", "agreement"):
+            if instances.has(name):
+                for row, value in zip(rows, instances.get(name).tolist()):
+                    row[name] = round(value, 5)
+        return rows
+
+
+def _category_ids(cfg: CfgNode) -> dict[int, int]:
+    """The dataset's own ids by class index, where it has such."""
+    names = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
+    metadata = MetadataCatalog.get(names[0]) if names else None
+    if metadata and metadata.get("evaluator_type") == "coco" and names[0] in DatasetCatalog:
+        if not hasattr(metadata, "thing_classes"):
+            # a dataset of DATASETS.PATH knows its ids when it was read
+            DatasetCatalog.get(names[0])
+    ids = getattr(metadata, "thing_dataset_id_to_contiguous_id", None) or {}
+    return {index: category for category, index in ids.items()}

@@ -1,0 +1,1 @@
+"""What a training leaves: result files, run folders, figures, the HTML report."""

@@ -1,0 +1,5 @@
+"""A run as one self-contained HTML page."""
+
+from flowdet.reporting.report.page import write_report
+
+__all__ = ["write_report"]

@@ -1,0 +1,171 @@
+"""Curves of a run as SVG that takes its text colour from the page."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from detectron2.config import CfgNode
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from flowdet.reporting.curves import epoch_of, metric_series
+from flowdet.reporting.report.evaluations import Evaluated
+
+# seen on white and on black
+COLORS = ("#2f81f7", "#e8730c", "#1a9d68", "#d6409f", "#9466ff", "#a98600", "#0e95b5", "#e5484d")
+STYLES = ("-", "--", ":")
+# more points than this are averaged in bins
+MAX_POINTS = 200
+# stands for the page's text colour
+_INK = "#010203"
+_INKED = dict.fromkeys(
+    ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), _INK
+)
+
+# by label: values by the number of iterations done
+Series = dict[str, dict[int, float]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure: `description` says in words what the SVG shows."""
+
+    title: str
+    description: str
+    svg: Markup
+
+
+def charts(cfg: CfgNode, records: Sequence[dict], evaluations: Sequence[Evaluated]) -> list[Chart]:
+    """The charts that the records hold values for."""
+    last = cfg.SOLVER.MAX_ITER
+
+    def series(names: dict[str, str]) -> Series:
+        found = {label: metric_series(records, key, last) for key, label in names.items()}
+        return {label: values for label, values in found.items() if values}
+
+    names = sorted({key for record in records for key in record})
+    rates = {"lr/rest": "all but the backbone", "lr/backbone": "backbone"}
+    wanted = {
+        "Loss": series({"total_loss": "total"}),
+        "Loss per block": _block_losses(records, last),
+        "IoU of matched boxes, per block": series(_of_blocks(names, "matched_iou")),
+        "Accuracy of matched classes, per block": series(_of_blocks(names, "class_accuracy")),
+        "Accuracy while training, per block": series(_of_blocks(names, "accuracy")),
+        "Average precision on the test images": series(
+            _results(names, evaluations, ("AP", "AP50", "AP75"))
+        ),
+        "Top-1 on the test images": series(_results(names, evaluations, ("top1",))),
+        "Learning rate": series(rates) or series({"lr": "largest group"}),
+    }
+    return [
+        _chart(cfg, f"c{i}", title, lines)
+        for i, (title, lines) in enumerate(wanted.items())
+        if lines
+    ]
+
+
+def _of_blocks(names: Sequence[str], name: str) -> dict[str, str]:
+    found = (re.fullmatch(rf"block(\d+)/{name}", key) for key in names)
+    numbers = sorted(int(match[1]) for match in found if match)
+    return {f"block{k}/{name}": f"block {k}" for k in numbers}
+
+
+def _block_losses(records: Sequence[dict], last: int) -> Series:
+    """The sum of each block's losses, which are those that the model returns as `loss_*`."""
+    summed: Series = {}
+    for record in records:
+        parts = [key.removeprefix("loss_") for key in record if key.startswith("loss_")]
+        for k in itertools.count():
+            values = [
+                record[key] for key in (f"block{k}/{part}" for part in parts) if key in record
+            ]
+            if not values:
+                break
+            line = summed.setdefault(f"block {k}", {})
+            line[min(record["iteration"] + 1, last)] = sum(values)
+    return summed
+
+
+def _results(
+    names: Sequence[str], evaluations: Sequence[Evaluated], metrics: Sequence[str]
+) -> dict[str, str]:
+    """Keys of the metrics in all evaluations; `top1` also of every mode (`top1-MODE`)."""
+    found = {}
+    for of in evaluations:
+        for key in names:
+            name, _, mode = key.removeprefix(of.prefix).partition("-")
+            if not key.startswith(of.prefix) or name not in metrics or (mode and name != "top1"):
+                continue
+            label = mode or name.replace("top1", "configured mode")
+            found[key] = f"{label}, {of.label}" if of.label else label
+    return found
+
+
+def _chart(cfg: CfgNode, name: str, title: str, lines: Series) -> Chart:
+    epochs = all(epoch_of(i, cfg) is not None for line in lines.values() for i in line)
+    points = {}
+    for label, line in lines.items():
+        x = [epoch_of(i, cfg) if epochs else i for i in line]
+        points[label] = _thinned(np.array([x, list(line.values())], dtype=float))
+    svg = line_svg(points, "epoch" if epochs else "iteration", name)
+    ends = ", ".join(f"{label} {y[1, -1]:.4g}" for label, y in points.items())
+    return Chart(title, f"{title}. Last values: {ends}.", svg)
+
+
+def _thinned(points: np.ndarray) -> np.ndarray:
+    """Points [2, N] in order of x, their means in bins where there are many."""
+    points = points[:, points[0].argsort()]
+    if points.shape[1] <= MAX_POINTS:
+        return points
+    return np.stack([part.mean(axis=1) for part in np.array_split(points, MAX_POINTS, axis=1)], 1)
+
+
+def line_svg(points: dict[str, np.ndarray], unit: str, name: str) -> Markup:
+    """A figure as SVG to stand in a page, in the page's text colour and font.
+
+    Args:
+        points: [2, N] by label.
+        unit: `epoch` or `iteration`.
+        name: of the figure, unlike those of the others in the page.
+    """
+    buffer = io.StringIO()
+    with rc_context(_INKED | {"svg.fonttype": "none", "svg.hashsalt": name}):
+        _line_figure(points, unit).savefig(buffer, format="svg", transparent=True)
+    return _cleaned(buffer.getvalue(), name)
+
+
+def _line_figure(points: dict[str, np.ndarray], unit: str) -> Figure:
+    # inches; a legend in two columns gets the room that it needs
+    height = 2.7 + 0.17 * math.ceil(len(points) / 2)
+    figure = Figure(figsize=(4.6, height), layout="constrained")
+    axes = figure.subplots()
+    looks = [(color, style) for style in STYLES for color in COLORS]
+    for (label, (x, y)), (color, style) in zip(points.items(), itertools.cycle(looks)):
+        marker = "o" if len(x) < 15 else ""
+        axes.plot(x, y, color=color, linestyle=style, marker=marker, markersize=3, label=label)
+    axes.set_xlabel(unit)
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=(1, 2, 5, 10)))
+    axes.grid(alpha=0.25, color=_INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(points) > 1:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    return figure
+
+
+def _cleaned(text: str, name: str) -> Markup:
+    """matplotlib's SVG for use in a page: without header, metadata and size, with `name` before
+    every id, as a page has several."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    head, rest = text.split(">", 1)
+    head = re.sub(r' (xmlns|xmlns:xlink|version|width|height)="[^"]*"', "", head)
+    text = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", f"{head}>{rest}")
+    return Markup(text.replace(_INK, "currentColor"))

@@ -1,0 +1,77 @@
+import json
+
+import pytest
+
+from flowdet.cli.comparison_command import (
+    check_overrides,
+    save_table,
+    table_parser,
+    train_and_report,
+)
+from flowdet.experiments.comparison import Budget, Comparison, Run
+from tests.detection.tiny import CONFIGS
+
+BUDGET_OPTIONS = {"SOLVER.MAX_ITER": "--budget"}
+
+
+@pytest.fixture
+def comparison(tmp_path):
+    """A run that fails."""
+    script = tmp_path / "train.py"
+    script.write_text("raise SystemExit('error: out of luck')")
+    config = str(CONFIGS / "cls" / "digits_flow_vit.yaml")
+    return Comparison([Run.plan(config, Budget(16, 1), 1, tmp_path / "out", [])], script)
+
+
+@pytest.mark.parametrize(
+    "key, option",
+    [("SEED", "--seeds"), ("SOLVER.MAX_ITER", "--budget"), ("OUTPUT_DIR", "--output")],
+)
+def test_what_the_comparison_sets_cannot_be_overridden(key, option):
+    check_overrides(["SOLVER.BASE_LR", "1"], BUDGET_OPTIONS)
+    with pytest.raises(ValueError, match=f"{key} is set by {option}: leave it out"):
+        check_overrides(["SOLVER.BASE_LR", "1", key, "1"], BUDGET_OPTIONS)
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "many"])
+def test_numbers_of_seeds(number, capsys):
+    with pytest.raises(SystemExit):
+        table_parser("").parse_args(["--seeds", number])
+    assert f"--seeds: must be at least 1, got {number!r}" in capsys.readouterr().err
+
+
+def test_failed_runs_are_named_below_the_table(comparison, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["tools/table9.py", "--seeds", "1"])
+    rows = [{"metric": "top1", "mean": 1.0}]
+
+    def report(finished):
+        save_table(tmp_path / "out/table", finished, rows, "Of what", "<{}>".format, ["No time"])
+
+    with pytest.raises(SystemExit, match="1 of 1 runs have failed"):
+        train_and_report(lambda: comparison, report)
+    (run,) = comparison.runs
+    failure = f"FAILED {run.folder}, exit status 1: error: out of luck"
+    assert failure in capsys.readouterr().out
+    caption, table, failures, origin = (tmp_path / "out/table.md").read_text().split("\n\n")
+    assert (caption, table) == ("Of what", "<github>")
+    assert failures.startswith(failure) and failures.endswith("\nNo time")
+    assert origin == "Made by `tools/table9.py --seeds 1`.\n"
+    content = json.loads((tmp_path / "out/table.json").read_text())
+    assert content["rows"] == rows and content["seeds"] == [1]
+
+
+def test_a_mistake_in_the_plan_is_one_line():
+    def plan():
+        raise ValueError("no such thing")
+
+    with pytest.raises(SystemExit, match="^error: no such thing$"):
+        train_and_report(plan, lambda comparison: None)
+
+
+def test_a_stop(comparison, monkeypatch):
+    def stop():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(comparison, "train", stop)
+    with pytest.raises(SystemExit, match="stopped: the same command goes on from here"):
+        train_and_report(lambda: comparison, lambda comparison: None)

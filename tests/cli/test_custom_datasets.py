@@ -1,0 +1,90 @@
+"""Own datasets: made, checked, trained on and shown with one command each."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from tests.cli.commands import FOUR_IMAGES, SMALL
+from tests.cli.conftest import ROOT
+
+CONFIG = ("--config-file", ROOT / "configs" / "digits_flow.yaml")
+
+
+@pytest.fixture(scope="module")
+def own(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own")
+    words = ("--output", folder, "--train", 6, "--val", 3)
+    status, output = run("datasets/make_own_data.py", *words)
+    assert status == 0, output
+    status, output = run("datasets/make_own_data.py", *words)
+    assert status == 1 and "voc is there: remove it" in output
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["voc", "coco"])
+def test_check_train_evaluate_and_show(run, own, tmp_path, kind):
+    data = ("--data", own / kind)
+    sheet = tmp_path / "sheet.png"
+    status, output = run("tools/check_data.py", *data, *CONFIG, "--sheet", sheet, "--images", 4)
+    assert status == 0, output
+    assert f"{kind.upper()} format, 10 classes" in output and "no problem found" in output
+    assert Image.open(sheet).width > 2 * 320
+
+    words = (*data, *SMALL, *FOUR_IMAGES, "SOLVER.MAX_EPOCHS", 2, "OUTPUT_DIR", tmp_path)
+    status, output = run("tools/train_net.py", *CONFIG, *words)
+    assert status == 0, output
+    assert "6 training images, 1.5 iterations per epoch, 3 iterations in all" in output
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert {row["dataset"] for row in rows} == {f"custom_{kind}_val"}
+
+    trained = ("--config-file", tmp_path / "config.yaml")
+    weights = tmp_path / "model_final.pth"
+    status, output = run("tools/train_net.py", *trained, "--eval-only", "MODEL.WEIGHTS", weights)
+    assert status == 0, output
+    again = json.loads((tmp_path / "eval" / "results.json").read_text())["rows"]
+    assert again == rows
+
+    found = ("--input", next((own / kind).rglob("val*.[pj][pn]g")), "--json", tmp_path / "x.json")
+    status, output = run("tools/demo.py", *trained, "--weights", weights, *found)
+    assert status == 0, output
+    assert {row["category_name"] for row in json.loads((tmp_path / "x.json").read_text())} <= {
+        *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    }
+
+
+def test_mistakes_are_one_line_in_a_training_and_a_list_in_a_check(run, own, tmp_path):
+    (tmp_path / "coco").mkdir()
+    for path in (own / "coco").rglob("*.*"):
+        target = tmp_path / "coco" / path.relative_to(own / "coco")
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    broken = tmp_path / "coco" / "annotations" / "instances_val.json"
+    data = json.loads(broken.read_text())
+    data["annotations"][0]["bbox"] = [90, 90, 50, 50]
+    data["annotations"][1]["category_id"] = 77
+    broken.write_text(json.dumps(data))
+    words = (*CONFIG, "--data", tmp_path / "coco")
+
+    status, output = run("tools/train_net.py", *words, *SMALL, "OUTPUT_DIR", tmp_path / "out")
+    assert status == 1 and "Traceback" not in output and "Starting training" not in output
+    last = output.splitlines()[-1]
+    assert last.startswith("error: ") and "leaves the image of 96x96" in last
+    assert f"tools/check_data.py --data {tmp_path / 'coco'} lists all problems" in last
+
+    status, output = run("tools/check_data.py", *words, "--skip-images")
+    assert status == 1
+    assert "box outside the image: 1" in output and "unknown class: 1" in output
+    assert output.splitlines()[-1] == "2 problems"
+
+
+def test_flags(run, tmp_path):
+    words = ("SOLVER.MAX_ITER", 2, "--data", tmp_path)
+    status, output = run("tools/train_net.py", *CONFIG, *words)
+    assert status == 2 and "--data: flags go before the KEY VALUE pairs" in output
+    status, output = run("tools/check_data.py", "--data", tmp_path)
+    assert status == 1 and output.startswith(f"error: {tmp_path} holds no dataset, but nothing")
+    status, output = run("tools/check_data.py", "--data", tmp_path, "--sheet", "sheet.txt")
+    assert status == 2 and "give the name of a picture" in output
+    status, output = run("tools/check_data.py", "--data", tmp_path, "MODEL.DEVICE", "cpu")
+    assert status == 2 and "give --config-file" in output

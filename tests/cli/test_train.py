@@ -1,0 +1,116 @@
+"""The commands as a user types them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flowdet.reporting.runs import read_metrics
+from tests.cli.commands import FOUR_IMAGES, SMALL, SMALL_VIT
+from tests.cli.conftest import ROOT
+
+
+def train(run, folder, *words):
+    config = ("--config-file", ROOT / "configs" / "digits_flow.yaml")
+    return run("tools/train_net.py", *config, *words, *SMALL, *FOUR_IMAGES, "OUTPUT_DIR", folder)
+
+
+def test_train_resume_evaluate(run, tmp_path):
+    status, output = train(run, tmp_path, "--opts", "SOLVER.MAX_ITER", 2)
+    assert status == 0, output
+    config = (tmp_path / "config.yaml").read_text()
+    results = (tmp_path / "results.json").read_text()
+    # the training ends with its report, which knows the command
+    assert "tools/train_net.py --config-file" in (tmp_path / "report.html").read_text()
+    assert {row["metric"] for row in json.loads(results)["rows"]} >= {"AP", "AP50", "AP75"}
+
+    status, output = train(run, tmp_path, "--resume", "SOLVER.MAX_ITER", 3)
+    assert status == 0, output
+    assert "Starting training from iteration 2" in output
+    results = (tmp_path / "results.json").read_text()
+
+    again = ("--config-file", tmp_path / "config.yaml", "--eval-only", "MODEL.WEIGHTS")
+    status, output = run("tools/train_net.py", *again, tmp_path / "model_final.pth")
+    assert status == 0, output
+    # an evaluation leaves the run as it was
+    assert (tmp_path / "results.json").read_text() == results
+    assert (tmp_path / "config.yaml").read_text() == config.replace("MAX_ITER: 2", "MAX_ITER: 3")
+    assert (tmp_path / "eval" / "results.json").is_file()
+
+    # another training in the same folder: the records of the first do not pass for its own
+    before = read_metrics(tmp_path)
+    assert before[-1]["iteration"] > 1
+    status, output = train(run, tmp_path, "SOLVER.MAX_ITER", 1)
+    assert status == 0, output
+    assert read_metrics(tmp_path)[-1]["iteration"] == 1
+    (tmp_path / "metrics_1.json").rename(tmp_path / "metrics.json")
+    assert read_metrics(tmp_path) == before
+
+    report = ("tools/report.py", "--run", tmp_path, "--output", tmp_path / "new" / "page.html")
+    status, output = run(*report, "--images", 1)
+    assert status == 0, output
+    assert "Of 1 of the 4 images of digits_test" in (tmp_path / "new" / "page.html").read_text()
+    status, output = run("tools/report.py", "--run", tmp_path / "new")
+    assert status == 1 and output.endswith("is no run: it has no config.yaml\n")
+
+
+def test_a_classifier_trains_resumes_and_evaluates(run, tmp_path):
+    words = ("--config-file", ROOT / "configs/cls/digits_flow_vit.yaml", *SMALL_VIT)
+    words += ("SOLVER.EMA_DECAY", 0.5, "OUTPUT_DIR", tmp_path)
+    status, output = run("tools/train_net.py", *words, "SOLVER.MAX_ITER", 2)
+    assert status == 0, output
+    assert "| single_step-1 " in output
+    status, output = run("tools/train_net.py", "--resume", *words, "SOLVER.MAX_ITER", 3)
+    assert status == 0, output
+    trained = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert {row.get("weights") for row in trained} == {None, "ema"}
+    assert {row["mode"] for row in trained} >= {"default", "probe", "ensemble", "multi_step"}
+
+    # the last checkpoint of the run, or the file that is named
+    for last in (["--resume"], ["MODEL.WEIGHTS", tmp_path / "model_final.pth"]):
+        given = ("--config-file", tmp_path / "config.yaml", "--eval-only", *last)
+        status, output = run("tools/train_net.py", *given)
+        assert status == 0, output
+        evaluated = json.loads((tmp_path / "eval" / "results.json").read_text())["rows"]
+        assert evaluated == trained
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--eval-only"], "error: no weights are given: set MODEL.WEIGHTS"),
+        (["MODEL.FLOW_DET.NUM_CLASSES", "11"], "has 10 classes"),
+        # found before the training, not after it
+        (["TEST.BATCH_SIZE", "0"], "TEST.BATCH_SIZE must be at least 1"),
+    ],
+    ids=["weights", "classes", "test"],
+)
+def test_a_mistake_gives_one_line(run, tmp_path, words, message):
+    status, output = train(run, tmp_path, *words)
+    assert status == 1
+    assert message in output.splitlines()[-1]
+    assert "Traceback" not in output and "Starting training" not in output
+
+
+def test_pretraining_and_the_overfit_set(run, tmp_path):
+    backbone = tmp_path / "backbone.pth"
+    small = ("--iterations", 2, "--batch-size", 2, "--num-workers", 0)
+    status, output = run("tools/pretrain_digits.py", "--output", backbone, *small)
+    assert status == 0, output
+    assert backbone.is_file()
+
+    digits = Path(output_folder(run)) / "digits"
+    copy = ("datasets/make_overfit_set.py", "--source", digits, "--output", tmp_path / "few")
+    status, output = run(*copy, "--images", 3)
+    assert status == 0, output
+    train_ids = (tmp_path / "few/ImageSets/Main/train.txt").read_text().split()
+    assert len(train_ids) == 3
+    assert train_ids == (tmp_path / "few/ImageSets/Main/val.txt").read_text().split()
+    assert all((tmp_path / "few/JPEGImages" / f"{i}.jpg").is_file() for i in train_ids)
+    status, output = run(*copy, "--images", 300)
+    assert status == 1 and "lists 8 images, fewer than 300" in output
+
+
+def output_folder(run):
+    _, output = run("-c", "import os; print(os.environ['DETECTRON2_DATASETS'])")
+    return output.strip()

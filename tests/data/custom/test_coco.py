@@ -1,0 +1,210 @@
+"""Datasets in COCO format, whole and broken."""
+
+import re
+
+import pytest
+from detectron2.data.datasets import load_coco_json
+from detectron2.structures import BoxMode
+
+from flowdet.data.custom import CustomDataset
+from flowdet.data.custom.check import check_dataset
+from flowdet.data.custom.coco import complete
+from tests.data.custom.small import json_path, load, objects, read_all, save, write_coco
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_coco(tmp_path / "pets")
+
+
+def change(*keys, to, split="train"):
+    """Sets an entry of a json file; `to` None deletes it."""
+
+    def apply(root):
+        data = load(root, split)
+        place = data
+        for key in keys[:-1]:
+            place = place[key]
+        if to is None:
+            del place[keys[-1]]
+        else:
+            place[keys[-1]] = to
+        save(root, data, split)
+
+    return apply
+
+
+def test_agrees_with_detectron2(root):
+    ours = read_all(root)["train"]
+    theirs = load_coco_json(str(json_path(root)), str(root / "train"), "pets_by_detectron2")
+    for a, b in zip(ours, theirs, strict=True):
+        for x in b["annotations"]:
+            x["bbox"] = BoxMode.convert(x["bbox"], x["bbox_mode"], BoxMode.XYXY_ABS)
+            x["bbox_mode"] = BoxMode.XYXY_ABS
+        assert a == b
+    assert CustomDataset(root).class_names == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("folder", ["train2017", "images/train", "images/train2017", "images"])
+def test_images_are_found_where_they_usually_are(root, folder):
+    json_path(root).rename(root / "annotations" / "instances_train2017.json")
+    (root / folder).parent.mkdir(exist_ok=True)
+    (root / "train").rename(root / folder)
+    records = read_all(root)["train"]
+    assert records[0]["file_name"] == str(root / folder / "a.png")
+
+
+def test_file_names_may_hold_folders(root):
+    change("images", 0, "file_name", to="train/a.png")(root)
+    change("images", 1, "file_name", to="train/b.png")(root)
+    assert read_all(root)["train"][1]["file_name"] == str(root / "train/b.png")
+
+
+def test_files_with_other_annotations_of_coco_do_not_count(root):
+    for name in ("captions_train.json", "person_keypoints_val.json", "image_info_test.json"):
+        (root / "annotations" / name).write_text("{}")
+    assert list(read_all(root)) == ["train", "val"]
+
+
+@pytest.mark.parametrize("subfolder", ["", "images"])
+def test_a_folder_per_split(root, subfolder):
+    for split, name in (("train", "train"), ("val", "valid")):
+        (root / split).rename(root / name)
+        json_path(root, split).rename(root / name / "_annotations.coco.json")
+        if subfolder:
+            (root / name / subfolder).mkdir()
+            for image in (root / name).glob("*.png"):
+                image.rename(image.parent / subfolder / image.name)
+    (root / "annotations").rmdir()
+    assert [x for x, _ in objects(read_all(root)["train"])] == ["a", "b"]
+    assert list(CustomDataset(root).layout.splits) == ["train", "val"]
+
+
+def test_images_without_objects_stay(root):
+    data = load(root)
+    data["annotations"] = [a for a in data["annotations"] if a["image_id"] == 1]
+    save(root, data)
+    assert [len(found) for _, found in objects(read_all(root)["train"])] == [2, 0]
+
+
+def test_ids_of_categories_may_differ_between_splits(root):
+    data = load(root, "val")
+    for category in data["categories"]:
+        category["id"] += 10
+    for annotation in data["annotations"]:
+        annotation["category_id"] += 10
+    save(root, data, "val")
+    assert objects(read_all(root)["val"])[1][1] == [(1, [40, 10, 60, 40]), (0, [2, 3, 30, 33])]
+
+
+def test_rounding_by_a_pixel_is_clipped(root):
+    change("annotations", 1, "bbox", to=[40.5, -0.4, 24, 48.8])(root)
+    assert objects(read_all(root)["train"])[0][1][1][1] == [40.5, 0, 64, 48]
+
+
+def test_what_evaluation_needs_is_filled_in(root):
+    assert complete(load(root))
+    data = load(root)
+    data["annotations"][0]["id"] = 0
+    del data["annotations"][1]["area"], data["annotations"][1]["iscrowd"]
+    assert not complete(data)
+    assert [a["id"] for a in data["annotations"]] == [1, 2, 3, 4]
+    assert data["annotations"][1]["area"] == 600 and data["annotations"][1]["iscrowd"] == 0
+    assert complete(data)
+
+
+# what is done to the dataset, and the error
+BROKEN = {
+    "image is missing": (
+        lambda root: (root / "train/a.png").unlink(),
+        r"train.json, image 1: there is no image a.png in .*train$",
+    ),
+    "annotation without image": (
+        change("annotations", 2, "image_id", to=99),
+        r"train.json, annotation 3: no image has the id 99",
+    ),
+    "unknown class": (
+        change("annotations", 1, "category_id", to=7),
+        r"train.json, annotation 2 of a.png: category 7 is unknown; known are 2 \(cat\), 5 \(dog\)",
+    ),
+    "box outside": (
+        change("annotations", 1, "bbox", to=[40, 10, 30, 20]),
+        r"annotation 2 of a.png: the box of a 'dog' leaves the image of 64x48: corners 40, 10, 70",
+    ),
+    "negative box": (
+        change("annotations", 1, "bbox", to=[-5, 10, 30, 20]),
+        r"annotation 2 of a.png: the box of a 'dog' leaves the image",
+    ),
+    "no area": (
+        change("annotations", 1, "bbox", to=[40, 10, 0, 20]),
+        r"annotation 2 of a.png: the box of a 'dog' has no area: x 40 to 40, y 10 to 30",
+    ),
+    "no box": (
+        change("annotations", 1, "bbox", to=[40, 10, 20]),
+        r"annotation 2 of a.png: bbox is \[40, 10, 20\]; give \[x, y, width, height\]",
+    ),
+    "not a number": (
+        change("annotations", 1, "bbox", to=[40, 10, float("nan"), 2]),
+        r"annotation 2 of a.png: bbox is \[40, 10, nan, 2\]",
+    ),
+    "no images": (
+        lambda root: [change(x, to=[], split="val")(root) for x in ("images", "annotations")],
+        r"val.json: the split holds no image",
+    ),
+    "no objects": (
+        change("annotations", to=[], split="val"),
+        r"val.json: the split holds no object",
+    ),
+    "no json": (
+        lambda root: json_path(root).write_text('{\n"images": [],\n}'),
+        r"train.json:3: no json: Expecting property name|train.json:2: no json: Illegal trailing",
+    ),
+    "no list of categories": (
+        change("categories", to=None),
+        r"train.json: no COCO file: it lacks categories",
+    ),
+    "no categories": (
+        lambda root: [change(x, to=[])(root) for x in ("categories", "annotations")],
+        r"train.json: the list of categories is empty",
+    ),
+    "another class in val": (
+        change("categories", 1, "name", to="emu", split="val"),
+        r"val.json: its categories are not those of the training split; only here: emu; only in "
+        r".*train.json: dog",
+    ),
+    "another order in val": (
+        lambda root: [
+            change("categories", i, "id", to=5 - 3 * i, split="val")(root) for i in (0, 1)
+        ],
+        r"val.json: .*by their ids they are dog, cat, and cat, dog in .*train.json",
+    ),
+    "class twice": (
+        change("categories", 1, "name", to="cat"),
+        r"train.json: category 'cat' \(id 5\): its id or its name is there twice",
+    ),
+    "image id twice": (
+        change("images", 1, "id", to=1),
+        r"train.json, image 1: the id of b.png is there twice",
+    ),
+    "image without size": (
+        change("images", 0, "width", to=None),
+        r"train.json, image 1: a.png has no usable width",
+    ),
+}
+# one mistake that makes others
+FOLLOWED = {"no categories", "class twice", "image id twice", "image without size"}
+FOLLOWED |= {"another class in val"}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_datasets_give_one_error(root, name):
+    break_it, message = BROKEN[name]
+    break_it(root)
+    with pytest.raises(ValueError) as caught:
+        read_all(root)
+    text, hint = str(caught.value).split(" (tools/check_data.py")
+    assert hint == f" --data {root} lists all problems)"
+    assert re.search(message, text) and "\n" not in text
+    problems = check_dataset(root).problems
+    assert text == str(problems[0])
+    assert len(problems) == 1 or name in FOLLOWED

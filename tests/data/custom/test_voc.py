@@ -1,0 +1,200 @@
+"""Datasets in VOC format, whole and broken."""
+
+import re
+import shutil
+
+import pytest
+
+from flowdet.data.custom import CustomDataset
+from flowdet.data.custom.check import check_dataset
+from tests.data.custom.small import CAT, DOG, TRAIN, VAL, objects, read_all, write_image
+
+CONTENT = [
+    ("a", [(0, [2, 3, 30, 33]), (1, [40, 10, 60, 40])]),
+    ("b", [(0, [2, 3, 30, 33]), (1, [40, 10, 60, 40])]),
+]
+
+
+@pytest.fixture
+def root(voc_folder):
+    voc_folder(TRAIN, split="train")
+    return voc_folder(VAL, split="val")
+
+
+def plain(root):
+    """A folder per split, the xml files beside the images."""
+    target = root.parent / "plain"
+    for split, ids in (("train", "ab"), ("val", "cd")):
+        (target / split).mkdir(parents=True)
+        for name in ids:
+            shutil.copy(root / "JPEGImages" / f"{name}.jpg", target / split)
+            shutil.copy(root / "Annotations" / f"{name}.xml", target / split)
+    return target
+
+
+def xml(root, name):
+    return root / "Annotations" / f"{name}.xml"
+
+
+def change(path, old, new):
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+def test_voc_layout(root):
+    records = read_all(root)
+    assert objects(records["train"]) == CONTENT
+    assert objects(records["val"]) == [("c", CONTENT[1][1][:1]), ("d", CONTENT[0][1][::-1])]
+    assert CustomDataset(root).class_names == ["cat", "dog"]
+    first = records["train"][0]
+    assert (first["image_id"], first["height"], first["width"]) == ("a", 48, 64)
+    assert first["annotations"][0]["difficult"] == 0
+
+
+@pytest.mark.parametrize("subfolders", [False, True])
+def test_a_folder_per_split(root, subfolders):
+    folder = plain(root)
+    (folder / "val").rename(folder / "valid")
+    if subfolders:
+        for place in (folder / "train", folder / "valid"):
+            for kind in ("jpg", "xml"):
+                (place / kind).mkdir()
+                for file in place.glob(f"*.{kind}"):
+                    file.rename(place / kind / file.name)
+    assert objects(read_all(folder)["train"]) == CONTENT
+    assert len(read_all(folder)["val"]) == 2
+
+
+def test_images_of_other_kinds_and_names_with_blanks(root):
+    write_image(root / "JPEGImages" / "my photo.webp")
+    xml(root, "b").rename(xml(root, "my photo"))
+    (root / "ImageSets/Main/train.txt").write_text("a\n\nmy photo\n")
+    assert objects(read_all(root)["train"])[1][0] == "my photo"
+
+
+def test_a_class_file_gives_order_and_classes_without_objects(root):
+    (root / "classes.txt").write_text("dog\nowl\n\ncat\n")
+    assert CustomDataset(root).class_names == ["dog", "owl", "cat"]
+    assert objects(read_all(root)["train"])[1][1][0][0] == 2
+
+
+def test_trainval_and_test_will_do(root):
+    lists = root / "ImageSets" / "Main"
+    (lists / "train.txt").rename(lists / "trainval.txt")
+    (lists / "val.txt").rename(lists / "test.txt")
+    assert list(read_all(root)) == ["train", "test"]
+
+
+def test_pixels_may_count_from_0(root):
+    change(xml(root, "b"), "<xmin>3<", "<xmin>0<")
+    change(xml(root, "b"), "<xmax>60<", "<xmax>64.6<")
+    boxes = [box for _, box in objects(read_all(root)["train"])[1][1]]
+    assert boxes == [[0, 3, 30, 33], [40, 10, 64, 40]]
+
+
+# what is done to the dataset, and the error
+BROKEN = {
+    "image is missing": (
+        lambda root: (root / "JPEGImages/a.jpg").unlink(),
+        r"train.txt:1: there is no image a\.\* in .*JPEGImages",
+    ),
+    "image without annotation": (
+        lambda root: xml(root, "b").unlink(),
+        r"train.txt:2: there is no b.xml for it; an image without objects needs one too",
+    ),
+    "suffix in the list": (
+        lambda root: change(root / "ImageSets/Main/train.txt", "b\n", "b.jpg\n"),
+        r"train.txt:2: there is no image b.jpg.*: a list has the names without .jpg",
+    ),
+    "listed twice": (
+        lambda root: change(root / "ImageSets/Main/train.txt", "b\n", "b\na\n"),
+        r"train.txt:3: image a again",
+    ),
+    "class only in val": (
+        lambda root: change(xml(root, "d"), "dog", "emu"),
+        r"d.xml:8: class 'emu' is unknown; the annotations of .*train.txt knows cat, dog",
+    ),
+    "class not in the class file": (
+        lambda root: (root / "labels.txt").write_text("cat\n"),
+        r"a.xml:20: class 'dog' is unknown; .*labels.txt knows cat",
+    ),
+    "class file names a class twice": (
+        lambda root: (root / "classes.txt").write_text("cat\ndog\ncat\n"),
+        r"classes.txt:3: class 'cat' again",
+    ),
+    "box outside": (
+        lambda root: change(xml(root, "a"), "<xmax>60<", "<xmax>90<"),
+        r"a.xml:20: the box of a 'dog' leaves the image of 64x48: corners 41, 11, 90, 40",
+    ),
+    "negative box": (
+        lambda root: change(xml(root, "a"), "<ymin>4<", "<ymin>-9<"),
+        r"a.xml:8: the box of a 'cat' leaves the image of 64x48: corners 3, -9, 30, 33",
+    ),
+    "no area": (
+        lambda root: change(xml(root, "a"), "<xmin>41<", "<xmin>60<"),
+        r"a.xml:20: the box of a 'dog' has no area: x 60 to 60, y 11 to 40",
+    ),
+    "corners in the wrong order": (
+        lambda root: change(xml(root, "c"), "<ymin>4<", "<ymin>44<"),
+        r"c.xml:8: the box of a 'cat' has no area: x 3 to 30, y 44 to 33",
+    ),
+    "empty list": (
+        lambda root: (root / "ImageSets/Main/val.txt").write_text("\n"),
+        r"val.txt: the split holds no image",
+    ),
+    "no object": (
+        lambda root: [change(xml(root, x), "object>", "thing>") for x in "cd"],
+        r"val.txt: the split holds no object",
+    ),
+    "no xml": (
+        lambda root: xml(root, "a").write_text("<annotation>\n<size>\n</annotation>"),
+        r"a.xml:3: mismatched tag",
+    ),
+    "no size": (
+        lambda root: change(xml(root, "a"), "<width>64</width>", ""),
+        r"a.xml:3: <size/width> is missing or empty",
+    ),
+    "no number": (
+        lambda root: change(xml(root, "a"), "<xmin>41<", "<xmin>4l<"),
+        r"a.xml:26: <bndbox/xmin> is '4l', which is no number",
+    ),
+    "two images of one name": (
+        lambda root: write_image(root / "JPEGImages/a.png"),
+        r"a.png: .*a.jpg has the same name: keep one of them",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_datasets_give_one_error(root, name):
+    break_it, message = BROKEN[name]
+    break_it(root)
+    with pytest.raises(ValueError) as caught:
+        read_all(root)
+    text = str(caught.value)
+    assert re.search(message, text)
+    assert text.endswith(f"(tools/check_data.py --data {root} lists all problems)")
+    assert "\n" not in text
+    problems = check_dataset(root).problems
+    assert text.startswith(str(problems[0]))
+    assert len(problems) == (3 if name == "class not in the class file" else 1)
+
+
+def test_annotation_without_image_in_a_plain_folder(root):
+    folder = plain(root)
+    (folder / "train" / "a.jpg").unlink()
+    with pytest.raises(ValueError, match=r"train/a.xml: no image a.\* in .*train"):
+        read_all(folder)
+    (folder / "train" / "b.xml").unlink()
+    assert [p.kind for p in check_dataset(folder).problems] == [
+        "annotation without image",
+        "image without annotation",
+        "empty split",
+    ]
+
+
+def test_difficult_objects_are_marked(voc_folder):
+    voc_folder({"a": [(*CAT[:2], 1), DOG]}, split="train")
+    root = voc_folder(VAL, split="val")
+    flags = [a["difficult"] for a in read_all(root)["train"][0]["annotations"]]
+    assert flags == [1, 0]

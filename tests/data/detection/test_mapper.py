@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+
+from flowdet.config import add_flowdet_config
+from flowdet.data.detection.mapper import FlowDatasetMapper
+from flowdet.data.detection.voc import load_voc_dicts
+
+IMAGES = {"one": [((8, 12, 40, 36), "cat", 0), ((50, 2, 60, 10), "dog", 0)], "none": []}
+
+
+@pytest.fixture
+def cfg():
+    cfg = get_cfg()
+    add_flowdet_config(cfg)
+    cfg.INPUT.RANDOM_FLIP = "none"
+    return cfg
+
+
+@pytest.fixture
+def records(voc_folder):
+    return load_voc_dicts(voc_folder(IMAGES), "train", ["cat", "dog"], keep_difficult=True)
+
+
+def boxes(mapped):
+    return mapped["instances"].gt_boxes.tensor
+
+
+def test_fixed_size_scales_image_and_boxes(cfg, records):
+    cfg.INPUT.FIXED_SIZE = [96, 32]
+    mapped = FlowDatasetMapper(cfg, is_train=True)(records[0])
+    assert mapped["image"].shape == (3, 96, 32) and mapped["image"].dtype == torch.uint8
+    assert boxes(mapped)[0].tolist() == [4, 24, 20, 72]
+    assert mapped["instances"].gt_classes.tolist() == [0, 1]
+
+
+def test_without_fixed_size_the_shortest_edge_rules(cfg, records):
+    cfg.INPUT.MIN_SIZE_TEST = 24
+    assert FlowDatasetMapper(cfg, is_train=False)(records[0])["image"].shape == (3, 24, 32)
+
+
+def test_flip_follows_the_key(cfg, records):
+    cfg.INPUT.FIXED_SIZE, cfg.INPUT.RANDOM_FLIP = [48, 64], "horizontal"
+    mapper = FlowDatasetMapper(cfg, is_train=True)
+    lefts = {float(boxes(mapper(records[0]))[0, 0]) for _ in range(20)}
+    assert lefts == {8, 24}
+    mapper = FlowDatasetMapper(cfg, is_train=False)
+    images = [mapper(records[0])["image"] for _ in range(5)]
+    assert all(torch.equal(image, images[0]) for image in images)
+
+
+def test_scale_jitter_keeps_size_and_moves_boxes_along(cfg, records):
+    cfg.INPUT.FIXED_SIZE, cfg.INPUT.SCALE_JITTER = [48, 64], [0.5, 1.5]
+    mapper = FlowDatasetMapper(cfg, is_train=True)
+    counts, widths = set(), set()
+    for _ in range(40):
+        mapped = mapper(records[0])
+        assert mapped["image"].shape == (3, 48, 64)
+        assert (boxes(mapped) >= 0).all()
+        assert (boxes(mapped)[:, 2:] <= torch.tensor([64, 48])).all()
+        counts.add(len(mapped["instances"]))
+        widths.update((boxes(mapped)[:1, 2] - boxes(mapped)[:1, 0]).round().tolist())
+    assert 1 in counts, "a box cropped away must be dropped"
+    assert min(widths) < 22 and max(widths) > 38
+
+
+def test_colour_jitter_only_in_training(cfg, records):
+    cfg.INPUT.FIXED_SIZE = [48, 64]
+    plain = FlowDatasetMapper(cfg, is_train=True)(records[0])["image"]
+    cfg.INPUT.COLOR_JITTER = 0.4
+    assert not torch.equal(FlowDatasetMapper(cfg, is_train=True)(records[0])["image"], plain)
+    assert torch.equal(FlowDatasetMapper(cfg, is_train=False)(records[0])["image"], plain)
+
+
+def test_images_without_objects_stay(cfg, records):
+    mapped = FlowDatasetMapper(cfg, is_train=True)(records[1])
+    assert len(mapped["instances"]) == 0 and boxes(mapped).shape == (0, 4)
+
+
+def test_evaluation_passes_no_annotation_on(cfg, records):
+    mapped = FlowDatasetMapper(cfg, is_train=False)(records[0])
+    assert set(mapped) == {"file_name", "image_id", "height", "width", "image"}
+
+
+def test_unreadable_image_names_file_and_id(cfg, records):
+    mapper = FlowDatasetMapper(cfg, is_train=True)
+    with open(records[0]["file_name"], "wb") as file:
+        file.write(b"not a picture")
+    with pytest.raises(OSError, match=r"Cannot read image .*one.jpg \(image id one\)"):
+        mapper(records[0])
+    with pytest.raises(OSError, match="gone.jpg"):
+        mapper({**records[0], "file_name": "gone.jpg"})
+
+
+def test_wrong_size_in_annotation_names_file_and_id(cfg, records):
+    with pytest.raises(ValueError, match=r"one.jpg \(image id one\)"):
+        FlowDatasetMapper(cfg, is_train=True)({**records[0], "width": 65})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("FIXED_SIZE", [64]),
+        ("FIXED_SIZE", [64, 0]),
+        ("FIXED_SIZE", [-1, -1]),
+        ("SCALE_JITTER", [1.5, 0.5]),
+        ("SCALE_JITTER", [0.0, 1.0]),
+        ("SCALE_JITTER", [0.5, 1.5]),  # without FIXED_SIZE
+        ("COLOR_JITTER", 1.0),
+        ("RANDOM_FLIP", "diagonal"),
+    ],
+)
+def test_impossible_settings_name_the_key(cfg, key, value):
+    cfg.INPUT[key] = value
+    with pytest.raises(ValueError, match=f"INPUT.{key}"):
+        FlowDatasetMapper(cfg, is_train=True)
+
+
+def test_mapper_can_be_built_without_a_config(records):
+    mapper = FlowDatasetMapper(False, augmentations=[], image_format="RGB")
+    image = mapper(records[0])["image"]
+    assert image.shape == (3, 48, 64) and np.ptp(image.numpy()) > 0

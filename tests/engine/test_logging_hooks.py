@@ -1,0 +1,93 @@
+"""What TensorBoard shows of a training."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from flowdet.engine import Trainer, resolve_config
+from flowdet.engine.logging_hooks import LogCost, peak_memory
+from flowdet.reporting.runs import read_metrics
+from tests.detection.tiny import tiny_cfg
+from tests.engine.runs import train
+
+NAMES = ("cat", "dog", "owl")
+IMAGES = {f"image{i}": [((4 + i, 4, 30 + i, 40), NAMES[i % 3], i % 2)] for i in range(5)}
+
+
+@pytest.fixture
+def cfg(voc_dataset, tmp_path):
+    cfg = tiny_cfg(NUM_CLASSES=0, NUM_BLOCKS=2, SCORE_THRESHOLD=0.0)
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (voc_dataset(IMAGES),)
+    cfg.INPUT.FIXED_SIZE = [48, 64]
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.SOLVER.MAX_EPOCHS = cfg.SOLVER.CHECKPOINT_EPOCHS = cfg.TEST.EVAL_EPOCHS = 0
+    cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS = 2, 6, 0
+    cfg.SOLVER.EMA_DECAY = 0.5
+    cfg.TEST.EVAL_PERIOD, cfg.TEST.SAMPLE_IMAGES = 3, 2
+    cfg.SEED = 3
+    return cfg
+
+
+def test_tensorboard_shows_all_of_a_training(cfg, tmp_path):
+    # interrupted, so that the second event file is that of a resumed training
+    cfg.SOLVER.CHECKPOINT_PERIOD = 1
+    train(cfg, tmp_path / "run", interrupt_before=1)
+    trainer = train(cfg, tmp_path / "run", resume=True)
+    assert trainer.start_iter == 1
+    events = EventAccumulator(str(tmp_path / "run"), {"images": 0, "scalars": 0}).Reload()
+    scalars = set(events.Tags()["scalars"])
+    blocks = {f"block{k}/{x}" for k in (0, 1) for x in ("cls", "bbox", "giou", "flow")}
+    watched = {f"block{k}/{x}" for k in (0, 1) for x in ("matched_iou", "class_accuracy")}
+    cost = {"images_per_second", "images_per_second_mean", "memory/process_peak_mib"}
+    accuracy = {"bbox/AP50", "bbox_ema/AP50"}
+    rates = {"lr/backbone", "lr/rest"}
+    assert scalars >= {"total_loss"} | blocks | watched | cost | accuracy | rates
+
+    def last(name):
+        return events.Scalars(name)[-1].value
+
+    assert last("lr/backbone") == pytest.approx(
+        cfg.SOLVER.BACKBONE_MULTIPLIER * last("lr/rest"), rel=1e-4
+    )
+    assert last("lr") in (last("lr/backbone"), last("lr/rest"))
+    assert last("images_per_second_mean") > 0
+    (tag,) = events.Tags()["images"]
+    assert tag == f"samples/{cfg.DATASETS.TEST[0]}"
+    # every evaluation; objects and detections of two images
+    assert [image.step for image in events.Images(tag)] == [2, 6]
+    assert events.Images(tag)[0].width > 4 * 320
+    assert read_metrics(tmp_path / "run")[-1]["images_per_second_mean"] > 0
+
+
+def test_samples_can_be_left_out(cfg, tmp_path):
+    cfg.TEST.SAMPLE_IMAGES = 0
+    hooks = Trainer(resolve_config(cfg))._hooks
+    assert "LogPreviews" not in {type(hook).__name__ for hook in hooks}
+    cfg.TEST.SAMPLE_IMAGES = -1
+    with pytest.raises(ValueError, match="TEST.SAMPLE_IMAGES"):
+        Trainer(cfg)
+
+
+def test_images_per_second_by_hand():
+    hook = LogCost(8, "cpu")
+    with EventStorage() as storage:
+        hook.trainer = SimpleNamespace(storage=storage, iter=0)
+        # an iteration without a time
+        hook.after_step()
+        assert "images_per_second" not in storage.latest()
+        for time in (2.0, 4.0):
+            storage.put_scalar("time", time)
+            hook.after_step()
+        assert storage.latest()["images_per_second"][0] == 2.0
+        hook.after_train()
+        assert storage.latest()["images_per_second_mean"][0] == pytest.approx(8 / 3)
+
+
+def test_peak_memory_never_shrinks():
+    before = peak_memory("cpu")["memory/process_peak_mib"]
+    held = torch.zeros(64 * 2**18) + 1
+    after = peak_memory("cpu")["memory/process_peak_mib"]
+    assert after >= before > 50 and held.sum() > 0

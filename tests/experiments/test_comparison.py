@@ -1,0 +1,243 @@
+import fcntl
+import json
+import os
+
+import pytest
+
+from flowdet.experiments.comparison import Budget, Comparison, Run, over_seeds
+from flowdet.experiments.comparison_table import (
+    accuracy_rows,
+    comparison_table,
+    cost_rows,
+    mean_and_std,
+)
+from tests.detection.tiny import CONFIGS, SIZES
+
+# stands for tools/train_net.py: notes that it ran, fails for the seed it is told to
+TRAIN = """
+import json, os, sys, time
+words = sys.argv[1:]
+keys = dict(zip(words[3::2], words[4::2]))
+folder = keys["OUTPUT_DIR"]
+with open(os.path.join(folder, "calls"), "a") as calls:
+    calls.write("x")
+if keys["SEED"] == os.environ.get("FAIL_SEED"):
+    sys.exit("error: out of luck")
+if "SLEEP" in os.environ:
+    open(os.path.join(folder, "model_0000001.pth"), "w").close()
+    open(os.path.join(folder, "pid"), "w").write(str(os.getpid()))
+    time.sleep(60)
+print("resuming" if "--resume" in words else "starting")
+rows = [
+    {"dataset": "compared_pets", "metric": "AP50", "mean": 10.0 * int(keys["SEED"])},
+    {"dataset": "compared_pets", "metric": "AP75", "mean": 5.0},
+    {"dataset": "other_pets", "metric": "AP75", "mean": 99.0},
+]
+with open(os.path.join(folder, "results.json"), "w") as file:
+    json.dump({"rows": rows}, file)
+"""
+
+
+@pytest.fixture
+def overrides(voc_dataset):
+    objects = {f"img{i}": [((1, 2, 20, 30), "dog", 0)] for i in range(8)}
+    name = voc_dataset(objects, name="compared_pets")
+    keys = SIZES | {
+        "MODEL.FLOW_DET.NUM_BLOCKS": 1,
+        "DATASETS.TRAIN": f"('{name}',)",
+        "DATASETS.TEST": f"('{name}',)",
+        "INPUT.FIXED_SIZE": "[32,32]",
+    }
+    return [str(word) for pair in keys.items() for word in pair]
+
+
+@pytest.fixture
+def compare(tmp_path, overrides):
+    script = tmp_path / "train.py"
+    script.write_text(TRAIN)
+
+    def build(budgets=("4:2",), seeds=(0, 1), methods=("flow", "backprop"), extra=()):
+        runs = [
+            Run.plan(
+                str(CONFIGS / f"digits_{method}.yaml"),
+                Budget.parse(budget),
+                seed,
+                tmp_path / "out",
+                [*overrides, *extra],
+            )
+            for budget in budgets
+            for seed in seeds
+            for method in methods
+        ]
+        return Comparison(runs, script)
+
+    return build
+
+
+def test_budgets():
+    assert Budget.parse("8:6") == Budget(8, 6)
+    assert Budget.parse("1:2:1e-4") == Budget(1, 2, 1e-4)
+    assert Budget.parse("8:5.5") == Budget(8, 5.5)
+    assert isinstance(Budget.parse("8:6.0").epochs, int)
+    wrong = ("8", "8:0", "a:b", "8:inf", "8:nan", "0:4", "8:1:0", "8:1:-1e-4", "8:1:nan", "8:1:1:1")
+    for text in wrong:
+        with pytest.raises(ValueError, match=f"'{text}' is no budget: give batch size:epochs"):
+            Budget.parse(text)
+
+
+def test_runs_are_planned_from_the_dataset(compare):
+    comparison = compare(budgets=["4:2", "1:1:1e-4"])
+    first, *_, last = comparison.runs
+    assert first.cfg.SOLVER.MAX_ITER == 4 and first.images == 16
+    assert last.cfg.SOLVER.MAX_ITER == 8 and last.cfg.SOLVER.BASE_LR == 1e-4
+    assert [run.folder.name for run in comparison.runs[:2]] == [
+        "flow_batch4_seed0",
+        "backprop_batch4_seed0",
+    ]
+    # both sides: the same data, optimizer and schedule, but for the learning rate of their configs
+    assert comparison.runs[-2].method != last.method
+    assert comparison.runs[-2].cfg.SOLVER == last.cfg.SOLVER
+    assert first.cfg.DATALOADER == comparison.runs[1].cfg.DATALOADER
+
+
+def test_part_of_an_epoch(compare):
+    # 8 images
+    (run,) = compare(budgets=["4:2.5"], seeds=[0], methods=["flow"]).runs
+    assert run.cfg.SOLVER.MAX_ITER == 5 and run.images == 20
+    # what is written before the training is what the training says it is
+    assert run.overrides[run.overrides.index("SOLVER.MAX_ITER") + 1] == "5"
+
+
+def test_what_is_done_is_not_done_again(compare):
+    for _ in range(2):
+        comparison = compare()
+        comparison.train()
+        assert not comparison.failed
+    for run in comparison.runs:
+        assert (run.folder / "calls").read_text() == "x"
+        assert (run.folder / "output.txt").read_text() == "resuming\n"
+
+
+def test_a_failed_run_is_reported_and_tried_again(compare, monkeypatch):
+    monkeypatch.setenv("FAIL_SEED", "1")
+    comparison = compare()
+    comparison.train()
+    assert len(comparison.failed) == 2
+    for folder, why in comparison.failed.items():
+        assert why == f"exit status 1: error: out of luck (see {folder / 'output.txt'})"
+    rows = accuracy_rows(comparison.runs, ["AP50"])
+    missing = [row["mean"] for row in rows if row["metric"] == "missing_runs"]
+    assert missing == [1, 1]
+    assert "1 (1 failed or not run)" in comparison_table(rows, ["AP50"])
+    monkeypatch.delenv("FAIL_SEED")
+    comparison = compare()
+    comparison.train()
+    assert not comparison.failed
+    assert (comparison.runs[0].folder / "calls").read_text() == "x"
+    assert (comparison.runs[-1].folder / "calls").read_text() == "xx"
+
+
+def test_a_method_that_never_works_leaves_the_others_their_table(compare, monkeypatch):
+    comparison = compare(seeds=[0], methods=["flow"])
+    comparison.train()
+    both = compare(seeds=[0], extra=["MODEL.FLOW_DET.SELF_CONDITIONING", "True"])
+    table = comparison_table(
+        accuracy_rows(both.runs, ["AP50"]) + cost_rows(both.runs), ["AP50"], "github"
+    )
+    *_, flow, backprop = table.splitlines()
+    assert "0.0" in flow and flow.count("-") == 0
+    assert backprop.count(" - ") == 5 and "0 (1 failed or not run)" in backprop
+
+
+def test_a_stop_ends_the_training_and_the_next_call_goes_on(compare, monkeypatch):
+    monkeypatch.setattr("flowdet.experiments.comparison._POLL_SECONDS", 0.1)
+    monkeypatch.setenv("SLEEP", "1")
+    comparison = compare(seeds=[0], methods=["flow"])
+    (run,) = comparison.runs
+
+    def stop_when_it_runs(self):
+        if (self.folder / "pid").is_file() and (self.folder / "pid").read_text():
+            raise KeyboardInterrupt
+        return 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "images_so_far", stop_when_it_runs)
+        with pytest.raises(KeyboardInterrupt):
+            comparison.train()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((run.folder / "pid").read_text()), 0)
+    assert not run.done
+    monkeypatch.delenv("SLEEP")
+    comparison = compare(seeds=[0], methods=["flow"])
+    comparison.train()
+    assert run.done and not comparison.failed
+    # checkpoints to go on from are not kept beyond the end
+    assert not list(run.folder.glob("model_0*.pth"))
+
+
+def test_one_training_at_a_time_in_a_folder(compare):
+    comparison = compare(seeds=[0], methods=["flow"])
+    (run,) = comparison.runs
+    run.folder.mkdir(parents=True)
+    with open(run.folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError, match="is being trained by another process"):
+            comparison.train()
+    comparison.train()
+    assert run.done
+
+
+def test_a_folder_of_another_config_is_refused(compare):
+    comparison = compare(seeds=[0], methods=["flow"])
+    (run,) = comparison.runs
+    run.folder.mkdir(parents=True)
+    (run.folder / "config.yaml").write_text(run.cfg.dump())
+    compare(seeds=[0], methods=["flow"])
+    with pytest.raises(ValueError, match=r"another config: .*NOISE_SCALE 0.3 \(here 0.1\)"):
+        compare(seeds=[0], methods=["flow"], extra=["MODEL.FLOW_DET.NOISE_SCALE", "0.1"])
+
+
+def test_two_runs_in_one_folder(compare):
+    with pytest.raises(ValueError, match="two runs would go to .*flow_batch4_seed0"):
+        compare(budgets=["4:2", "4:3"], methods=["flow"])
+
+
+def test_table_of_accuracy_and_costs(compare):
+    comparison = compare()
+    comparison.train()
+    rows = accuracy_rows(comparison.runs, ["AP50", "AP75"]) + cost_rows(comparison.runs)
+    found = {(row["method"], row["metric"]): row for row in rows}
+    ap50 = found["flow", "AP50"]
+    assert (ap50["mean"], ap50["std"], ap50["n"]) == (5.0, 7.07, 2)
+    assert found["flow", "trained_parameters"]["mean"] > 1000
+    assert found["backprop", "step_seconds"]["mean"] > 0
+    table = comparison_table(rows, ["AP50", "AP75"], "github")
+    header, _, flow, backprop = table.splitlines()
+    assert header.startswith("| method") and "activations (MiB)" in header
+    assert "5.0 +- 7.1" in flow and "5.0 +- 0.0" in flow
+    assert backprop.startswith("| backprop")
+    json.dumps(rows, allow_nan=False)
+
+
+def test_runs_of_a_name_differ_in_the_seed_alone(compare, tmp_path, overrides):
+    config, budget = str(CONFIGS / "digits_flow.yaml"), Budget(4, 2)
+    named = Run.plan(config, budget, 3, tmp_path / "out", overrides, "mine")
+    assert named.folder == tmp_path / "out" / "mine_seed3"
+    groups = over_seeds([*compare().runs, named])
+    assert [[run.seed for run in group] for group in groups] == [[0, 1], [0, 1], [3]]
+    assert [group[0].method for group in groups] == ["flow", "backprop", "flow"]
+
+
+def test_mean_and_std():
+    assert mean_and_std([1.0, 3.0]) == {"mean": 2.0, "std": 1.41, "n": 2}
+    assert mean_and_std([1.0]) == {"mean": 1.0, "std": None, "n": 1}
+
+
+def test_progress_counts_images(compare, tmp_path):
+    (run,) = compare(seeds=[0], methods=["flow"]).runs
+    assert run.images_so_far() == 0 and not run.done
+    run.folder.mkdir(parents=True)
+    (run.folder / "metrics.json").write_text('{"iteration": 1, "total_loss": 1.0}\n{"iter')
+    assert run.images_so_far() == 8
+    assert run.last_words() == "it has printed nothing"
+    assert run.training_seconds() is None

@@ -1,0 +1,192 @@
+"""Predictor: evaluation's preprocessing, any mix of images, refusal of half a model."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data.detection_utils import read_image
+from detectron2.modeling import build_model
+from PIL import Image
+
+from flowdet.engine import FlowDetCheckpointer, load_config, resolve_config
+from flowdet.evaluation.block_agreement import block_agreement
+from flowdet.inference.predictor import Predictor
+
+CONFIG = str(Path(__file__).parents[2] / "configs" / "digits_flow.yaml")
+
+
+def config(*overrides):
+    return load_config(CONFIG, ["MODEL.DEVICE", "cpu", *overrides])
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Random ones, which give every box a score near 1 / 11."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("weights")
+    model = build_model(resolve_config(config(), training=False))
+    FlowDetCheckpointer(model, str(folder)).save("model")
+    return str(folder / "model.pth")
+
+
+@pytest.fixture(scope="module")
+def predictor(weights):
+    return Predictor(config("TEST.BATCH_SIZE", 2), weights)
+
+
+@pytest.fixture
+def images(tmp_path):
+    rng = np.random.default_rng(0)
+    paths = []
+    for i, (height, width) in enumerate([(96, 96), (40, 130), (96, 96)]):
+        paths.append(tmp_path / f"image{i}.png")
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(paths[-1])
+    return paths
+
+
+def test_results_are_in_pixels_of_the_original_image(predictor, images):
+    results = predictor(images)
+    assert [x["file_name"] for x in results] == [str(x) for x in images]
+    assert [x["image_id"] for x in results] == ["image0", "image1", "image2"]
+    assert [(x["height"], x["width"]) for x in results] == [(96, 96), (40, 130), (96, 96)]
+    for result in results:
+        boxes = result["instances"].pred_boxes
+        assert len(boxes) > 0
+        assert result["instances"].image_size == (result["height"], result["width"])
+        limit = torch.tensor([result["width"], result["height"]] * 2)
+        assert (boxes.tensor >= 0).all() and (boxes.tensor <= limit).all()
+    assert results[1]["instances"].pred_boxes.tensor[:, 2].max() > 96
+
+
+def test_one_by_one_equals_batches(predictor, images):
+    together = predictor(images)
+    for path, result in zip(images, together, strict=True):
+        (alone,) = predictor([str(path)])
+        torch.testing.assert_close(alone["instances"].scores, result["instances"].scores)
+        torch.testing.assert_close(
+            alone["instances"].pred_boxes.tensor, result["instances"].pred_boxes.tensor
+        )
+
+
+def test_takes_dataset_dicts_and_leaves_them_alone(predictor, images):
+    record = {"file_name": str(images[0]), "image_id": 7, "annotations": []}
+    (result,) = predictor([record])
+    assert result["image_id"] == 7
+    assert record == {"file_name": str(images[0]), "image_id": 7, "annotations": []}
+    with pytest.raises(ValueError, match="file_name.*image_id"):
+        predictor([{"image_id": 7}])
+
+
+def test_an_image_in_memory_is_as_good_as_its_file(predictor, images):
+    pixels = [np.asarray(Image.open(path)) for path in images]
+    for result, expected in zip(predictor(pixels), predictor(images)):
+        assert result["pixels"] is not None and "pixels" not in expected
+        assert (result["height"], result["width"]) == (expected["height"], expected["width"])
+        for name in ("scores", "pred_classes"):
+            assert torch.equal(result["instances"].get(name), expected["instances"].get(name))
+        boxes = result["instances"].pred_boxes.tensor
+        assert torch.equal(boxes, expected["instances"].pred_boxes.tensor)
+    assert [x["image_id"] for x in predictor(pixels)] == [0, 1, 2]
+
+
+def test_channels_are_in_the_order_of_the_model(weights, images):
+    path, pixels = images[0], np.asarray(Image.open(images[0]))
+    predictor = Predictor(config("INPUT.FORMAT", "BGR"), weights)
+    boxes = [predictor([x])[0]["instances"].pred_boxes.tensor for x in (path, pixels)]
+    assert torch.equal(*boxes)
+
+
+def test_takes_no_more_images_than_a_batch_at_once(predictor, images):
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(1)
+            yield images[0]
+
+    results = predictor.stream(endless())
+    next(results)
+    assert len(taken) == 2
+    next(results), next(results)
+    assert len(taken) == 4
+
+
+def test_answers_to_questions_join_the_results(predictor, images):
+    def sizes(model, tokens, inputs, instances):
+        return [{"asked": (x["height"], len(found))} for x, found in zip(inputs, instances)]
+
+    for result in predictor(images, analyses=[sizes]):
+        assert result["asked"] == (result["height"], len(result["instances"]))
+    rows = predictor.coco_results(predictor(images[:1], analyses=[block_agreement])[0])
+    assert all(row["box_spread"] >= 0 and 0 <= row["agreement"] <= 1 for row in rows)
+    assert "box_spread" not in predictor.coco_results(predictor(images[:1])[0])[0]
+
+
+def test_trajectory_ends_at_the_result(predictor, images):
+    (result,) = predictor(images[:1], trajectory=True)
+    assert len(result["trajectory"]) == 4
+    assert predictor.trajectory_times == [0.25, 0.5, 0.75, 1.0]
+    last, final = result["trajectory"][-1], result["instances"]
+    torch.testing.assert_close(last.pred_boxes.tensor, final.pred_boxes.tensor, atol=1e-3, rtol=0)
+
+
+def test_single_step_has_one_step(weights):
+    predictor = Predictor(config("MODEL.FLOW_DET.INFERENCE_MODE", "single_step"), weights)
+    assert predictor.trajectory_times == [1.0]
+
+
+def test_exif_orientation_turns_the_boxes_too(predictor, tmp_path):
+    path = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (60, 20)).save(path, exif=exif)
+    (result,) = predictor([path])
+    assert (result["height"], result["width"]) == read_image(path, "RGB").shape[:2] == (60, 20)
+
+
+def test_coco_results(predictor, images):
+    (result,) = predictor(images[1:2])
+    rows = predictor.coco_results(result)
+    instances = result["instances"]
+    assert len(rows) == len(instances)
+    first, (x1, y1, x2, y2) = rows[0], instances.pred_boxes.tensor[0].tolist()
+    assert first["bbox"] == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=0.01)
+    assert first["score"] == pytest.approx(float(instances.scores[0]), abs=1e-4)
+    assert first["category_name"] == predictor.class_names[first["category_id"]]
+    assert first["image_id"] == "image1"
+
+
+def test_unreadable_image_is_named(predictor, images):
+    images[1].write_bytes(images[1].read_bytes()[:60])
+    with pytest.raises(OSError, match="image1.png"):
+        predictor(images)
+
+
+def test_config_of_the_caller_stays_as_it_was(weights):
+    cfg = config()
+    cfg.freeze()
+    before = cfg.dump()
+    Predictor(cfg, weights)
+    assert cfg.dump() == before and cfg.is_frozen()
+
+
+def test_refuses_weights_of_the_backbone_alone(tmp_path, weights):
+    state = torch.load(weights)["model"]
+    part = {name: value for name, value in state.items() if name.startswith("backbone.")}
+    torch.save({"model": part}, tmp_path / "backbone.pth")
+    with pytest.raises(ValueError, match=r"backbone.pth lacks .* \(in flow, heads, neck"):
+        Predictor(config(), str(tmp_path / "backbone.pth"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "path", "error", "message"),
+    [
+        ([], None, ValueError, "MODEL.WEIGHTS is empty"),
+        ([], "nowhere.pth", FileNotFoundError, "nowhere.pth"),
+        (["TEST.BATCH_SIZE", 0], "nowhere.pth", ValueError, "TEST.BATCH_SIZE"),
+    ],
+)
+def test_clear_errors(overrides, path, error, message):
+    with pytest.raises(error, match=message):
+        Predictor(config(*overrides), path)

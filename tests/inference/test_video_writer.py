@@ -1,0 +1,136 @@
+"""Videos and animations that are written can be read; what cannot be written says why."""
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+from flowdet.inference import video_writer
+from flowdet.inference.video_writer import (
+    CODECS,
+    VideoWriter,
+    Window,
+    recording_path,
+    save_animation,
+)
+from tests.videos import read_video
+
+
+def pictures(count, size=(64, 48)):
+    """Grey ones, lighter and lighter."""
+    return [Image.new("RGB", size, (30 + 160 * i // count,) * 3) for i in range(count)]
+
+
+@pytest.mark.parametrize("suffix", CODECS)
+def test_what_is_written_can_be_read(tmp_path, suffix):
+    path = tmp_path / "new" / f"clip{suffix}"
+    with VideoWriter(path, fps=12.5) as film:
+        for picture in pictures(6):
+            film.add(picture)
+        assert not path.exists()
+    frames, fps = read_video(path)
+    assert len(frames) == film.count == 6 and fps == pytest.approx(12.5)
+    assert frames[0].shape == (48, 64, 3)
+    assert [x.name for x in path.parent.iterdir()] == [path.name]
+
+
+def test_colours_are_kept(tmp_path):
+    with VideoWriter(tmp_path / "red.avi", 10) as film:
+        film.add(Image.new("RGB", (64, 48), "red"))
+    # OpenCV reads blue, green, red
+    assert read_video(tmp_path / "red.avi")[0][0].mean(axis=(0, 1)).argmax() == 2
+
+
+def test_missing_numbers_repeat_the_last_frame(tmp_path):
+    path = tmp_path / "clip.avi"
+    with VideoWriter(path, 10) as film:
+        for picture, number in zip(pictures(3), (0, 3, 4)):
+            film.add(picture, number)
+    brightness = [frame.mean() for frame in read_video(path)[0]]
+    assert len(brightness) == 5
+    np.testing.assert_allclose(brightness, [30, 30, 30, 83, 136], atol=4)
+
+
+def test_an_error_leaves_no_file(tmp_path):
+    with pytest.raises(KeyError), VideoWriter(tmp_path / "clip.mp4", 10) as film:
+        film.add(pictures(1)[0])
+        raise KeyError
+    with VideoWriter(tmp_path / "nothing.mp4", 10):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_opencv_cannot_write(tmp_path):
+    with pytest.raises(OSError, match="cannot write .*clip.mp4"):
+        VideoWriter(tmp_path / "clip.mp4", fps=-1.0).add(pictures(1)[0])
+
+
+@pytest.mark.parametrize("name", ["clip.gif", "clip.txt"])
+def test_names_of_other_things(tmp_path, name):
+    with pytest.raises(ValueError, match="no suffix of a video: use one of .mp4"):
+        VideoWriter(tmp_path / name, 10)
+    with pytest.raises(ValueError, match="no suffix of a video"):
+        recording_path(str(tmp_path / name), "in.mp4")
+
+
+def test_a_folder_takes_the_name_of_the_source(tmp_path):
+    assert recording_path(f"{tmp_path}/a.mp4", "in.avi") == tmp_path / "a.mp4"
+    assert recording_path(str(tmp_path), "x/in.avi") == tmp_path / "in.avi"
+    assert recording_path(f"{tmp_path}/new.1/", "in.webm") == tmp_path / "new.1" / "in.mp4"
+    assert recording_path(f"{tmp_path}/new", "camera 0") == tmp_path / "new" / "camera_0.mp4"
+
+
+def test_the_video_itself_is_not_replaced(tmp_path):
+    with pytest.raises(ValueError, match="is the video itself"):
+        recording_path(str(tmp_path), str(tmp_path / "in.mp4"))
+
+
+def test_gif_rests_on_its_ends_and_goes_on_for_ever(tmp_path):
+    moving = [Image.new("RGB", (64, 48), "blue") for _ in range(4)]
+    for i, picture in enumerate(moving):
+        picture.paste("orange", (10 * i, 10, 10 * i + 10, 20))
+    save_animation(iter(moving), tmp_path / "new" / "film.gif")
+    film = Image.open(tmp_path / "new" / "film.gif")
+    frames = [frame.copy() for frame in ImageSequence.Iterator(film)]
+    durations = [frame.info["duration"] for frame in frames]
+    assert durations == [750, 60, 60, 2500] and film.info["loop"] == 0
+    for frame, picture in zip(frames, moving):
+        np.testing.assert_allclose(np.asarray(frame.convert("RGB")), np.asarray(picture), atol=3)
+
+
+def test_film_as_a_video_lasts_as_long(tmp_path):
+    save_animation(pictures(4), tmp_path / "film.mp4")
+    frames, fps = read_video(tmp_path / "film.mp4")
+    assert len(frames) == 12 + 2 + 40 and fps == 16
+
+
+def test_window_needs_an_opencv_with_windows(monkeypatch):
+    monkeypatch.setattr(video_writer, "has_windows", lambda: False)
+    with pytest.raises(ValueError, match="install opencv-python"):
+        Window("clip")
+
+
+def test_window_needs_a_display(monkeypatch):
+    monkeypatch.setattr(video_writer, "has_windows", lambda: True)
+    monkeypatch.setattr(video_writer.sys, "platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match="no display"):
+        Window("clip")
+
+
+@pytest.mark.parametrize(
+    ("key", "visible", "wanted"),
+    [(-1, 1, True), (ord("q"), 1, False), (27, 1, False), (-1, 0, False)],
+)
+def test_window_ends_by_a_key_or_when_it_is_closed(monkeypatch, key, visible, wanted):
+    shown = []
+    monkeypatch.setattr(video_writer, "has_windows", lambda: True)
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(cv2, "namedWindow", lambda *_: None)
+    monkeypatch.setattr(cv2, "imshow", lambda title, image: shown.append((title, image)))
+    monkeypatch.setattr(cv2, "waitKey", lambda _: key)
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: visible)
+    assert Window("clip").show(Image.new("RGB", (6, 4), "red")) is wanted
+    title, image = shown[0]
+    assert title == "clip" and image.shape == (4, 6, 3) and image[0, 0].tolist() == [0, 0, 255]

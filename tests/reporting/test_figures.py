@@ -1,0 +1,19 @@
+from matplotlib.figure import Figure
+
+from flowdet.reporting.figures import save_figure
+
+
+def test_png_and_svg_beside_each_other_and_always_the_same(tmp_path):
+    contents = []
+    for folder in ("a", "b"):
+        figure = Figure()
+        figure.subplots().plot([1, 2], label="line")
+        paths = save_figure(figure, tmp_path / folder / "curve")
+        assert [path.name for path in paths] == ["curve.png", "curve.svg"]
+        contents.append([path.read_bytes() for path in paths])
+        assert sorted(path.name for path in (tmp_path / folder).iterdir()) == [
+            "curve.png",
+            "curve.svg",
+        ]
+    assert contents[0] == contents[1]
+    assert contents[0][0].startswith(b"\x89PNG") and b"<svg" in contents[0][1]

@@ -1,0 +1,58 @@
+import json
+import math
+
+import pytest
+from detectron2.config import get_cfg
+
+from flowdet import add_flowdet_config
+from flowdet.reporting.results import changed_keys, result_rows, write_results
+from tests.detection.tiny import tiny_cfg
+
+
+def test_rows_say_what_was_measured():
+    cfg = tiny_cfg(INFERENCE_MODE="multi_step", NUM_STEPS=0)
+    rows = result_rows(cfg, "pets", {"bbox": {"AP50": 12.3456, "AP50-cat": math.nan}})
+    (row,) = rows
+    assert (row["metric"], row["mean"], row["n"]) == ("AP50", 12.35, 1)
+    assert (row["method"], row["mode"], row["num_steps"]) == ("flow", "multi_step", 3)
+    assert row["dataset"] == "pets"
+
+
+@pytest.mark.parametrize(
+    "file, keys, method",
+    [
+        ("digits_flow.yaml", {}, "flow"),
+        ("digits_flow_paper.yaml", {}, "flow_paper"),
+        ("digits_backprop.yaml", {}, "backprop"),
+        ("digits_backprop_paper.yaml", {}, "backprop_paper"),
+        ("digits_backprop.yaml", {"CHECKPOINT_BLOCKS": True}, "backprop_checkpointed"),
+    ],
+)
+def test_methods(file, keys, method):
+    (row,) = result_rows(tiny_cfg(file, **keys), "pets", {"bbox": {"AP": 1.0}})
+    assert row["method"] == method
+    assert ("mode" in row) == method.startswith("flow")
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "digits.json"
+    about = {"command": "tools/train_net.py", "config": "a.yaml", "seeds": [0]}
+    write_results(path, [{"metric": "AP50", "mean": 1.0}], **about)
+    with pytest.raises(ValueError):
+        write_results(path, [{"metric": "AP50", "mean": math.nan}], **about)
+    content = json.loads(path.read_text())
+    assert content["rows"] == [{"metric": "AP50", "mean": 1.0}]
+    assert content["seeds"] == [0] and content["versions"]["torch"]
+
+
+def test_changed_keys_make_the_config_again():
+    cfg = tiny_cfg(NUM_STEPS=7)
+    cfg.OUTPUT_DIR = "anywhere"
+    keys = changed_keys(cfg)
+    assert keys["MODEL.FLOW_DET.NUM_STEPS"] == 7 and keys["DATASETS.TRAIN"] == ["digits_train"]
+    assert "OUTPUT_DIR" not in keys and "MODEL.FLOW_DET.NUM_HEADS" not in keys
+    json.dumps(keys)
+    again = get_cfg()
+    add_flowdet_config(again)
+    again.merge_from_list([x for pair in keys.items() for x in pair])
+    assert again.MODEL == cfg.MODEL and again.SOLVER == cfg.SOLVER

@@ -1,0 +1,101 @@
+import json
+import logging
+
+import pytest
+
+from flowdet.reporting.runs import (
+    check_same_run,
+    read_metrics,
+    read_run_config,
+    training_seconds,
+)
+from tests.detection.tiny import tiny_cfg
+
+
+def write_lines(folder, *records):
+    lines = [r if isinstance(r, str) else json.dumps(r) + "\n" for r in records]
+    (folder / "metrics.json").write_text("".join(lines))
+
+
+def test_records_are_joined_by_iteration_and_ordered(tmp_path):
+    # detectron2 writes an evaluation to its own line, after the iterations that followed it
+    write_lines(
+        tmp_path,
+        {"iteration": 19, "total_loss": 3.0},
+        {"iteration": 39, "total_loss": 2.0},
+        {"iteration": 30, "bbox/AP50": 5.0},
+        # resumed
+        {"iteration": 39, "total_loss": 1.5},
+    )
+    assert read_metrics(tmp_path) == [
+        {"iteration": 19, "total_loss": 3.0},
+        {"iteration": 30, "bbox/AP50": 5.0},
+        {"iteration": 39, "total_loss": 1.5},
+    ]
+
+
+def test_lines_cut_by_a_stop(tmp_path, caplog):
+    # the second was cut, and the resumed run went on in the same line; the last one is cut
+    write_lines(
+        tmp_path,
+        {"iteration": 19, "total_loss": 3.0},
+        '{"iteration": 39, "total_lo',
+        {"iteration": 39, "total_loss": 2.0},
+        '{"iterat',
+    )
+    with caplog.at_level(logging.WARNING):
+        found = read_metrics(tmp_path)
+    assert [r["total_loss"] for r in found] == [3.0, 2.0]
+    (record,) = caplog.records
+    assert "1 unreadable lines, first 3" in record.message
+
+
+def test_no_run_and_no_record(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no run: it has no metrics.json"):
+        read_metrics(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no run: it has no config.yaml"):
+        read_run_config(tmp_path)
+    write_lines(tmp_path, '{"iterat')
+    with pytest.raises(ValueError, match="holds no record"):
+        read_metrics(tmp_path)
+
+
+def test_training_seconds_leave_evaluations_out():
+    # 20 iterations, an evaluation, 10 iterations
+    records = [
+        {"iteration": 19, "time": 0.5},
+        {"iteration": 25, "bbox/AP50": 5.0},
+        {"iteration": 29, "time": 0.25},
+    ]
+    assert training_seconds(records) == 20 * 0.5 + 10 * 0.25
+    assert training_seconds(records[1:2]) is None
+
+
+def test_a_run_of_another_config_is_told_by_its_keys(tmp_path):
+    cfg = tiny_cfg(NUM_BLOCKS=3)
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    check_same_run(tmp_path, cfg)
+    moved = cfg.clone()
+    moved.OUTPUT_DIR, moved.MODEL.DEVICE = "elsewhere", "cuda:3"
+    moved.MODEL.FLOW_DET.FEATURE_CACHE_DIR = "elsewhere/features"
+    moved.DATASETS.DOWNLOAD = True
+    check_same_run(tmp_path, moved)
+    other = tiny_cfg(NUM_BLOCKS=2)
+    other.SOLVER.MAX_EPOCHS = 99
+    with pytest.raises(ValueError, match=r"NUM_BLOCKS 3 \(here 2\).*MAX_EPOCHS 7 \(here 99\)"):
+        check_same_run(tmp_path, other)
+
+
+@pytest.mark.parametrize("content", ["", "MODEL: {NOT: ", "a: [1"])
+def test_a_config_that_was_cut(tmp_path, content):
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(ValueError, match="config.yaml is unreadable: delete the run"):
+        read_run_config(tmp_path)
+
+
+def test_a_key_that_was_added_later_counts_as_its_default(tmp_path):
+    cfg = tiny_cfg()
+    lines = cfg.dump().splitlines(keepends=True)
+    old = "".join(line for line in lines if "FEATURE_CACHE_DIR" not in line)
+    (tmp_path / "config.yaml").write_text(old)
+    check_same_run(tmp_path, cfg)
