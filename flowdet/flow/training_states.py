@@ -89,8 +89,12 @@ class StateSettings:
         """Whether training ever shows block `block` (from 0) of `num_blocks` states near t = 0."""
         if block == 0 or self.learn_at_start or self.kind == "interpolated":
             return True
-        # blocks that share the first step of a short rollout are trained at t = 0
-        return block * min(self.rollout_steps, default=num_blocks) < num_blocks
+        # a rollout of few steps trains blocks that serve none of them on the step before
+        return any(
+            block * steps < num_blocks
+            and not any(block_at(s / steps, num_blocks) == block for s in range(steps))
+            for steps in self.rollout_steps
+        )
 
 
 class TrainingStates(ABC):

@@ -1,4 +1,4 @@
-"""Two processes with half of the batch each learn what one process learns with all of it."""
+"""Two processes with half of the batch each get the gradients of one process with all of it."""
 
 from datetime import timedelta
 
@@ -37,7 +37,7 @@ class Toy(torch.nn.Module):
     def forward(self, images):
         return block_local_losses(
             self.block_loss,
-            blocks_to_train(self.schedule, 3, passes=1),
+            blocks_to_train(self.schedule, 3, epochs=1),
             [self.backbone(images).relu()],
             list(self.ensemble.parameters()),
         )
@@ -50,8 +50,8 @@ def toy(schedule):
 
 
 def detector(schedule):
-    """Without noise, so that no process has random numbers of its own, and with frozen batch
-    norms, which would see another half of the batch; the halves have 3 and 1 objects."""
+    """Without noise, which would differ between the processes, and with frozen batch norms, whose
+    statistics would; the halves have 3 and 1 objects."""
     model = tiny_model(
         file="voc_flow_r18_frozen.yaml",
         NECK_BLOCKS=0,
@@ -67,7 +67,7 @@ def detector(schedule):
 
 
 def classifier(schedule):
-    """Without noise or a random length of the chain, and without the probe's batch statistics."""
+    """Without noise, random rollout lengths and the batch statistics of the probe."""
     keys = {"TRAINING_STATES": "rollout", "ROLLOUT_STEPS": [], "NOISE_SCALE": 0.0}
     model = tiny_classifier(TOPOLOGY="sequential", SCHEDULE=schedule, **keys).train()
     model.probe.norm = torch.nn.Identity()
@@ -89,7 +89,7 @@ def work_as_second(_, folder):
 
 
 def work(rank, folder):
-    """Notes this process's gradients in every case in a file."""
+    """Saves the gradients of this process in every case to a file."""
     distributed.init_process_group(
         "gloo",
         init_method=f"file://{folder}/store",
@@ -103,7 +103,7 @@ def work(rank, folder):
         model, inputs = MAKE[kind](schedule)
         model = DistributedDataParallel(model, find_unused_parameters=find_unused)
         half = inputs[2 * rank : 2 * rank + 2]
-        # the second step is the one that shows a reducer left waiting by the first
+        # a reducer that still waits for the first step would fail in the second
         gradients(model, half)
         found[case] = gradients(model, half)
     found["buffers"] = buffers_after_sharing(rank)
@@ -112,7 +112,7 @@ def work(rank, folder):
 
 
 def buffers_after_sharing(rank):
-    """Of batch norms that have seen other images in each process."""
+    """The buffers of a batch norm that had different images in each process."""
     norm = torch.nn.BatchNorm1d(3)
     norm(torch.randn(4, 3) + rank)
     share_buffers(norm)
@@ -123,7 +123,7 @@ def buffers_after_sharing(rank):
 def processes(tmp_path_factory):
     """The gradients of both processes in every case."""
     folder = str(tmp_path_factory.mktemp("processes"))
-    # this process is the first, as starting another one is what takes the time
+    # this process is the first: starting another one takes seconds
     other = torch.multiprocessing.spawn(work_as_second, (folder,), nprocs=1, join=False)
     work(0, folder)
     while not other.join():

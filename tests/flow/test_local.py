@@ -62,7 +62,7 @@ def test_losses_and_gradients_equal_the_joint_graph():
     assert_equal(setup.gradients(local), setup.gradients(joint), rtol=0, atol=1e-15)
 
 
-def test_the_incoming_gradient_is_passed_on():
+def test_gradients_scale_with_the_incoming_gradient():
     setup = Setup()
     once, thrice = setup.gradients(setup.local()), setup.gradients(setup.local(), 3.0)
     assert_equal([3 * g for g in once], thrice)
@@ -79,7 +79,7 @@ def test_block_k_gets_no_gradient_from_block_j():
         assert by_parameter[p] is not None
 
 
-def test_frozen_parts_get_none():
+def test_frozen_parameters_get_no_gradient():
     setup = Setup()
     setup.backbone.requires_grad_(False)
     setup.head.weight.requires_grad_(False)
@@ -90,7 +90,7 @@ def test_frozen_parts_get_none():
 
 
 def saved_bytes(num_blocks, joint):
-    """The most bytes that live saved tensors hold at one time."""
+    """The peak of the bytes held by tensors that are saved for the backward pass."""
     setup = Setup(num_blocks)
     alive, peak = 0, 0
 
@@ -137,7 +137,7 @@ def test_second_backward_and_double_backward_raise():
         gradient.sum().backward()
 
 
-def test_without_gradient_it_just_computes():
+def test_without_gradient_the_losses_are_the_same():
     setup = Setup()
     with torch.no_grad():
         losses = setup.local()
@@ -165,9 +165,10 @@ def test_autocast(dtype):
     with torch.autocast("cpu", dtype):
         losses = setup.local(half_scale=scale)
     gradients = setup.gradients(losses)
-    for got, wanted in zip(gradients, reference, strict=True):
-        assert got.dtype == torch.float32
-        assert (got - wanted).norm() < 0.05 * wanted.norm() + 1e-4
+    for gradient, expected in zip(gradients, reference, strict=True):
+        assert gradient.dtype == torch.float32 and expected.norm() > 1e-3
+        # half precision has 8 to 11 bits: the gradients agree to some percent of their norm
+        assert (gradient - expected).norm() < 0.05 * expected.norm()
 
 
 def test_half_scale_saves_small_gradients_and_backs_off():
@@ -197,14 +198,14 @@ def test_the_scale_is_part_of_the_state():
 
 
 def test_schedules():
-    assert blocks_to_train("joint", 3, passes=5) == [0, 1, 2]
-    assert [blocks_to_train("alternate", 3, passes=i) for i in range(4)] == [[0], [1], [2], [0]]
-    with pytest.raises(ValueError, match="unknown schedule 'random'"):
+    assert blocks_to_train("joint", 3, epochs=5) == [0, 1, 2]
+    assert [blocks_to_train("alternate", 3, epochs=i) for i in range(4)] == [[0], [1], [2], [0]]
+    with pytest.raises(ValueError, match="unknown SCHEDULE 'random'"):
         blocks_to_train("random", 3, 0)
 
 
 def test_half_features_keep_small_gradients_under_a_scaled_backward():
-    """As with a gradient scaler: the loss is scaled when `backward` is called."""
+    """A gradient scaler scales the loss when `backward` is called."""
     setup = Setup(dtype=torch.float32)
     setup.block_loss = lambda k, f, whole=setup.block_loss: {"a": 1e-6 * whole(k, f)["b"]}
     reference = setup.gradients(setup.joint(names=["a"]))
@@ -218,5 +219,5 @@ def test_half_features_keep_small_gradients_under_a_scaled_backward():
         losses = setup.local(half_scale=HalfPrecisionScale())
     gradients = setup.gradients(losses, factor=2.0**16)
     at = [i for i, p in enumerate(setup.everything) if p is setup.backbone.weight][0]
-    found, wanted = gradients[at] / 2.0**16, reference[at]
-    assert (found - wanted).norm() < 0.1 * wanted.norm()
+    gradient, expected = gradients[at] / 2.0**16, reference[at]
+    assert (gradient - expected).norm() < 0.1 * expected.norm()

@@ -1,7 +1,11 @@
+"""The Euler solver against closed-form solutions."""
+
+from dataclasses import replace
+
 import pytest
 import torch
 
-from flowdet.flow import INFERENCE_MODES, FlowEnsemble, InferencePlan, register_mode, solve
+from flowdet.flow import FlowEnsemble, solve
 from flowdet.flow.ensemble import block_at
 from tests.flow.toy import DIM, IdentityTime, TimesBlock, constants, mlps
 
@@ -29,7 +33,7 @@ def test_modes_by_hand():
     assert solve(ensemble, Z_0, None, "single_step").z_1[0, 0] == 1
     assert solve(ensemble, Z_0, None, "single_step", block=2).z_1[0, 0] == 6
     assert solve(ensemble, Z_0, None, "ensemble").z_1[0, 0] == 3
-    # T steps by default: each block walks a third of the way with its own velocity
+    # T steps by default: each block makes a third of the path with its own velocity
     assert solve(ensemble, Z_0, None, "multi_step").z_1[0, 0] == pytest.approx(3, abs=1e-5)
     # 2 steps: t = 0 belongs to block 0, t = 1/2 to block 1
     z_1 = solve(ensemble, Z_0, None, "multi_step", num_steps=2).z_1
@@ -66,7 +70,7 @@ def test_batch_is_two_singles():
     for mode in ("single_step", "ensemble", "multi_step", "multi_step_ensemble"):
         both = solve(ensemble, z_0, features, mode).z_1
         one = [solve(ensemble, z_0[i : i + 1], features[i : i + 1], mode).z_1 for i in (0, 1)]
-        assert torch.allclose(both, torch.cat(one), atol=1e-6)
+        torch.testing.assert_close(both, torch.cat(one), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +78,7 @@ def test_batch_is_two_singles():
     [
         ({"mode": "magic"}, "unknown inference mode 'magic'"),
         ({"num_steps": 0}, "at least 1, got 0"),
-        ({"mode": "single_step", "block": 3}, "no block 3: blocks are 0 to 0"),
+        ({"mode": "single_step", "block": 3}, "no block 3.*blocks are 0 to 0"),
     ],
 )
 def test_bad_arguments(kwargs, message):
@@ -82,27 +86,8 @@ def test_bad_arguments(kwargs, message):
         solve(constants(1.0), Z_0, None, **kwargs)
 
 
-@pytest.mark.parametrize(
-    "walk",
-    [
-        InferencePlan("ensemble"),
-        InferencePlan("single_step", 1, 2),
-        InferencePlan("multi_step", 4),
-        InferencePlan("multi_step", 16),
-    ],
-)
-def test_walks_have_names(walk):
-    assert InferencePlan.parse(walk.name) == walk
-
-
-@pytest.mark.parametrize("name", ["", "walk-2", "multi_step", "ensemble-2", "multi_step--1", "-2"])
-def test_no_walk(name):
-    with pytest.raises(ValueError, match="is no inference mode"):
-        InferencePlan.parse(name)
-
-
 class Halving(torch.nn.Module):
-    """Corrects the estimate by half of what it is away from the features."""
+    """Corrects the estimate by half of its distance to the features."""
 
     def forward(self, z_t, time_embedding, features, estimate=None, position=None):
         return (features - estimate) / 2
@@ -127,13 +112,13 @@ def test_more_steps_than_blocks_are_those_of_the_last_block():
     ensemble = targets(Goal(2.0), Goal(6.0))
     assert ensemble.times(1) == [0, 1] and ensemble.times(2) == [0, 0.5, 1]
     assert ensemble.times(6) == [0, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
-    found = solve(ensemble, Z_0, None, num_steps=4, trajectory=True)
-    assert [float(x[0, 0]) for x in found.estimates] == [2, 6, 6, 6]
-    # each step goes its share of what is left of the way to its goal
+    solution = solve(ensemble, Z_0, None, num_steps=4, trajectory=True)
+    assert [float(x[0, 0]) for x in solution.estimates] == [2, 6, 6, 6]
+    # each step covers its share of the remaining path to its goal
     expected = [Z_0 + (2 - Z_0) / 2]
     for share in (1 / 3, 1 / 2, 1):
         expected.append(expected[-1] + share * (6 - expected[-1]))
-    for state, value in zip(found.states[1:], expected, strict=True):
+    for state, value in zip(solution.states[1:], expected, strict=True):
         torch.testing.assert_close(state, value)
 
 
@@ -143,75 +128,46 @@ def test_more_steps_of_velocity_make_the_grid_finer():
 
 
 @pytest.mark.parametrize("num_steps", [2, 3, 8, 16])
-def test_boxes_that_wait_for_their_block_have_not_settled(num_steps):
-    """Within the first block's interval the estimates are all the same: no reason to stop."""
+def test_equal_estimates_of_one_block_do_not_end_the_integration(num_steps):
+    """Within the first block's interval all estimates are equal; the second block comes later."""
     ensemble = targets(Goal(2.0), Goal(6.0))
-    found = solve(ensemble, Z_0, None, num_steps=num_steps, converged=halfway)
-    torch.testing.assert_close(found.z_1, torch.full_like(Z_0, 6.0))
+    solution = solve(ensemble, Z_0, None, num_steps=num_steps, converged=nearly_equal)
+    torch.testing.assert_close(solution.z_1, torch.full_like(Z_0, 6.0))
 
 
-def halfway(before, after):
-    """Converged where less than 0.2 is left to go."""
+def nearly_equal(before, after):
+    """Converged if the estimates differ by less than 0.2."""
     return (after - before).abs().amax(dim=-1) < 0.2
 
 
 @pytest.mark.parametrize("mode", ["multi_step", "multi_step_ensemble"])
-def test_what_has_settled_takes_no_more_steps(mode):
+def test_a_converged_element_takes_no_more_steps(mode):
     """The estimates of the two elements change by 1, 1/2, 1/4, ... and by 0.1, 0.05, ..."""
 
     blocks = targets(*[Halving()] * 10)
     goal = torch.tensor([[2.0], [0.2]]).expand(2, DIM)
     run = dict(mode=mode, num_steps=10, trajectory=True)
-    found = solve(blocks, Z_0, goal, converged=halfway, **run)
-    # 1, 1.5, 1.75, 1.875 and 0.1, 0.15: the last one that differs by less than 0.2
-    assert found.steps.tolist() == [4, 2]
-    torch.testing.assert_close(found.z_1[:, 0], torch.tensor([1.875, 0.15]))
-    assert len(found.estimates) == 4 and len(found.states) == len(found.times) == 5
+    both = solve(blocks, Z_0, goal, converged=nearly_equal, **run)
+    # 1, 1.5, 1.75, 1.875 and 0.1, 0.15: the first ones that differ by less than 0.2 from the last
+    assert both.steps.tolist() == [4, 2]
+    torch.testing.assert_close(both.z_1[:, 0], torch.tensor([1.875, 0.15]))
+    assert len(both.estimates) == 4 and len(both.states) == len(both.times) == 5
     for i in range(2):
-        alone = solve(blocks, Z_0[i : i + 1], goal[i : i + 1], converged=halfway, **run)
-        torch.testing.assert_close(alone.z_1, found.z_1[i : i + 1])
-        torch.testing.assert_close(alone.last.z, found.last.z[i : i + 1])
-        assert alone.last.t == found.last.t[i]
-        shifted = [x.last.where(torch.tensor([False]), x.last) for x in (alone, found)]
-        for state in shifted:
-            state.estimate.add_(0.5)
-        torch.testing.assert_close(alone.ask(shifted[0]), found.ask(shifted[1])[i : i + 1])
+        alone = solve(blocks, Z_0[i : i + 1], goal[i : i + 1], converged=nearly_equal, **run)
+        close = dict(atol=1e-4, rtol=0)
+        torch.testing.assert_close(alone.z_1, both.z_1[i : i + 1], **close)
+        torch.testing.assert_close(alone.last_state.z, both.last_state.z[i : i + 1], **close)
+        assert alone.last_state.t == both.last_state.t[i]
+        perturbed = [
+            replace(x.last_state, estimate=x.last_state.estimate + 0.5) for x in (alone, both)
+        ]
+        again = alone.reevaluate(perturbed[0]), both.reevaluate(perturbed[1])[i : i + 1]
+        torch.testing.assert_close(*again, **close)
     whole = solve(blocks, Z_0, goal, **run)
     assert whole.steps.tolist() == [10, 10] and len(whole.times) == 11
 
 
-def test_what_settles_late_ends_where_it_would():
+def test_an_element_that_never_converges_takes_all_steps():
     ensemble = constants(1.0, 2.0, 6.0)
     never = solve(ensemble, Z_0, None, converged=lambda a, b: torch.tensor([False, False]))
     torch.testing.assert_close(never.z_1, solve(ensemble, Z_0, None).z_1)
-
-
-@pytest.fixture
-def half_way():
-    """A mode of one's own: every step goes half as far as the first block says."""
-
-    @register_mode("half_way")
-    def predict(ensemble, state, features, step):
-        z1_hat = ensemble.predict(0, state, features).z1_hat
-        return state.z + (z1_hat - state.z) / 2
-
-    yield "half_way"
-    del INFERENCE_MODES["half_way"]
-
-
-def test_a_registered_mode_is_one_like_the_others(half_way):
-    z_1 = solve(constants(2.0, 5.0), Z_0, None, half_way, num_steps=2).z_1
-    # half of 2 by velocity, which is 1 in each half of the time
-    torch.testing.assert_close(z_1, torch.full_like(Z_0, 1.0))
-    assert (
-        InferencePlan.parse("half_way-3") == InferencePlan(half_way, 3)
-        and InferencePlan(half_way, 3).name == "half_way-3"
-    )
-    with pytest.raises(ValueError, match="half_way.* already"):
-        register_mode(half_way)(None)
-
-
-@pytest.mark.parametrize("name", ["ensemble-2", "multi_step", "single_step-x", "ensemble-", "ode"])
-def test_what_is_no_mode(name):
-    with pytest.raises(ValueError, match=f"'{name}' is no inference mode: give one of single_step"):
-        InferencePlan.parse(name)

@@ -1,4 +1,4 @@
-"""Small ensembles with known behaviour, for the tests of flow."""
+"""Small ensembles with known behavior, for the tests of flow."""
 
 import torch
 from torch import nn
@@ -9,7 +9,7 @@ DIM = 4
 
 
 class ConstantBlock(nn.Module):
-    """Says the same whatever it sees."""
+    """A constant output."""
 
     def __init__(self, value: float):
         super().__init__()
@@ -27,7 +27,7 @@ class TimesBlock(nn.Module):
 
 
 class IdentityTime(nn.Module):
-    """A time code that is the time."""
+    """A time embedding that is the time itself."""
 
     def forward(self, t):
         return t[:, None]
