@@ -1,0 +1,187 @@
+#!/usr/bin/env python
+"""Inference time of the flow detector as a ratio to that of its backprop baseline.
+
+    benchmarks/inference.py
+    benchmarks/inference.py --pairs voc_flow_r18_frozen:voc_backprop_r18_frozen --batch-size 8
+    benchmarks/inference.py --output docs/results/inference_ratio.json
+
+Runs on the CPU with random weights and synthetic images, so it needs neither a dataset nor a
+checkpoint. The two detectors of a pair run in turn, and the ratio is computed round by round, so
+that a change in the load of the machine meets both. `model` is the whole inference from pixels to
+detections. `decoder` is the part after the tokens: the calls of the blocks, with the re-runs for
+box stability. `KEY VALUE` pairs override every config.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from flowdet.cli.common import at_least_one, parse_with_overrides, user_errors
+from flowdet.engine import keep_freed_memory, load_config
+
+# isort: split
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from tabulate import tabulate
+
+from flowdet.detection.set_detector import SetDetector
+from flowdet.detection.tokens import ImageTokens
+from flowdet.detection.transformer_block import TransformerFlowBlock
+from flowdet.engine.resolve import resolve_model
+from flowdet.experiments.training_steps import synthetic_batch
+from flowdet.reporting.results import changed_keys, method_of, typed_command, write_results
+
+PAIRS = ("digits_flow:digits_backprop", "voc_flow_r18_frozen:voc_backprop_r18_frozen")
+# the first rounds of a process are slower
+WARM_UP_ROUNDS = 3
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--pairs", nargs="+", default=PAIRS, metavar="FLOW:BACKPROP", help="names of configs")
+    add("--batch-size", type=at_least_one, default=1, metavar="B", help="images per call")
+    add("--rounds", type=at_least_one, default=50, help="measurements of every part")
+    add("--output", type=Path, metavar="FILE", help="JSON file for the results")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of every config")
+    return parse_with_overrides(parser, argv)
+
+
+def detector_config(name: str, overrides: Sequence[str]) -> CfgNode:
+    """The resolved config of a detector with random weights and without a feature cache, which
+    would skip the backbone for an image that was seen before."""
+    fixed = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.FLOW_DET.FEATURE_CACHE_GIB", "0.0"]
+    return resolve_model(load_config(name, [*overrides, *fixed]))
+
+
+def build_detector(cfg: CfgNode) -> SetDetector:
+    """A detector in evaluation mode, with weights drawn from a fixed seed."""
+    torch.manual_seed(0)
+    return build_model(cfg).eval()
+
+
+def run_decoder(model: SetDetector, tokens: ImageTokens) -> None:
+    """The decoder of a detector: all calls of its blocks for given tokens."""
+    model.stability_factors(model.refine(tokens))
+
+
+@torch.no_grad()
+def count_block_calls(model: SetDetector, tokens: ImageTokens) -> int:
+    """How often the decoder calls a block."""
+    calls = []
+    blocks = [module for module in model.modules() if isinstance(module, TransformerFlowBlock)]
+    hooks = [block.register_forward_hook(lambda *_: calls.append(1)) for block in blocks]
+    run_decoder(model, tokens)
+    for hook in hooks:
+        hook.remove()
+    return len(calls)
+
+
+@torch.no_grad()
+def interleaved_seconds(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list]:
+    """Seconds of each function in every round; in a round they run one after the other."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(WARM_UP_ROUNDS + rounds):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if number >= WARM_UP_ROUNDS:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def measure_pair(cfgs: dict[str, CfgNode], batch_size: int, rounds: int) -> list[dict]:
+    """The result rows of a flow detector and its baseline.
+
+    Args:
+        cfgs: by `flow` and `backprop`.
+        batch_size: images per call.
+        rounds: measurements.
+    """
+    runs, rows = {}, []
+    common = {"dataset": cfgs["flow"].DATASETS.TEST[0], "batch_size": batch_size}
+    for method, cfg in cfgs.items():
+        model, batch = build_detector(cfg), synthetic_batch(cfg, batch_size)
+        with torch.no_grad():
+            tokens = model.encode(batch)
+        runs[method, "model"] = partial(model.inference, batch)
+        runs[method, "decoder"] = partial(run_decoder, model, tokens)
+        calls = count_block_calls(model, tokens)
+        rows.append({"method": method, "metric": "block_calls", "mean": calls, "std": None, "n": 1})
+    seconds = interleaved_seconds(runs, rounds)
+    for part in ("model", "decoder"):
+        for method in cfgs:
+            values = [1000 * x / batch_size for x in seconds[method, part]]
+            rows.append(_row(values, method, "ms_per_image", part))
+        pairs = zip(seconds["flow", part], seconds["backprop", part], strict=True)
+        ratios = [flow / backprop for flow, backprop in pairs]
+        rows.append(_row(ratios, "flow", "inference_ratio_to_backprop", part))
+    return [row | common for row in rows]
+
+
+def _row(values: list[float], method: str, metric: str, part: str) -> dict:
+    numbers = {
+        "mean": round(statistics.fmean(values), 3),
+        "std": round(statistics.stdev(values), 3) if len(values) > 1 else None,
+        "median": round(statistics.median(values), 3),
+        "n": len(values),
+    }
+    return {"method": method, "metric": metric, "part": part, **numbers}
+
+
+def print_table(rows: list[dict]) -> None:
+    """One line per result row."""
+    keys = ("dataset", "method", "metric", "part", "mean", "std", "median", "n")
+    print(tabulate([[row.get(key, "") for key in keys] for row in rows], keys))
+
+
+def split_pair(pair: str) -> dict[str, str]:
+    """The config names of `FLOW:BACKPROP`, by method.
+
+    Raises:
+        ValueError: the text is not two names with a colon between them.
+    """
+    names = pair.split(":")
+    if len(names) != 2 or not all(names):
+        raise ValueError(f"--pairs takes FLOW:BACKPROP, two names of configs, got {pair!r}")
+    return dict(zip(("flow", "backprop"), names))
+
+
+def main() -> None:
+    args = parse_args()
+    keep_freed_memory()
+    with user_errors():
+        pairs = [split_pair(pair) for pair in args.pairs]
+        configs = [
+            {method: detector_config(name, args.opts) for method, name in pair.items()}
+            for pair in pairs
+        ]
+        for cfgs, pair in zip(configs, pairs):
+            for method, cfg in cfgs.items():
+                if not method_of(cfg).startswith(method):
+                    raise ValueError(f"--pairs: {pair[method]} is not a {method} detector")
+    rows = [row for cfgs in configs for row in measure_pair(cfgs, args.batch_size, args.rounds)]
+    print_table(rows)
+    if args.output:
+        write_results(
+            args.output,
+            rows,
+            command=typed_command(),
+            config=", ".join(name for pair in pairs for name in pair.values()),
+            seeds=[0],
+            settings={
+                name: changed_keys(cfg)
+                for cfgs, pair in zip(configs, pairs)
+                for name, cfg in zip(pair.values(), cfgs.values())
+            },
+        )
+
+
+if __name__ == "__main__":
+    main()
