@@ -50,7 +50,7 @@ class FeatureCache:
         if trained or norms:
             raise ValueError(
                 "MODEL.FLOW_DET.FEATURE_CACHE_GIB needs a frozen backbone, but "
-                f"{trained[0] if trained else 'its batch normalisation'} is trained: set "
+                f"{trained[0] if trained else 'its batch normalization'} is trained: set "
                 "MODEL.BACKBONE.FREEZE_AT and MODEL.RESNETS.NORM FrozenBN"
             )
 

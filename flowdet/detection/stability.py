@@ -55,7 +55,8 @@ class BoxStability(nn.Module):
                 "MODEL.FLOW_DET.STABILITY_SAMPLES must be at least 0 and STABILITY_NOISE above 0, "
                 f"got {samples} and {noise}"
             )
-        generator = torch.Generator().manual_seed(seed)
+        # z_0 is drawn with the seed itself; torch uses its lower 32 bits
+        generator = torch.Generator().manual_seed(seed + 2**31)
         values = noise * torch.randn(samples, *shape, generator=generator)
         self.register_buffer("noise", values, persistent=False)
 

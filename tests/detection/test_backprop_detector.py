@@ -1,3 +1,5 @@
+"""BackpropDetector: end-to-end gradients and what it shares with the flow detector."""
+
 import pytest
 import torch
 
@@ -14,10 +16,10 @@ def gradients(model, inputs):
     return {name: p.grad for name, p in model.named_parameters()}
 
 
-def test_the_first_block_learns_from_the_last_loss():
-    found = gradients(backprop(AUXILIARY_LOSSES=False), batch())
+def test_the_first_block_gets_a_gradient_of_the_last_loss():
+    by_name = gradients(backprop(AUXILIARY_LOSSES=False), batch())
     for k in range(3):
-        assert found[f"blocks.{k}.input.state.weight"].abs().sum() > 0
+        assert by_name[f"blocks.{k}.input.state.weight"].abs().sum() > 0
 
 
 def test_auxiliary_losses_add_the_other_layers():
@@ -30,16 +32,16 @@ def test_auxiliary_losses_add_the_other_layers():
 def test_the_weight_of_the_first_block_scales_its_losses(file):
     def losses(weight):
         torch.manual_seed(0)
-        found = tiny_model(file=file, FIRST_BLOCK_WEIGHT=weight)(batch())
-        return torch.stack(list(found.values()))
+        by_name = tiny_model(file=file, FIRST_BLOCK_WEIGHT=weight)(batch())
+        return torch.stack(list(by_name.values()))
 
-    # of three blocks the second has full weight from a half on
+    # with 0.5 and more, only the first of three blocks has less than full weight
     one, less, half = losses(1.0), losses(0.75), losses(0.5)
-    assert torch.allclose(one - less, less - half, rtol=1e-3)
+    torch.testing.assert_close(one - less, less - half, rtol=1e-3, atol=1e-4)
     assert torch.all(one > half)
 
 
-def test_detached_layers_learn_from_their_own_loss_alone():
+def test_detached_layers_get_gradients_of_their_own_loss_only():
     model = backprop(DETACH_LAYERS=True)
     layers = model.layers(model.encode(batch()))
     for k, layer in enumerate(layers):
@@ -53,21 +55,22 @@ def test_detached_layers_learn_from_their_own_loss_alone():
         assert reached == {str(k)}
     whole = backprop()
     same = whole.layers(whole.encode(batch()))
-    assert all(torch.equal(a, b) for a, b in zip(layers, same, strict=True))
+    for layer, expected in zip(layers, same, strict=True):
+        torch.testing.assert_close(layer, expected)
     with pytest.raises(ValueError, match="DETACH_LAYERS.*AUXILIARY_LOSSES True"):
         backprop(DETACH_LAYERS=True, AUXILIARY_LOSSES=False)
 
 
-@pytest.mark.parametrize("assignment, matchings", [("own", 3), ("carried", 1)])
-def test_layers_match_by_themselves_or_as_the_first(assignment, matchings):
-    model, calls = backprop(MATCHING=assignment), []
+@pytest.mark.parametrize("matching, matchings", [("per_block", 3), ("shared", 1)])
+def test_layers_match_by_themselves_or_share_the_first_matching(matching, matchings):
+    model, calls = backprop(MATCHING=matching), []
     model.matcher.register_forward_hook(lambda *call: calls.append(call))
     model(batch())
     assert len(calls) == matchings
 
 
 def test_an_unknown_matching_is_refused():
-    with pytest.raises(ValueError, match="MATCHING 'loose'.*own.*carried"):
+    with pytest.raises(ValueError, match="MATCHING 'loose'.*per_block.*shared"):
         backprop(MATCHING="loose")
 
 
@@ -89,11 +92,11 @@ def test_checkpointing_changes_no_gradient_and_keeps_fewer_bytes():
     (more, plain), (fewer, checkpointed) = run(False), run(True)
     assert fewer < 0.7 * more
     for name, gradient in plain.items():
-        torch.testing.assert_close(checkpointed[name], gradient, msg=name)
+        torch.testing.assert_close(checkpointed[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize("recipe", ["measured", "paper"])
-def test_both_sides_differ_by_time_noise_and_targets_only(recipe):
+@pytest.mark.parametrize("recipe", ["recommended", "paper"])
+def test_both_methods_differ_by_time_noise_and_targets_only(recipe):
     keys = {}
     if recipe == "paper":
         keys = {
@@ -116,13 +119,13 @@ def test_both_sides_differ_by_time_noise_and_targets_only(recipe):
     assert sizes(flow, *own) == sizes(other, "queries")
 
 
-def test_batch_of_two_sizes_is_two_batches_of_one():
+def test_results_do_not_depend_on_the_batch():
     model = backprop().eval()
     inputs = [batch()[0], record(size=(48, 80), seed=5)]
     both, single = model(inputs), [model([x])[0] for x in inputs]
-    for found, wanted in zip(both, single):
-        boxes = (found["instances"].pred_boxes.tensor, wanted["instances"].pred_boxes.tensor)
-        torch.testing.assert_close(*boxes, rtol=0, atol=1e-3)
+    for result, expected in zip(both, single):
+        boxes = (x["instances"].pred_boxes.tensor for x in (result, expected))
+        torch.testing.assert_close(*boxes, rtol=0, atol=0.01)
 
 
 def test_trajectory_has_every_layer():

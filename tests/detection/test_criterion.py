@@ -1,12 +1,19 @@
+"""The detection loss against values computed by hand."""
+
 import math
 
 import pytest
 import torch
 
-from flowdet.detection.criterion import SetCriterion, block_weights
+from flowdet.detection.criterion import LossWeights, SetCriterion
 from tests.detection.tiny import random_predictions, random_targets, targets_of
 
 BOX_A, BOX_B = (0.3, 0.3, 0.2, 0.2), (0.7, 0.7, 0.4, 0.4)
+
+
+def criterion_of(num_classes, classes=1.0, background=0.1, iou_aware_targets=False, **weights):
+    weights = LossWeights(classes=classes, background=background, **weights)
+    return SetCriterion(num_classes, weights, iou_aware_targets)
 
 
 def evaluate(criterion, logits, boxes, targets, assigned):
@@ -19,7 +26,7 @@ def test_a_perfect_prediction_costs_nothing():
     assigned = torch.tensor([[1, -1, 0]])
     logits = 50 * torch.eye(4)[torch.tensor([[2, 3, 0]])]
     boxes = torch.tensor([[BOX_B, (0.1, 0.9, 0.1, 0.1), BOX_A]])
-    losses, stats = evaluate(SetCriterion(3), logits, boxes, targets, assigned)
+    losses, stats = evaluate(criterion_of(3), logits, boxes, targets, assigned)
     assert losses["loss_bbox"] == 0
     assert losses["loss_giou"] == pytest.approx(0, abs=1e-5)
     assert losses["loss_cls"] == pytest.approx(0, abs=1e-6)
@@ -27,11 +34,11 @@ def test_a_perfect_prediction_costs_nothing():
 
 
 def test_losses_by_hand():
-    # one object, three queries: uniform logits over 3 + 1 classes; the box is half beside it
+    # one object, three queries: uniform logits over 3 + 1 classes; the box is half off the object
     targets = targets_of([(1, BOX_A)])
     assigned = torch.tensor([[-1, 0, -1]])
     boxes = torch.tensor([[BOX_B, (0.4, 0.3, 0.2, 0.2), BOX_B]])
-    criterion = SetCriterion(3, 2.0, 5.0, 3.0, background_weight=0.25)
+    criterion = criterion_of(3, 2.0, 0.25, bbox=5.0, giou=3.0)
     losses, stats = evaluate(criterion, torch.zeros(1, 3, 4), boxes, targets, assigned)
     assert losses["loss_cls"].item() == pytest.approx(2 * math.log(4))
     assert losses["loss_bbox"].item() == pytest.approx(5 * 0.1)
@@ -41,69 +48,69 @@ def test_losses_by_hand():
     assert stats["class_accuracy"] == 0
 
 
-def test_the_quality_of_a_box_is_the_share_of_its_class():
+def test_iou_aware_targets_by_hand():
     """One object, uniform logits over 3 + 1 classes, a box of IoU 1/3; two background queries."""
     targets = targets_of([(1, BOX_A)])
     assigned = torch.tensor([[-1, 0, -1]])
     boxes = torch.tensor([[BOX_B, (0.4, 0.3, 0.2, 0.2), BOX_B]], requires_grad=True)
-    criterion = SetCriterion(3, background_weight=0.25, iou_aware_targets=True)
+    criterion = criterion_of(3, background=0.25, iou_aware_targets=True)
     logits = torch.zeros(1, 3, 4, requires_grad=True)
     losses, _ = evaluate(criterion, logits, boxes, targets, assigned)
-    # a third for the class and two thirds for the background, together as much as a class alone
+    # 1/3 for the class and 2/3 for the background, together the weight of a class
     assert losses["loss_cls"].item() == pytest.approx((1 + 2 * 0.25) * math.log(4) / 1.5)
-    # the box learns nothing from it
+    # no gradient reaches the box
     losses["loss_cls"].backward()
     assert boxes.grad is None
-    # the query's own scores are drawn to the shares: (p - share) / 1.5
+    # the gradient of a soft cross-entropy: (probability - target) / 1.5
     expected = torch.tensor([1 / 4, 1 / 4 - 1 / 3, 1 / 4, 1 / 4 - 2 / 3]) / 1.5
     torch.testing.assert_close(logits.grad[0, 1], expected)
 
 
-def test_background_queries_weigh_less():
+def test_background_queries_have_their_weight():
     targets = targets_of([(0, BOX_A)])
     assigned = torch.tensor([[0, -1]])
     boxes = torch.tensor([[BOX_A, BOX_A]])
     # the object is missed with probability p, the background is certain
     logits = torch.tensor([[[0.0, 0.0], [-50.0, 50.0]]])
-    losses, _ = evaluate(SetCriterion(1), logits, boxes, targets, assigned)
+    losses, _ = evaluate(criterion_of(1), logits, boxes, targets, assigned)
     assert losses["loss_cls"].item() == pytest.approx(math.log(2) / 1.1)
     logits = torch.tensor([[[50.0, -50.0], [0.0, 0.0]]])
-    losses, _ = evaluate(SetCriterion(1), logits, boxes, targets, assigned)
+    losses, _ = evaluate(criterion_of(1), logits, boxes, targets, assigned)
     assert losses["loss_cls"].item() == pytest.approx(0.1 * math.log(2) / 1.1)
 
 
 def test_no_object_in_the_whole_batch():
     logits, boxes = (x.requires_grad_() for x in random_predictions(2))
     assigned = torch.full((2, 6), -1)
-    losses, stats = evaluate(SetCriterion(3), logits, boxes, targets_of([], []), assigned)
+    losses, stats = evaluate(criterion_of(3), logits, boxes, targets_of([], []), assigned)
     values = {name: loss.item() for name, loss in losses.items()}
     assert values["loss_bbox"] == 0 and values["loss_giou"] == 0 and stats == {}
     assert 0 < values["loss_cls"] < math.inf
     sum(losses.values()).backward()
     assert logits.grad.abs().sum() > 0
-    # zero, not absent: a distributed training waits for it
+    # zero, not None: DistributedDataParallel waits for all gradients
     assert boxes.grad is not None and boxes.grad.abs().sum() == 0
 
 
-def test_normaliser():
-    criterion = SetCriterion(3, background_weight=0.1)
-    found = criterion.normalizer(targets_of([(0, BOX_A)] * 2, [], [(1, BOX_B)]), num_queries=5)
-    assert found.boxes == 3 and found.classes.item() == pytest.approx(3 + 0.1 * 12)
+def test_normalizer():
+    criterion = criterion_of(3)
+    three = criterion.normalizer(targets_of([(0, BOX_A)] * 2, [], [(1, BOX_B)]), num_queries=5)
+    assert three.boxes == 3 and three.classes.item() == pytest.approx(3 + 0.1 * 12)
     empty = criterion.normalizer(targets_of([], []), num_queries=5)
     assert empty.boxes == 1 and empty.classes.item() == pytest.approx(1.0)
-    nothing = SetCriterion(3, background_weight=0).normalizer(targets_of([]), 5)
+    nothing = criterion_of(3, background=0.0).normalizer(targets_of([]), 5)
     assert nothing.classes > 0
 
 
-def test_the_losses_do_not_know_the_order_of_the_queries():
+def test_losses_are_invariant_to_the_order_of_the_queries():
     logits, boxes = random_predictions(2)
     targets = random_targets([3, 1])
     assigned = torch.tensor([[0, -1, 2, -1, 1, -1], [-1, -1, -1, 0, -1, -1]])
     order = torch.tensor([5, 2, 0, 4, 1, 3])
-    criterion = SetCriterion(3)
+    criterion = criterion_of(3)
     losses, stats = evaluate(criterion, logits, boxes, targets, assigned)
     permuted = evaluate(criterion, logits[:, order], boxes[:, order], targets, assigned[:, order])
-    torch.testing.assert_close(permuted, (losses, stats))
+    torch.testing.assert_close(permuted, (losses, stats), rtol=1e-5, atol=1e-5)
     other, _ = evaluate(criterion, logits[:, order], boxes, targets, assigned)
     assert abs(other["loss_cls"] - losses["loss_cls"]) > 1e-3
 
@@ -111,17 +118,25 @@ def test_the_losses_do_not_know_the_order_of_the_queries():
 def test_images_without_objects_contribute():
     logits, boxes = (x.requires_grad_() for x in random_predictions(2))
     assigned = torch.tensor([[0, -1, -1, -1, -1, -1], [-1] * 6])
-    losses, _ = evaluate(SetCriterion(3), logits, boxes, random_targets([1, 0]), assigned)
+    losses, _ = evaluate(criterion_of(3), logits, boxes, random_targets([1, 0]), assigned)
     sum(losses.values()).backward()
     assert logits.grad[1].abs().sum() > 0 and boxes.grad[1].abs().sum() == 0
 
 
 @pytest.mark.parametrize("first, count, weights", [(0.25, 4, [0.25, 0.5, 1, 1]), (1, 2, [1, 1])])
 def test_block_weights_double_up_to_one(first, count, weights):
-    assert block_weights(first, count) == weights
+    assert LossWeights(first_block=first).per_block(count) == weights
 
 
-@pytest.mark.parametrize("first", [0.0, 1.5])
-def test_block_weights_are_shares(first):
-    with pytest.raises(ValueError, match=f"FIRST_BLOCK_WEIGHT must be above 0.*got {first}"):
-        block_weights(first, 4)
+@pytest.mark.parametrize(
+    "weights, message",
+    [
+        ({"first_block": 0.0}, "FIRST_BLOCK_WEIGHT must be above 0 and at most 1, got 0.0"),
+        ({"first_block": 1.5}, "FIRST_BLOCK_WEIGHT must be above 0 and at most 1, got 1.5"),
+        ({"start": 0.0}, "START_WEIGHT must be above 0, got 0.0"),
+        ({"background": -0.1}, "BACKGROUND_WEIGHT_PER_IMAGE must not be negative"),
+    ],
+)
+def test_impossible_weights(weights, message):
+    with pytest.raises(ValueError, match=message):
+        LossWeights(**weights)

@@ -1,20 +1,21 @@
+"""FlowMatchingDetector: training, gradients, inference, errors."""
+
 import logging
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from flowdet.detection.block_losses import BlockLosses
+from flowdet import list_configs
 from flowdet.detection.targets import gather_targets, ordered_assignment
 from flowdet.flow import INFERENCE_MODES
-from tests.detection.tiny import CONFIGS, batch, record, tiny_cfg, tiny_model
+from tests.detection.tiny import batch, record, tiny_cfg, tiny_model, with_plan
 
-CONFIG_FILES = [
-    path.name for path in sorted(CONFIGS.glob("*.yaml")) if not path.stem.endswith("base")
-]
+CONFIG_FILES = [f"{name}.yaml" for name in list_configs() if not name.startswith("cls/")]
 PAPER = {
     "BOX_HEAD": "linear",
     "PREDICTION": "velocity",
@@ -51,20 +52,19 @@ def assert_finite(losses):
     assert all(math.isfinite(loss.item()) for loss in losses.values())
 
 
-def found(result):
-    x = result["instances"]
-    return torch.cat([x.pred_boxes.tensor, x.scores[:, None], x.pred_classes[:, None]], dim=1)
-
-
-def assert_same_detections(results, expected, atol=1e-4):
+def assert_same_detections(results, expected, exact=False):
+    """Boxes within 0.01 pixel and scores within 1e-4, or equal to the bit."""
     assert len(results) == len(expected)
-    for result, wanted in zip(results, expected):
-        torch.testing.assert_close(found(result), found(wanted), rtol=0, atol=atol)
+    for one, other in zip((x["instances"] for x in results), (x["instances"] for x in expected)):
+        assert one.pred_classes.tolist() == other.pred_classes.tolist()
+        boxes = one.pred_boxes.tensor, other.pred_boxes.tensor
+        torch.testing.assert_close(*boxes, rtol=0, atol=0 if exact else 0.01)
+        torch.testing.assert_close(one.scores, other.scores, rtol=0, atol=0 if exact else 1e-4)
 
 
 def without_gradient(model):
-    """Names of the parameters that do not learn, in the second of two steps: the last layer of
-    the box head's perceptron starts at zero, so what is before it learns from then on."""
+    """Names of the parameters without gradient in the second of two steps. (The last layer of the
+    box head's perceptron starts at zero, so the layer before it has a gradient from then on.)"""
     _, first = train_step(model, batch())
     with torch.no_grad():
         for name, gradient in first.items():
@@ -81,11 +81,13 @@ def test_every_config_trains_and_infers(file):
     assert_finite(train_step(model, batch())[0])
     assert without_gradient(model) == []
     for result in model.eval()(batch()):
-        assert torch.isfinite(found(result)).all()
+        instances = result["instances"]
+        assert len(instances) and torch.isfinite(instances.scores).all()
+        assert torch.isfinite(instances.pred_boxes.tensor).all()
 
 
 @pytest.mark.parametrize("states", KINDS)
-@pytest.mark.parametrize("recipe", [{}, PAPER], ids=["measured", "paper"])
+@pytest.mark.parametrize("recipe", [{}, PAPER], ids=["recommended", "paper"])
 def test_every_kind_of_states_trains_every_recipe(recipe, states):
     model = tiny_model(**{**recipe, "TRAINING_STATES": states})
     assert_finite(train_step(model, batch())[0])
@@ -93,9 +95,28 @@ def test_every_kind_of_states_trains_every_recipe(recipe, states):
 
 
 @pytest.mark.parametrize("coupling", ["ordered", "random", "optimal_transport"])
-def test_couplings(coupling):
-    losses, _ = train_step(tiny_model(**PAPER, COUPLING=coupling), batch())
-    assert_finite(losses)
+def test_couplings(coupling, monkeypatch):
+    """The target of every query in interpolated states."""
+    model = tiny_model(**PAPER, COUPLING=coupling)
+    noise, targets = [], []
+
+    def flow_loss(prediction, state, z_1):
+        noise.append(state.z_0)
+        targets.append(z_1)
+        return prediction.z1_hat.sum()
+
+    monkeypatch.setattr(model.flow, "flow_loss", flow_loss)
+    train_step(model, batch())
+    padded = model.prepare_targets(batch())
+    ordered = gather_targets(model.target_embedding(padded), ordered_assignment(padded, 6))
+    # every block has the same permutation of the ordered targets
+    assert all(torch.equal(z_1, targets[0]) for z_1 in targets)
+    for z_1, reference in zip(targets[0], ordered):
+        assert torch.equal(z_1.sort(dim=0).values, reference.sort(dim=0).values)
+    assert torch.equal(targets[0], ordered) == (coupling == "ordered")
+    distance = [(noise[0] - z_1).square().sum() for z_1 in (targets[0], ordered)]
+    if coupling == "optimal_transport":
+        assert distance[0] < distance[1]
 
 
 @pytest.mark.parametrize("num_classes", [1, 3, 4, 20, 127, 128])
@@ -110,7 +131,7 @@ def test_any_number_of_classes(num_classes):
 
 @pytest.mark.parametrize("mode", INFERENCE_MODES)
 @pytest.mark.parametrize("samples", [0, 3])
-def test_a_batch_is_its_images_alone(mode, samples):
+def test_results_do_not_depend_on_the_batch(mode, samples):
     model = tiny_model(INFERENCE_MODE=mode, BOX_SAMPLES=samples).eval()
     inputs = [record(size=size, seed=i) for i, size in enumerate([(64, 64), (40, 72), (64, 64)])]
     alone = [model([x])[0] for x in inputs]
@@ -118,7 +139,7 @@ def test_a_batch_is_its_images_alone(mode, samples):
     assert_same_detections(model(inputs), alone)
 
 
-def test_a_batch_is_its_images_alone_with_a_padding_backbone():
+def test_results_do_not_depend_on_the_batch_with_a_padding_backbone():
     torch.manual_seed(0)
     levels = {"IN_FEATURES": ["p4", "p5"], "FEATURE_CACHE_GIB": 0.0}
     cfg = tiny_cfg("voc_flow_r18_frozen.yaml", **levels)
@@ -158,7 +179,7 @@ def test_a_batch_without_any_object_trains(states):
     assert_finite(losses)
     assert losses["loss_bbox"] == 0 and losses["loss_giou"] == 0
     assert losses["loss_cls"] > 0 and losses["loss_flow"] > 0
-    # none is missing: a distributed training waits for all of them
+    # zero, not None: DistributedDataParallel waits for all gradients
     assert [name for name, g in grads.items() if g is None] == []
 
 
@@ -177,7 +198,7 @@ def test_more_objects_than_queries(caplog):
     assert "image image8 has 3 objects more" in messages[0]
 
 
-def test_what_is_logged():
+def test_statistics_of_every_block_are_logged():
     with EventStorage() as storage:
         train_step(tiny_model(), batch())
         logged = storage.latest()
@@ -193,7 +214,7 @@ def test_ground_truth_never_reaches_inference():
     assert all(len(x["instances"]) for x in expected)
     swapped = [{**x, "instances": y["instances"]} for x, y in zip(batch(), batch()[::-1])]
     for inputs in (batch(), swapped):
-        assert_same_detections(model(inputs), expected, atol=0)
+        assert_same_detections(model(inputs), expected, exact=True)
 
 
 @pytest.mark.parametrize(
@@ -205,20 +226,17 @@ def test_ground_truth_never_reaches_inference():
         PAPER,
         {"LEARN_TARGET": True},
     ],
-    ids=[*KINDS, "chains_of_any_length", "box_samples", "paper", "learned_target"],
+    ids=[*KINDS, "rollouts_of_other_lengths", "box_samples", "paper", "learned_target"],
 )
 def test_block_local_gradients_are_those_of_the_joint_graph(keys):
     model = tiny_model(**keys)
     local_losses, local = train_step(model, batch())
     model.zero_grad(set_to_none=True)
-    # as `losses` does, on one graph of all blocks
+    # the same on one graph of all blocks
     seed_all(0)
     targets = model.prepare_targets(batch())
-    tokens = model.encode(batch())
-    embeddings = model.target_embedding(targets)
-    z_0 = model.noise_scale * torch.randn(2, model.num_queries, embeddings.shape[-1])
-    block_loss = BlockLosses(model, tokens, targets, z_0)
-    joint = [block_loss(k, [tokens.tokens, embeddings]) for k in range(model.flow.num_blocks)]
+    block_loss, inputs = model.block_losses(model.encode(batch()), targets)
+    joint = [block_loss(k, inputs) for k in range(model.flow.num_blocks)]
     sum(sum(losses.values()) for losses in joint).backward()
 
     for name, loss in local_losses.items():
@@ -230,19 +248,19 @@ def test_block_local_gradients_are_those_of_the_joint_graph(keys):
 
 
 @pytest.mark.parametrize(
-    "states, assignment, at_start",
+    "states, matching, at_start",
     [
-        *((kind, "own", False) for kind in KINDS),
-        *(("rollout", "carried", x) for x in (False, True)),
+        *((kind, "per_block", False) for kind in KINDS),
+        *(("rollout", "shared", at_start) for at_start in (False, True)),
     ],
 )
-def test_the_flow_goes_to_the_target_that_fits_the_state(states, assignment, at_start, monkeypatch):
-    keys = {"MATCHING": assignment, "LEARN_AT_START": at_start}
+def test_the_flow_loss_uses_the_target_that_fits_the_state(states, matching, at_start, monkeypatch):
+    keys = {"MATCHING": matching, "LEARN_AT_START": at_start}
     model = tiny_model(TRAINING_STATES=states, COUPLING="ordered", **keys)
-    seen = []
+    calls = []
 
     def flow_loss(prediction, state, z_1):
-        seen.append((prediction.z1_hat, z_1))
+        calls.append((prediction.z1_hat, z_1))
         return prediction.z1_hat.sum()
 
     monkeypatch.setattr(model.flow, "flow_loss", flow_loss)
@@ -250,38 +268,37 @@ def test_the_flow_goes_to_the_target_that_fits_the_state(states, assignment, at_
     targets = model.prepare_targets(batch())
     embeddings = model.target_embedding(targets)
     blocks = model.flow.num_blocks
-    assert len(seen) == (2 * blocks - 1 if at_start else blocks)
-    for z1_hat, z_1 in seen:
+    assert len(calls) == (2 * blocks - 1 if at_start else blocks)
+    for z1_hat, z_1 in calls:
         if states == "interpolated":
-            # the state was made of it
+            # the state was interpolated with this target
             assigned = ordered_assignment(targets, model.num_queries)
         else:
-            matched = {"own": z1_hat, "carried": seen[0][0]}[assignment]
+            matched = {"per_block": z1_hat, "shared": calls[0][0]}[matching]
             assigned = model.matcher(*model.heads(matched), targets)
         assert torch.equal(z_1, gather_targets(embeddings, assigned))
-        # the targets are those of 3 objects and of background, in some order
+        # the targets of 3 objects and of background, in some order
         assert len(z_1.flatten(0, 1).unique(dim=0)) == 4
 
 
-def test_what_is_learned_at_the_start_has_its_own_weight():
-    model = tiny_model(LEARN_AT_START=True)
-    assert model.start_weight == 0.25
-
-    def losses_of_the_second(start, walk):
-        model.start_weight, model.block_weights = start, [walk] * model.flow.num_blocks
+def test_losses_at_the_start_have_their_own_weight():
+    def losses_of_the_second_block(start, last):
+        keys = {"START_WEIGHT": start} if start else {"LEARN_AT_START": False}
+        model = tiny_model(**{"LEARN_AT_START": True, **keys})
         seed_all(0)
-        make, (tokens, embeddings) = model.block_losses(
+        block_loss, inputs = model.block_losses(
             model.encode(batch()), model.prepare_targets(batch())
         )
-        return [make(k, [tokens, embeddings]) for k in range(2)][1]
+        block_loss.block_weights = [last] * 3
+        return [block_loss(k, inputs) for k in range(2)][1]
 
-    start, walk, both = (losses_of_the_second(*x) for x in ((1, 0), (0, 1), (0.25, 1)))
+    start, last, both = (losses_of_the_second_block(*x) for x in ((1, 0), (None, 1), (0.25, 1)))
     for name, loss in both.items():
-        assert start[name] > 0 and walk[name] > 0
-        torch.testing.assert_close(loss, 0.25 * start[name] + walk[name])
+        assert start[name] > 0 and last[name] > 0
+        torch.testing.assert_close(loss, 0.25 * start[name] + last[name])
 
 
-def test_a_block_learns_from_its_own_loss_only():
+def test_a_block_gets_gradients_of_its_own_loss_only():
     model = tiny_model(SCHEDULE="alternate", ITERS_PER_EPOCH=1)
     for k in range(3):
         assert int(model.local.iterations) == k
@@ -293,7 +310,7 @@ def test_a_block_learns_from_its_own_loss_only():
                 assert gradient.abs().sum() > 0, name
 
 
-def learning_blocks(model):
+def trained_blocks(model):
     _, grads = train_step(model, batch()[1:])
     trained = {
         name.split(".")[2] for name, g in grads.items() if g is not None and "blocks" in name
@@ -301,16 +318,16 @@ def learning_blocks(model):
     return sorted(int(k) for k in trained & set("0123456789"))
 
 
-def test_alternate_trains_one_block_per_pass_and_resumes():
+def test_alternate_trains_one_block_per_epoch_and_resumes():
     keys = {"SCHEDULE": "alternate", "ITERS_PER_EPOCH": 2, "NUM_BLOCKS": 2}
     model = tiny_model(**keys)
-    assert [learning_blocks(model) for _ in range(5)] == [[0], [0], [1], [1], [0]]
+    assert [trained_blocks(model) for _ in range(5)] == [[0], [0], [1], [1], [0]]
     resumed = tiny_model(seed=1, **keys)
     resumed.load_state_dict(model.state_dict())
-    assert [learning_blocks(resumed) for _ in range(2)] == [[0], [1]]
+    assert [trained_blocks(resumed) for _ in range(2)] == [[0], [1]]
 
 
-def test_alternate_without_a_pass_length_says_so():
+def test_alternate_needs_the_length_of_an_epoch():
     model = tiny_model(SCHEDULE="alternate", ITERS_PER_EPOCH=0)
     model.eval()(batch())
     with pytest.raises(ValueError, match="ITERS_PER_EPOCH"):
@@ -325,8 +342,8 @@ def test_noise_comes_from_its_seed():
     assert torch.equal(model.initial_noise(1), noise[:1])
     assert noise[0].std().item() == pytest.approx(model.noise_scale, rel=0.3)
     expected = model(batch())
-    assert_same_detections(model(batch()), expected, atol=0)
-    model.noise_seed = 1
+    assert_same_detections(model(batch()), expected, exact=True)
+    model.settings = replace(model.settings, noise_seed=1)
     assert not torch.equal(model.initial_noise(1), noise[:1])
     assert any(
         x["instances"].scores[0] != y["instances"].scores[0]
@@ -337,22 +354,21 @@ def test_noise_comes_from_its_seed():
 def test_trajectory_has_one_entry_per_step():
     model = tiny_model().eval()
     for num_steps in (1, 3, 5):
-        model.num_steps = num_steps
-        results = model.inference(batch(), trajectory=True)
+        results = with_plan(model, num_steps=num_steps).inference(batch(), trajectory=True)
         assert [len(x["trajectory"]) for x in results] == [num_steps] * 2
         assert_same_detections([{"instances": x["trajectory"][-1]} for x in results], results)
     assert "trajectory" not in model.inference(batch())[0]
 
 
-def test_early_exit_ends_where_boxes_stand_still():
-    """No box can move by more than the image, so two steps tell that all stand still."""
+def test_early_exit_stops_when_boxes_have_converged():
+    """No box moves by more than the whole image: with a tolerance of 1 two steps are enough."""
     keys = {"NUM_BLOCKS": 5, "SCORE_THRESHOLD": 0.0, "INFERENCE_MODE": "multi_step"}
     model, eager = tiny_model(**keys).eval(), tiny_model(**keys, EARLY_EXIT=1.0).eval()
     whole, short = (m.inference(batch(), trajectory=True) for m in (model, eager))
     assert [len(x["trajectory"]) for x in short] == [5] * 2
     second = [{"instances": x["trajectory"][1]} for x in whole]
     assert_same_detections(short, second)
-    # none stands still to the last digit
+    # boxes never repeat to the last digit
     never = tiny_model(**keys, EARLY_EXIT=1e-12).eval().inference(batch())
     assert_same_detections(never, whole)
 
@@ -362,7 +378,10 @@ def test_detections_are_in_the_original_image():
     small, large = model([record(seed=1), record(seed=1, height=128, width=320)])
     scale = torch.tensor([5.0, 2, 5, 2])
     torch.testing.assert_close(
-        large["instances"].pred_boxes.tensor, small["instances"].pred_boxes.tensor * scale
+        large["instances"].pred_boxes.tensor,
+        small["instances"].pred_boxes.tensor * scale,
+        rtol=0,
+        atol=0.01,
     )
     assert large["instances"].image_size == (128, 320)
 
@@ -375,18 +394,23 @@ def test_detections_are_in_the_original_image():
         ({**PAPER, "SELF_CONDITIONING": True}, "SELF_CONDITIONING.*ANCHORED_QUERIES"),
         ({**PAPER, "PREDICTION": "target"}, "PREDICTION target.*ANCHORED_QUERIES"),
         ({"BOX_HEAD": "cubic"}, "BOX_HEAD 'cubic'"),
-        ({"COUPLING": "loose"}, "coupling 'loose'"),
+        ({"COUPLING": "loose"}, "COUPLING 'loose'"),
         ({"MATCHING": "loose"}, "MATCHING 'loose'"),
         ({**PAPER, "BOX_SAMPLES": 3, "ANCHORED_QUERIES": True}, "BOX_SAMPLES.*BOX_ANCHORED"),
-        ({"IOU_AWARE_TARGETS": True, "BACKGROUND_WEIGHT": 0.0}, "IOU_AWARE_TARGETS needs"),
-        ({"SCHEDULE": "sometimes"}, "schedule 'sometimes'"),
+        (
+            {"IOU_AWARE_TARGETS": True, "BACKGROUND_WEIGHT_PER_IMAGE": 0.0},
+            "IOU_AWARE_TARGETS needs",
+        ),
+        ({"SCHEDULE": "sometimes"}, "SCHEDULE 'sometimes'"),
         ({"TRAINING_STATES": "dreamt"}, "training states 'dreamt'"),
-        ({"EARLY_EXIT": -0.1}, "EARLY_EXIT"),
+        ({"EARLY_EXIT": -0.1}, "EARLY_EXIT must not be negative, got -0.1"),
+        ({"BACKGROUND_WEIGHT_PER_IMAGE": -1.0}, "BACKGROUND_WEIGHT_PER_IMAGE must not be negative"),
+        ({"FIRST_BLOCK_WEIGHT": 1.5}, "FIRST_BLOCK_WEIGHT must be above 0 and at most 1, got 1.5"),
         ({"START_WEIGHT": 0.0}, "START_WEIGHT must be above 0, got 0.0"),
         ({"INFERENCE_MODE": "guess"}, "inference mode 'guess'"),
         ({"PREDICTION": "noise"}, "prediction 'noise'"),
         ({"NUM_STEPS": -1}, "at least 1, got -1"),
-        ({"SINGLE_STEP_BLOCK": 3}, "no block 3: blocks are 0 to 2"),
+        ({"SINGLE_STEP_BLOCK": 3}, "no block 3.*blocks are 0 to 2"),
         ({"NUM_BLOCKS": 0}, "NUM_BLOCKS must be at least 1"),
         ({"NUM_CLASSES": 0}, "NUM_CLASSES"),
         ({"NUM_QUERIES": 0}, "NUM_QUERIES"),
@@ -401,10 +425,14 @@ def test_bad_configs_say_what_is_wrong(keys, message):
         tiny_model(**keys)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 0.4), (torch.float16, 0.1)])
 @pytest.mark.parametrize("keys", [{"TRAINING_STATES": kind} for kind in KINDS] + [PAPER])
-def test_autocast_loses_no_gradient(keys, dtype):
+def test_autocast_keeps_the_gradients(keys, dtype, tolerance):
+    """Half precision may round them, but leaves none out: weights that autocast casts without
+    gradient in a rollout must get theirs in the training step."""
     model = tiny_model(**keys)
+    # apart from the matching, which rounding can change
+    model.matcher.forward = lambda logits, boxes, targets: ordered_assignment(targets, 6)
     _, expected = train_step(model, batch())
     model.zero_grad(set_to_none=True)
     seed_all(0)
@@ -412,5 +440,8 @@ def test_autocast_loses_no_gradient(keys, dtype):
         losses = model(batch())
     sum(losses.values()).backward()
     for name, gradient in gradients(model).items():
-        assert (gradient is None) == (expected[name] is None), name
-        assert gradient is None or torch.isfinite(gradient).all(), name
+        reference = expected[name]
+        assert (gradient is None) == (reference is None), name
+        if gradient is not None:
+            difference = (gradient - reference).norm()
+            assert difference <= tolerance * reference.norm() + 1e-3, (name, difference)

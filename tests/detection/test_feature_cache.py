@@ -1,3 +1,5 @@
+"""The cache of a frozen backbone's features."""
+
 import logging
 
 import pytest
@@ -15,13 +17,13 @@ class CountingBackbone(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.conv = nn.Conv2d(3, 4, 3, stride=2).requires_grad_(False)
-        self.seen = 0
+        self.count = 0
 
     def output_shape(self):
         return {"a": None, "b": None}
 
     def forward(self, x):
-        self.seen += len(x)
+        self.count += len(x)
         return {"a": self.conv(x), "b": x.mean(1, keepdim=True)}
 
 
@@ -31,34 +33,34 @@ def images():
     return torch.randn(4, 3, 16, 16)
 
 
-def assert_close(found, expected):
-    assert found.keys() == expected.keys()
-    for name, x in found.items():
+def assert_close(features, expected):
+    assert features.keys() == expected.keys()
+    for name, x in features.items():
         assert x.dtype == torch.float32
         torch.testing.assert_close(x, expected[name], rtol=1e-3, atol=1e-3)
 
 
-def test_each_distinct_image_passes_once(images):
+def test_the_backbone_sees_each_image_once(images):
     backbone, cache = CountingBackbone(), FeatureCache(1.0)
     for rows in ([0, 1], [1, 2], [2, 0, 1], [3, 3], [3]):
         assert_close(cache(backbone, images[rows]), CountingBackbone()(images[rows]))
-    assert backbone.seen == 4
+    assert backbone.count == 4
 
 
-def test_images_of_the_same_bytes_but_another_shape_are_told_apart():
+def test_images_of_equal_bytes_and_different_shapes_are_different_entries():
     backbone, cache = CountingBackbone(), FeatureCache(1.0)
     for shape in ((1, 3, 8, 16), (1, 3, 16, 8)):
         assert_close(cache(backbone, torch.zeros(shape)), CountingBackbone()(torch.zeros(shape)))
 
 
-def test_a_flip_is_another_image(images):
+def test_a_flipped_image_is_another_entry(images):
     backbone, cache = CountingBackbone(), FeatureCache(1.0)
     cache(backbone, images)
     assert_close(cache(backbone, images.flip(-1)), CountingBackbone()(images.flip(-1)))
-    assert backbone.seen == 8
+    assert backbone.count == 8
 
 
-def test_a_full_cache_says_so_once_and_stays_right(images, caplog):
+def test_a_full_cache_warns_once_and_stays_correct(images, caplog):
     backbone = CountingBackbone()
     one = sum(x.numel() * 2 for x in backbone(images[:1]).values())
     cache = FeatureCache(1.5 * one / 2**30)
@@ -67,31 +69,32 @@ def test_a_full_cache_says_so_once_and_stays_right(images, caplog):
             assert_close(cache(backbone, images), CountingBackbone()(images))
     assert len(caplog.records) == 1
     assert "cache is full at 1 images" in caplog.records[0].message
-    assert backbone.seen == 1 + 4 + 3 + 3
+    assert backbone.count == 1 + 4 + 3 + 3
 
 
 def test_a_trained_backbone_is_refused():
     trained = CountingBackbone().requires_grad_(True)
     with pytest.raises(ValueError, match="FEATURE_CACHE_GIB.*conv.weight is trained.*FREEZE_AT"):
         FeatureCache.check(trained)
-    with pytest.raises(ValueError, match="batch normalisation is trained"):
+    with pytest.raises(ValueError, match="batch normalization is trained"):
         FeatureCache.check(nn.BatchNorm2d(3).requires_grad_(False))
     FeatureCache.check(CountingBackbone())
     with pytest.raises(ValueError, match="FEATURE_CACHE_GIB"):
         tiny_model(FEATURE_CACHE_GIB=0.1)
 
 
-def test_a_detector_with_a_cache_finds_the_same():
+def test_a_cache_does_not_change_detections():
     frozen = {"file": "voc_flow_r18_frozen.yaml", "NECK_BLOCKS": 0}
     plain = tiny_model(**frozen, FEATURE_CACHE_GIB=0.0).eval()
     cached = tiny_model(**frozen, FEATURE_CACHE_GIB=0.1).eval()
     inputs = [*batch(), record(size=(48, 64), seed=3)]
     expected = plain(inputs)
     for _ in range(2):
-        for found, wanted in zip(cached(inputs), expected):
-            assert len(found["instances"]) == len(wanted["instances"])
+        for result, reference in zip(cached(inputs), expected):
+            assert len(result["instances"]) == len(reference["instances"]) > 0
+            # the cache keeps float16
             torch.testing.assert_close(
-                found["instances"].scores, wanted["instances"].scores, rtol=0, atol=1e-3
+                result["instances"].scores, reference["instances"].scores, rtol=0, atol=1e-3
             )
     assert len(cached.feature_cache.store) == 3
 
@@ -104,33 +107,33 @@ def test_new_weights_empty_the_cache():
     assert not model.feature_cache.store and not model.feature_cache.bytes
 
 
-def test_a_folder_serves_the_next_run(images, tmp_path):
+def test_a_folder_keeps_features_for_later_runs(images, tmp_path):
     first = CountingBackbone()
     FeatureCache(1.0, str(tmp_path))(first, images)
     again = CountingBackbone()
     cache = FeatureCache(1.0, str(tmp_path))
     assert_close(cache(again, images), CountingBackbone()(images))
-    assert (first.seen, again.seen) == (4, 0)
-    # what was read is in memory now
+    assert (first.count, again.count) == (4, 0)
+    # the features that were read are in memory now
     for file in tmp_path.rglob("*.pt"):
         file.unlink()
     assert_close(cache(again, images), CountingBackbone()(images))
-    assert again.seen == 0
+    assert again.count == 0
 
 
-def test_a_folder_keeps_the_features_of_other_weights_apart(images, tmp_path):
+def test_features_of_other_weights_are_separate(images, tmp_path):
     other = CountingBackbone()
     with torch.no_grad():
         other.conv.weight.mul_(2)
     FeatureCache(1.0, str(tmp_path))(CountingBackbone(), images)
     cache = FeatureCache(1.0, str(tmp_path))
     assert_close(cache(other, images), other(images))
-    # the same cache after its detector has loaded other weights
+    # the same cache after its detector loaded other weights
     cache.clear()
     assert_close(cache(CountingBackbone(), images), CountingBackbone()(images))
 
 
-def test_a_folder_keeps_the_features_of_other_strides_and_outputs_apart(images, tmp_path):
+def test_features_of_other_strides_and_outputs_are_separate(images, tmp_path):
     FeatureCache(1.0, str(tmp_path))(CountingBackbone(), images)
     other = CountingBackbone()
     other.conv.stride = (4, 4)
@@ -138,25 +141,25 @@ def test_a_folder_keeps_the_features_of_other_strides_and_outputs_apart(images, 
     more = CountingBackbone()
     more.output_shape = lambda: {"a": None, "b": None, "c": None}
     FeatureCache(1.0, str(tmp_path))(more, images)
-    assert more.seen == 4
+    assert more.count == 4
 
 
-def test_a_broken_file_is_written_anew(images, tmp_path):
+def test_a_corrupt_file_is_replaced(images, tmp_path):
     FeatureCache(1.0, str(tmp_path))(CountingBackbone(), images)
     files = sorted(tmp_path.rglob("*.pt"))
     files[0].write_bytes(b"")
     files[1].write_bytes(files[1].read_bytes()[:100])
     again = CountingBackbone()
     assert_close(FeatureCache(1.0, str(tmp_path))(again, images), CountingBackbone()(images))
-    assert again.seen == 2
+    assert again.count == 2
     assert not list(tmp_path.rglob("*.partial"))
     third = CountingBackbone()
     FeatureCache(1.0, str(tmp_path))(third, images)
-    assert third.seen == 0
+    assert third.count == 0
 
 
-def test_a_full_memory_still_reads_the_folder(images, tmp_path):
+def test_with_full_memory_the_folder_is_still_read(images, tmp_path):
     FeatureCache(1.0, str(tmp_path))(CountingBackbone(), images)
     backbone, small = CountingBackbone(), FeatureCache(1e-9, str(tmp_path))
     assert_close(small(backbone, images), CountingBackbone()(images))
-    assert backbone.seen == 0
+    assert backbone.count == 0

@@ -1,3 +1,5 @@
+"""Hungarian matching by hand and its invariances."""
+
 import pytest
 import torch
 
@@ -18,13 +20,13 @@ def one_image(targets, i):
     )
 
 
-def test_the_least_sum_wins_not_the_best_pair():
-    # greedy would take the 0 first and pay 0 + 10
+def test_the_total_cost_is_minimal_not_that_of_a_pair():
+    # a greedy matching would take the 0 first and have a total of 0 + 10
     costs = torch.tensor([[[0.0, 1.0], [2.0, 10.0], [20.0, 20.0]]])
     assert solve_assignment(costs).tolist() == [[1, 0, -1]]
 
 
-def test_each_query_takes_the_object_at_its_place():
+def test_each_query_gets_the_object_at_its_position():
     matcher = HungarianMatcher(0, 1, 0)
     boxes = torch.tensor([[BOX_C, BOX_A, BOX_B]])
     targets = targets_of([(0, BOX_A), (0, BOX_C)])
@@ -40,17 +42,17 @@ def test_the_class_decides_between_equal_boxes():
 
 def test_costs_by_hand():
     logits = torch.tensor([[[0.0, 0.0]]])
-    # two boxes of area 0.04 side by side: IoU 0, hull 0.4 x 0.2, filled
+    # two adjacent boxes of area 0.04: IoU 0, and they fill their hull of 0.4 x 0.2
     targets = targets_of([(0, (0.4, 0.2, 0.2, 0.2))])
     costs = HungarianMatcher(1, 5, 2).costs(logits, torch.tensor([[BOX_A]]), targets)
     assert costs.tolist() == [[[pytest.approx(5 * 0.2 - 0.5 - 2 * 0)]]]
-    # with a gap as wide as a box a third of the hull is empty: GIoU -1/3
+    # with a gap as wide as a box, a third of the hull is empty: GIoU -1/3
     targets = targets_of([(0, (0.6, 0.2, 0.2, 0.2))])
     costs = HungarianMatcher(0, 0, 3).costs(logits, torch.tensor([[BOX_A]]), targets)
     assert costs.tolist() == [[[pytest.approx(1.0, abs=1e-5)]]]
 
 
-def test_a_batch_is_matched_as_its_images_alone(matcher):
+def test_matchings_do_not_depend_on_the_batch(matcher):
     counts = [3, 0, 6, 1]
     logits, boxes = random_predictions(4)
     targets = random_targets(counts)
@@ -61,7 +63,7 @@ def test_a_batch_is_matched_as_its_images_alone(matcher):
         assert sorted(assigned[i][assigned[i] >= 0].tolist()) == list(range(counts[i]))
 
 
-def test_padding_costs_never_count(matcher):
+def test_padded_targets_are_never_matched(matcher):
     # a box without width has no IoU with the padding's empty boxes
     logits, boxes = random_predictions(2)
     boxes[:, 2, 2:] = 0
@@ -80,7 +82,7 @@ def test_as_many_objects_as_queries(matcher):
     assert sorted(assigned[0].tolist()) == list(range(6))
 
 
-def test_permuting_queries_permutes_the_answer(matcher):
+def test_permuting_queries_permutes_the_matching(matcher):
     logits, boxes = random_predictions(2)
     targets = random_targets([4, 2])
     order = torch.tensor([3, 0, 5, 1, 2, 4])
@@ -90,7 +92,7 @@ def test_permuting_queries_permutes_the_answer(matcher):
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 @pytest.mark.parametrize("where", ["logits", "boxes"])
-def test_broken_predictions_say_what_to_do(matcher, broken, where):
+def test_predictions_that_are_not_finite(matcher, broken, where):
     logits, boxes = random_predictions(2)
     {"logits": logits, "boxes": boxes}[where][1, 2, 0] = broken
     with pytest.raises(ValueError, match="not finite.*BASE_LR"):

@@ -1,3 +1,5 @@
+"""The neck: feature maps to image tokens."""
+
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
@@ -8,27 +10,27 @@ from tests.detection.tiny import record, tiny_model
 
 
 class Points(torch.nn.Module):
-    """A position code that is the position."""
+    """A positional encoding that is the position itself."""
 
     def forward(self, points):
         return points
 
 
-def neck(*channels, dim=32, code=None, **kwargs):
+def neck(*channels, dim=32, encoding=None, **kwargs):
     torch.manual_seed(0)
     shapes = [ShapeSpec(channels=c) for c in channels]
-    return TokenNeck(shapes, dim, code or Points(), **kwargs)
+    return TokenNeck(shapes, dim, encoding or Points(), **kwargs)
 
 
 def identity(dim):
-    """A neck that hands the feature map on."""
+    """A neck that returns the feature map as it is."""
     module = neck(dim, dim=dim)
     module.levels[0][0].weight.data = torch.eye(dim)[..., None, None]
     module.levels[0][0].bias.data.zero_()
     return module
 
 
-def test_tokens_run_along_the_rows():
+def test_tokens_are_in_row_order():
     x = torch.arange(6.0).reshape(1, 1, 2, 3)
     tokens = identity(1)([x], [(20, 30)], (20, 30))
     assert tokens.tokens[0, :, 0].tolist() == [0, 1, 2, 3, 4, 5]
@@ -37,7 +39,7 @@ def test_tokens_run_along_the_rows():
     assert tokens.padding is None
 
 
-def test_positions_are_shares_of_the_image_without_its_padding():
+def test_positions_are_relative_to_the_image_without_its_padding():
     x = torch.zeros(2, 1, 2, 4)
     tokens = identity(1)([x], [(16, 16), (8, 32)], (16, 32))
     # the first image fills the left half, the second the upper one; a cell is 8 x 8 pixels
@@ -52,7 +54,7 @@ def test_positions_are_shares_of_the_image_without_its_padding():
     assert second[1, :4].tolist() == [0.5] * 4
 
 
-def test_several_levels_are_told_apart():
+def test_levels_have_different_embeddings():
     module = neck(4, 8)
     module.level_embedding.data[1] = 100
     maps = [torch.randn(2, 4, 4, 4), torch.randn(2, 8, 2, 2)]
@@ -66,14 +68,14 @@ def test_several_levels_are_told_apart():
 
 @pytest.mark.parametrize("norm", ["", "GN", "LN"])
 def test_residual_blocks_and_norms(norm):
-    module = neck(4, code=SinePositionalEncoding(32, 4.0), norm=norm, num_blocks=2)
+    module = neck(4, encoding=SinePositionalEncoding(32, 4.0), norm=norm, num_blocks=2)
     tokens = module([torch.randn(2, 4, 4, 4)], [(32, 32)] * 2, (32, 32))
     assert tokens.tokens.shape == (2, 16, 32)
     tokens.tokens.square().sum().backward()
     assert all(p.grad.abs().sum() > 0 for p in module.parameters())
 
 
-def test_an_image_smaller_than_half_a_token_keeps_one():
+def test_an_image_smaller_than_half_a_token_keeps_one_token():
     model = tiny_model()
     sizes = [(64, 64), (3, 2)]
     losses = model(
@@ -82,7 +84,7 @@ def test_an_image_smaller_than_half_a_token_keeps_one():
     assert all(torch.isfinite(loss) for loss in losses.values())
 
 
-def test_the_place_of_a_token_does_not_depend_on_the_padding():
+def test_the_position_of_a_token_does_not_depend_on_the_padding():
     neck = TokenNeck([ShapeSpec(channels=4, stride=32)], 4, Points(), norm="")
     alone = neck([torch.zeros(1, 4, 2, 2)], [(40, 40)], (40, 40))
     padded = neck([torch.zeros(1, 4, 3, 3)], [(40, 40)], (70, 70))

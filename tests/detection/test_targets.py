@@ -1,3 +1,5 @@
+"""Padded ground truth and target embeddings."""
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -15,7 +17,7 @@ def from_records(*records, max_objects=6, num_classes=3):
     return Targets.from_instances([x["instances"] for x in records], max_objects, num_classes)
 
 
-def test_boxes_become_shares_of_their_own_image():
+def test_boxes_are_normalized_by_their_own_image():
     targets = from_records(
         record([(1, (10, 20, 30, 60))], size=(80, 40)),
         record([(0, (0, 0, 64, 64)), (2, (16, 0, 32, 16))]),
@@ -50,7 +52,7 @@ def test_the_largest_objects_are_kept_in_their_order():
 
 
 @pytest.mark.parametrize("label", [-1, 3])
-def test_a_label_that_the_model_does_not_have(label):
+def test_a_label_outside_the_classes(label):
     with pytest.raises(ValueError, match="classes 0 to 2.*NUM_CLASSES"):
         from_records(record([(0, (0, 0, 9, 9)), (label, (0, 0, 9, 9))]))
 
@@ -65,18 +67,18 @@ def test_embedding_is_class_plus_box_and_background_is_its_class():
         assert torch.equal(image[-1], embedding.classes.weight[3])
 
 
-def test_normalised_targets_are_equally_far():
+def test_normalized_targets_have_equal_norms():
     torch.manual_seed(0)
     targets = targets_of([(0, (0.5, 0.5, 0.1, 0.1)), (1, (0.9, 0.9, 0.1, 0.1))])
     plain = TargetEmbedding(3, 8)
-    normalised = TargetEmbedding(3, 8, normalize=True)
-    normalised.load_state_dict(plain.state_dict())
+    normalized = TargetEmbedding(3, 8, normalize=True)
+    normalized.load_state_dict(plain.state_dict())
     assert plain(targets).square().sum(-1).std() > 0.1
-    torch.testing.assert_close(normalised(targets), F.layer_norm(plain(targets), (8,)))
-    assert normalised(targets).square().sum(-1).std() < 1e-3
+    torch.testing.assert_close(normalized(targets), F.layer_norm(plain(targets), (8,)))
+    assert normalized(targets).square().sum(-1).std() < 1e-3
 
 
-def test_embeddings_learn_only_if_asked():
+def test_embeddings_are_trained_only_if_learned():
     targets = targets_of([(0, (0.5, 0.5, 0.1, 0.1))])
     assert not TargetEmbedding(3, 8, learned=False)(targets).requires_grad
     embedding = TargetEmbedding(3, 8, learned=True)

@@ -1,5 +1,6 @@
 """Small detectors, images and ground truth, for the tests of detection and engine."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ SIZES = {
     "MODEL.FLOW_DET.NUM_QUERIES": 6,
     "MODEL.FLOW_DET.NUM_BLOCKS": 3,
     "MODEL.FLOW_DET.POSITION_MAX_FREQUENCY": 4.0,
-    # an untrained model is sure of nothing
+    # an untrained model has low scores
     "MODEL.FLOW_DET.SCORE_THRESHOLD": 0.0,
 }
 
@@ -35,13 +36,19 @@ def tiny_cfg(file: str = "digits_flow.yaml", **flow_keys):
 
 
 def tiny_model(seed: int = 0, file: str = "digits_flow.yaml", **flow_keys) -> FlowMatchingDetector:
-    """The detector of `tiny_cfg`, always with the same weights."""
+    """The detector of `tiny_cfg`, with weights that depend on the seed only."""
     torch.manual_seed(seed)
     return build_model(tiny_cfg(file, **flow_keys))
 
 
+def with_plan(model, **plan):
+    """Sets the inference mode, steps or block of a model, and returns it."""
+    model.settings = replace(model.settings, plan=model.settings.plan._replace(**plan))
+    return model
+
+
 def record(objects=(), size=(64, 64), seed=0, **fields) -> dict:
-    """What a mapper returns; objects are (class, absolute xyxy box)."""
+    """A dict as of a dataset mapper; objects are (class, absolute xyxy box)."""
     generator = torch.Generator().manual_seed(seed)
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator)
     instances = Instances(size)
@@ -59,7 +66,7 @@ def batch() -> list[dict]:
 
 
 def targets_of(*images) -> Targets:
-    """Padded targets; every image is a list of (class, normalised cxcywh box)."""
+    """Padded targets; every image is a list of (class, normalized cxcywh box)."""
     most = max((len(objects) for objects in images), default=0)
     classes = torch.zeros(len(images), most, dtype=torch.long)
     boxes = torch.zeros(len(images), most, 4)
