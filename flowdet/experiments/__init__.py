@@ -1,2 +1,4 @@
-"""The paper's tables and figures: what the commands `table1`, `table3`, `ablation`, `measure_*` and
-`plot_training` run."""
+"""The experiments behind the paper's tables and figures.
+
+The commands `table1`, `table3`, `ablation`, `measure_*` and `plot_training` run them.
+"""

@@ -1,4 +1,4 @@
-"""Variants of a training under one budget, each evaluated in several inference modes."""
+"""Ablations: variants of a training under one budget, evaluated in several inference modes."""
 
 from __future__ import annotations
 
@@ -15,26 +15,32 @@ from tabulate import tabulate
 
 from flowdet.detection import FlowMatchingDetector
 from flowdet.engine import Trainer, WholeModelCheckpointer
-from flowdet.experiments.comparison import Budget, Run, over_seeds
+from flowdet.experiments.comparison import Budget, Run, group_seeds
 from flowdet.experiments.comparison_table import (
-    describe,
     mean_and_std,
+    mean_std_cell,
     missing_row,
-    seeds_done,
-    with_spread,
+    run_columns,
+    seeds_cell,
 )
 from flowdet.experiments.refinement import refinement_rows
 from flowdet.flow import InferencePlan
 from flowdet.reporting.results import write_text
 
 _KEYS = {"config", "budget", "modes", "variants"}
-# how much of a row tells what was measured
-_POINT = ("mode", "num_steps", "block", "metric")
+# the columns of a row that say what was measured
+_MEASURED = ("mode", "num_steps", "block", "metric")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One line of the table: a config and what is changed in it, `KEY VALUE` pairs."""
+    """One line of the table: a config with overrides.
+
+    Attributes:
+        name: the name of the variant in the table.
+        config_file: path of the config.
+        overrides: `KEY VALUE` pairs.
+    """
 
     name: str
     config_file: str
@@ -42,19 +48,19 @@ class Variant:
 
     @property
     def slug(self) -> str:
-        """Its name as that of a folder."""
+        """The name in a form that is valid as a folder name."""
         return re.sub(r"[^a-z0-9.]+", "_", self.name.lower()).strip("_")
 
 
 @dataclass(frozen=True)
 class Study:
-    """What an ablation trains.
+    """An ablation study.
 
     Attributes:
-        budget: of every training.
-        modes: the inference modes in which a flow model is evaluated; the first is the one whose
-            AP75 the table shows.
-        variants: in the order of the table.
+        budget: the budget of every training.
+        modes: the inference modes in which every flow model is evaluated; the table shows AP75 for
+            the first one.
+        variants: the variants, in the order of the table.
     """
 
     budget: Budget
@@ -63,9 +69,9 @@ class Study:
 
     @classmethod
     def read(cls, path: str | Path) -> Study:
-        """Reads a YAML file:
+        """Reads a study from a YAML file of this form:
 
-            config: ../digits_flow.yaml        # seen from this file
+            config: ../digits_flow.yaml        # relative to this file
             budget: "8:6"                      # see `Budget.parse`
             modes: [multi_step-4, ensemble]    # see `flowdet.flow.InferencePlan`
             variants:
@@ -75,21 +81,21 @@ class Study:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: something in it is missing or no such thing; the message names it.
+            ValueError: a key is missing or unknown, or a value is invalid; the message names it.
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"there is no study {str(path)!r}")
+            raise FileNotFoundError(f"there is no study file {str(path)!r}")
         try:
             content = yaml.safe_load(path.read_text())
         except yaml.YAMLError as error:
-            raise ValueError(f"{path} is no YAML: {error}") from error
+            raise ValueError(f"{path} is not valid YAML: {error}") from error
         if not isinstance(content, dict) or content.keys() != _KEYS:
             raise ValueError(f"{path} must have the keys {', '.join(sorted(_KEYS))} and no others")
         if not isinstance(content["variants"], dict) or not content["variants"]:
-            raise ValueError(f"{path}: `variants` must name at least one")
+            raise ValueError(f"{path}: `variants` must name at least one variant")
         if not isinstance(content["modes"], list) or not content["modes"]:
-            raise ValueError(f"{path}: `modes` must list at least one")
+            raise ValueError(f"{path}: `modes` must list at least one inference mode")
         return cls(
             Budget.parse(str(content["budget"])),
             tuple(InferencePlan.parse(str(name)) for name in content["modes"]),
@@ -99,13 +105,17 @@ class Study:
             ),
         )
 
-    def chosen(self, names: Sequence[str]) -> Study:
-        """With these variants only; raises ValueError if there is none of a name."""
-        there = {variant.name: variant for variant in self.variants}
-        unknown = [name for name in names if name not in there]
+    def select(self, names: Sequence[str]) -> Study:
+        """A copy with only the variants of these names.
+
+        Raises:
+            ValueError: there is no variant of a name.
+        """
+        by_name = {variant.name: variant for variant in self.variants}
+        unknown = [name for name in names if name not in by_name]
         if unknown:
-            raise ValueError(f"there is no variant {unknown[0]!r}, only {', '.join(there)}")
-        return replace(self, variants=tuple(there[name] for name in names))
+            raise ValueError(f"there is no variant {unknown[0]!r}, only {', '.join(by_name)}")
+        return replace(self, variants=tuple(by_name[name] for name in names))
 
 
 def _variant(path: Path, name: str, keys: object, config: str) -> Variant:
@@ -114,99 +124,104 @@ def _variant(path: Path, name: str, keys: object, config: str) -> Variant:
     keys = dict(keys)
     file = path.parent / str(keys.pop("config", config))
     if not file.is_file():
-        raise ValueError(f"{path}: variant {name!r} has no config file {file}")
-    words = tuple(str(word) for pair in keys.items() for word in pair)
-    return Variant(name, str(file), words)
+        raise ValueError(f"{path}: the config file {file} of variant {name!r} does not exist")
+    overrides = tuple(str(word) for pair in keys.items() for word in pair)
+    return Variant(name, str(file), overrides)
 
 
-def mode_rows(run: Run, modes: Sequence[InferencePlan]) -> list[dict]:
-    """The accuracy of a finished run in these modes, or of its last layer if it has none.
+def run_rows(run: Run, modes: Sequence[InferencePlan]) -> list[dict]:
+    """Evaluates a finished run in these modes, or after its last layer if it has no modes.
 
-    Kept in the run's folder as `modes.json`, so that a second call is quick.
+    The rows are cached in the folder of the run, as `modes.json`.
     """
     path = run.folder / "modes.json"
-    kept = json.loads(path.read_text()) if path.is_file() else {}
-    wanted = [walk.name for walk in modes]
-    if kept.get("modes") != wanted:
+    cached = json.loads(path.read_text()) if path.is_file() else {}
+    names = [plan.name for plan in modes]
+    if cached.get("modes") != names:
         model = Trainer.build_model(run.cfg).eval()
         WholeModelCheckpointer(model).load(str(run.folder / "model_final.pth"))
-        # those of blocks that the variant does not have are left out
-        count = model.flow.num_blocks if isinstance(model, FlowMatchingDetector) else math.inf
-        walks = [walk for walk in modes if walk.block < count]
-        rows = refinement_rows(run.cfg, model, walks, metrics_of(run), every_step=False)
-        kept = {"modes": wanted, "rows": rows}
-        write_text(path, json.dumps(kept, indent=1) + "\n")
-    return kept["rows"]
+        # a variant may have fewer blocks than the mode needs
+        num_blocks = model.flow.num_blocks if isinstance(model, FlowMatchingDetector) else math.inf
+        plans = [plan for plan in modes if plan.block < num_blocks]
+        rows = refinement_rows(run.cfg, model, plans, ap_metrics(run), every_step=False)
+        cached = {"modes": names, "rows": rows}
+        write_text(path, json.dumps(cached, indent=1) + "\n")
+    return cached["rows"]
 
 
-def metrics_of(run: Run) -> tuple[str, str]:
-    """AP50 and AP75, of the classes that the run's config parameter."""
+def ap_metrics(run: Run) -> tuple[str, str]:
+    """The names of AP50 and AP75, over `TEST.CLASS_SUBSET` if the config has one."""
     suffix = "-subset" if run.cfg.TEST.CLASS_SUBSET else ""
     return f"AP50{suffix}", f"AP75{suffix}"
 
 
 def ablation_rows(runs: Mapping[str, Sequence[Run]], modes: Sequence[InferencePlan]) -> list[dict]:
-    """Rows of a result file, by variant: mean and standard deviation over the seeds of each
-    metric in each mode, `training_seconds`, and `missing_runs`."""
+    """Rows of a result file: mean and standard deviation over the seeds of each metric in each
+    mode, `training_seconds`, and `missing_runs`.
+
+    Args:
+        runs: the runs of each variant, by name; see `group_by_variant`.
+        modes: the inference modes.
+    """
     rows = []
     for name, group in runs.items():
-        common = {"variant": name} | describe(group[0])
+        common = {"variant": name} | run_columns(group[0])
         done = [run for run in group if run.done]
         values: dict[tuple, list[float]] = {}
-        for row in (row for run in done for row in mode_rows(run, modes)):
-            key = tuple((field, row[field]) for field in _POINT if field in row)
+        for row in (row for run in done for row in run_rows(run, modes)):
+            key = tuple((column, row[column]) for column in _MEASURED if column in row)
             values.setdefault(key, []).append(row["mean"])
-        rows += [common | dict(key) | mean_and_std(found) for key, found in values.items()]
-        seconds = [found for run in done if (found := run.training_seconds()) is not None]
+        rows += [common | dict(key) | mean_and_std(means) for key, means in values.items()]
+        seconds = [value for run in done if (value := run.training_seconds()) is not None]
         if seconds:
             rows.append(common | {"metric": "training_seconds", **mean_and_std(seconds)})
         rows.append(common | missing_row(group))
     return rows
 
 
-def by_variant(study: Study, runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """The runs of each variant, which are named by their slugs."""
-    groups = {group[0].name: group for group in over_seeds(runs)}
+def group_by_variant(study: Study, runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs by name of their variant; the name of a run is the variant's `slug`."""
+    groups = {group[0].name: group for group in group_seeds(runs)}
     return {variant.name: groups[variant.slug] for variant in study.variants}
 
 
 def ablation_table(
     rows: Sequence[dict], modes: Sequence[InferencePlan], style: str = "simple"
 ) -> str:
-    """The rows as a table, a line per variant: AP75 in the first mode, AP50 in all of them.
+    """Formats the rows as a table with a line per variant: AP75 in the first mode, AP50 in all.
 
-    The last layer of a model without modes stands in the columns of the first mode.
+    The accuracy of a model without modes is in the columns of the first mode.
     """
     lines = _lines(rows, modes[0])
-    columns = [("AP75", modes[0].name), *(("AP50", walk.name) for walk in modes)]
+    columns = [("AP75", modes[0].name), *(("AP50", plan.name) for plan in modes)]
     table = [
         [
             variant,
-            *(with_spread(found.get(column)) for column in columns),
-            with_spread(found.get(("training_seconds", ""))),
-            seeds_done({"missing_runs": found["missing_runs", ""]}),
+            *(mean_std_cell(line.get(column)) for column in columns),
+            mean_std_cell(line.get(("training_seconds", ""))),
+            seeds_cell({"missing_runs": line["missing_runs", ""]}),
         ]
-        for variant, found in lines.items()
+        for variant, line in lines.items()
     ]
     headers = ["variant", *(" ".join(column) for column in columns), "training (s)", "seeds"]
     return tabulate(table, headers, tablefmt=style, disable_numparse=True)
 
 
 def ablation_figure(rows: Sequence[dict], modes: Sequence[InferencePlan]) -> Figure:
-    """AP50 and AP75 of every variant in the first mode, with the standard deviation; level lines
-    show the first variant's."""
+    """AP50 and AP75 of every variant in the first mode, with their standard deviation; vertical
+    lines show the first variant."""
     lines = _lines(rows, modes[0])
     figure = Figure(figsize=(8, 1.2 + 0.24 * len(lines)), layout="constrained")
     axes = figure.subplots()
     for metric, color in (("AP50", "C0"), ("AP75", "C1")):
-        found = [line.get((metric, modes[0].name)) for line in lines.values()]
-        shown = [(place, row["mean"], row["std"] or 0.0) for place, row in enumerate(found) if row]
-        if not shown:
+        cells = [line.get((metric, modes[0].name)) for line in lines.values()]
+        points = [(y, row["mean"], row["std"] or 0.0) for y, row in enumerate(cells) if row]
+        if not points:
             continue
-        places, values, spread = zip(*shown)
-        axes.axvline(values[0], color=color, linewidth=0.8, alpha=0.5)
+        heights, means, stds = zip(*points)
+        axes.axvline(means[0], color=color, linewidth=0.8, alpha=0.5)
         style = {"fmt": "o", "markersize": 4, "color": color, "label": metric}
-        axes.errorbar(values, places, xerr=spread, **style)
+        axes.errorbar(means, heights, xerr=stds, **style)
     axes.set_yticks(range(len(lines)), lines)
     axes.invert_yaxis()
     axes.set(xlabel=f"AP in % ({modes[0].name})", xlim=(0, 100))
@@ -216,7 +231,7 @@ def ablation_figure(rows: Sequence[dict], modes: Sequence[InferencePlan]) -> Fig
 
 
 def _lines(rows: Sequence[dict], first: InferencePlan) -> dict[str, dict[tuple[str, str], dict]]:
-    """By variant its rows, by metric and mode."""
+    """The rows of each variant, by metric and mode."""
     lines: dict[str, dict[tuple[str, str], dict]] = {}
     for row in rows:
         lines.setdefault(row["variant"], {})[_cell(row, first)] = row
@@ -224,7 +239,7 @@ def _lines(rows: Sequence[dict], first: InferencePlan) -> dict[str, dict[tuple[s
 
 
 def _cell(row: dict, first: InferencePlan) -> tuple[str, str]:
-    """A row's metric and mode."""
+    """The metric and the mode of a row; no mode for metrics of the training."""
     metric, mode = row["metric"].removesuffix("-subset"), row.get("mode")
     if mode is None:
         return metric, ""

@@ -1,4 +1,4 @@
-"""Trainings that are compared, each under a budget: the runs behind Tables 1 and 3 (5.1, 5.4)."""
+"""Trainings that are compared under equal budgets: the runs behind Tables 1 and 3 (5.1, 5.4)."""
 
 from __future__ import annotations
 
@@ -20,14 +20,23 @@ from flowdet.engine import load_config, resolve_config
 from flowdet.reporting.results import method_of
 from flowdet.reporting.runs import check_same_run, read_metrics, training_seconds
 
+# starts a training in a checkout as well as from an installed package
+TRAIN_COMMAND = (sys.executable, "-m", "flowdet.cli.train")
+
 _POLL_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long, and with how many images at a time, both sides are trained.
+    """The batch size and the number of epochs of a training.
 
-    Part of an epoch, as in 8:5.5, is for sides that take the same time, not the same epochs.
+    Fractions of an epoch, as in `8:5.5`, allow methods to be compared at equal training time
+    instead of equal epochs.
+
+    Attributes:
+        batch_size: images per iteration.
+        epochs: number of epochs.
+        base_lr: `SOLVER.BASE_LR`; None keeps the learning rate of the config.
     """
 
     batch_size: int
@@ -36,7 +45,11 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """`BATCH:EPOCHS` or `BATCH:EPOCHS:LEARNING_RATE`; raises ValueError for anything else."""
+        """The budget that is written as `BATCH:EPOCHS` or `BATCH:EPOCHS:LEARNING_RATE`.
+
+        Raises:
+            ValueError: the text has another form, or a number is out of range.
+        """
         try:
             batch_size, epochs, *lr = text.split(":")
             number = float(epochs)
@@ -44,42 +57,52 @@ class Budget:
             budget = cls(int(batch_size), number, *map(float, lr))
         except (ValueError, TypeError):
             budget = None
-        if budget is None or not budget._possible():
+        if budget is None or not budget._is_valid():
             raise ValueError(
-                f"{text!r} is no budget: give batch size:epochs, and :learning rate if it is not "
-                "the config's, e.g. 8:6 1:1:1.25e-4"
+                f"{text!r} is not a budget: use BATCH_SIZE:EPOCHS, or "
+                "BATCH_SIZE:EPOCHS:LEARNING_RATE for a learning rate other than the config's, "
+                "e.g. 8:6 or 1:1:1.25e-4"
             )
         return budget
 
-    def _possible(self) -> bool:
+    def _is_valid(self) -> bool:
         lr = 1.0 if self.base_lr is None else self.base_lr
         return self.batch_size >= 1 and 0 < self.epochs < math.inf and 0 < lr < math.inf
 
     def overrides(self) -> list[str]:
-        """But for the `length`."""
+        """The overrides of the batch size and the learning rate, as `KEY VALUE` pairs."""
         keys = {"SOLVER.IMS_PER_BATCH": self.batch_size}
         if self.base_lr is not None:
             keys["SOLVER.BASE_LR"] = self.base_lr
         return [str(word) for pair in keys.items() for word in pair]
 
-    def length(self, config_file: str, words: Sequence[str]) -> list[str]:
-        """The override that makes a training with these overrides so long."""
-        whole = ["SOLVER.MAX_EPOCHS", str(math.ceil(self.epochs))]
+    def length_override(self, config_file: str, overrides: Sequence[str]) -> list[str]:
+        """The override that sets the number of epochs.
+
+        For a fraction of an epoch it sets iterations, whose number depends on the dataset.
+
+        Args:
+            config_file, overrides: the config of the training.
+        """
+        whole_epochs = ["SOLVER.MAX_EPOCHS", str(math.ceil(self.epochs))]
         if isinstance(self.epochs, int):
-            return whole
-        cfg = resolve_config(load_config(config_file, [*words, *whole]))
+            return whole_epochs
+        cfg = resolve_config(load_config(config_file, [*overrides, *whole_epochs]))
         iterations = round(cfg.SOLVER.MAX_ITER * self.epochs / math.ceil(self.epochs))
         return ["SOLVER.MAX_ITER", str(max(iterations, 1))]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training of the comparison.
+    """One training of a comparison.
 
     Attributes:
-        name: what it has in common with the runs that differ in nothing but the seed.
-        config_file, overrides: what `tools/train_net.py` gets.
-        cfg: the resolved config that they make.
+        name: shared by the runs that differ only in their seed.
+        config_file: the config file of the training.
+        budget: its batch size and epochs.
+        seed: its `SEED`.
+        overrides: all overrides of the config file, as `KEY VALUE` pairs.
+        cfg: the resolved config with these overrides.
     """
 
     name: str
@@ -99,49 +122,58 @@ class Run:
         overrides: Sequence[str],
         name: str | None = None,
     ) -> Run:
-        """A run in the folder `output/NAME_seedN`.
+        """A run whose folder is `output/NAME_seedN`.
 
         Args:
-            overrides: `KEY VALUE` pairs; what the budget and the seed set is none of them.
+            config_file: the config file of the training.
+            budget: the batch size and the epochs.
+            seed: the random seed.
+            output: the folder of all runs.
+            overrides: `KEY VALUE` pairs, without the keys that the budget and the seed set.
             name: the default is `METHOD_batchN`.
 
         Raises:
-            what `load_config` and `resolve_config` raise, e.g. for a missing dataset.
+            FileNotFoundError, KeyError, ValueError: from `load_config` and `resolve_config`, e.g.
+                for a missing dataset.
         """
         words = [*overrides, *budget.overrides(), "SEED", str(seed)]
         if name is None:
             name = f"{method_of(load_config(config_file, words))}_batch{budget.batch_size}"
         words += ["OUTPUT_DIR", str(output / f"{name}_seed{seed}")]
-        words += budget.length(config_file, words)
+        words += budget.length_override(config_file, words)
         cfg = resolve_config(load_config(config_file, words))
-        # whatever the epochs, a stop loses a quarter of a run at most
+        # an interrupted run loses at most a quarter of its iterations, however long it is
         period = max(cfg.SOLVER.MAX_ITER // 4, 1)
         words += ["SOLVER.CHECKPOINT_PERIOD", str(period)]
         return cls(name, config_file, budget, seed, tuple(words), cfg)
 
     @property
     def method(self) -> str:
+        """The training method, see `method_of`."""
         return method_of(self.cfg)
 
     @property
     def folder(self) -> Path:
+        """`OUTPUT_DIR`."""
         return Path(self.cfg.OUTPUT_DIR)
 
     @property
     def arguments(self) -> list[str]:
-        """Of `tools/train_net.py`."""
+        """The arguments of the training command."""
         return ["--config-file", self.config_file, "--resume", *self.overrides]
 
     @property
     def images(self) -> int:
+        """The number of images that the whole training processes."""
         return self.cfg.SOLVER.MAX_ITER * self.budget.batch_size
 
     @property
     def done(self) -> bool:
+        """Whether the training is finished."""
         return (self.folder / "results.json").is_file()
 
     def images_so_far(self) -> int:
-        """0 where nothing is written yet."""
+        """The number of images processed so far, from `metrics.json`; 0 without that file."""
         try:
             iterations = read_metrics(self.folder, warn=False)[-1]["iteration"] + 1
         except (OSError, ValueError):
@@ -149,30 +181,30 @@ class Run:
         return min(iterations, self.cfg.SOLVER.MAX_ITER) * self.budget.batch_size
 
     def rows(self) -> list[dict]:
-        """Of the evaluation on `DATASETS.TEST[0]` after the training, see `result_rows`."""
+        """The results of the final evaluation on `DATASETS.TEST[0]`, see `result_rows`."""
         rows = json.loads((self.folder / "results.json").read_text())["rows"]
         return [row for row in rows if row["dataset"] == self.cfg.DATASETS.TEST[0]]
 
     def metrics(self) -> dict[str, float]:
-        """The `rows` of a detector, by metric: `{"AP50": ..., ...}`."""
+        """The values of `rows` by metric, for a detector: `{"AP50": ..., ...}`."""
         return {row["metric"]: row["mean"] for row in self.rows()}
 
     def training_seconds(self) -> float | None:
-        """See `flowdet.reporting.runs`; None where its `metrics.json` does not tell."""
+        """See `flowdet.reporting.runs.training_seconds`; None without a readable `metrics.json`."""
         try:
             return training_seconds(read_metrics(self.folder, warn=False))
         except (OSError, ValueError):
             return None
 
-    def last_words(self) -> str:
-        """The last line that the training has printed."""
+    def last_output_line(self) -> str:
+        """The last line that the training printed."""
         log = self.folder / "output.txt"
         lines = log.read_text().splitlines() if log.is_file() else []
-        return next((line for line in reversed(lines) if line.strip()), "it has printed nothing")
+        return next((line for line in reversed(lines) if line.strip()), "it printed nothing")
 
 
-def over_seeds(runs: Sequence[Run]) -> list[list[Run]]:
-    """Groups of the runs that differ in nothing but the seed."""
+def group_seeds(runs: Sequence[Run]) -> list[list[Run]]:
+    """Groups the runs that differ only in their seed."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.name, []).append(run)
@@ -180,37 +212,37 @@ def over_seeds(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 class Comparison:
-    """Trains what is not trained yet, one run after the other, each by `tools/train_net.py`.
+    """Trains the runs that are not finished, one after the other, each in its own process.
 
     Args:
-        runs: all of them.
-        train_command: path of `tools/train_net.py`.
+        runs: all runs of the comparison.
+        train_command: the command that starts a training, without its arguments.
 
     Attributes:
-        failed: why each run of this call that has failed did so: its exit status, last line and
-            log.
+        failed: by folder of each run that failed in `train`: its exit status, last output line and
+            log file.
 
     Raises:
         ValueError: a folder holds a run of another config, or two runs have the same folder.
     """
 
-    def __init__(self, runs: Sequence[Run], train_command: Path):
+    def __init__(self, runs: Sequence[Run], train_command: Sequence[str] = TRAIN_COMMAND):
         self.runs = list(runs)
         self.train_command = train_command
         self.failed: dict[Path, str] = {}
         folders = [run.folder for run in self.runs]
-        twice = next((f for f in folders if folders.count(f) > 1), None)
-        if twice:
+        duplicate = next((f for f in folders if folders.count(f) > 1), None)
+        if duplicate:
             raise ValueError(
-                f"two runs would go to {twice}: a method or a batch size is named twice, or an "
-                "override makes two of them the same"
+                f"two runs have the same folder {duplicate}: a method or a batch size is given "
+                "twice, or an override makes two runs the same"
             )
         for run in self.runs:
             if (run.folder / "config.yaml").is_file():
                 check_same_run(run.folder, run.cfg)
 
     def train(self) -> None:
-        """Runs what is left; KeyboardInterrupt stops the current training, too."""
+        """Trains all unfinished runs; a KeyboardInterrupt also stops the current training."""
         total = sum(run.images for run in self.runs)
         initial = sum(run.images if run.done else run.images_so_far() for run in self.runs)
         with tqdm(total=total, initial=initial, unit=" images", smoothing=0.05) as bar:
@@ -218,25 +250,25 @@ class Comparison:
                 if run.done:
                     continue
                 bar.set_description(f"run {number} of {len(self.runs)}: {run.folder.name}")
-                status = self._watch(run, bar)
+                status = self._train_run(run, bar)
                 if run.done:
-                    _drop_intermediate_checkpoints(run.folder)
+                    _delete_intermediate_checkpoints(run.folder)
                     continue
-                log = run.folder / "output.txt"
-                self.failed[run.folder] = f"exit status {status}: {run.last_words()} (see {log})"
-                tqdm.write(f"{run.folder.name} has failed, {self.failed[run.folder]}")
+                log, line = run.folder / "output.txt", run.last_output_line()
+                self.failed[run.folder] = f"exit status {status}: {line} (see {log})"
+                tqdm.write(f"{run.folder.name} failed, {self.failed[run.folder]}")
 
-    def _watch(self, run: Run, bar: tqdm) -> int:
-        """Trains with the progress shown; the exit status."""
+    def _train_run(self, run: Run, bar: tqdm) -> int:
+        """Trains a run in a subprocess, updates the progress bar, and returns the exit status."""
         run.folder.mkdir(parents=True, exist_ok=True)
-        # of a stopped run, which goes on at its last checkpoint
-        seen = run.images_so_far()
+        # not 0 for an interrupted run, which resumes from its last checkpoint
+        shown = run.images_so_far()
         with _locked(run.folder) as lock, open(run.folder / "output.txt", "w") as log:
             process = subprocess.Popen(
-                [sys.executable, str(self.train_command), *run.arguments],
+                [*self.train_command, *run.arguments],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # holds the lock as long as it lives, even if this process is killed
+                # the training keeps the lock even if this process is killed
                 pass_fds=[lock.fileno()],
             )
             try:
@@ -245,31 +277,35 @@ class Comparison:
                         process.wait(timeout=_POLL_SECONDS)
                     except subprocess.TimeoutExpired:
                         pass
-                    now = run.images_so_far()
-                    bar.update(now - seen)
-                    seen = now
+                    processed = run.images_so_far()
+                    bar.update(processed - shown)
+                    shown = processed
             finally:
                 if process.poll() is None:
                     process.terminate()
                     process.wait()
-        bar.update((run.images if run.done else 0) - seen)
+        bar.update((run.images if run.done else 0) - shown)
         return process.returncode
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[TextIO]:
-    """Raises BlockingIOError while another process trains in the folder."""
+    """Locks a folder for one training.
+
+    Raises:
+        BlockingIOError: another process is training in the folder.
+    """
     with open(folder / "lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BlockingIOError(
-                f"{folder} is being trained by another process: wait for it, or end it"
+                f"another process is training in {folder}: wait for it, or stop it"
             ) from error
         yield lock
 
 
-def _drop_intermediate_checkpoints(folder: Path) -> None:
-    """Those of a finished run: model_final.pth is all that is wanted then."""
+def _delete_intermediate_checkpoints(folder: Path) -> None:
+    """Deletes all checkpoints of a finished run but `model_final.pth`."""
     for path in folder.glob("model_[0-9]*.pth"):
         path.unlink()

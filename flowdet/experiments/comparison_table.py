@@ -14,22 +14,23 @@ from tabulate import tabulate
 
 from flowdet.engine import build_optimizer
 from flowdet.engine.task_builders import task_of
-from flowdet.experiments.comparison import Run, over_seeds
+from flowdet.experiments.comparison import Run, group_seeds
 from flowdet.experiments.memory import measure_step
-from flowdet.experiments.training_steps import for_measuring, synthetic_batch, train_step
+from flowdet.experiments.training_steps import synthetic_batch, train_step, without_feature_cache
 
 
 def accuracy_rows(runs: Sequence[Run], metrics: Sequence[str]) -> list[dict]:
-    """Rows of a result file: mean and standard deviation over the seeds.
+    """Rows of a result file: mean and standard deviation of each metric over the seeds.
 
-    Runs that are not done count in `missing_runs`; a group without any other has only that row.
+    The row `missing_runs` of a group counts its unfinished runs; it is the only row of a group
+    without a finished run.
     """
     rows = []
-    for group in over_seeds(runs):
-        common = describe(group[0])
-        done = [run.metrics() for run in group if run.done]
+    for group in group_seeds(runs):
+        common = run_columns(group[0])
+        results = [run.metrics() for run in group if run.done]
         for name in metrics:
-            values = [found[name] for found in done if name in found]
+            values = [result[name] for result in results if name in result]
             if values:
                 rows.append(common | {"metric": name, **mean_and_std(values)})
         rows.append(common | missing_row(group))
@@ -37,29 +38,29 @@ def accuracy_rows(runs: Sequence[Run], metrics: Sequence[str]) -> list[dict]:
 
 
 def missing_row(group: Sequence[Run]) -> dict:
-    """How many of the runs, which differ in the seed, are not done."""
+    """The row that counts the unfinished runs of a group of runs that differ only in their seed."""
     count = sum(not run.done for run in group)
     return {"metric": "missing_runs", "mean": count, "std": None, "n": len(group)}
 
 
 def cost_rows(runs: Sequence[Run]) -> list[dict]:
-    """Memory and time of a training step of each method, at each batch size.
+    """Rows of a result file: memory and time of a training step of each method and batch size.
 
-    The methods take turns, so that whatever else the machine does meets all of them. Methods of
-    which no run is done are left out: their step may not even work.
+    The timed steps of the methods alternate, so that other load on the machine affects all methods
+    alike. Methods without a finished run are left out, as their training step may fail.
     """
     rows = []
     for budget in dict.fromkeys(run.budget for run in runs):
         methods = {run.method: run for run in runs if run.budget == budget and run.done}
-        cfgs = [for_measuring(run.cfg) for run in methods.values()]
+        cfgs = [without_feature_cache(run.cfg) for run in methods.values()]
         seconds = interleaved_step_seconds(cfgs, budget.batch_size)
         for run, values in zip(methods.values(), seconds):
-            common = describe(run)
-            found = measure_step(run.cfg, budget.batch_size)
+            common = run_columns(run)
+            memory = measure_step(run.cfg, budget.batch_size)
             costs = {
                 "trained_parameters": trained_parameters(run.cfg),
-                "activation_bytes": found.activation,
-                "state_bytes": found.parameter + found.optimizer,
+                "activation_bytes": memory.activation,
+                "state_bytes": memory.parameter + memory.optimizer,
                 "step_seconds": round(statistics.median(values), 4),
             }
             for name, value in costs.items():
@@ -68,12 +69,12 @@ def cost_rows(runs: Sequence[Run]) -> list[dict]:
 
 
 def trained_parameters(cfg: CfgNode) -> int:
-    """How many numbers the training of a config changes."""
+    """The number of trained parameters (scalars) of the model of a config."""
     return sum(p.numel() for p in build_model(cfg).parameters() if p.requires_grad)
 
 
-def describe(run: Run) -> dict:
-    """What the rows of a run have in common."""
+def run_columns(run: Run) -> dict:
+    """The columns that all rows of a run share: its method, dataset and schedule."""
     return {
         "method": run.method,
         "dataset": run.cfg.DATASETS.TEST[0],
@@ -86,7 +87,7 @@ def describe(run: Run) -> dict:
 
 
 def mean_and_std(values: Sequence[float]) -> dict:
-    """`mean`, `std` (of the sample; None for one value) and `n`."""
+    """`mean`, `std` (the sample standard deviation; None for one value) and `n`."""
     std = round(statistics.stdev(values), 2) if len(values) > 1 else None
     return {"mean": round(statistics.fmean(values), 2), "std": std, "n": len(values)}
 
@@ -94,8 +95,17 @@ def mean_and_std(values: Sequence[float]) -> dict:
 def interleaved_step_seconds(
     cfgs: Sequence[CfgNode], batch_size: int, rounds: int = 22
 ) -> list[list[float]]:
-    """Seconds of training steps on made-up images, without data loading; the first two of each
-    model, which find everything cold, are left out."""
+    """Times training steps on synthetic inputs, without data loading, one model after the other in
+    every round.
+
+    Args:
+        cfgs: the resolved configs.
+        batch_size: images per step.
+        rounds: steps per model, of which the first two warm up and are not counted.
+
+    Returns:
+        The seconds of each counted step, by model.
+    """
     steps = []
     for cfg in cfgs:
         torch.manual_seed(0)
@@ -105,39 +115,39 @@ def interleaved_step_seconds(
         steps.append(functools.partial(train_step, model, batch, optimizer, amp))
     seconds: list[list[float]] = [[] for _ in steps]
     for number in range(rounds):
-        for step, found in zip(steps, seconds):
+        for step, durations in zip(steps, seconds):
             start = time.perf_counter()
             step()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if number >= 2:
-                found.append(time.perf_counter() - start)
+                durations.append(time.perf_counter() - start)
     return seconds
 
 
 def comparison_table(rows: Sequence[dict], metrics: Sequence[str], style: str = "simple") -> str:
-    """The rows as a table: one line per budget and method.
+    """Formats the rows as a table with one line per budget and method.
 
     Args:
-        rows: of `accuracy_rows` and `cost_rows`.
-        metrics: the accuracies shown.
-        style: of tabulate, e.g. `simple` or `github`.
+        rows: the rows of `accuracy_rows` and `cost_rows`.
+        metrics: the accuracies to show.
+        style: a table format of tabulate, e.g. `simple` or `github`.
     """
     lines: dict[tuple, dict[str, dict]] = {}
     for row in rows:
         key = (row["batch_size"], row["epochs"], row["method"])
         lines.setdefault(key, {})[row["metric"]] = row
     table = []
-    for (batch, epochs, method), found in lines.items():
-        accuracies = [with_spread(found.get(name)) for name in metrics]
+    for (batch, epochs, method), by_metric in lines.items():
+        accuracies = [mean_std_cell(by_metric.get(name)) for name in metrics]
         costs = [
-            scaled(found, "trained_parameters", 1e-6, 2),
-            scaled(found, "activation_bytes", 2**-20, 1),
-            scaled(found, "state_bytes", 2**-20, 1),
-            scaled(found, "step_seconds", 1000, 0),
+            scaled_cell(by_metric, "trained_parameters", 1e-6, 2),
+            scaled_cell(by_metric, "activation_bytes", 2**-20, 1),
+            scaled_cell(by_metric, "state_bytes", 2**-20, 1),
+            scaled_cell(by_metric, "step_seconds", 1000, 0),
         ]
-        lr = f"{next(iter(found.values()))['base_lr']:.3g}"
-        table.append([method, batch, epochs, lr, *accuracies, *costs, seeds_done(found)])
+        lr = f"{next(iter(by_metric.values()))['base_lr']:.3g}"
+        table.append([method, batch, epochs, lr, *accuracies, *costs, seeds_cell(by_metric)])
     headers = [
         *("method", "batch", "epochs", "learning rate", *metrics),
         *("trained parameters (M)", "activations (MiB)", "parameters + optimizer (MiB)"),
@@ -146,20 +156,27 @@ def comparison_table(rows: Sequence[dict], metrics: Sequence[str], style: str = 
     return tabulate(table, headers, tablefmt=style, disable_numparse=True)
 
 
-def with_spread(row: dict | None) -> str:
-    """The cell `mean +- std` of a row."""
+def mean_std_cell(row: dict | None) -> str:
+    """The table cell `mean +- std` of a row; `-` without a row."""
     if row is None:
         return "-"
     return f"{row['mean']:.1f}" + ("" if row["std"] is None else f" +- {row['std']:.1f}")
 
 
-def scaled(found: dict[str, dict], metric: str, factor: float, digits: int) -> str:
-    """The cell of one of a line's rows, by their metrics."""
-    return f"{found[metric]['mean'] * factor:.{digits}f}" if metric in found else "-"
+def scaled_cell(by_metric: dict[str, dict], metric: str, factor: float, digits: int) -> str:
+    """The table cell of a metric in another unit; `-` without a row of this metric.
+
+    Args:
+        by_metric: the rows of a table line, by metric.
+        metric: the metric to show.
+        factor: is multiplied with the value.
+        digits: decimal digits to show.
+    """
+    return f"{by_metric[metric]['mean'] * factor:.{digits}f}" if metric in by_metric else "-"
 
 
-def seeds_done(found: dict[str, dict]) -> str:
-    """The cell that counts the seeds behind a line, of its rows by their metrics."""
-    row = found["missing_runs"]
+def seeds_cell(by_metric: dict[str, dict]) -> str:
+    """The table cell with the number of finished seeds, from the rows of a line by metric."""
+    row = by_metric["missing_runs"]
     done = str(row["n"] - row["mean"])
     return f"{done} ({row['mean']} failed or not run)" if row["mean"] else done

@@ -1,4 +1,4 @@
-"""What a comparison on the digits needs and makes if it is missing."""
+"""Creates the digits dataset and the pretrained backbone of a comparison on the digits."""
 
 from __future__ import annotations
 
@@ -11,33 +11,35 @@ from pathlib import Path
 DIGITS_BACKBONE = Path("output/digits_pretrain/backbone.pth")
 
 
-def prepare_digits(tools: Path, config_files: Sequence[str], opts: Sequence[str]) -> list[str]:
-    """Makes the dataset and the pretrained backbone, if any of the configs is one of the digits.
+def prepare_digits(config_files: Sequence[str], opts: Sequence[str]) -> list[str]:
+    """Creates the dataset and the pretrained backbone where they are missing.
+
+    It does nothing if none of the configs trains on the digits.
 
     Args:
-        tools: folder of make_digits.py and pretrain_digits.py.
-        config_files: of the comparison; those of the digits are named `digits_*`.
-        opts: overrides of all of them: with MODEL.WEIGHTS among them no backbone is made.
+        config_files: the config files of the comparison; those of the digits are named `digits_*`.
+        opts: overrides of all configs; the backbone is not created if they set MODEL.WEIGHTS.
 
     Returns:
-        The overrides that name the backbone.
+        The overrides that set MODEL.WEIGHTS to the backbone.
 
     Raises:
-        OSError: one of the tools has failed.
+        OSError: a command that creates a file failed.
     """
-    of_digits = [file for file in config_files if Path(file).name.startswith("digits_")]
-    if not of_digits:
+    digits_files = [file for file in config_files if Path(file).name.startswith("digits_")]
+    if not digits_files:
         return []
     digits = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "digits"
-    wanted = {digits / "manifest.json": ("make_digits.py", digits, [])}
+    required = {digits / "manifest.json": ("make_digits", digits, [])}
     overrides = []
     if "MODEL.WEIGHTS" not in opts:
-        config = ["--config-file", str(Path(of_digits[0]).with_name("digits_flow.yaml"))]
-        wanted[DIGITS_BACKBONE] = ("pretrain_digits.py", DIGITS_BACKBONE, config)
+        config = ["--config-file", "digits_flow"]
+        required[DIGITS_BACKBONE] = ("pretrain_digits", DIGITS_BACKBONE, config)
         overrides = ["MODEL.WEIGHTS", str(DIGITS_BACKBONE)]
-    for path, (tool, output, extra) in wanted.items():
+    for path, (name, output, options) in required.items():
         if not path.is_file():
-            command = [sys.executable, str(tools / tool), "--output", str(output), *extra]
-            if subprocess.run(command).returncode:
-                raise OSError(f"tools/{tool} has failed, so {path} is missing")
+            command = [sys.executable, "-m", f"flowdet.cli.{name}", "--output", str(output)]
+            if subprocess.run([*command, *options]).returncode:
+                words = " ".join([*command[1:], *options])
+                raise OSError(f"{path} is missing, and `python {words}` failed to create it")
     return overrides

@@ -11,13 +11,13 @@ from detectron2.utils.env import seed_all_rng
 from matplotlib.figure import Figure
 from torch import nn
 
-from flowdet.experiments.training_steps import ShortTraining, losses
+from flowdet.experiments.training_steps import ShortTraining, total_loss
 
-# by name: what it changes in a flow config
+# by name: the keys that turn a flow config into this method
 METHODS: dict[str, dict[str, object]] = {
     "flow": {
         "MODEL.META_ARCHITECTURE": "FlowMatchingDetector",
-        # every block has a gradient in every batch
+        # in every batch, every block gets a gradient
         "MODEL.FLOW_DET.SCHEDULE": "joint",
     },
     # "a single end-to-end loss" (B.3)
@@ -33,7 +33,7 @@ METHODS: dict[str, dict[str, object]] = {
 
 
 def blocks_of(model: nn.Module) -> Sequence[nn.Module]:
-    """The T blocks of either detector."""
+    """The T blocks of a flow or backprop detector."""
     return model.flow.blocks if hasattr(model, "flow") else model.blocks
 
 
@@ -43,9 +43,12 @@ def block_variances(
     """Variance of each block's gradient over batches, averaged over the block's parameters.
 
     Args:
-        blocks: whose gradients are looked at.
-        backward: `backward(i)` leaves the gradients of batch i in `.grad`, and nothing else.
-        num_batches: at least 2.
+        blocks: the blocks.
+        backward: `backward(i)` sets `.grad` of all parameters to the gradients of batch i.
+        num_batches: the number of batches, at least 2.
+
+    Returns:
+        One variance per block.
 
     Raises:
         ValueError: fewer than 2 batches.
@@ -63,7 +66,7 @@ def block_variances(
         for g, total, square in zip(gradients, sums, squares):
             total += g
             square += g * g
-    # unbiased; double precision bears the difference of the two
+    # the unbiased variance; the sums are in double precision, as their difference may be small
     return [
         float(((square - total * total / num_batches) / (num_batches - 1)).mean())
         for total, square in zip(sums, squares)
@@ -71,7 +74,7 @@ def block_variances(
 
 
 def _flat_gradient(block: nn.Module) -> torch.Tensor:
-    """[number of parameters]; zero where no gradient has arrived."""
+    """The gradient of all trained parameters, [P]; zero for parameters without a gradient."""
     return torch.cat(
         [
             (torch.zeros_like(p) if p.grad is None else p.grad).flatten()
@@ -82,39 +85,44 @@ def _flat_gradient(block: nn.Module) -> torch.Tensor:
 
 
 class GradientStatistics(ShortTraining):
-    """Looks at the gradients of a detector's blocks, between its steps of training."""
+    """Measures the gradients of a detector's blocks in the course of a short training."""
 
     def variances(self) -> list[float]:
-        """One per block; see `block_variances`. Statistics of normalisations stay as they are."""
-        before = {name: x.clone() for name, x in self.model.named_buffers()}
-        found = block_variances(blocks_of(self.model), self._backward, len(self.batches))
+        """The variance of each block, see `block_variances`.
+
+        The measurement changes neither weights nor buffers, such as the statistics of batch
+        normalization.
+        """
+        buffers = {name: x.clone() for name, x in self.model.named_buffers()}
+        variances = block_variances(blocks_of(self.model), self._backward, len(self.batches))
         self.optimizer.zero_grad(set_to_none=True)
         for name, x in self.model.named_buffers():
-            x.copy_(before[name])
-        return found
+            x.copy_(buffers[name])
+        return variances
 
     def _backward(self, number: int) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         seed_all_rng(number)
-        losses(self.model, self.batches[number]).backward()
+        total_loss(self.model, self.batches[number]).backward()
 
 
 def variance_rows(
     variants: Sequence[tuple[str, CfgNode]], num_batches: int, iterations: Sequence[int]
 ) -> Iterator[dict]:
-    """Rows of a result file, while it measures: the variance of each block, and what the first
-    block retains of the last one's.
+    """Measures the variance of each block, and the ratio of the first block's to the last block's.
+
+    It yields rows of a result file as it measures.
 
     Args:
         variants: names and resolved configs.
-        num_batches: over which the variance is.
-        iterations: of training after which it is measured.
+        num_batches: the number of batches over which the variance is computed.
+        iterations: the numbers of training iterations after which it is measured.
     """
     for name, cfg in variants:
         statistics = GradientStatistics(cfg, num_batches)
         for iteration in sorted(set(iterations)):
             statistics.train_until(iteration)
-            found = statistics.variances()
+            variances = statistics.variances()
             common = {
                 "method": name,
                 "dataset": cfg.DATASETS.TRAIN[0],
@@ -122,15 +130,15 @@ def variance_rows(
                 "iterations": iteration,
             }
             n = {"std": None, "n": num_batches}
-            for block, value in enumerate(found):
+            for block, value in enumerate(variances):
                 metric = {"metric": "gradient_variance", "block": block, "mean": value}
                 yield common | metric | n
-            ratio = {"metric": "gradient_variance_first_to_last", "mean": found[0] / found[-1]}
-            yield common | ratio | n
+            ratio = variances[0] / variances[-1]
+            yield common | {"metric": "gradient_variance_first_to_last", "mean": ratio} | n
 
 
 def variance_figure(rows: Sequence[dict]) -> Figure:
-    """Variance over the blocks, a panel for each T, a line for each method and iteration."""
+    """The variance of each block, with a panel per T and a line per method and iteration."""
     rows = [row for row in rows if row["metric"] == "gradient_variance"]
     counts = sorted({row["num_blocks"] for row in rows})
     iterations = sorted({row["iterations"] for row in rows})

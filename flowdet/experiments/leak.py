@@ -1,7 +1,8 @@
-"""How far the answer in an interpolated state spares a block from looking at the image.
+"""How far blocks read the target from an interpolated state instead of the image.
 
-An interpolated `z_t = (1 - t) z_0 + t z_1` contains the target. A block that reads it there gets a
-low anchor loss without the image, and passes the backbone little gradient.
+An interpolated state `z_t = (1 - t) z_0 + t z_1` contains the target z_1. A block that reads the
+target from it reaches a low anchor loss without the image, and passes little gradient to the
+backbone.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from flowdet.engine.task_builders import task_of
 from flowdet.experiments.training_steps import ShortTraining
 from flowdet.flow import FlowState, InterpolatedStates
 
+# by name: the label in tables and figures
 METRICS = {
     "anchor_loss": "anchor loss",
     "anchor_loss_other_image": "anchor loss, features of another image",
@@ -29,8 +31,8 @@ METRICS = {
 }
 
 
-class StatesAt(InterpolatedStates):
-    """Interpolated states of one time."""
+class StatesAtTime(InterpolatedStates):
+    """Interpolated states of all blocks at the same time `t`, in [0, 1)."""
 
     def __init__(self, t: float, *args):
         super().__init__(*args)
@@ -41,65 +43,73 @@ class StatesAt(InterpolatedStates):
         return replace(self.initial, z=self.ensemble.path.sample(self.initial.z, z_1, t).z_t, t=t)
 
 
-def interpolated(cfg: CfgNode) -> CfgNode:
-    """A flow config that trains on interpolated states alone."""
+def with_interpolated_states(cfg: CfgNode) -> CfgNode:
+    """A copy of a flow config that trains on interpolated states only."""
     node = f"MODEL.{task_of(cfg).node}"
     keys = {"TRAINING_STATES": "interpolated", "LEARN_AT_START": False, "SCHEDULE": "joint"}
     return with_keys(cfg, {f"{node}.{key}": value for key, value in keys.items()})
 
 
 def anchor_losses(model: nn.Module, batch: list[dict], t: float) -> tuple[float, float, float]:
-    """The mean over the blocks of the anchor loss (eq. 17-18) at time `t`, the same with the
-    features of another image of the batch, and the norm of the former's gradient at the features.
+    """The anchor loss (eq. 17-18) on interpolated states at time `t`, averaged over the blocks.
+
+    Args:
+        model: a flow model in training mode.
+        batch: at least two inputs with their targets.
+        t: the time of the states, in [0, 1).
+
+    Returns:
+        The loss, the loss with the features of another image of the batch, and the norm of the
+        gradient of the former with respect to the features. Both losses have the same noise; each
+        matches queries and objects by itself.
     """
-    make = partial(StatesAt, t)
+    make_states = partial(StatesAtTime, t)
     if isinstance(model, FlowMatchingDetector):
-        seen, wanted = model.encode(batch), model.prepare_targets(batch)
+        features, targets = model.encode(batch), model.prepare_targets(batch)
     else:
-        seen = model.reader(model.backbone(model.images_of(batch)))
-        wanted = model.labels_of(batch)
+        features = model.reader(model.backbone(model.images_of(batch)))
+        targets = model.labels_of(batch)
     seed = int(torch.randint(2**31, ()))
 
     def anchor_loss(change: Callable[[Tensor], Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """And the features, as `change` made them. Both calls have the same noise, but match
-        queries and objects anew."""
+        """The loss with the features that `change` returns, and these features."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            block_losses, (*features, z_1) = model.block_losses(seen, wanted, make)
-            features = [change(x) for x in features]
-            found = [block_losses(k, [*features, z_1]) for k in range(model.flow.num_blocks)]
-        anchors = [x for losses in found for name, x in losses.items() if name != "loss_flow"]
-        return sum(anchors) / len(found), features
+            block_losses, (*tensors, z_1) = model.block_losses(features, targets, make_states)
+            tensors = [change(x) for x in tensors]
+            losses = [block_losses(k, [*tensors, z_1]) for k in range(model.flow.num_blocks)]
+        anchors = [x for block in losses for name, x in block.items() if name != "loss_flow"]
+        return sum(anchors) / len(losses), tensors
 
-    own, leaves = anchor_loss(lambda x: x.detach().requires_grad_())
-    gradients = torch.autograd.grad(own, leaves)
+    loss, leaves = anchor_loss(lambda x: x.detach().requires_grad_())
+    gradients = torch.autograd.grad(loss, leaves)
     with torch.no_grad():
-        other, _ = anchor_loss(lambda x: x.roll(1, dims=0))
+        other_loss, _ = anchor_loss(lambda x: x.roll(1, dims=0))
     norm = torch.stack([g.norm() for g in gradients]).norm()
-    return own.item(), other.item(), norm.item()
+    return loss.item(), other_loss.item(), norm.item()
 
 
 def leak_rows(
     cfg: CfgNode, num_batches: int, iterations: Sequence[int], times: Sequence[float]
 ) -> Iterator[dict]:
-    """Rows of a result file, while it measures: every metric at every time.
+    """Measures every metric at every time; yields rows of a result file as it measures.
 
     Args:
-        cfg: resolved, of a flow model; see `interpolated`.
-        num_batches: over which is averaged.
-        iterations: of training after which it is measured.
+        cfg: the resolved config of a flow model, see `with_interpolated_states`.
+        num_batches: the number of batches that each value is averaged over.
+        iterations: the numbers of training iterations after which it is measured.
         times: t, each in [0, 1).
     """
     training = ShortTraining(cfg, num_batches)
     for iteration in sorted(set(iterations)):
         training.train_until(iteration)
         for t in times:
-            found = []
+            values_by_batch = []
             for number, batch in enumerate(training.batches):
                 # the same noise at every time
                 seed_all_rng(number)
-                found.append(anchor_losses(training.model, batch, t))
-            for metric, values in zip(METRICS, torch.tensor(found).T):
+                values_by_batch.append(anchor_losses(training.model, batch, t))
+            for metric, values in zip(METRICS, torch.tensor(values_by_batch).T):
                 yield {
                     "method": "flow_interpolated",
                     "dataset": cfg.DATASETS.TRAIN[0],
@@ -114,7 +124,7 @@ def leak_rows(
 
 
 def leak_figure(rows: Sequence[dict]) -> Figure:
-    """The losses, and the gradient, over t; a line for each number of iterations."""
+    """The two losses, and the gradient norm, over t; a line per number of iterations."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     for color, iteration in enumerate(sorted({row["iterations"] for row in rows})):
@@ -129,7 +139,7 @@ def leak_figure(rows: Sequence[dict]) -> Figure:
             label = f"{label}, {iteration} iterations"
             axes.plot(*zip(*points), style, marker="o", color=f"C{color}", label=label)
     for axes, title in ((left, "anchor loss"), (right, METRICS["feature_gradient"])):
-        # both fall by orders of magnitude
+        # both change by orders of magnitude
         axes.set(xlabel="t", title=title, yscale="log")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)

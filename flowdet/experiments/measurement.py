@@ -1,4 +1,4 @@
-"""What a measurement leaves: its numbers, its figure, and a line that says where they are."""
+"""Loads the run of a measurement, and writes its results and its figure."""
 
 from __future__ import annotations
 
@@ -15,24 +15,30 @@ from flowdet.reporting.results import typed_command, write_results
 
 
 def check_output_folder(folder: Path) -> None:
-    """Raises FileExistsError if results cannot go there: before long measurements."""
+    """Checks before a long measurement that its results can be written to a folder.
+
+    Raises:
+        FileExistsError: there is a file of this name.
+    """
     if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file: give a folder as --output")
+        raise FileExistsError(f"{folder} is a file: use a folder as --output")
 
 
 def load_run(
     folder: Path, weights: str | None, overrides: Sequence[str]
 ) -> tuple[CfgNode, nn.Module]:
-    """The resolved config and the model of a finished training, in evaluation mode, with the
-    average of its weights, if it kept one (`SOLVER.EMA_DECAY`).
+    """Loads the resolved config and the model of a finished training.
+
+    The model is in evaluation mode. It has the averaged weights if the training kept them
+    (`SOLVER.EMA_DECAY`).
 
     Args:
-        folder: its OUTPUT_DIR.
-        weights: the checkpoint; None is its `model_final.pth`.
+        folder: the OUTPUT_DIR of the training.
+        weights: the checkpoint; None for the `model_final.pth` of the folder.
         overrides: `KEY VALUE` pairs.
 
     Raises:
-        FileNotFoundError, KeyError, ValueError: as `load_config`, `resolve_config` and
+        FileNotFoundError, KeyError, ValueError: from `load_config`, `resolve_config` and
             `WholeModelCheckpointer`.
     """
     cfg = load_config(str(folder / "config.yaml"), list(overrides))
@@ -52,7 +58,14 @@ def save_measurement(
     seeds: Sequence[int],
     settings: dict,
 ) -> None:
-    """Writes `name`.json, .png and .svg to a folder; arguments as of `write_results`."""
+    """Writes `NAME.json`, `NAME.png` and `NAME.svg` to a folder, and prints their paths.
+
+    Args:
+        folder: the output folder.
+        name: the name of the files.
+        rows, config, seeds, settings: see `write_results`.
+        figure: the figure of the rows.
+    """
     written = [
         write_results(
             folder / f"{name}.json",

@@ -1,4 +1,4 @@
-"""Memory of a training step against the number of blocks (5.2, B.4, Figure 3)."""
+"""Memory of a training step over the number of blocks (5.2, B.4, Figure 3)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,14 @@ from torch.utils._pytree import tree_leaves
 
 from flowdet.engine import build_optimizer
 from flowdet.engine.config import with_keys
-from flowdet.experiments.training_steps import for_measuring, losses, synthetic_batch, train_step
+from flowdet.experiments.training_steps import (
+    synthetic_batch,
+    total_loss,
+    train_step,
+    without_feature_cache,
+)
 
-# by name: what it changes in a flow config
+# by name: the keys that turn a flow config into this method
 METHODS: dict[str, dict[str, object]] = {
     "flow_joint": {
         "MODEL.META_ARCHITECTURE": "FlowMatchingDetector",
@@ -30,7 +35,7 @@ METHODS: dict[str, dict[str, object]] = {
     "flow_alternate": {
         "MODEL.META_ARCHITECTURE": "FlowMatchingDetector",
         "MODEL.FLOW_DET.SCHEDULE": "alternate",
-        # any number will do: a step trains one block
+        # any number works: a single step trains one block
         "MODEL.FLOW_DET.ITERS_PER_EPOCH": 1,
     },
     "backprop": {
@@ -46,15 +51,15 @@ METHODS: dict[str, dict[str, object]] = {
 
 @dataclass
 class StepMemory:
-    """Bytes that one training step needs.
+    """Memory of one training step, in bytes.
 
     Attributes:
-        activation: the most at one time of the tensors that are kept for the backward pass.
-        parameter: of parameters and buffers.
-        gradient: of the parameters' gradients.
-        optimizer: of the optimizer's state.
-        peak: the most that a GPU's allocator has handed out, all of the above and temporary
-            tensors included; None on a CPU.
+        activation: peak of the tensors that are kept for the backward pass.
+        parameter: parameters and buffers.
+        gradient: gradients of the parameters.
+        optimizer: state of the optimizer.
+        peak: peak of the memory allocated on a GPU: all of the above and temporary tensors; None
+            on a CPU.
     """
 
     activation: int
@@ -65,61 +70,66 @@ class StepMemory:
 
 
 class SavedBytes:
-    """Counts the live bytes of tensors that are saved for a backward pass.
+    """Counts the bytes of the tensors that autograd keeps for the backward pass.
 
-    Each storage counts once, however many nodes keep it; parameters and buffers do not count.
-    Tensors that gradient checkpointing computes again in the backward pass count as well.
+    A storage that several autograd nodes keep is counted once. Parameters and buffers are not
+    counted. Tensors that gradient checkpointing recomputes in the backward pass are counted.
 
         with SavedBytes(model).counting() as saved:
             sum(model(batch).values()).backward()
         print(saved.peak)
+
+    Attributes:
+        live: bytes that are kept now, without recomputed tensors.
+        peak: the maximum of the bytes kept at one time, with recomputed tensors.
     """
 
     def __init__(self, model: nn.Module):
-        own = [*model.parameters(), *model.buffers()]
-        self._ignored = {x.untyped_storage().data_ptr() for x in own}
+        parameters = [*model.parameters(), *model.buffers()]
+        self._ignored = {x.untyped_storage().data_ptr() for x in parameters}
         self._uses: dict[int, int] = {}
-        self._again: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._recomputed: dict[int, tuple[StorageWeakRef, int]] = {}
         self.live = 0
         self.peak = 0
 
     @contextmanager
     def counting(self) -> Iterator[SavedBytes]:
-        """While it lasts, forward and backward are counted."""
-        hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda held: held.tensor)
-        with hooks, _Recomputation(self):
+        """Counts the tensors of forward and backward passes inside of this context."""
+        hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda saved: saved.tensor)
+        with hooks, _RecomputationCounter(self):
             yield self
 
-    def _pack(self, x: Tensor) -> _Held:
+    def _pack(self, x: Tensor) -> _SavedTensor:
         pointer, size = x.untyped_storage().data_ptr(), x.untyped_storage().nbytes()
         if pointer in self._ignored:
-            return _Held(x, None, 0, 0)
+            return _SavedTensor(x, None, 0, 0)
         uses = self._uses.get(pointer, 0)
         self._uses[pointer] = uses + 1
         if not uses:
             self.live += size
             self.peak = max(self.peak, self.live)
-        return _Held(x, self, pointer, size)
+        return _SavedTensor(x, self, pointer, size)
 
     def release(self, pointer: int, size: int) -> None:
-        """One node less keeps the storage at `pointer`."""
+        """Notes that an autograd node has released the storage at `pointer`, of `size` bytes."""
         self._uses[pointer] -= 1
         if not self._uses[pointer]:
             del self._uses[pointer]
             self.live -= size
 
     def add_recomputed(self, x: Tensor) -> None:
-        """Checkpointing keeps its recomputed tensors where the hooks do not see them."""
+        """Counts a tensor that checkpointing has recomputed: the autograd hooks do not see it."""
         storage = x.untyped_storage()
         pointer = storage.data_ptr()
-        self._again = {p: entry for p, entry in self._again.items() if not entry[0].expired()}
+        alive = {p: entry for p, entry in self._recomputed.items() if not entry[0].expired()}
         if pointer not in self._ignored and pointer not in self._uses:
-            self._again[pointer] = (StorageWeakRef(storage), storage.nbytes())
-        self.peak = max(self.peak, self.live + sum(size for _, size in self._again.values()))
+            alive[pointer] = (StorageWeakRef(storage), storage.nbytes())
+        self._recomputed = alive
+        self.peak = max(self.peak, self.live + sum(size for _, size in alive.values()))
 
 
-class _Held:
-    """A saved tensor, which reports its end."""
+class _SavedTensor:
+    """A saved tensor that reports its release to the counter."""
 
     __slots__ = ("tensor", "_counter", "_pointer", "_size")
 
@@ -132,8 +142,11 @@ class _Held:
             self._counter.release(self._pointer, self._size)
 
 
-class _Recomputation(TorchDispatchMode):
-    """Sees operations with gradient inside of a backward pass: those are computed again."""
+class _RecomputationCounter(TorchDispatchMode):
+    """Counts the results of operations that gradient checkpointing recomputes.
+
+    These are the operations inside of a backward pass for which gradients are enabled.
+    """
 
     def __init__(self, counter: SavedBytes):
         super().__init__()
@@ -141,7 +154,7 @@ class _Recomputation(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        # outside of a backward pass there is no graph task, and its own operations need none
+        # -1 outside of a backward pass; the operations of the backward pass itself have no gradient
         if torch._C._current_graph_task_id() != -1 and torch.is_grad_enabled():
             for x in tree_leaves(result):
                 if isinstance(x, Tensor):
@@ -150,33 +163,42 @@ class _Recomputation(TorchDispatchMode):
 
 
 def with_method(cfg: CfgNode, method: str, num_blocks: int) -> CfgNode:
-    """A copy of a flow config for one of `METHODS` and T blocks; raises ValueError for others."""
+    """A copy of a flow config for a method and T blocks.
+
+    Args:
+        cfg: a flow config.
+        method: a key of `METHODS`.
+        num_blocks: T, at least 1.
+
+    Raises:
+        ValueError: unknown method, or no blocks.
+    """
     if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}: use some of {list(METHODS)}")
+        raise ValueError(f"unknown method {method!r}: use one of {', '.join(METHODS)}")
     if num_blocks < 1:
         raise ValueError(f"the number of blocks T must be at least 1, got {num_blocks}")
     return with_keys(cfg, METHODS[method] | {"MODEL.FLOW_DET.NUM_BLOCKS": num_blocks})
 
 
 def measure_step(cfg: CfgNode, batch_size: int) -> StepMemory:
-    """One training step of a resolved config on made-up images, forward and backward.
+    """Measures the memory of one training step on synthetic inputs.
 
     Args:
-        cfg: whose `INPUT.FIXED_SIZE` is set (else the images are 256x256), with
-            `MODEL.DEVICE` for where to measure.
+        cfg: a resolved config. Images have the size `INPUT.FIXED_SIZE` (256x256 where it is not
+            set); the step runs on `MODEL.DEVICE`.
         batch_size: images in the step.
     """
-    cfg = for_measuring(cfg)
+    cfg = without_feature_cache(cfg)
     torch.manual_seed(max(cfg.SEED, 0))
     model = build_model(cfg).train()
     batch = synthetic_batch(cfg, batch_size)
     optimizer = build_optimizer(cfg, model)
-    _fill_state(model, optimizer)
+    _create_optimizer_state(model, optimizer)
     with SavedBytes(model).counting() as saved:
-        losses(model, batch, cfg.SOLVER.AMP.ENABLED).backward()
+        total_loss(model, batch, cfg.SOLVER.AMP.ENABLED).backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     state = [x for values in optimizer.state.values() for x in values.values()]
-    found = StepMemory(
+    memory = StepMemory(
         activation=saved.peak,
         parameter=_bytes([*model.parameters(), *model.buffers()]),
         gradient=_bytes(gradients),
@@ -188,13 +210,13 @@ def measure_step(cfg: CfgNode, batch_size: int) -> StepMemory:
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
         train_step(model, batch, optimizer, cfg.SOLVER.AMP.ENABLED)
-        found.peak = torch.cuda.max_memory_allocated(model.device)
-    return found
+        memory.peak = torch.cuda.max_memory_allocated(model.device)
+    return memory
 
 
-def _fill_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Makes the optimizer's state for all parameters, those of blocks that idle in the first
-    iterations, too."""
+def _create_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Creates the optimizer's state of all parameters, including blocks that the schedule
+    `alternate` does not train in the first iterations."""
     for p in model.parameters():
         p.grad = torch.zeros_like(p) if p.requires_grad else None
     optimizer.step()
@@ -208,9 +230,21 @@ def _bytes(tensors) -> int:
 def memory_rows(
     cfg: CfgNode, methods: Sequence[str], blocks: Sequence[int], batch_sizes: Sequence[int]
 ) -> Iterator[dict]:
-    """Rows of a result file, one per measurement, while it measures."""
-    # all arguments are checked before the first of many measurements
-    planned = [
+    """Measures every method with every number of blocks and every batch size.
+
+    It yields rows of a result file as it measures.
+
+    Args:
+        cfg: a resolved flow config.
+        methods: keys of `METHODS`.
+        blocks: numbers of blocks T.
+        batch_sizes: images per step.
+
+    Raises:
+        ValueError: unknown method, or a number below 1.
+    """
+    # check all arguments before the first measurement
+    variants = [
         (batch, method, count, with_method(cfg, method, count))
         for batch in batch_sizes
         for method in methods
@@ -218,17 +252,20 @@ def memory_rows(
     ]
     if min(batch_sizes, default=1) < 1:
         raise ValueError(f"a batch size must be at least 1, got {min(batch_sizes)}")
-    for batch, method, count, variant in planned:
-        found = measure_step(variant, batch)
+    for batch, method, count, variant in variants:
+        memory = measure_step(variant, batch)
         row = {"method": method, "num_blocks": count, "batch_size": batch}
-        for name, size in dataclasses.asdict(found).items():
+        for name, size in dataclasses.asdict(memory).items():
             if size is not None:
                 yield row | {"metric": f"{name}_bytes", "mean": size, "std": None, "n": 1}
 
 
 def slope_rows(rows: Sequence[dict]) -> list[dict]:
-    """The least-squares slope over T of the activations, and on a GPU of the allocator's peak:
-    one row per method and batch."""
+    """The least-squares slope over T of the activations, and on a GPU of the peak memory.
+
+    Returns:
+        A row per method, batch size and metric; none for a single T.
+    """
     slopes = []
     for metric in ("activation_bytes", "peak_bytes"):
         for (batch, method), points in memory_lines(rows, metric).items():
@@ -242,7 +279,7 @@ def slope_rows(rows: Sequence[dict]) -> list[dict]:
 def memory_lines(
     rows: Sequence[dict], metric: str = "activation_bytes"
 ) -> dict[tuple[int, str], list[tuple[int, int]]]:
-    """By (batch size, method): the points (T, bytes)."""
+    """The points (T, bytes) of a metric, by (batch size, method)."""
     lines: dict[tuple[int, str], list[tuple[int, int]]] = {}
     for row in rows:
         if row["metric"] == metric:
@@ -252,7 +289,7 @@ def memory_lines(
 
 
 def memory_figure(rows: Sequence[dict]) -> Figure:
-    """Activation memory over T, one panel per batch size."""
+    """The activation memory over T, with one panel per batch size."""
     lines = memory_lines(rows)
     slopes = {
         (row["batch_size"], row["method"]): row["mean"]
@@ -262,8 +299,8 @@ def memory_figure(rows: Sequence[dict]) -> Figure:
     batch_sizes = sorted({batch for batch, _ in lines})
     figure = Figure(figsize=(4.5 * len(batch_sizes), 3.6), layout="constrained")
     for axes, batch in zip(figure.subplots(1, len(batch_sizes), squeeze=False)[0], batch_sizes):
-        for (of_batch, method), points in lines.items():
-            if of_batch == batch:
+        for (line_batch, method), points in lines.items():
+            if line_batch == batch:
                 x, y = zip(*points)
                 style = "--" if method == "flow_alternate" else "-"
                 slope = slopes.get((batch, method), 0) / 2**20

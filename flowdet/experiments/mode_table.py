@@ -1,4 +1,4 @@
-"""Table 3: accuracy of every inference mode, by backbone, topology and recipe (5.4)."""
+"""Table 3: accuracy of every inference mode, by backbone, topology and method (5.4)."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Sequence
 from detectron2.config import CfgNode
 from tabulate import tabulate
 
-from flowdet.experiments.comparison import Run, over_seeds
+from flowdet.experiments.comparison import Run, group_seeds
 from flowdet.experiments.comparison_table import (
-    describe,
     mean_and_std,
+    mean_std_cell,
     missing_row,
-    scaled,
-    seeds_done,
+    run_columns,
+    scaled_cell,
+    seeds_cell,
     trained_parameters,
-    with_spread,
 )
 from flowdet.reporting.results import backbone_of, method_of
 
-# what tells the rows of one run apart, see `result_rows`
+# the columns that distinguish the rows of one run, see `result_rows`
 _ROW_KEYS = ("weights", "metric", "mode", "block", "num_steps")
 
 
-def place_of(cfg: CfgNode) -> dict[str, str]:
-    """Where in the table a classifier is: `backbone`, `topology` and `method`."""
+def line_key(cfg: CfgNode) -> dict[str, str]:
+    """What identifies the table line of a classifier: its `backbone`, `topology` and `method`."""
     return {
         "backbone": backbone_of(cfg),
         "topology": cfg.MODEL.FLOW_CLS.TOPOLOGY,
@@ -35,13 +35,13 @@ def place_of(cfg: CfgNode) -> dict[str, str]:
 def mode_rows(runs: Sequence[Run]) -> list[dict]:
     """Rows of a result file: mean and standard deviation over the seeds.
 
-    One for each metric of each inference mode, with `"weights": "ema"` for the average of the
-    weights; and for each group `missing_runs`, and `trained_parameters` and `training_seconds` if
-    any of its runs is done.
+    A group of runs that differ only in their seed has a row for each metric of each inference mode
+    (rows with `"weights": "ema"` are of the averaged weights), and a row `missing_runs`. If any of
+    its runs is finished it also has rows `trained_parameters` and `training_seconds`.
     """
     rows = []
-    for group in over_seeds(runs):
-        common = describe(group[0]) | place_of(group[0].cfg)
+    for group in group_seeds(runs):
+        common = run_columns(group[0]) | line_key(group[0].cfg)
         done = [run for run in group if run.done]
         rows += [common | row for row in _accuracy_rows(done) + _cost_rows(done)]
         rows.append(common | missing_row(group))
@@ -51,11 +51,11 @@ def mode_rows(runs: Sequence[Run]) -> list[dict]:
 def _accuracy_rows(done: Sequence[Run]) -> list[dict]:
     values: dict[tuple, list[float]] = {}
     for row in (row for run in done for row in run.rows()):
-        # the configured mode has a row under its own name, too
+        # the configured mode also has a row with its name
         if row["mode"] != "default":
             key = tuple((name, row[name]) for name in _ROW_KEYS if name in row)
             values.setdefault(key, []).append(row["mean"])
-    return [dict(key) | mean_and_std(found) for key, found in values.items()]
+    return [dict(key) | mean_and_std(means) for key, means in values.items()]
 
 
 def _cost_rows(done: Sequence[Run]) -> list[dict]:
@@ -63,7 +63,7 @@ def _cost_rows(done: Sequence[Run]) -> list[dict]:
         return []
     count = trained_parameters(done[0].cfg)
     rows = [{"metric": "trained_parameters", "mean": count, "std": None, "n": 1}]
-    seconds = [found for run in done if (found := run.training_seconds()) is not None]
+    seconds = [value for run in done if (value := run.training_seconds()) is not None]
     if seconds:
         rows.append({"metric": "training_seconds", **mean_and_std(seconds)})
     return rows
@@ -72,48 +72,48 @@ def _cost_rows(done: Sequence[Run]) -> list[dict]:
 def mode_table(
     rows: Sequence[dict], weights: str = "raw", style: str = "simple", metric: str = "top1"
 ) -> str:
-    """The rows as a table: one line per backbone, topology and method.
+    """Formats the rows as a table with one line per backbone, topology and method.
 
     Args:
-        rows: of `mode_rows`.
-        weights: `raw`, or `ema` for the average of the weights where there is one.
-        style: of tabulate, e.g. `simple` or `github`.
-        metric: the accuracy shown.
+        rows: the rows of `mode_rows`.
+        weights: `raw`, or `ema` for the averaged weights of the models that have them.
+        style: a table format of tabulate, e.g. `simple` or `github`.
+        metric: the accuracy to show.
     """
     lines: dict[tuple, list[dict]] = {}
     for row in rows:
         lines.setdefault((row["backbone"], row["topology"], row["method"]), []).append(row)
     table = []
-    for place, found in lines.items():
-        count = found[0]["num_blocks"]
-        shown = weights if weights in averages_of(found) else "raw"
-        cells = {_cell(row): row for row in found if row["metric"] == metric and _of(row, shown)}
-        accuracies = [with_spread(cells.get(cell)) for cell in _columns(count).values()]
-        others = {row["metric"]: row for row in found if "mode" not in row}
-        parameters = scaled(others, "trained_parameters", 1e-6, 2)
-        about = [found[0]["epochs"], parameters, seeds_done(others)]
-        table.append([*place, count, shown, *accuracies, *about])
+    for key, line in lines.items():
+        count = line[0]["num_blocks"]
+        shown = weights if weights in averaged_weights(line) else "raw"
+        cells = {
+            _mode_and_number(row): row
+            for row in line
+            if row["metric"] == metric and row.get("weights", "raw") == shown
+        }
+        accuracies = [mean_std_cell(cells.get(cell)) for cell in _columns(count).values()]
+        others = {row["metric"]: row for row in line if "mode" not in row}
+        parameters = scaled_cell(others, "trained_parameters", 1e-6, 2)
+        training = [line[0]["epochs"], parameters, seeds_cell(others)]
+        table.append([*key, count, shown, *accuracies, *training])
     headers = ["backbone", "topology", "method", "T", "weights", *_columns(0)]
     headers += ["epochs", "trained parameters (M)", "seeds"]
     return tabulate(table, headers, tablefmt=style, disable_numparse=True)
 
 
-def averages_of(rows: Sequence[dict]) -> set[str]:
-    """Which averages of weights the rows tell of: `{"ema"}` or none."""
+def averaged_weights(rows: Sequence[dict]) -> set[str]:
+    """The kinds of averaged weights that the rows have results of: `{"ema"}` or none."""
     return {row["weights"] for row in rows if "weights" in row}
 
 
-def _of(row: dict, weights: str) -> bool:
-    return row.get("weights", "raw") == weights
-
-
-def _cell(row: dict) -> tuple[str, int | None]:
-    """A row's inference mode, and the block or the number of steps that it depends on."""
+def _mode_and_number(row: dict) -> tuple[str, int | None]:
+    """The inference mode of a row, and its block or number of steps (None for other modes)."""
     return row["mode"], row.get("block", row.get("num_steps"))
 
 
 def _columns(count: int) -> dict[str, tuple[str, int | None]]:
-    """What the columns show of a model of so many blocks."""
+    """The mode and number (see `_mode_and_number`) in each column, for a model of T blocks."""
     return {
         "probe": ("probe", None),
         "head": ("head", None),

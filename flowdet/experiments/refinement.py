@@ -25,127 +25,142 @@ from flowdet.experiments.comparison_table import mean_and_std
 from flowdet.flow import InferencePlan, solve
 from flowdet.reporting.results import method_of
 
-# a walk, and the step after which is decoded (from 1)
-Point = tuple[InferencePlan, int]
-# what is decoded there: the estimate, and what its scores are multiplied by
-Decodable = tuple[Point, Tensor, Tensor | None]
+# an inference plan, and the number of steps after which its estimate is decoded (from 1)
+PlanStep = tuple[InferencePlan, int]
+# with the estimate [B, M, d] after this step, and the factors [B, M] of its scores (None for 1)
+StepEstimate = tuple[PlanStep, Tensor, Tensor | None]
 
 
-def all_walks(num_blocks: int, max_steps: int) -> list[InferencePlan]:
-    """Every inference mode, in 1 to so many steps.
+def all_plans(num_blocks: int, max_steps: int) -> list[InferencePlan]:
+    """Every inference mode with every block and with 1 to `max_steps` steps.
 
     Raises:
         ValueError: `max_steps` is below 1.
     """
     if max_steps < 1:
         raise ValueError(f"the number of integration steps must be at least 1, got {max_steps}")
-    walks = [InferencePlan("single_step", block=block) for block in range(num_blocks)]
-    walks += [InferencePlan("ensemble")]
-    return walks + [
+    plans = [InferencePlan("single_step", block=block) for block in range(num_blocks)]
+    plans += [InferencePlan("ensemble")]
+    return plans + [
         InferencePlan(mode, steps)
         for mode in ("multi_step", "multi_step_ensemble")
         for steps in range(1, max_steps + 1)
     ]
 
 
-def decode_points(
-    model: FlowMatchingDetector, batch: int, tokens: ImageTokens, walks: Sequence[InferencePlan]
-) -> Iterator[Decodable]:
-    """The estimates [B, M, d] after every step of every walk, from one look at the images, and
-    what the scores are multiplied by.
+def plan_estimates(
+    model: FlowMatchingDetector, batch: int, tokens: ImageTokens, plans: Sequence[InferencePlan]
+) -> Iterator[StepEstimate]:
+    """The estimates of a flow detector after every step of every plan.
 
-    The last one of a walk is what `model.inference` decodes.
+    The images are encoded once for all plans. Only the last estimate of a plan has score factors:
+    it is what `model.inference` decodes.
+
+    Args:
+        model: in evaluation mode.
+        batch: B, the number of images.
+        tokens: the encoded images.
+        plans: the plans.
     """
     z_0 = model.initial_noise(batch)
-    for walk in walks:
-        mode, steps, block = walk
-        found = solve(model.flow, z_0, tokens, mode, num_steps=steps, block=block, trajectory=True)
-        yield from _decodable(model, walk, model.refinement_of(found))
+    for plan in plans:
+        mode, steps, block = plan
+        solution = solve(
+            model.flow, z_0, tokens, mode, num_steps=steps, block=block, trajectory=True
+        )
+        yield from _step_estimates(model, plan, model.refinement_of(solution))
 
 
-def decode_layers(model: SetDetector, tokens: ImageTokens) -> Iterator[Decodable]:
-    """The same for the layers of `BackpropDetector`."""
+def layer_estimates(model: SetDetector, tokens: ImageTokens) -> Iterator[StepEstimate]:
+    """The estimates of a `BackpropDetector` after every layer, as a plan of the mode `layers`."""
     refinement = model.refine(tokens, trajectory=True)
-    yield from _decodable(model, InferencePlan("layers", len(refinement.estimates)), refinement)
+    plan = InferencePlan("layers", len(refinement.estimates))
+    yield from _step_estimates(model, plan, refinement)
 
 
-def _decodable(
-    model: SetDetector, walk: InferencePlan, refinement: Refinement
-) -> Iterator[Decodable]:
+def _step_estimates(
+    model: SetDetector, plan: InferencePlan, refinement: Refinement
+) -> Iterator[StepEstimate]:
     *steps, z_1 = refinement.estimates
     for step, estimate in enumerate(steps, start=1):
-        yield (walk, step), estimate, None
-    yield (walk, len(refinement.estimates)), z_1, model.stability_factors(refinement)
+        yield (plan, step), estimate, None
+    yield (plan, len(refinement.estimates)), z_1, model.stability_factors(refinement)
 
 
-def _points(
-    model: SetDetector, inputs: Sequence[dict], walks: Sequence[InferencePlan]
-) -> Iterator[Decodable]:
+def _estimates(
+    model: SetDetector, inputs: Sequence[dict], plans: Sequence[InferencePlan]
+) -> Iterator[StepEstimate]:
     tokens = model.encode(inputs)
     if isinstance(model, FlowMatchingDetector):
-        return decode_points(model, len(inputs), tokens, walks)
-    return decode_layers(model, tokens)
+        return plan_estimates(model, len(inputs), tokens, plans)
+    return layer_estimates(model, tokens)
 
 
 @torch.no_grad()
 def refinement_rows(
     cfg: CfgNode,
     model: SetDetector,
-    walks: Sequence[InferencePlan],
+    plans: Sequence[InferencePlan],
     metrics: Sequence[str] = ("AP50", "AP75"),
     every_step: bool = True,
 ) -> list[dict]:
-    """Rows of a result file, from one pass over `DATASETS.TEST[0]`.
+    """Evaluates a detector after every step of every plan, in one pass over `DATASETS.TEST[0]`.
 
     Args:
-        cfg: resolved, of the model.
-        model: in evaluation mode, its weights loaded.
-        walks: what is measured of a `FlowMatchingDetector`; of others it is their layers.
-        metrics: of the evaluator.
-        every_step: measure the walks after each of their steps, not only at their end.
+        cfg: the resolved config of the model.
+        model: in evaluation mode, with its weights loaded.
+        plans: the plans of a `FlowMatchingDetector`; other detectors are evaluated after every
+            layer instead.
+        metrics: names of metrics of the evaluator.
+        every_step: evaluate after every step of a plan; otherwise only after its last step.
+
+    Returns:
+        Rows of a result file.
     """
-    name = cfg.DATASETS.TEST[0]
-    evaluators: dict[Point, DatasetEvaluator] = {}
-    for batch in tqdm(build_test_loader(cfg, name), desc="evaluate", unit="batch"):
-        for places in group_by_size(batch):
-            inputs = [batch[i] for i in places]
-            for point, z, confidence in _points(model, inputs, walks):
-                walk, step = point
-                if step < walk.num_steps and not every_step:
+    dataset = cfg.DATASETS.TEST[0]
+    evaluators: dict[PlanStep, DatasetEvaluator] = {}
+    for batch in tqdm(build_test_loader(cfg, dataset), desc="evaluate", unit="batch"):
+        for indices in group_by_size(batch):
+            inputs = [batch[i] for i in indices]
+            for plan_step, z, score_factors in _estimates(model, inputs, plans):
+                plan, step = plan_step
+                if step < plan.num_steps and not every_step:
                     continue
-                if point not in evaluators:
-                    evaluators[point] = build_evaluator(cfg, name)
-                    evaluators[point].reset()
-                outputs = [{"instances": x} for x in model.detections(z, inputs, confidence)]
-                evaluators[point].process(inputs, outputs)
+                if plan_step not in evaluators:
+                    evaluators[plan_step] = build_evaluator(cfg, dataset)
+                    evaluators[plan_step].reset()
+                detections = model.detections(z, inputs, score_factors)
+                outputs = [{"instances": instances} for instances in detections]
+                evaluators[plan_step].process(inputs, outputs)
     rows = []
     flow = model.flow if isinstance(model, FlowMatchingDetector) else None
-    for (walk, step), evaluator in tqdm(evaluators.items(), desc="average precision"):
-        found = evaluator.evaluate()["bbox"]
-        common = {"method": method_of(cfg), "dataset": name, "mode": walk.mode}
-        t = flow.times(walk.num_steps)[step] if flow else step / walk.num_steps
-        common |= {"num_steps": walk.num_steps, "step": step, "t": round(t, 4)}
-        if walk.mode == "single_step":
-            common["block"] = walk.block
+    for (plan, step), evaluator in tqdm(evaluators.items(), desc="average precision"):
+        values = evaluator.evaluate()["bbox"]
+        common = {"method": method_of(cfg), "dataset": dataset, "mode": plan.mode}
+        t = flow.times(plan.num_steps)[step] if flow else step / plan.num_steps
+        common |= {"num_steps": plan.num_steps, "step": step, "t": round(t, 4)}
+        if plan.mode == "single_step":
+            common["block"] = plan.block
         for metric in metrics:
-            # COCO's evaluator gives nan where nothing is found
-            if not math.isnan(found[metric]):
-                value = {"metric": metric, "mean": round(found[metric], 2), "std": None, "n": 1}
+            # COCO's evaluator returns nan where there are no detections
+            if not math.isnan(values[metric]):
+                value = {"metric": metric, "mean": round(values[metric], 2), "std": None, "n": 1}
                 rows.append(common | value)
     return rows
 
 
-def mean_over_runs(by_run: Sequence[Sequence[dict]]) -> list[dict]:
-    """The rows of several runs as one set: mean and standard deviation over the runs."""
+def mean_over_runs(rows_by_run: Sequence[Sequence[dict]]) -> list[dict]:
+    """Combines the rows of several runs into their mean and standard deviation over the runs."""
     values: dict[tuple, list[float]] = {}
-    for row in itertools.chain.from_iterable(by_run):
-        what = tuple((k, v) for k, v in row.items() if k not in ("mean", "std", "n"))
-        values.setdefault(what, []).append(row["mean"])
-    return [dict(what) | mean_and_std(found) for what, found in values.items()]
+    for row in itertools.chain.from_iterable(rows_by_run):
+        key = tuple((k, v) for k, v in row.items() if k not in ("mean", "std", "n"))
+        values.setdefault(key, []).append(row["mean"])
+    return [dict(key) | mean_and_std(means) for key, means in values.items()]
 
 
 def refinement_figure(rows: Sequence[dict], metric: str = "AP50") -> Figure:
-    """AP over the time t reached: a panel per mode of many steps, a line per number of steps."""
+    """AP over the integration step, with a panel per multi-step mode and a line per number of
+    steps; horizontal lines show the one-step modes."""
     rows = [row for row in rows if row["metric"] == metric]
     panels = [
         mode
@@ -155,16 +170,16 @@ def refinement_figure(rows: Sequence[dict], metric: str = "AP50") -> Figure:
     figure = Figure(figsize=(1.6 + 4.2 * len(panels), 3.8), layout="constrained")
     all_axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, mode in zip(all_axes, panels):
-        walks = sorted({row["num_steps"] for row in rows if row["mode"] == mode})
-        for place, steps in enumerate(walks):
+        step_counts = sorted({row["num_steps"] for row in rows if row["mode"] == mode})
+        for index, steps in enumerate(step_counts):
             points = [
                 (row["step"], row["mean"])
                 for row in rows
                 if row["mode"] == mode and row["num_steps"] == steps
             ]
-            color = colormaps["viridis"](0.9 * place / max(len(walks) - 1, 1))
+            color = colormaps["viridis"](0.9 * index / max(len(step_counts) - 1, 1))
             axes.plot(*zip(*points), marker="o", color=color, label=f"{steps} steps")
-        _mark_single_steps(axes, rows)
+        _draw_one_step_modes(axes, rows)
         axes.set(title=mode, xlabel="integration step", ylabel=metric, ylim=(0, None))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
@@ -173,8 +188,8 @@ def refinement_figure(rows: Sequence[dict], metric: str = "AP50") -> Figure:
     return figure
 
 
-def _mark_single_steps(axes, rows: Sequence[dict]) -> None:
-    """Level lines of the modes of one step."""
+def _draw_one_step_modes(axes, rows: Sequence[dict]) -> None:
+    """Draws the accuracy of `ensemble` and of `single_step` with block 0 as horizontal lines."""
     for row in rows:
         if row["mode"] == "ensemble":
             axes.axhline(row["mean"], color="C1", linestyle="--", label="ensemble")

@@ -1,4 +1,4 @@
-"""Single training steps, as the measurements take them."""
+"""Single training steps and short trainings, for the measurements."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from flowdet.engine.config import with_keys
 from flowdet.engine.task_builders import task_of
 
 
-def losses(model: nn.Module, batch: list[dict], amp: bool = False) -> torch.Tensor:
-    """The sum of a model's losses; under autocast, as `AMPTrainer` has it, if `amp`."""
+def total_loss(model: nn.Module, batch: list[dict], amp: bool = False) -> torch.Tensor:
+    """The sum of a model's losses for a batch, a scalar; `amp` computes it under autocast."""
     with torch.autocast(model.device.type, enabled=amp):
         return sum(model(batch).values())
 
@@ -25,18 +25,23 @@ def losses(model: nn.Module, batch: list[dict], amp: bool = False) -> torch.Tens
 def train_step(
     model: nn.Module, batch: list[dict], optimizer: torch.optim.Optimizer, amp: bool = False
 ) -> None:
-    """Forward, backward and update."""
-    losses(model, batch, amp).backward()
+    """One training step: forward, backward and update."""
+    total_loss(model, batch, amp).backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
 
 class ShortTraining:
-    """Trains a model a little, to be looked at on the same batches again and again.
+    """Trains a model for a few iterations, with fixed batches on which it can be measured.
 
     Args:
-        cfg: resolved.
-        num_batches: kept to be looked at; the batches after them are trained on.
+        cfg: the resolved config.
+        num_batches: the first batches of the loader, which are kept for the measurements; the
+            model is trained on the batches after them.
+
+    Attributes:
+        batches: the kept batches.
+        iteration: the number of training steps so far.
     """
 
     def __init__(self, cfg: CfgNode, num_batches: int):
@@ -50,7 +55,7 @@ class ShortTraining:
         self.iteration = 0
 
     def train_until(self, iteration: int) -> None:
-        """Plain training steps at `SOLVER.BASE_LR`."""
+        """Trains until this iteration, at the constant learning rate `SOLVER.BASE_LR`."""
         while self.iteration < iteration:
             seed_all_rng(max(self.cfg.SEED, 0) + self.iteration)
             train_step(self.model, next(self._loader), self.optimizer)
@@ -58,7 +63,10 @@ class ShortTraining:
 
 
 def synthetic_batch(cfg: CfgNode, batch_size: int) -> list[dict]:
-    """Images of noise with two objects each, in the form of `FlowDatasetMapper`."""
+    """Noise images with two objects each, in the format of `FlowDatasetMapper`.
+
+    The images have the size `INPUT.FIXED_SIZE`, or 256x256 pixels where it is not set.
+    """
     height, width = cfg.INPUT.FIXED_SIZE if all(cfg.INPUT.FIXED_SIZE) else (256, 256)
     generator = torch.Generator().manual_seed(0)
     batch = []
@@ -68,10 +76,10 @@ def synthetic_batch(cfg: CfgNode, batch_size: int) -> list[dict]:
         instances.gt_boxes = Boxes(boxes * torch.tensor([width, height, width, height]))
         instances.gt_classes = torch.zeros(2, dtype=torch.long)
         image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
-        batch.append({"image": image, "instances": instances, "image_id": f"made_up_{number}"})
+        batch.append({"image": image, "instances": instances, "image_id": f"synthetic_{number}"})
     return batch
 
 
-def for_measuring(cfg: CfgNode) -> CfgNode:
-    """A copy that leaves no made-up images in a folder of cached features."""
+def without_feature_cache(cfg: CfgNode) -> CfgNode:
+    """A copy of a config without a feature cache on disk, which synthetic images must not enter."""
     return with_keys(cfg, {"MODEL.FLOW_DET.FEATURE_CACHE_DIR": ""})

@@ -1,10 +1,11 @@
 import fcntl
 import json
 import os
+import sys
 
 import pytest
 
-from flowdet.experiments.comparison import Budget, Comparison, Run, over_seeds
+from flowdet.experiments.comparison import Budget, Comparison, Run, group_seeds
 from flowdet.experiments.comparison_table import (
     accuracy_rows,
     comparison_table,
@@ -13,7 +14,7 @@ from flowdet.experiments.comparison_table import (
 )
 from tests.detection.tiny import CONFIGS, SIZES
 
-# stands for tools/train_net.py: notes that it ran, fails for the seed it is told to
+# replaces the training command: records that it ran, and fails for the seed FAIL_SEED
 TRAIN = """
 import json, os, sys, time
 words = sys.argv[1:]
@@ -69,7 +70,7 @@ def compare(tmp_path, overrides):
             for seed in seeds
             for method in methods
         ]
-        return Comparison(runs, script)
+        return Comparison(runs, [sys.executable, str(script)])
 
     return build
 
@@ -81,7 +82,7 @@ def test_budgets():
     assert isinstance(Budget.parse("8:6.0").epochs, int)
     wrong = ("8", "8:0", "a:b", "8:inf", "8:nan", "0:4", "8:1:0", "8:1:-1e-4", "8:1:nan", "8:1:1:1")
     for text in wrong:
-        with pytest.raises(ValueError, match=f"'{text}' is no budget: give batch size:epochs"):
+        with pytest.raises(ValueError, match=f"'{text}' is not a budget: use BATCH_SIZE:EPOCHS"):
             Budget.parse(text)
 
 
@@ -94,21 +95,21 @@ def test_runs_are_planned_from_the_dataset(compare):
         "flow_batch4_seed0",
         "backprop_batch4_seed0",
     ]
-    # both sides: the same data, optimizer and schedule, but for the learning rate of their configs
+    # both methods have the same data, optimizer and schedule; the budget sets the learning rate
     assert comparison.runs[-2].method != last.method
     assert comparison.runs[-2].cfg.SOLVER == last.cfg.SOLVER
     assert first.cfg.DATALOADER == comparison.runs[1].cfg.DATALOADER
 
 
-def test_part_of_an_epoch(compare):
-    # 8 images
+def test_fraction_of_an_epoch(compare):
+    # 8 images: two iterations per epoch
     (run,) = compare(budgets=["4:2.5"], seeds=[0], methods=["flow"]).runs
     assert run.cfg.SOLVER.MAX_ITER == 5 and run.images == 20
-    # what is written before the training is what the training says it is
+    # the overrides, which the training command gets, have the same number
     assert run.overrides[run.overrides.index("SOLVER.MAX_ITER") + 1] == "5"
 
 
-def test_what_is_done_is_not_done_again(compare):
+def test_finished_runs_are_not_trained_again(compare):
     for _ in range(2):
         comparison = compare()
         comparison.train()
@@ -118,7 +119,7 @@ def test_what_is_done_is_not_done_again(compare):
         assert (run.folder / "output.txt").read_text() == "resuming\n"
 
 
-def test_a_failed_run_is_reported_and_tried_again(compare, monkeypatch):
+def test_failed_runs_are_reported_and_trained_again(compare, monkeypatch):
     monkeypatch.setenv("FAIL_SEED", "1")
     comparison = compare()
     comparison.train()
@@ -137,7 +138,7 @@ def test_a_failed_run_is_reported_and_tried_again(compare, monkeypatch):
     assert (comparison.runs[-1].folder / "calls").read_text() == "xx"
 
 
-def test_a_method_that_never_works_leaves_the_others_their_table(compare, monkeypatch):
+def test_table_without_any_finished_run_of_a_method(compare, monkeypatch):
     comparison = compare(seeds=[0], methods=["flow"])
     comparison.train()
     both = compare(seeds=[0], extra=["MODEL.FLOW_DET.SELF_CONDITIONING", "True"])
@@ -149,19 +150,19 @@ def test_a_method_that_never_works_leaves_the_others_their_table(compare, monkey
     assert backprop.count(" - ") == 5 and "0 (1 failed or not run)" in backprop
 
 
-def test_a_stop_ends_the_training_and_the_next_call_goes_on(compare, monkeypatch):
+def test_interruption_stops_the_training_and_the_next_call_resumes(compare, monkeypatch):
     monkeypatch.setattr("flowdet.experiments.comparison._POLL_SECONDS", 0.1)
     monkeypatch.setenv("SLEEP", "1")
     comparison = compare(seeds=[0], methods=["flow"])
     (run,) = comparison.runs
 
-    def stop_when_it_runs(self):
+    def interrupt_once_it_runs(self):
         if (self.folder / "pid").is_file() and (self.folder / "pid").read_text():
             raise KeyboardInterrupt
         return 0
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "images_so_far", stop_when_it_runs)
+        patch.setattr(Run, "images_so_far", interrupt_once_it_runs)
         with pytest.raises(KeyboardInterrupt):
             comparison.train()
     with pytest.raises(ProcessLookupError):
@@ -171,7 +172,7 @@ def test_a_stop_ends_the_training_and_the_next_call_goes_on(compare, monkeypatch
     comparison = compare(seeds=[0], methods=["flow"])
     comparison.train()
     assert run.done and not comparison.failed
-    # checkpoints to go on from are not kept beyond the end
+    # a finished run needs no checkpoints to resume from
     assert not list(run.folder.glob("model_0*.pth"))
 
 
@@ -181,13 +182,13 @@ def test_one_training_at_a_time_in_a_folder(compare):
     run.folder.mkdir(parents=True)
     with open(run.folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(BlockingIOError, match="is being trained by another process"):
+        with pytest.raises(BlockingIOError, match="another process is training in"):
             comparison.train()
     comparison.train()
     assert run.done
 
 
-def test_a_folder_of_another_config_is_refused(compare):
+def test_a_run_of_another_config_in_the_folder_is_an_error(compare):
     comparison = compare(seeds=[0], methods=["flow"])
     (run,) = comparison.runs
     run.folder.mkdir(parents=True)
@@ -198,7 +199,7 @@ def test_a_folder_of_another_config_is_refused(compare):
 
 
 def test_two_runs_in_one_folder(compare):
-    with pytest.raises(ValueError, match="two runs would go to .*flow_batch4_seed0"):
+    with pytest.raises(ValueError, match="two runs have the same folder .*flow_batch4_seed0"):
         compare(budgets=["4:2", "4:3"], methods=["flow"])
 
 
@@ -206,11 +207,11 @@ def test_table_of_accuracy_and_costs(compare):
     comparison = compare()
     comparison.train()
     rows = accuracy_rows(comparison.runs, ["AP50", "AP75"]) + cost_rows(comparison.runs)
-    found = {(row["method"], row["metric"]): row for row in rows}
-    ap50 = found["flow", "AP50"]
+    by_metric = {(row["method"], row["metric"]): row for row in rows}
+    ap50 = by_metric["flow", "AP50"]
     assert (ap50["mean"], ap50["std"], ap50["n"]) == (5.0, 7.07, 2)
-    assert found["flow", "trained_parameters"]["mean"] > 1000
-    assert found["backprop", "step_seconds"]["mean"] > 0
+    assert by_metric["flow", "trained_parameters"]["mean"] > 1000
+    assert by_metric["backprop", "step_seconds"]["mean"] > 0
     table = comparison_table(rows, ["AP50", "AP75"], "github")
     header, _, flow, backprop = table.splitlines()
     assert header.startswith("| method") and "activations (MiB)" in header
@@ -219,11 +220,11 @@ def test_table_of_accuracy_and_costs(compare):
     json.dumps(rows, allow_nan=False)
 
 
-def test_runs_of_a_name_differ_in_the_seed_alone(compare, tmp_path, overrides):
+def test_runs_of_one_name_differ_only_in_their_seed(compare, tmp_path, overrides):
     config, budget = str(CONFIGS / "digits_flow.yaml"), Budget(4, 2)
     named = Run.plan(config, budget, 3, tmp_path / "out", overrides, "mine")
     assert named.folder == tmp_path / "out" / "mine_seed3"
-    groups = over_seeds([*compare().runs, named])
+    groups = group_seeds([*compare().runs, named])
     assert [[run.seed for run in group] for group in groups] == [[0, 1], [0, 1], [3]]
     assert [group[0].method for group in groups] == ["flow", "backprop", "flow"]
 
@@ -239,5 +240,5 @@ def test_progress_counts_images(compare, tmp_path):
     run.folder.mkdir(parents=True)
     (run.folder / "metrics.json").write_text('{"iteration": 1, "total_loss": 1.0}\n{"iter')
     assert run.images_so_far() == 8
-    assert run.last_words() == "it has printed nothing"
+    assert run.last_output_line() == "it printed nothing"
     assert run.training_seconds() is None

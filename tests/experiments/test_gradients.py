@@ -22,7 +22,8 @@ def test_variance_by_hand():
         for block, gradient in zip(blocks, gradients[number]):
             block.weight.grad = None if gradient is None else torch.tensor([gradient])
 
-    # variances 2 and 0 of the first, 8 of the second, whose first gradient is none
+    # the parameters of the first block have variances 2 and 0, that of the second, whose first
+    # gradient is missing, 8
     assert block_variances(blocks, backward, 2) == pytest.approx([1.0, 8.0])
 
 
@@ -42,12 +43,17 @@ def cfg(voc_dataset):
     return resolve_config(cfg)
 
 
-def test_both_sides_see_the_same_batches_and_looking_changes_nothing(cfg):
+def test_all_methods_are_measured_on_the_same_batches(cfg):
     flow = GradientStatistics(cfg, 2)
-    other = GradientStatistics(with_keys(cfg, METHODS["backprop"]), 2)
-    for ours, theirs in zip(flow.batches, other.batches):
-        assert [x["image_id"] for x in ours] == [x["image_id"] for x in theirs]
-        assert all(torch.equal(a["image"], b["image"]) for a, b in zip(ours, theirs))
+    backprop = GradientStatistics(with_keys(cfg, METHODS["backprop"]), 2)
+    assert len(flow.batches) == len(backprop.batches) == 2
+    for batch, other in zip(flow.batches, backprop.batches):
+        assert [x["image_id"] for x in batch] == [x["image_id"] for x in other]
+        assert all(torch.equal(a["image"], b["image"]) for a, b in zip(batch, other))
+
+
+def test_measuring_variances_does_not_change_the_model(cfg):
+    flow = GradientStatistics(cfg, 2)
     before = {name: x.clone() for name, x in flow.model.state_dict().items()}
     first = flow.variances()
     assert flow.variances() == first

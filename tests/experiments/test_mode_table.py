@@ -3,7 +3,7 @@ import json
 import pytest
 
 from flowdet.experiments.comparison import Budget, Run
-from flowdet.experiments.mode_table import mode_rows, mode_table, place_of
+from flowdet.experiments.mode_table import line_key, mode_rows, mode_table
 from flowdet.reporting.results import result_rows
 from tests.detection.tiny import CONFIGS
 
@@ -12,7 +12,7 @@ TINY = [
     *("MODEL.DEVICE", "cpu", "MODEL.CNN.CHANNELS", "[4,4,4]", "MODEL.FLOW_CLS.BLOCK_DIM", "8"),
     *("MODEL.VIT.HIDDEN_DIM", "8", "MODEL.FLOW_CLS.HIDDEN_DIM", "8", "MODEL.VIT.NUM_HEADS", "2"),
 ]
-# what a flow classifier of three blocks is evaluated to; the configured mode comes first
+# the results of a flow classifier with three blocks; `top1` is that of the configured mode
 MODES = {
     "top1": 50.0,
     "top1-ensemble": 50.0,
@@ -31,19 +31,19 @@ MODES = {
 
 @pytest.fixture
 def plan(tmp_path):
-    """A run of a config, under the name it has in the table."""
+    """Plans a run of a config, named after its line in the table."""
 
     def build(config, seed=0):
         file = str(CONFIGS / "cls" / f"{config}.yaml")
         run = Run.plan(file, Budget(16, 2), seed, tmp_path, TINY)
-        name = "_".join(place_of(run.cfg).values())
+        name = "_".join(line_key(run.cfg).values())
         return Run.plan(file, Budget(16, 2), seed, tmp_path, TINY, name)
 
     return build
 
 
 def finish(run, metrics, averaged=None):
-    """Leaves what `tools/train_net.py` leaves."""
+    """Writes the files of a finished training."""
     tasks = {"classification": metrics}
     if averaged:
         tasks["classification_ema"] = averaged
@@ -54,12 +54,12 @@ def finish(run, metrics, averaged=None):
     (run.folder / "metrics.json").write_text("\n".join(map(json.dumps, records)))
 
 
-def plus(metrics, number):
+def add(metrics, number):
     return {name: value + number for name, value in metrics.items()}
 
 
 def cells(table):
-    """The lines below the header, as lists of cells."""
+    """The cells of the lines below the header."""
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
 
 
@@ -78,7 +78,7 @@ def test_names_of_runs(plan, config, name):
 def test_rows_of_every_mode_over_seeds(plan):
     runs = [plan("cifar10_flow_cnn", seed) for seed in (0, 1, 2)]
     finish(runs[0], MODES)
-    finish(runs[1], plus(MODES, 2.0))
+    finish(runs[1], add(MODES, 2.0))
     rows = mode_rows(runs)
     ensemble = {"weights": None, "metric": "top1", "mode": "ensemble"}
     (row,) = [r for r in rows if ensemble.items() <= ({"weights": None} | r).items()]
@@ -87,7 +87,7 @@ def test_rows_of_every_mode_over_seeds(plan):
     assert all(place.items() <= row.items() for row in rows)
     blocks = {row["block"]: row["mean"] for row in rows if row.get("mode") == "single_step"}
     assert blocks == {0: 42.0, 1: 43.0, 2: 44.0}
-    # the configured mode is there under its name alone
+    # no second row for the configured mode
     assert sum("mode" in row for row in rows) == len(MODES) - 1
     others = {row["metric"]: row for row in rows if "mode" not in row}
     assert (others["missing_runs"]["mean"], others["missing_runs"]["n"]) == (1, 3)
@@ -114,13 +114,13 @@ def test_one_line_per_backbone_topology_and_method(plan):
 
 def test_averaged_weights(plan):
     averaged, plain = plan("cifar10_flow_cnn"), plan("cifar10_flow_vit")
-    finish(averaged, MODES, plus(MODES, 5.0))
+    finish(averaged, MODES, add(MODES, 5.0))
     finish(plain, MODES)
     rows = mode_rows([averaged, plain])
     ema = [row for row in rows if row.get("weights") == "ema"]
     assert len(ema) == len(MODES) - 1 and {row["backbone"] for row in ema} == {"cnn"}
     probes = [(line[4], line[5]) for line in cells(mode_table(rows, style="github"))]
     assert probes == [("raw", "70.0"), ("raw", "70.0")]
-    # where there is no average, the weights as they are
+    # a model without averaged weights shows its raw weights
     probes = [(line[4], line[5]) for line in cells(mode_table(rows, "ema", "github"))]
     assert probes == [("ema", "75.0"), ("raw", "70.0")]

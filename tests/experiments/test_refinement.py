@@ -3,9 +3,9 @@ import torch
 
 from flowdet.engine import resolve_config
 from flowdet.experiments.refinement import (
-    all_walks,
-    decode_points,
+    all_plans,
     mean_over_runs,
+    plan_estimates,
     refinement_figure,
     refinement_rows,
 )
@@ -24,34 +24,38 @@ def cfg(voc_dataset):
     return resolve_config(cfg, training=False)
 
 
-@pytest.mark.parametrize("draws", [0, 2])
+@pytest.mark.parametrize("samples", [0, 2])
 @pytest.mark.parametrize("mode", ["single_step", "ensemble", "multi_step", "multi_step_ensemble"])
 @torch.no_grad()
-def test_the_last_step_is_what_inference_finds(mode, draws):
-    keys = {"NUM_STEPS": 2, "SINGLE_STEP_BLOCK": 1, "STABILITY_SAMPLES": draws}
+def test_last_step_equals_inference(mode, samples):
+    keys = {"NUM_STEPS": 2, "SINGLE_STEP_BLOCK": 1, "STABILITY_SAMPLES": samples}
     model = tiny_model(INFERENCE_MODE=mode, **keys).eval()
     tokens = model.encode(batch())
-    points = {point: found for point, *found in decode_points(model, 2, tokens, all_walks(3, 2))}
+    estimates = {key: values for key, *values in plan_estimates(model, 2, tokens, all_plans(3, 2))}
     steps = 2 if mode.startswith("multi_step") else 1
     block = 1 if mode == "single_step" else 0
-    z, confidence = points[InferencePlan(mode, steps, block), steps]
-    decoded = model.detections(z, batch(), confidence)
-    for found, wanted in zip(decoded, model(batch())):
-        torch.testing.assert_close(found.scores, wanted["instances"].scores)
+    z, score_factors = estimates[InferencePlan(mode, steps, block), steps]
+    detections = model.detections(z, batch(), score_factors)
+    for predicted, expected in zip(detections, model(batch()), strict=True):
+        expected = expected["instances"]
+        assert len(expected) > 0
+        torch.testing.assert_close(predicted.scores, expected.scores, atol=1e-4, rtol=0)
+        boxes, expected_boxes = predicted.pred_boxes.tensor, expected.pred_boxes.tensor
+        torch.testing.assert_close(boxes, expected_boxes, atol=0.01, rtol=0)
 
 
-def test_every_step_of_every_mode_is_measured(cfg):
-    rows = refinement_rows(cfg, tiny_model().eval(), all_walks(3, 3), metrics=["AP50"])
-    walks = [(row["mode"], row["num_steps"], row["step"]) for row in rows]
+def test_every_step_of_every_mode_is_evaluated(cfg):
+    rows = refinement_rows(cfg, tiny_model().eval(), all_plans(3, 3), metrics=["AP50"])
+    steps = [(row["mode"], row["num_steps"], row["step"]) for row in rows]
     # three blocks, one ensemble, and 1 + 2 + 3 steps in two modes
-    assert len(walks) == 3 + 1 + 2 * 6
-    assert ("multi_step_ensemble", 3, 2) in walks
+    assert len(steps) == 3 + 1 + 2 * 6
+    assert ("multi_step_ensemble", 3, 2) in steps
     assert {row["block"] for row in rows if row["mode"] == "single_step"} == {0, 1, 2}
     assert all(0 <= row["mean"] <= 100 for row in rows)
     assert len(refinement_figure(rows).axes) == 2
 
 
-def test_several_runs_become_their_mean():
+def test_mean_over_runs():
     def rows(first, last):
         common = {"mode": "multi_step", "metric": "AP50", "std": None, "n": 1}
         return [common | {"num_steps": 1, "mean": first}, common | {"num_steps": 2, "mean": last}]
@@ -63,7 +67,7 @@ def test_several_runs_become_their_mean():
     assert mean_over_runs([rows(10.0, 20.0)]) == rows(10.0, 20.0)
 
 
-def test_layers_of_the_baseline(cfg):
+def test_baseline_is_evaluated_after_every_layer(cfg):
     model = tiny_model(file="digits_backprop.yaml").eval()
     rows = refinement_rows(cfg, model, [], metrics=["AP50"])
     assert [row["step"] for row in rows] == [1, 2, 3]
@@ -71,12 +75,12 @@ def test_layers_of_the_baseline(cfg):
     assert len(refinement_figure(rows).axes) == 1
 
 
-def test_the_end_of_each_walk(cfg):
-    walks = [InferencePlan("multi_step", 3), InferencePlan("single_step", block=2)]
-    rows = refinement_rows(cfg, tiny_model().eval(), walks, metrics=["AP50"], every_step=False)
+def test_evaluation_after_the_last_step_only(cfg):
+    plans = [InferencePlan("multi_step", 3), InferencePlan("single_step", block=2)]
+    rows = refinement_rows(cfg, tiny_model().eval(), plans, metrics=["AP50"], every_step=False)
     assert [(row["mode"], row["step"]) for row in rows] == [("multi_step", 3), ("single_step", 1)]
 
 
-def test_no_steps():
+def test_number_of_steps_must_be_positive():
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        all_walks(3, 0)
+        all_plans(3, 0)
