@@ -104,22 +104,23 @@ def measure_pair(cfgs: dict[str, CfgNode], batch_size: int, rounds: int) -> list
         batch_size: images per call.
         rounds: measurements.
     """
-    runs, rows = {}, []
+    parts: dict[str, dict] = {"model": {}, "decoder": {}}
+    rows = []
     common = {"dataset": cfgs["flow"].DATASETS.TEST[0], "batch_size": batch_size}
     for method, cfg in cfgs.items():
         model, batch = build_detector(cfg), synthetic_batch(cfg, batch_size)
         with torch.no_grad():
             tokens = model.encode(batch)
-        runs[method, "model"] = partial(model.inference, batch)
-        runs[method, "decoder"] = partial(run_decoder, model, tokens)
+        parts["model"][method] = partial(model.inference, batch)
+        parts["decoder"][method] = partial(run_decoder, model, tokens)
         calls = count_block_calls(model, tokens)
         rows.append({"method": method, "metric": "block_calls", "mean": calls, "std": None, "n": 1})
-    seconds = interleaved_seconds(runs, rounds)
-    for part in ("model", "decoder"):
-        for method in cfgs:
-            values = [1000 * x / batch_size for x in seconds[method, part]]
-            rows.append(_row(values, method, "ms_per_image", part))
-        pairs = zip(seconds["flow", part], seconds["backprop", part], strict=True)
+    for part, runs in parts.items():
+        seconds = interleaved_seconds(runs, rounds)
+        for method, values in seconds.items():
+            milliseconds = [1000 * x / batch_size for x in values]
+            rows.append(_row(milliseconds, method, "ms_per_image", part))
+        pairs = zip(seconds["flow"], seconds["backprop"], strict=True)
         ratios = [flow / backprop for flow, backprop in pairs]
         rows.append(_row(ratios, "flow", "inference_ratio_to_backprop", part))
     return [row | common for row in rows]
