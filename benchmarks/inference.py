@@ -107,6 +107,7 @@ def measure_pair(cfgs: dict[str, CfgNode], batch_size: int, rounds: int) -> list
     parts: dict[str, dict] = {"model": {}, "decoder": {}}
     rows = []
     common = {"dataset": cfgs["flow"].DATASETS.TEST[0], "batch_size": batch_size}
+    common["threads"] = torch.get_num_threads()
     for method, cfg in cfgs.items():
         model, batch = build_detector(cfg), synthetic_batch(cfg, batch_size)
         with torch.no_grad():
