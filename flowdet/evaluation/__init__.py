@@ -1,1 +1,1 @@
-"""Evaluation: average precision, top-k accuracy, matching of detections, previews of test images."""
+"""Evaluation: average precision, top-k accuracy, matching of detections, previews."""

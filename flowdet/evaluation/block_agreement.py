@@ -1,4 +1,4 @@
-"""Agreement of the flow blocks on a detection."""
+"""Agreement of the flow blocks about a detection."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ def check_has_blocks(model: object) -> None:
 def block_agreement(
     model: SetDetector, tokens: ImageTokens, inputs: list[dict], instances: list[Instances]
 ) -> list[dict]:
-    """Evaluates every block at the state before the last step and compares the detections; an
-    `ImageAnalysis`. It adds the fields of `add_block_agreement` to `instances`.
+    """Evaluates every block at the state before the last step and compares their predictions.
+
+    An `ImageAnalysis`: it adds the fields of `add_block_agreement` to `instances` and nothing to
+    the results.
 
     Raises:
         ValueError: as `check_has_blocks`.
@@ -44,15 +46,15 @@ def block_agreement(
 
 
 def add_block_agreement(instances: Instances, boxes: Tensor, scores: Tensor) -> None:
-    """Adds fields to N detections, from the predictions of T blocks.
+    """Adds measures of agreement to N detections, from the predictions of T blocks.
 
     Args:
-        instances: gets `block_boxes` and `block_scores` (the arguments); `box_spread` [N], the
-            standard deviation over the blocks of a side of the box, in pixels, averaged over its
-            four sides; and `agreement` [N], the mean score of the blocks times the mean IoU of their
-            boxes with that of the detection.
-        boxes: [N, T, 4], absolute xyxy.
-        scores: [N, T], of the class of the detection.
+        instances: the detections. These fields are added: `block_boxes` and `block_scores`, the
+            other arguments; `box_spread` [N], the standard deviation over the blocks of a side of
+            the box, in pixels, averaged over its four sides; and `agreement` [N], the mean score of
+            the blocks times the mean IoU of their boxes with that of the detection.
+        boxes: of the blocks for the query of each detection, [N, T, 4], absolute xyxy.
+        scores: of the blocks for the class of each detection, [N, T].
     """
     instances.block_boxes, instances.block_scores = boxes, scores
     # the T blocks are the whole population, not a sample: no Bessel correction

@@ -1,4 +1,4 @@
-"""Top-1, top-5 and top-10 accuracy of every inference mode."""
+"""Classification accuracy: top-1, top-5 and top-10 of every inference mode."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from tabulate import tabulate
 
 from flowdet.data.classification.loaders import labels_of
 
-TOP = (1, 5, 10)
+TOP_K = (1, 5, 10)
 
 
 class ClassificationEvaluator(DatasetEvaluator):
-    """Counts how often the true class is among the first 1, 5 and 10, mode by mode.
+    """Top-k accuracy of every inference mode.
 
-    The labels come from the dataset, by image id: the model never sees them.
+    The labels are looked up in the dataset by image id: the model never sees them.
 
     Args:
-        dataset_name: registered, with classification records.
+        dataset_name: a registered classification dataset.
     """
 
     def __init__(self, dataset_name: str):
@@ -30,12 +30,17 @@ class ClassificationEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
+        """Forgets all predictions."""
         self._seen: set = set()
         self._modes: list[str] = []
-        self._hits: torch.Tensor | int = 0
+        self._correct: torch.Tensor | int = 0
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Counts a batch of a `Classifier`'s outputs.
+        """Counts the correct predictions of a batch.
+
+        Args:
+            inputs: dicts with `image_id`.
+            outputs: of a `Classifier`: `logits` [modes, C] and `modes`, their names.
 
         Raises:
             ValueError: a logit is not finite.
@@ -51,17 +56,18 @@ class ClassificationEvaluator(DatasetEvaluator):
         self._modes = outputs[0]["modes"]
         labels = torch.tensor([self._labels[x["image_id"]] for x in inputs])
         self._seen.update(x["image_id"] for x in inputs)
-        self._hits = self._hits + hits(logits, labels)
+        self._correct = self._correct + count_correct(logits, labels)
 
     def evaluate(self) -> OrderedDict | None:
-        """{"classification": {...}} in per cent on the main process, None on the others.
+        """The accuracies in percent, {"classification": {...}}, on the main process; None on the
+        others.
 
         Keys: "top1", "top5", "top10" of the configured mode, and "top1-MODE", ... of every mode.
 
         Raises:
-            ValueError: images were left out, or none was seen.
+            ValueError: not all images of the dataset were processed.
         """
-        parts = comm.gather((self._seen, self._modes, self._hits), dst=0)
+        parts = comm.gather((self._seen, self._modes, self._correct), dst=0)
         if not comm.is_main_process():
             return None
         seen = set().union(*(part[0] for part in parts))
@@ -70,32 +76,32 @@ class ClassificationEvaluator(DatasetEvaluator):
                 f"{self._dataset_name}: {len(seen)} of {len(self._labels)} images were evaluated"
             )
         modes = next(part[1] for part in parts if part[1])
-        shares = sum(part[2] for part in parts) * (100 / len(seen))
-        results = {f"top{k}": float(shares[0, i]) for i, k in enumerate(TOP)}
-        for mode, row in zip(modes, shares.tolist(), strict=True):
-            results |= {f"top{k}-{mode}": value for k, value in zip(TOP, row)}
-        self._log(modes, shares.tolist())
+        accuracies = sum(part[2] for part in parts) * (100 / len(seen))
+        results = {f"top{k}": float(accuracies[0, i]) for i, k in enumerate(TOP_K)}
+        for mode, row in zip(modes, accuracies.tolist(), strict=True):
+            results |= {f"top{k}-{mode}": value for k, value in zip(TOP_K, row)}
+        self._log(modes, accuracies.tolist())
         return OrderedDict(classification=results)
 
-    def _log(self, modes: list[str], shares: list[list[float]]) -> None:
-        # detectron2 itself prints no metric with a hyphen
-        headers = ["mode", *(f"top{k}" for k in TOP)]
-        rows = [[mode, *row] for mode, row in zip(modes, shares, strict=True)]
+    def _log(self, modes: list[str], accuracies: list[list[float]]) -> None:
+        # detectron2's own table leaves out metrics with a hyphen
+        headers = ["mode", *(f"top{k}" for k in TOP_K)]
+        rows = [[mode, *row] for mode, row in zip(modes, accuracies, strict=True)]
         table = tabulate(rows, headers, tablefmt="pipe", floatfmt=".2f")
-        logging.getLogger(__name__).info("%s, per cent:\n%s", self._dataset_name, table)
+        logging.getLogger(__name__).info("%s, percent:\n%s", self._dataset_name, table)
 
 
-def hits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """How many of B images have their label among the first 1, 5, 10.
+def count_correct(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Counts the images whose label is among the k most probable classes, for k in `TOP_K`.
 
     Args:
         logits: [B, modes, C].
         labels: [B].
 
     Returns:
-        [modes, 3]; with fewer than k classes every image counts.
+        [modes, 3]; with fewer than k classes every image counts as correct.
     """
-    own = logits.gather(2, labels[:, None, None].expand(-1, logits.shape[1], 1))
-    # equal logits count against the image: a model that says nothing finds nothing
-    rank = (logits >= own).sum(dim=2) - 1
-    return torch.stack([(rank < min(k, logits.shape[2])).sum(dim=0) for k in TOP], dim=1)
+    of_label = logits.gather(2, labels[:, None, None].expand(-1, logits.shape[1], 1))
+    # equal logits rank before the label, so that a constant output is never correct
+    rank = (logits >= of_label).sum(dim=2) - 1
+    return torch.stack([(rank < min(k, logits.shape[2])).sum(dim=0) for k in TOP_K], dim=1)

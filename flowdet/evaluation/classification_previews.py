@@ -1,4 +1,4 @@
-"""Pictures of a few test images: what a classifier takes them for."""
+"""Previews of a classifier: a sheet of test images with their predicted classes."""
 
 from __future__ import annotations
 
@@ -11,32 +11,31 @@ from PIL import Image
 from torch import Tensor, nn
 
 from flowdet.data.classification.datasets import get_classification_dicts
-from flowdet.data.classification.images import model_input, read
-from flowdet.data.image_files import evenly
+from flowdet.data.classification.images import model_input, read_pixels
+from flowdet.data.image_files import evenly_spaced_indices
 from flowdet.visualization.drawing import TILE, contact_sheet
 
 
 def preview_sheet(cfg: CfgNode, model: nn.Module, dataset_name: str, count: int) -> Image.Image:
-    """A sheet of test images, spread evenly over the dataset: above each its true class, and the
-    most probable one where that is another.
+    """A sheet of evenly spaced images of a dataset, each titled with its `prediction_caption`.
 
     Args:
         cfg: resolved.
-        model: a classifier, in training or not.
-        count: of the images; at most.
+        model: a classifier, in training or evaluation mode.
+        dataset_name: a registered classification dataset.
+        count: the maximum number of images.
     """
     records = get_classification_dicts(dataset_name)
-    records = [records[i] for i in evenly(len(records), count)]
-    probabilities = classify(cfg, model, records)
-    titles = [
-        verdict(record, p, cfg.MODEL.CLASS_NAMES) for record, p in zip(records, probabilities)
-    ]
-    return contact_sheet([tile(record) for record in records], titles)
+    records = [records[i] for i in evenly_spaced_indices(len(records), count)]
+    probabilities = predict_probabilities(cfg, model, records)
+    names = cfg.MODEL.CLASS_NAMES
+    titles = [prediction_caption(x, p, names) for x, p in zip(records, probabilities)]
+    return contact_sheet([preview_tile(record) for record in records], titles)
 
 
-def classify(cfg: CfgNode, model: nn.Module, records: Sequence[dict]) -> Tensor:
+def predict_probabilities(cfg: CfgNode, model: nn.Module, records: Sequence[dict]) -> Tensor:
     """Class probabilities [N, C] of the images of dataset dicts, on the CPU, in the configured
-    inference mode; the model never sees their labels."""
+    inference mode. The model never sees the labels."""
     size, logits = cfg.TEST.BATCH_SIZE, []
     with inference_context(model):
         for first in range(0, len(records), size):
@@ -47,16 +46,22 @@ def classify(cfg: CfgNode, model: nn.Module, records: Sequence[dict]) -> Tensor:
     return torch.stack(logits).softmax(dim=1)
 
 
-def verdict(record: dict, probabilities: Tensor, class_names: Sequence[str]) -> str:
-    """`cat 98%`, or `dog 60%, is cat 31%`."""
+def prediction_caption(record: dict, probabilities: Tensor, class_names: Sequence[str]) -> str:
+    """`cat 98%` for a correct prediction, `dog 60%, is cat 31%` for a wrong one.
+
+    Args:
+        record: dataset dict with `label`.
+        probabilities: [C].
+        class_names: by class index.
+    """
     label, best = record["label"], int(probabilities.argmax())
-    own = f"{class_names[label]} {probabilities[label]:.0%}"
-    return own if best == label else f"{class_names[best]} {probabilities[best]:.0%}, is {own}"
+    truth = f"{class_names[label]} {probabilities[label]:.0%}"
+    return truth if best == label else f"{class_names[best]} {probabilities[best]:.0%}, is {truth}"
 
 
-def tile(record: dict) -> Image.Image:
-    """The image of a dataset dict, its longer side half of `TILE`."""
-    image = Image.fromarray(read(record).permute(1, 2, 0).numpy())
+def preview_tile(record: dict) -> Image.Image:
+    """The image of a dataset dict, its longer side scaled to half of `TILE`."""
+    image = Image.fromarray(read_pixels(record).permute(1, 2, 0).numpy())
     factor = TILE / 2 / max(image.size)
     size = [max(round(x * factor), 1) for x in image.size]
     return image.resize(size, Image.Resampling.NEAREST if factor > 1 else Image.Resampling.BICUBIC)

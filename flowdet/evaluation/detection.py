@@ -1,4 +1,4 @@
-"""Detection accuracy: VOC average precision per class and over chosen classes, COCO's as is."""
+"""Detection accuracy: VOC average precision, per class and over class subsets, or COCO's."""
 
 import logging
 import tempfile
@@ -22,21 +22,25 @@ __all__ = ["VOCEvaluator", "build_evaluator", "metric_name"]
 
 logger = logging.getLogger(__name__)
 
-_THRESHOLDS = range(50, 100, 5)  # IoU in per cent
+_THRESHOLDS = range(50, 100, 5)  # IoU in percent
 _METRICS = {True: "VOC 2007 11-point", False: "area under the curve (VOC 2010 and later)"}
 
 
 class VOCEvaluator(DatasetEvaluator):
-    """VOC average precision with per-class values and means over a subset of the classes.
+    """VOC average precision of every class, and its mean over all classes and over a subset.
 
-    The matching and both metrics are detectron2's `voc_eval`; the metadata's `year` picks the
-    metric. Objects marked difficult count neither as found nor as missed. Classes without any
-    other object in the split are nan and left out of the means. Unlike detectron2's evaluator it
-    needs no folder in VOC layout: any dataset will do.
+    Matching and average precision are those of detectron2's `voc_eval`; the metadata's `year`
+    selects the metric. Objects marked difficult are ignored. A class without any other object in
+    the split is nan and left out of the means. Unlike detectron2's evaluator it reads registered
+    datasets of any layout.
 
-    class_subset: names of the classes for the "-subset" means, none by default.
-    Raises ValueError when one of them is not a class of the dataset, and what
-    `get_detection_dicts` raises.
+    Args:
+        dataset_name: a registered detection dataset.
+        class_subset: names of the classes for the "-subset" means, none by default.
+
+    Raises:
+        ValueError: a name of `class_subset` is not a class of the dataset; and as
+            `get_detection_dicts`.
     """
 
     def __init__(self, dataset_name: str, class_subset: Sequence[str] = ()):
@@ -52,23 +56,27 @@ class VOCEvaluator(DatasetEvaluator):
                 f"its classes are {', '.join(self._class_names)}."
             )
         self._class_subset = list(class_subset)
-        # read anew when the dataset is registered anew
-        self._truth = _read_truth(dataset_name, DatasetCatalog[dataset_name])
+        # the function that reads the dataset is in the cache key: a dataset that is registered
+        # again is read again
+        self._ground_truth = _read_ground_truth(dataset_name, DatasetCatalog[dataset_name])
         self.reset()
 
     def reset(self) -> None:
-        """Forget all detections."""
+        """Forgets all detections."""
         self._predictions: dict[int, list[str]] = defaultdict(list)
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Note the detections of a batch: "instances" with absolute xyxy `pred_boxes`.
+        """Stores the detections of a batch.
 
-        With all digits: rounded scores tie, and ties are then sorted by file order.
+        Args:
+            inputs: dicts with `image_id`.
+            outputs: dicts with `instances`: `pred_boxes` (absolute xyxy), `scores`,
+                `pred_classes`.
         """
         for record, output in zip(inputs, outputs, strict=True):
             instances = output["instances"].to(self._cpu_device)
-            number = self._truth.numbers[record["image_id"]]
-            # VOC counts pixels from 1 and includes the last one.
+            number = self._ground_truth.numbers[record["image_id"]]
+            # VOC counts pixels from 1 and includes the last one
             boxes = instances.pred_boxes.tensor.numpy() + (1, 1, 0, 0)
             detections = zip(
                 boxes.tolist(),
@@ -77,11 +85,13 @@ class VOCEvaluator(DatasetEvaluator):
                 strict=True,
             )
             for box, score, class_id in detections:
+                # all digits: rounded scores would tie, and ties are sorted by file order
                 numbers = " ".join(f"{x:.9g}" for x in (score, *box))
                 self._predictions[class_id].append(f"{number} {numbers}")
 
     def evaluate(self) -> OrderedDict | None:
-        """{"bbox": {...}} in per cent on the main process, None on the others.
+        """The average precisions in percent, {"bbox": {...}}, on the main process; None on the
+        others.
 
         Keys: "AP" (mean over IoU 0.50 to 0.95), "AP50", "AP75", "AP50-<class>" for each class,
         and with a class subset "AP-subset", "AP50-subset", "AP75-subset".
@@ -91,8 +101,8 @@ class VOCEvaluator(DatasetEvaluator):
             return None
         lines = defaultdict(list)
         for part in gathered:
-            for class_id, found in part.items():
-                lines[class_id] += found
+            for class_id, class_lines in part.items():
+                lines[class_id] += class_lines
         self._log_setting()
         table = np.array([self._class_aps(i, lines[i]) for i in range(len(self._class_names))])
         results = _means(table)
@@ -105,15 +115,17 @@ class VOCEvaluator(DatasetEvaluator):
 
     def _log_setting(self) -> None:
         metric = _METRICS[self._is_2007]
-        logger.info(f"Evaluating {self._dataset_name}; metric: {metric}, difficult ones ignored.")
-        absent = [name for name in self._class_names if not self._truth.counts[name]]
+        logger.info(
+            f"Evaluating {self._dataset_name}; metric: {metric}, difficult objects are ignored."
+        )
+        absent = [name for name in self._class_names if not self._ground_truth.counts[name]]
         if absent:
-            logger.info(f"No object to find, left out of the means: {', '.join(absent)}.")
+            logger.info(f"Classes without objects, left out of the means: {', '.join(absent)}.")
 
     def _class_aps(self, class_id: int, lines: list[str]) -> list[float]:
-        """The average precision of one class at each IoU threshold, in per cent."""
+        """The average precision of one class at each IoU threshold, in percent."""
         name = self._class_names[class_id]
-        if not self._truth.counts[name]:
+        if not self._ground_truth.counts[name]:
             return [float("nan")] * len(_THRESHOLDS)
         with tempfile.TemporaryDirectory(prefix="voc_eval_") as folder:
             template = f"{folder}/{{}}.txt"
@@ -124,11 +136,11 @@ class VOCEvaluator(DatasetEvaluator):
             ]
 
     def _voc_eval(self, template: str, class_name: str, threshold: float) -> tuple:
-        """detectron2's recall, precision and average precision of a class."""
+        """Recall, precision and average precision of a class, by detectron2."""
         return voc_eval(
             template,
-            self._truth.template,
-            self._truth.listing,
+            self._ground_truth.template,
+            self._ground_truth.listing,
             class_name,
             ovthresh=threshold,
             use_07_metric=self._is_2007,
@@ -140,8 +152,14 @@ def build_evaluator(
 ) -> DatasetEvaluator:
     """The evaluator for a dataset, by the `evaluator_type` of its metadata.
 
-    Raises ValueError for a type other than "pascal_voc" and "coco", and for a class subset
-    that does not fit the dataset.
+    Args:
+        cfg: `TEST.CLASS_SUBSET` is read.
+        dataset_name: a registered detection dataset.
+        output_folder: COCO's evaluator writes its files here.
+
+    Raises:
+        ValueError: an evaluator type other than "pascal_voc" and "coco", or a class subset that
+            does not fit the dataset.
     """
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     subset = tuple(cfg.TEST.CLASS_SUBSET)
@@ -154,29 +172,36 @@ def build_evaluator(
         )
     if subset:
         raise ValueError(f"TEST.CLASS_SUBSET is for VOC datasets; {dataset_name!r} is COCO.")
-    # The fast implementation needs detectron2's compiled operators.
+    # the fast implementation needs detectron2's compiled operators
     return COCOEvaluator(dataset_name, output_dir=output_folder, use_fast_impl=False)
 
 
 def metric_name(dataset_name: str) -> str:
-    """Which average precision `build_evaluator` measures on a dataset."""
+    """The name of the average precision that `build_evaluator` measures on a dataset."""
     meta = MetadataCatalog.get(dataset_name)
     return _METRICS[meta.year == 2007] if meta.get("evaluator_type") == "pascal_voc" else "COCO"
 
 
-class _Truth:
-    """The annotations of a dataset as `voc_eval` reads them, in a temporary folder.
+class _GroundTruth:
+    """The annotations of a dataset in a temporary folder, in the layout that `voc_eval` reads.
 
-    detectron2's reader fails on fractional corners (VOC 2012 has some), on absent optional tags
-    (many custom datasets) and on image ids with blanks; so what flowdet reads is written anew, in
-    files that are numbered.
+    detectron2's reader fails on fractional corners (VOC 2012 has some), on missing optional tags
+    (many custom datasets) and on image ids with spaces. Therefore the annotations that flowdet has
+    read are written again, in numbered files.
 
-    numbers: how an image id is called there. counts: objects to find of every class, difficult
-    ones not counted.
+    Args:
+        dataset_name: a registered detection dataset.
+        reader: the function that reads it; part of the cache key of `_read_ground_truth`.
+
+    Attributes:
+        template: path of an annotation file, with `{}` for its number.
+        listing: path of the file that lists the numbers.
+        numbers: the number of every image id.
+        counts: the number of objects of every class, without difficult ones.
     """
 
     def __init__(self, dataset_name: str, reader: Callable[[], list[dict]]):
-        self._folder = tempfile.TemporaryDirectory(prefix="voc_truth_")
+        self._folder = tempfile.TemporaryDirectory(prefix="voc_ground_truth_")
         self.template = f"{self._folder.name}/{{}}.xml"
         self.listing = f"{self._folder.name}/images.txt"
         self.numbers: dict[str, str] = {}
@@ -202,12 +227,17 @@ class _Truth:
         )
 
 
-# Evaluation during training builds an evaluator each time; detectron2 caches by file name too.
-_read_truth = cache(_Truth)
+# An evaluation during training builds a new evaluator every time. detectron2 also caches the
+# annotations, by file name.
+_read_ground_truth = cache(_GroundTruth)
 
 
 def _means(table: np.ndarray) -> dict[str, float]:
-    """AP, AP50, AP75 over the classes [C, thresholds] that have objects; nan without any."""
+    """Mean AP, AP50 and AP75 over the classes with objects; nan if there are none.
+
+    Args:
+        table: average precisions, [C, thresholds]; nan for classes without objects.
+    """
     known = table[~np.isnan(table[:, 0])]
     by_threshold = known.mean(axis=0) if len(known) else np.full(len(_THRESHOLDS), np.nan)
     return {

@@ -1,4 +1,4 @@
-"""Classes of images, from Python."""
+"""ClassPredictor: runs a trained classifier on images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flowdet.inference.predictor import BasePredictor
 
 
 class ClassPredictor(BasePredictor):
-    """A trained classifier, with the preprocessing of evaluation.
+    """Runs a trained classifier, with the preprocessing of evaluation.
 
         predictor = ClassPredictor(load_config("run/config.yaml"), "run/model_final.pth")
         for result in predictor(["a.jpg", "b.png"]):
@@ -23,7 +23,7 @@ class ClassPredictor(BasePredictor):
     """
 
     task = CLASSIFICATION
-    runs = "classifiers"
+    model_kind = "classifiers"
 
     def __call__(self, images: Iterable[ImageInput]) -> list[dict]:
         """Class probabilities of any number of images, of any sizes.
@@ -32,9 +32,8 @@ class ClassPredictor(BasePredictor):
             images: see `flowdet.inference.image_input.image_record`.
 
         Returns:
-            For every image, in order, a dict with `file_name`, `image_id` (the name's stem,
-            where none was given) and `probabilities`: [C], on the CPU, by the configured
-            inference mode.
+            For every image, in order, a dict with `file_name`, `image_id` (by default the stem of
+            the file name) and `probabilities`: [C], on the CPU, by the configured inference mode.
 
         Raises:
             OSError: an image cannot be read; the message names it.
@@ -43,7 +42,7 @@ class ClassPredictor(BasePredictor):
         return list(self.stream(images))
 
     def stream(self, images: Iterable[ImageInput]) -> Iterator[dict]:
-        """Like a call, but yields the results while it goes, `TEST.BATCH_SIZE` at a time."""
+        """Yields the results of a call while it reads the images, `TEST.BATCH_SIZE` at a time."""
         for records in self._batches(images):
             pixels = self.preprocess(records)
             outputs = self.model.inference([{"image": x} for x in pixels], all_modes=False)
@@ -51,8 +50,8 @@ class ClassPredictor(BasePredictor):
                 yield _result(record, output["logits"][0].cpu())
 
     def preprocess(self, records: list[dict]) -> Tensor:
-        """Images as the test loader gives them: uint8 [B, 3, H, W] of `INPUT.FIXED_SIZE`, channels
-        in `INPUT.FORMAT`.
+        """Images as the test loader returns them: uint8 [B, 3, H, W] of `INPUT.FIXED_SIZE`,
+        channels in the order of `INPUT.FORMAT`.
 
         Args:
             records: dicts with `file_name` and `image_id`.
@@ -61,20 +60,21 @@ class ClassPredictor(BasePredictor):
         return model_input(records, size, self.cfg.INPUT.FORMAT)
 
     def top(self, result: dict, k: int) -> list[tuple[str, float]]:
-        """The k most probable classes of a result, best first, with their probabilities; all
-        classes, where there are fewer."""
+        """The k most probable classes of a result with their probabilities, best first; all
+        classes if there are fewer."""
         best = result["probabilities"].topk(min(k, len(self.class_names)))
         names = [self.class_names[index] for index in best.indices.tolist()]
         return list(zip(names, best.values.tolist()))
 
     def text(self, result: dict, k: int) -> str:
-        """The k most probable classes of a result for a terminal, below the image's name."""
-        lines = [f"{100 * share:6.1f} %  {name}" for name, share in self.top(result, k)]
+        """The name of an image and its k most probable classes, a line each, for a terminal."""
+        top = self.top(result, k)
+        lines = [f"{100 * probability:6.1f} %  {name}" for name, probability in top]
         return "\n".join([result["file_name"], *lines])
 
     def json_row(self, result: dict, k: int) -> dict:
-        """The k most probable classes of a result, ready for JSON: `file_name`, `image_id` and
-        `top`, a list of `class` and `probability`."""
+        """A result as a JSON object: `file_name`, `image_id` and `top`, the k most probable classes
+        as a list of `class` and `probability`."""
         top = [{"class": name, "probability": round(p, 6)} for name, p in self.top(result, k)]
         return {"file_name": result["file_name"], "image_id": result["image_id"], "top": top}
 

@@ -1,4 +1,4 @@
-"""What a predictor takes as an image: a path, an array, a PIL image or a dataset dict."""
+"""Converts the image inputs of a predictor (path, array, PIL image) to dataset dicts."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ ImageInput = str | Path | np.ndarray | Image.Image | dict
 
 
 def image_record(image: ImageInput, number: int = 0, bgr: bool = False) -> dict:
-    """The dataset dict of an image: `image_id` and `file_name`, and for one in memory `image`.
+    """The dataset dict of an image: `image_id`, `file_name` and, if it is in memory, `image`.
 
     Args:
-        image: a path; uint8 [H, W, 3] or grey [H, W]; a PIL image, which is turned as its EXIF
-            data say; or a dict with `file_name` and optionally `image_id` and `image`.
-        number: the image id of an image without a name.
-        bgr: whether the channels of an array are blue, green, red, as OpenCV reads them.
+        image: a path; uint8 [H, W, 3] or gray [H, W]; a PIL image, which is rotated as its EXIF
+            orientation says; or a dict with `file_name` and optionally `image_id` and `image`.
+        number: the image id of an image without a file name.
+        bgr: the channels of an array are blue, green, red, as OpenCV reads them, instead of RGB.
 
     Raises:
         ValueError: an array of another type or shape, or a dict without `file_name`.
@@ -40,28 +40,30 @@ def image_record(image: ImageInput, number: int = 0, bgr: bool = False) -> dict:
 
 def _checked_dict(record: dict) -> dict:
     if "file_name" not in record:
-        raise ValueError(f"an image needs a `file_name`, this one has only {sorted(record)}")
+        raise ValueError(f"an image dict needs `file_name`, but this one has {sorted(record)}")
     return {"image_id": Path(record["file_name"]).stem, **record}
 
 
 def _rgb(pixels: np.ndarray, bgr: bool) -> np.ndarray:
-    """Checked pixels as RGB [H, W, 3]."""
-    found = f"got {pixels.dtype} of shape {list(pixels.shape)}"
+    """Checks an array and returns it as RGB [H, W, 3]."""
+    given = f"got {pixels.dtype} of shape {list(pixels.shape)}"
     if pixels.ndim == 4:
-        raise ValueError(f"an image has 3 dimensions, {found}: give several as a list")
+        raise ValueError(f"an image has 3 dimensions, {given}: give several images as a list")
     if pixels.dtype != np.uint8:
         hint = ": multiply values in [0, 1] by 255" if pixels.dtype.kind == "f" else ""
-        raise ValueError(f"an image must be uint8 with values from 0 to 255, {found}{hint}")
+        raise ValueError(f"an image must be uint8 with values from 0 to 255, {given}{hint}")
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
-        raise ValueError(f"an image must be [H, W, 3], or grey [H, W], {found}{_hint(pixels)}")
+        raise ValueError(
+            f"an image must be [H, W, 3], or gray [H, W], {given}{_shape_hint(pixels)}"
+        )
     if pixels.shape[2] == 1:
         return np.repeat(pixels, 3, axis=2)
     return pixels[..., ::-1] if bgr else pixels
 
 
-def _hint(pixels: np.ndarray) -> str:
+def _shape_hint(pixels: np.ndarray) -> str:
     if pixels.ndim == 3 and pixels.shape[0] == 3:
         return ": put the channels last, image.transpose(1, 2, 0)"
     if pixels.ndim == 3 and pixels.shape[2] == 4:

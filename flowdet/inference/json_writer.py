@@ -1,4 +1,4 @@
-"""A JSON file of any number of rows."""
+"""Writes a JSON file row by row."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ from flowdet.inference.video_writer import partial_path
 
 
 class JsonArrayWriter:
-    """A JSON array that is written while it grows, one row a line; of None, nothing is written.
+    """Writes a JSON array while it grows, one element a line.
 
-    As a context manager: the file gets its name when the block ends well, and is deleted if it
-    ends in an error.
+    A context manager: the file gets its final name at the end, and is deleted after an error.
+
+    Args:
+        path: of the file; its folder is created. None writes no file and only counts.
+
+    Attributes:
+        count: the number of elements so far.
     """
 
     def __init__(self, path: Path | None):
@@ -28,6 +33,7 @@ class JsonArrayWriter:
         return self
 
     def add(self, rows: list[dict]) -> None:
+        """Appends elements."""
         for row in rows:
             if self._file:
                 self._file.write(f"{',' if self.count else '['}\n{json.dumps(row)}")

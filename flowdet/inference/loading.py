@@ -1,4 +1,4 @@
-"""`flowdet.load`: a trained model by its run folder, config or checkpoint, ready to be called."""
+"""`flowdet.load`: loads a trained model from a run folder, config, checkpoint or URL."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 from detectron2.structures import Instances
 
 from flowdet.engine.task_builders import CLASSIFICATION, task_of
-from flowdet.evaluation.block_agreement import block_agreement as ask_blocks
-from flowdet.evaluation.block_agreement import check_has_blocks
+from flowdet.evaluation.block_agreement import block_agreement, check_has_blocks
 from flowdet.inference.classifier_predictor import ClassPredictor
+from flowdet.inference.download import fetch, is_url, run_urls
 from flowdet.inference.image_input import ImageInput, image_record
 from flowdet.inference.predictor import Predictor
 from flowdet.inference.settings import inference_config
 
-# overrides by a short name; all others are keys of the config
-_SHORT = ("mode", "steps", "block", "batch_size")
+# the options of `inference_config`; all other keywords but `score_threshold` are config keys
+_OPTIONS = ("mode", "steps", "block", "batch_size")
 
 
 def load(
@@ -26,53 +26,67 @@ def load(
     weights: str | Path | None = None,
     **overrides: Any,
 ) -> Detector | ImageClassifier:
-    """A trained model, to be called on images.
+    """Loads a trained model that can be called on images.
 
         detect = flowdet.load("output/digits_demo")
         instances = detect(image)   # uint8 RGB [H, W, 3]; BGR: detect(image, bgr=True)
 
+    Files of a URL are downloaded once and kept in the cache, see `fetch`. Load only models from
+    sources that you trust.
+
     Args:
-        config_or_checkpoint: the folder of a run, its config.yaml, or a checkpoint (.pth) beside
-            such a config.yaml.
-        device: `cpu`, `cuda`, ...; None takes that of the config.
-        weights: a checkpoint; None takes the one that is given, else the last of the run, else
-            `MODEL.WEIGHTS`.
+        config_or_checkpoint: a run folder, its config.yaml, or a checkpoint (.pth) with a
+            config.yaml in the same folder; a path or an http(s) URL. The URL of a folder ends in /.
+        device: `cpu`, `cuda`, ...; None takes the device of the config.
+        weights: path or URL of a checkpoint. None takes the given checkpoint, the last one of the
+            run (of a URL: `model_final.pth`) or `MODEL.WEIGHTS` of the config, in this order.
         overrides: `mode`, `steps`, `block` (see `inference_config`), `batch_size`,
             `score_threshold` of a detector, and keys of the config, as in
             `**{"MODEL.FLOW_DET.NMS_THRESHOLD": 0.7}`.
 
     Raises:
-        FileNotFoundError: there is no such file or folder, or no config in it or beside it.
-        KeyError: an override is no key.
-        ValueError: a setting is unknown or does not fit the model, or the weights do not.
+        FileNotFoundError: the file or folder does not exist, its folder holds no config, or a URL
+            cannot be downloaded.
+        KeyError: an override is not a key of the config.
+        ValueError: an option is unknown or does not fit the model, or the weights do not fit it.
     """
-    config, found = _find(Path(config_or_checkpoint))
-    short = {name: overrides.pop(name) for name in _SHORT if name in overrides}
+    config, checkpoint = _run_files(config_or_checkpoint, weights)
+    options = {name: overrides.pop(name) for name in _OPTIONS if name in overrides}
     threshold = overrides.pop("score_threshold", None)
     unknown = [name for name in overrides if name.islower()]
     if unknown:
         raise ValueError(
-            f"unknown setting {unknown[0]!r}: use {', '.join(_SHORT)}, score_threshold or a key of "
-            "the config"
+            f"unknown option {unknown[0]!r}: use {', '.join(_OPTIONS)}, score_threshold or a "
+            "config key"
         )
     keys = [x for pair in overrides.items() for x in pair]
-    cfg = inference_config(str(config), keys, device=device, **short)
-    path = str(weights or found or "") or None
+    cfg = inference_config(str(config), keys, device=device, **options)
     if task_of(cfg) is CLASSIFICATION:
         if threshold is not None:
-            raise ValueError(f"score_threshold is for detectors, and {config} is a classifier's")
-        return ImageClassifier(ClassPredictor(cfg, path))
+            raise ValueError(f"score_threshold is for detectors, but {config} is of a classifier")
+        return ImageClassifier(ClassPredictor(cfg, checkpoint))
     if threshold is not None:
         cfg.MODEL.FLOW_DET.SCORE_THRESHOLD = float(threshold)
-    return Detector(Predictor(cfg, path))
+    return Detector(Predictor(cfg, checkpoint))
 
 
-def _find(path: Path) -> tuple[Path, Path | None]:
-    """A config, and the checkpoint that belongs to it, if there is one."""
+def _run_files(source: str | Path, weights: str | Path | None) -> tuple[Path, str | None]:
+    """The local files of a run's config and of the checkpoint to load; None for no checkpoint."""
+    if is_url(source):
+        config_url, checkpoint = run_urls(str(source))
+        config = fetch(config_url)
+    else:
+        config, checkpoint = _local_run_files(Path(source))
+    checkpoint = str(weights or checkpoint or "")
+    return config, str(fetch(checkpoint)) if is_url(checkpoint) else checkpoint or None
+
+
+def _local_run_files(path: Path) -> tuple[Path, Path | None]:
+    """The config of a run folder, config or checkpoint, and its checkpoint if it has one."""
     if path.is_dir():
         config = path / "config.yaml"
         if not config.is_file():
-            raise FileNotFoundError(f"folder {path} holds no config.yaml: give the one of a run")
+            raise FileNotFoundError(f"folder {path} has no config.yaml: give the folder of a run")
         return config, _last_checkpoint(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no run, config or checkpoint {str(path)!r}")
@@ -81,23 +95,25 @@ def _find(path: Path) -> tuple[Path, Path | None]:
     config = path.with_name("config.yaml")
     if not config.is_file():
         raise FileNotFoundError(
-            f"there is no config.yaml beside {path}: give the config, and weights={str(path)!r}"
+            f"there is no config.yaml in the folder of {path}: give the config, and "
+            f"weights={str(path)!r}"
         )
     return config, path
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint that a training has written last into its folder."""
+    """The checkpoint that a training wrote last into its folder."""
     note = folder / "last_checkpoint"
     name = note.read_text().strip() if note.is_file() else "model_final.pth"
     return folder / name if (folder / name).is_file() else None
 
 
 class Detector:
-    """A trained detector, to be called on images.
+    """A trained detector that can be called on images.
 
     Attributes:
-        predictor: does the work; it also streams, and keeps the states of the transport.
+        predictor: the `Predictor` that runs the model; it also streams results and returns the
+            trajectory of the boxes.
         class_names: by class index.
     """
 
@@ -112,37 +128,43 @@ class Detector:
         bgr: bool = False,
         disagreement: bool = False,
     ) -> Instances | list[Instances]:
-        """The detections in an image, or a list of them for a list (or tuple) of images.
+        """Detects objects in an image, or in every image of a list or tuple.
 
         Args:
-            images: uint8 arrays [H, W, 3] or grey [H, W], paths or PIL images, of any sizes;
-                `TEST.BATCH_SIZE` at a time.
-            bgr: the channels of arrays are blue, green, red, as OpenCV has them, not RGB.
-            disagreement: add how far the flow blocks disagree, see
-                `flowdet.evaluation.block_agreement.disagree`.
+            images: uint8 arrays [H, W, 3] or gray [H, W], paths or PIL images, of any sizes; a
+                list is processed in batches of `TEST.BATCH_SIZE`.
+            bgr: the channels of arrays are blue, green, red, as in OpenCV, instead of RGB.
+            disagreement: add `box_spread`, `agreement`, `block_boxes` and `block_scores`, see
+                `flowdet.evaluation.block_agreement.add_block_agreement`.
 
         Returns:
             On the CPU, best first: `pred_boxes` (absolute xyxy in pixels of the image), `scores`,
-            `pred_classes` (see `names`) and `pred_queries`.
+            `pred_classes` (see `names`) and `pred_queries`. A list gives a list.
 
         Raises:
             OSError: a file cannot be read.
-            TypeError, ValueError: something is no image, or the model has no blocks to disagree.
+            TypeError, ValueError: an item is not an image, or `disagreement` of a model without
+                several blocks.
         """
         analyses = []
         if disagreement:
             check_has_blocks(self.predictor.model)
-            analyses = [ask_blocks]
+            analyses = [block_agreement]
         results = self.predictor(_records(images, bgr), analyses=analyses)
         return _one_or_all(images, [result["instances"] for result in results])
 
     def names(self, instances: Instances) -> list[str]:
-        """The names of the classes of detections."""
+        """The class name of every detection."""
         return [self.class_names[index] for index in instances.pred_classes.tolist()]
 
 
 class ImageClassifier:
-    """A trained classifier, to be called on images; attributes as of `Detector`."""
+    """A trained classifier that can be called on images.
+
+    Attributes:
+        predictor: the `ClassPredictor` that runs the model; it also streams results.
+        class_names: by class index.
+    """
 
     def __init__(self, predictor: ClassPredictor):
         self.predictor = predictor
@@ -151,9 +173,12 @@ class ImageClassifier:
     def __call__(
         self, images: ImageInput | Sequence[ImageInput], *, bgr: bool = False
     ) -> list[tuple[str, float]] | list[list[tuple[str, float]]]:
-        """All classes with their probabilities, likeliest first, of an image or of each of a list.
+        """Classifies an image, or every image of a list or tuple.
 
-        Arguments and errors are those of a `Detector`.
+        Arguments and errors are those of `Detector.__call__`.
+
+        Returns:
+            All class names with their probabilities, most probable first. A list gives a list.
         """
         results = self.predictor(_records(images, bgr))
         count = len(self.class_names)
@@ -165,5 +190,5 @@ def _records(images: ImageInput | Sequence[ImageInput], bgr: bool) -> list[dict]
     return [image_record(image, i, bgr) for i, image in enumerate(several)]
 
 
-def _one_or_all(images: ImageInput | Sequence[ImageInput], answers: list) -> Any:
-    return answers if isinstance(images, (list, tuple)) else answers[0]
+def _one_or_all(images: ImageInput | Sequence[ImageInput], results: list) -> Any:
+    return results if isinstance(images, (list, tuple)) else results[0]

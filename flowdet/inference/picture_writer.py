@@ -1,4 +1,4 @@
-"""Where the pictures of many results go: into a folder, or onto one sheet."""
+"""Writes pictures of detections: one per image into a folder, or all on one sheet."""
 
 from __future__ import annotations
 
@@ -13,59 +13,72 @@ from flowdet.inference.video_writer import partial_path, save_animation
 from flowdet.visualization.animation import animation_frames
 from flowdet.visualization.drawing import DetectionVisualizer, check_tiles, contact_sheet
 
-# formats in which photographs are usually kept, and PIL writes; others become .png
+# image formats that PIL writes; a picture of an image of another format becomes a .png
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-# one film of more images is too large to look at, and to keep
+# images in one animation; the file of more would be too large
 MAX_ANIMATED = 12
 
 
-class Extras(NamedTuple):
-    """What is drawn beside the detections.
+class TrajectoryOutputs(NamedTuple):
+    """Which pictures of the trajectory are written in addition to the detections.
 
     Attributes:
-        times: t after every step of the trajectory of a result; none draw none.
-        film: suffix of an animation of the travel of a result, `.gif` or `.mp4`; None makes none.
+        step_times: the time t after every step, for a sheet with the detections after each step;
+            empty for no sheet.
+        animation_suffix: `.gif` or `.mp4` for an animation of the boxes from noise to detections;
+            None for no animation.
     """
 
-    times: Sequence[float] = ()
-    film: str | None = None
+    step_times: Sequence[float] = ()
+    animation_suffix: str | None = None
 
     def paths(self, picture: Path) -> list[Path]:
-        """Where they go, beside a picture."""
-        trajectory = [trajectory_path(picture)] if self.times else []
-        return trajectory + ([trajectory_path(picture, self.film)] if self.film else [])
+        """The files that are written for a picture, in its folder."""
+        suffixes = [".png"] if self.step_times else []
+        suffixes += [self.animation_suffix] if self.animation_suffix else []
+        return [trajectory_path(picture, suffix) for suffix in suffixes]
 
 
-NOTHING = Extras()
+NO_TRAJECTORY = TrajectoryOutputs()
 
 
-def open_pictures(
-    output: str, files: Sequence[Path], visualizer: DetectionVisualizer, extras: Extras = NOTHING
-) -> PictureFolder | PictureSheet:
-    """A sheet, where `output` has the suffix of a picture and is no folder; else a folder.
+def open_picture_writer(
+    output: str,
+    files: Sequence[Path],
+    visualizer: DetectionVisualizer,
+    trajectory: TrajectoryOutputs = NO_TRAJECTORY,
+) -> FolderWriter | SheetWriter:
+    """A writer of one sheet if `output` has an image suffix and is not a folder, otherwise of a
+    folder.
 
     Args:
+        output: path of the sheet or the folder.
         files: the images whose results will be added, in this order.
-        extras: what is drawn beside.
+        visualizer: draws the detections.
+        trajectory: pictures of the trajectory that are written too.
     """
-    kind = PictureFolder if names_folder(output) else PictureSheet
-    return kind(Path(output), files, visualizer, extras)
+    kind = FolderWriter if names_folder(output) else SheetWriter
+    return kind(Path(output), files, visualizer, trajectory)
 
 
 def names_folder(output: str, suffixes: Sequence[str] = PICTURE_SUFFIXES) -> bool:
-    """Whether a name stands for a folder, and not for a file with one of the suffixes."""
+    """Whether a path means a folder: it is one, ends in a slash, or has none of the suffixes."""
     is_folder = output.endswith(("/", os.sep)) or os.path.isdir(output)
     return is_folder or Path(output).suffix.lower() not in suffixes
 
 
-class PictureFolder:
-    """One picture per image, under the image's name.
+class FolderWriter:
+    """Writes one picture per image, under the name of the image.
 
-    Where images of several folders have the same name, the folders are kept below `folder`.
+    If two images have the same name, the pictures keep the folder structure of the images.
+
+    Args:
+        folder: is created if needed.
+        files, visualizer, trajectory: as of `open_picture_writer`.
 
     Raises:
         FileExistsError: `folder` is a file.
-        ValueError: two pictures, or a picture and an image, would be one file.
+        ValueError: two pictures would have the same path, or a picture would replace an image.
     """
 
     def __init__(
@@ -73,41 +86,45 @@ class PictureFolder:
         folder: Path,
         files: Sequence[Path],
         visualizer: DetectionVisualizer,
-        extras: Extras = NOTHING,
+        trajectory: TrajectoryOutputs = NO_TRAJECTORY,
     ):
         if folder.exists() and not folder.is_dir():
-            raise FileExistsError(f"{folder} is a file: give a folder, or the name of a picture")
+            raise FileExistsError(f"{folder} is a file: give a folder or a name like sheet.png")
         self.path = folder
         self.visualizer = visualizer
-        self.extras = extras
-        self._targets = [folder / name for name in picture_names(files)]
-        beside = [path for target in self._targets for path in extras.paths(target)]
-        _check_distinct([*self._targets, *beside], files)
-        self._next = iter(self._targets)
+        self.trajectory = trajectory
+        pictures = [folder / name for name in picture_names(files)]
+        trajectories = [path for picture in pictures for path in trajectory.paths(picture)]
+        _check_distinct([*pictures, *trajectories], files)
+        self._pictures = iter(pictures)
 
     def add(self, result: dict) -> None:
-        target = next(self._next)
-        save_picture(self.visualizer.picture(result), target)
-        if self.extras.times:
+        """Writes the pictures of the next image."""
+        path = next(self._pictures)
+        save_picture(self.visualizer.picture(result), path)
+        if self.trajectory.step_times:
             tiles = self.visualizer.steps(result)
-            save_picture(
-                contact_sheet(tiles, step_titles(self.extras.times), len(tiles)),
-                trajectory_path(target),
-            )
-        if self.extras.film:
-            frames = animation_frames(self.visualizer, [result], [target.stem])
-            save_animation(frames, trajectory_path(target, self.extras.film))
+            titles = step_titles(self.trajectory.step_times)
+            save_picture(contact_sheet(tiles, titles, len(tiles)), trajectory_path(path))
+        if self.trajectory.animation_suffix:
+            frames = animation_frames(self.visualizer, [result], [path.stem])
+            save_animation(frames, trajectory_path(path, self.trajectory.animation_suffix))
 
     def close(self) -> None:
-        """Nothing is left to write."""
+        """Does nothing: every picture is written when it is added."""
 
 
-class PictureSheet:
-    """One sheet of all images, and one of all trajectories beside it: a row per image; and one
-    film of all.
+class SheetWriter:
+    """Writes one sheet of all images; for trajectories a second sheet with a row per image, and one
+    animation of all images.
+
+    Args:
+        path: of the sheet.
+        files, visualizer, trajectory: as of `open_picture_writer`.
 
     Raises:
-        ValueError: too many images for a sheet or a film, or one of them would replace an image.
+        ValueError: too many images for a sheet or an animation, or a picture would replace an
+            image.
     """
 
     def __init__(
@@ -115,75 +132,76 @@ class PictureSheet:
         path: Path,
         files: Sequence[Path],
         visualizer: DetectionVisualizer,
-        extras: Extras = NOTHING,
+        trajectory: TrajectoryOutputs = NO_TRAJECTORY,
     ):
-        check_tiles(len(files) * max(len(extras.times), 1))
-        if extras.film and len(files) > MAX_ANIMATED:
+        check_tiles(len(files) * max(len(trajectory.step_times), 1))
+        if trajectory.animation_suffix and len(files) > MAX_ANIMATED:
             raise ValueError(
-                f"one film of {len(files)} images is too large (at most {MAX_ANIMATED}): write to a "
-                "folder, which gets a film per image, or take fewer"
+                f"one animation of {len(files)} images is too large (at most {MAX_ANIMATED}): "
+                "write to a folder for one animation per image, or use fewer images"
             )
-        _check_distinct([path, *extras.paths(path)], files)
+        _check_distinct([path, *trajectory.paths(path)], files)
         self.path = path
         self.visualizer = visualizer
-        self.extras = extras
+        self.trajectory = trajectory
         self._tiles: list[Image.Image] = []
         self._titles: list[str] = []
         self._step_tiles: list[Image.Image] = []
         self._step_titles: list[str] = []
-        self._filmed: list[dict] = []
+        self._animated: list[dict] = []
 
     def add(self, result: dict) -> None:
+        """Draws the tiles of the next image."""
         path = Path(result["file_name"])
         self._tiles.append(self.visualizer.tile(result))
         self._titles.append(path.name)
-        if self.extras.film:
-            self._filmed.append(result)
-        if self.extras.times:
-            tiles = self.visualizer.steps(result)
-            self._step_tiles += tiles
-            self._step_titles += [
-                f"{path.stem}: {title}" for title in step_titles(self.extras.times)
-            ]
+        if self.trajectory.animation_suffix:
+            self._animated.append(result)
+        if self.trajectory.step_times:
+            titles = step_titles(self.trajectory.step_times)
+            self._step_tiles += self.visualizer.steps(result)
+            self._step_titles += [f"{path.stem}: {title}" for title in titles]
 
     def close(self) -> None:
-        """Writes the sheets."""
+        """Writes the sheets and the animation."""
         save_picture(contact_sheet(self._tiles, self._titles), self.path)
-        if self.extras.times:
-            sheet = contact_sheet(self._step_tiles, self._step_titles, len(self.extras.times))
+        if self.trajectory.step_times:
+            columns = len(self.trajectory.step_times)
+            sheet = contact_sheet(self._step_tiles, self._step_titles, columns)
             save_picture(sheet, trajectory_path(self.path))
-        if self.extras.film:
+        if self.trajectory.animation_suffix:
             titles = [Path(title).stem for title in self._titles]
-            frames = animation_frames(self.visualizer, self._filmed, titles)
-            save_animation(frames, trajectory_path(self.path, self.extras.film))
+            frames = animation_frames(self.visualizer, self._animated, titles)
+            save_animation(frames, trajectory_path(self.path, self.trajectory.animation_suffix))
 
 
 def picture_names(files: Sequence[Path]) -> list[Path]:
-    """A relative path for every image: its name, or its path below the folder they all share
-    where names repeat."""
+    """The relative path of the picture of every image: the name of the image; if names repeat, its
+    path below the common folder of all images."""
     names = [Path(file.name) for file in files]
     if len(set(names)) < len(names):
         absolute = [os.path.abspath(file) for file in files]
-        shared = os.path.commonpath([os.path.dirname(file) for file in absolute])
-        names = [Path(os.path.relpath(file, shared)) for file in absolute]
+        common = os.path.commonpath([os.path.dirname(file) for file in absolute])
+        names = [Path(os.path.relpath(file, common)) for file in absolute]
     known = [name.suffix.lower() in PICTURE_SUFFIXES for name in names]
     return [name if keep else name.with_suffix(".png") for name, keep in zip(names, known)]
 
 
 def trajectory_path(picture: Path, suffix: str = ".png") -> Path:
-    """Where the trajectory of a picture goes."""
+    """The file of the trajectory that belongs to a picture."""
     return picture.with_name(f"{picture.stem}_trajectory{suffix}")
 
 
 def step_titles(times: Sequence[float]) -> list[str]:
-    """Step and time t of the estimates of a trajectory."""
+    """Titles of the tiles of a trajectory: step number and time t."""
     return [f"step {i} of {len(times)}, t = {t:.2f}" for i, t in enumerate(times, start=1)]
 
 
-def _check_distinct(written: Sequence[Path], files: Sequence[Path]) -> None:
+def _check_distinct(pictures: Sequence[Path], files: Sequence[Path]) -> None:
+    """Raises ValueError if a picture would replace an image or another picture."""
     images = {os.path.realpath(file) for file in files}
     seen = set()
-    for path in written:
+    for path in pictures:
         real = os.path.realpath(path)
         if real in images:
             raise ValueError(f"{path} is one of the images: write to another folder or name")
@@ -193,7 +211,7 @@ def _check_distinct(written: Sequence[Path], files: Sequence[Path]) -> None:
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
-    """Under a temporary name first, so that no half-written picture is taken for a whole one."""
+    """Writes a picture; its folder is created. The file appears only when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
     picture.save(partial, quality=95)

@@ -1,4 +1,4 @@
-"""Detections of images, from Python."""
+"""Predictor: runs a trained detector on images; and what it shares with `ClassPredictor`."""
 
 from __future__ import annotations
 
@@ -21,35 +21,37 @@ from flowdet.inference.image_input import ImageInput, image_record
 
 
 class BasePredictor:
-    """A trained model and its class names, for images: what both tasks share.
+    """A trained model and its class names; the base class of the predictors of both tasks.
 
     Args:
-        cfg: of the model; copied. Device and classes are resolved here.
+        cfg: config of the model; it is copied, and its device and classes are resolved.
         weights: the checkpoint of a training; None takes `MODEL.WEIGHTS`.
 
     Attributes:
-        task, runs: the task whose models it runs, and what those are called.
-        class_names: by class index: `MODEL.CLASS_NAMES`, which a run has written into its
-            config.yaml; else those of the dataset, or numbers where the config names none.
-        model, cfg: what runs (the average of the weights, if the checkpoint holds one and
-            `SOLVER.EMA_DECAY` is set), and its resolved config.
-        averaged: whether it is that average.
+        task: the task whose models the class runs.
+        model_kind: the name of such models, for messages.
+        class_names: by class index: `MODEL.CLASS_NAMES`, which a training writes into its
+            config.yaml; otherwise those of the dataset, or numbers if the config names no dataset.
+        model: the model; with the averaged weights if the checkpoint holds them and
+            `SOLVER.EMA_DECAY` is set.
+        cfg: the resolved config.
+        averaged: whether the model has the averaged weights.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
-        ValueError: the weights are not those of the whole model, the model is one of another
-            task, or the config is wrong.
+        ValueError: the checkpoint does not hold the whole model, the model is for another task, or
+            the config is wrong.
     """
 
     task: TaskBuilders
-    runs: str
+    model_kind: str
 
     def __init__(self, cfg: CfgNode, weights: str | None = None):
         self.cfg = cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.WEIGHTS = weights or cfg.MODEL.WEIGHTS
         self._check(cfg)
-        self._adapt(cfg)
+        self._adjust(cfg)
         resolve_model(cfg)
         cfg.freeze()
         self.class_names = list(cfg.MODEL.CLASS_NAMES)
@@ -61,26 +63,26 @@ class BasePredictor:
     def _check(self, cfg: CfgNode) -> None:
         if task_of(cfg) is not self.task:
             raise ValueError(
-                f"a {type(self).__name__} runs {self.runs}, and {cfg.MODEL.META_ARCHITECTURE} is "
-                "none"
+                f"a {type(self).__name__} runs {self.model_kind}, but the model of the config is a "
+                f"{cfg.MODEL.META_ARCHITECTURE}"
             )
         if not cfg.MODEL.WEIGHTS:
             raise ValueError("no weights are given (--weights), and MODEL.WEIGHTS is empty")
         if cfg.TEST.BATCH_SIZE < 1:
             raise ValueError(f"TEST.BATCH_SIZE must be at least 1, got {cfg.TEST.BATCH_SIZE}")
 
-    def _adapt(self, cfg: CfgNode) -> None:
-        """Sets keys that make a run on single images faster, in place."""
+    def _adjust(self, cfg: CfgNode) -> None:
+        """Sets config keys for inference on single images, in place."""
 
     def _batches(self, images: Iterable[ImageInput]) -> Iterator[list[dict]]:
-        """`TEST.BATCH_SIZE` dataset dicts at a time, taken from `images` when they are needed."""
+        """Lists of `TEST.BATCH_SIZE` dataset dicts; images are read from `images` lazily."""
         records = (image_record(image, i) for i, image in enumerate(images))
         while batch := list(itertools.islice(records, self.cfg.TEST.BATCH_SIZE)):
             yield batch
 
 
 class Predictor(BasePredictor):
-    """A trained detector, with the preprocessing of evaluation.
+    """Runs a trained detector, with the preprocessing of evaluation.
 
         predictor = Predictor(load_config("run/config.yaml"), "run/model_final.pth")
         for result in predictor(["a.jpg", "b.png"]):
@@ -90,15 +92,15 @@ class Predictor(BasePredictor):
     """
 
     task = DETECTION
-    runs = "detectors"
+    model_kind = "detectors"
 
     def __init__(self, cfg: CfgNode, weights: str | None = None):
         super().__init__(cfg, weights)
         self._category_ids = _category_ids(self.cfg)
         self.mapper = FlowDatasetMapper(self.cfg, is_train=False)
 
-    def _adapt(self, cfg: CfgNode) -> None:
-        # an image passes once: there is nothing to gain from keeping its features
+    def _adjust(self, cfg: CfgNode) -> None:
+        # every image is processed once, so that cached features would never be read
         cfg.MODEL.FLOW_DET.FEATURE_CACHE_GIB = 0.0
 
     def __call__(
@@ -111,20 +113,23 @@ class Predictor(BasePredictor):
 
         Args:
             images: see `flowdet.inference.image_input.image_record`.
-            trajectory: also return what the estimate after every step decodes to.
-            analyses: what else is asked of the images, such as `flowdet.visualization.box_trajectory`.
+            trajectory: also return the detections that the estimate after every step decodes to.
+            analyses: callbacks that add values to the results, such as
+                `flowdet.visualization.box_trajectory.box_trajectory`.
 
         Returns:
-            For every image, in order, a dict with `file_name`, `image_id` (the name's stem,
-            where none was given), `height` and `width` (pixels) and `instances`: on the CPU,
-            best first, `pred_boxes` (absolute xyxy in the original image, turned as its EXIF
-            data says), `scores`, `pred_classes` and `pred_queries`. Of an image in memory also
-            `pixels`, uint8 RGB [H, W, 3]; with `trajectory` also `trajectory`, a list of such
-            instances, one per step; and the answers to the analyses.
+            For every image, in order, a dict with `file_name`, `image_id` (by default the stem of
+            the file name), `height` and `width` (pixels) and `instances`: on the CPU, best first,
+            `pred_boxes` (absolute xyxy in the original image, rotated as its EXIF orientation
+            says), `scores`, `pred_classes` and `pred_queries`. An image in memory also has
+            `pixels`, uint8 RGB [H, W, 3]. With `trajectory` there is also `trajectory`, a list of
+            such instances, one per step. The values of the analyses are merged into the dict.
 
         Raises:
             OSError: an image cannot be read; the message names it.
-            ValueError: the model is no detector, or has no trajectory, or an image is none.
+            TypeError: an item is not an image.
+            ValueError: an array or dict is not an image, the model returns no boxes, or it has no
+                trajectory.
         """
         return list(self.stream(images, trajectory, analyses))
 
@@ -134,19 +139,18 @@ class Predictor(BasePredictor):
         trajectory: bool = False,
         analyses: Sequence[ImageAnalysis] = (),
     ) -> Iterator[dict]:
-        """Like a call, but yields the results while it goes, `TEST.BATCH_SIZE` at a time; only
-        so many images are taken from `images` beforehand."""
+        """Yields the results of a call while it reads the images, `TEST.BATCH_SIZE` at a time."""
         if trajectory or analyses:
             self._check_trajectory()
         for records in self._batches(images):
             yield from self._run([self._prepare(x) for x in records], trajectory, analyses)
 
     def _prepare(self, record: dict) -> dict:
-        """What the model takes: the mapper's dict, with `pixels` if the image was in memory."""
+        """The input of the model for an image; `pixels` is added if the image is in memory."""
         if "image" not in record:
             return self.mapper(record)
         pixels = record["image"]
-        return {**record, **self.mapper.of_pixels(pixels), "pixels": pixels}
+        return {**record, **self.mapper.map_pixels(pixels), "pixels": pixels}
 
     @property
     def trajectory_times(self) -> list[float]:
@@ -156,7 +160,10 @@ class Predictor(BasePredictor):
 
     def _check_trajectory(self) -> None:
         if not isinstance(self.model, SetDetector):
-            raise ValueError(f"a {type(self.model).__name__} has no trajectory: leave it out")
+            raise ValueError(
+                f"a {type(self.model).__name__} has no trajectory and takes no analyses: leave "
+                "them out"
+            )
 
     @torch.no_grad()
     def _run(
@@ -169,7 +176,7 @@ class Predictor(BasePredictor):
         results = []
         for x, output in zip(batch, outputs, strict=True):
             if "instances" not in output:
-                raise ValueError(f"a {type(self.model).__name__} gives no boxes: use a detector")
+                raise ValueError(f"a {type(self.model).__name__} returns no boxes: use a detector")
             kept = ("file_name", "image_id", "height", "width", "pixels")
             result = {**output, **{key: x[key] for key in kept if key in x}}
             result["instances"] = output["instances"].to("cpu")
@@ -179,11 +186,11 @@ class Predictor(BasePredictor):
         return results
 
     def coco_results(self, result: dict) -> list[dict]:
-        """The detections of one result in COCO's result form, ready for JSON.
+        """The detections of one result in COCO's result format, for JSON.
 
-        `category_id` is the dataset's own id where it has such ids, else the class index;
-        `bbox` is [x, y, width, height] in pixels of the original image. Where the blocks were
-        asked, `box_spread` and `agreement` tell their `flowdet.evaluation.block_agreement`.
+        `category_id` is the dataset's own id if it has such ids, otherwise the class index; `bbox`
+        is [x, y, width, height] in pixels of the original image. After the analysis
+        `flowdet.evaluation.block_agreement` the rows also have `box_spread` and `agreement`.
         """
         instances = result["instances"]
         boxes = BoxMode.convert(
@@ -209,12 +216,12 @@ class Predictor(BasePredictor):
 
 
 def _category_ids(cfg: CfgNode) -> dict[int, int]:
-    """The dataset's own ids by class index, where it has such."""
+    """The dataset's own ids by class index; empty if it has none."""
     names = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
     metadata = MetadataCatalog.get(names[0]) if names else None
     if metadata and metadata.get("evaluator_type") == "coco" and names[0] in DatasetCatalog:
         if not hasattr(metadata, "thing_classes"):
-            # a dataset of DATASETS.PATH knows its ids when it was read
+            # the metadata of a custom dataset is filled in when its annotations are read
             DatasetCatalog.get(names[0])
     ids = getattr(metadata, "thing_dataset_id_to_contiguous_id", None) or {}
     return {index: category for category, index in ids.items()}

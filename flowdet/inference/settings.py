@@ -1,4 +1,4 @@
-"""The few keys of a config that users set for inference, by short names."""
+"""The config of a trained model with the options that users choose at inference."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
+from flowdet.config import inference_settings
 from flowdet.detection import FlowMatchingDetector
 from flowdet.engine.config import load_config
 from flowdet.engine.task_builders import task_of
@@ -24,19 +25,21 @@ def inference_config(
     block: int | None = None,
     batch_size: int | None = None,
 ) -> CfgNode:
-    """A config file with overrides, then with what is not None.
+    """Loads a config file with overrides; the options that are not None override both.
 
     Args:
+        path: of the config file.
         overrides: `[KEY, value, KEY, value, ...]`.
         device: `MODEL.DEVICE`.
-        mode: `INFERENCE_MODE` of the task's node.
-        steps: `NUM_STEPS`, of the multi-step modes.
-        block: `SINGLE_STEP_BLOCK`, of `single_step`.
+        mode: `INFERENCE_MODE` of the model.
+        steps: `NUM_STEPS`, the Euler steps of the multi-step modes.
+        block: `SINGLE_STEP_BLOCK`, the block of mode `single_step`.
         batch_size: `TEST.BATCH_SIZE`.
 
     Raises:
         FileNotFoundError, KeyError: as `load_config`.
-        ValueError: what the model or its inference mode does not read.
+        ValueError: an option that does not apply to the model or to its inference mode, or a
+            plan that `InferencePlan.check` refuses.
     """
     node = f"MODEL.{task_of(load_config(path, list(overrides))).node}"
     keys = {
@@ -48,34 +51,23 @@ def inference_config(
     }
     given = [x for key, value in keys.items() if value is not None for x in (key, value)]
     cfg = load_config(path, [*overrides, *given])
-    _check_mode(cfg, mode, steps, block)
+    options = {"mode": mode, "steps": steps, "block": block}
+    _check_options(cfg, {name: x for name, x in options.items() if x is not None})
     return cfg
 
 
-def has_inference_modes(cfg: CfgNode) -> bool:
-    """Whether the model of a config reads the `INFERENCE_MODE` of its node."""
-    architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
-    return issubclass(architecture, (FlowMatchingDetector, FlowMatchingClassifier))
-
-
-def _check_mode(cfg: CfgNode, mode: str | None, steps: int | None, block: int | None) -> None:
-    """See `inference_config`."""
-    task = task_of(cfg)
-    given = (mode, steps, block) != (None, None, None)
-    if given and not has_inference_modes(cfg):
-        raise ValueError(
-            f"a {cfg.MODEL.META_ARCHITECTURE} has no inference modes: leave out mode, steps and "
-            "block"
-        )
-    configured = task.keys(cfg).INFERENCE_MODE
-    if configured not in INFERENCE_MODES:
-        raise ValueError(
-            f"unknown inference mode {configured!r}: use one of {', '.join(INFERENCE_MODES)}"
-        )
-    parameter = INFERENCE_MODES[configured].parameter
-    if steps is not None and parameter != "steps":
-        raise ValueError(f"steps is for the multi-step modes, not for {configured}")
-    if steps is not None and steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    if block is not None and parameter != "block":
-        raise ValueError(f"block is for mode single_step, not for {configured}")
+def _check_options(cfg: CfgNode, options: dict[str, object]) -> None:
+    """Raises ValueError if one of the options `mode`, `steps` and `block` does not apply."""
+    name = cfg.MODEL.META_ARCHITECTURE
+    if not issubclass(META_ARCH_REGISTRY.get(name), (FlowMatchingDetector, FlowMatchingClassifier)):
+        if options:
+            raise ValueError(f"a {name} has no inference modes: leave out {', '.join(options)}")
+        return
+    node = task_of(cfg).keys(cfg)
+    plan = inference_settings(node).plan
+    # in the config 0 steps stand for one per block, but nobody asks for 0
+    plan._replace(num_steps=options.get("steps", plan.num_steps)).check(node.NUM_BLOCKS)
+    for option in ("steps", "block"):
+        if option in options and INFERENCE_MODES[plan.mode].parameter != option:
+            modes = [mode for mode, kind in INFERENCE_MODES.items() if kind.parameter == option]
+            raise ValueError(f"{option} is for mode {' or '.join(modes)}, not for {plan.mode}")

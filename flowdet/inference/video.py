@@ -1,4 +1,4 @@
-"""Frames of video files and cameras, one after the other."""
+"""Reads the frames of video files and cameras."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from pathlib import Path
 
 import cv2
 
-# frames per second, where the source does not say, or says what cannot be
-_USUAL_FPS = 25.0
+# frames per second of a source that reports none, or an impossible number
+_DEFAULT_FPS = 25.0
 
-# FFmpeg's own lines on files that it cannot read; OpenCV looks here before its first video
+# Silences FFmpeg's own messages about unreadable files. OpenCV reads the variable when it opens its
+# first video.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 logger = logging.getLogger(__name__)
 
 
 class Frames:
-    """The frames of a source, as dicts for a predictor, read when they are asked for.
+    """The frames of a source as dicts for a predictor, read while iterating.
 
-    Each has `image` (uint8 RGB [H, W, 3]), `file_name` (the name of the source) and `image_id`,
-    the number of the frame from 0.
+    Each dict has `image` (uint8 RGB [H, W, 3]), `file_name` (the name of the source) and
+    `image_id` (the number of the frame, from 0).
 
     Attributes:
         name: of the source.
         fps: frames per second.
-        count: how many there will be; None if nobody knows.
+        count: the number of frames; None if it is unknown.
     """
 
     count: int | None = None
@@ -38,34 +39,36 @@ class Frames:
         self.name = name
         self._capture = capture
         fps = capture.get(cv2.CAP_PROP_FPS)
-        self.fps = fps if 1 <= fps <= 480 else _USUAL_FPS
+        self.fps = fps if 1 <= fps <= 480 else _DEFAULT_FPS
 
     def __iter__(self) -> Iterator[dict]:
         number = -1
         while True:
-            there, frame = self._capture.read()
-            if not there:
+            success, frame = self._capture.read()
+            if not success:
                 return
             pixels = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-            number = self._next(number)
+            number = self._next_number(number)
             yield {"image": pixels, "file_name": self.name, "image_id": number}
 
-    def _next(self, number: int) -> int:
-        """The number of the frame after one."""
+    def _next_number(self, number: int) -> int:
+        """The number of the frame that is read after frame `number`."""
         return number + 1
 
     def close(self) -> None:
+        """Releases the file or camera."""
         self._capture.release()
 
 
 class VideoFile(Frames):
-    """A video file, of any format that OpenCV reads.
+    """A video file of any format that OpenCV reads.
 
-    Iterating warns if the file ends before it says; it can be done once.
+    It can be iterated once. A warning is logged if the file ends before the number of frames that
+    it reports.
 
     Raises:
         FileNotFoundError: there is no such file.
-        OSError: it is no video, or none of its frames can be read.
+        OSError: it is not a video, or (while iterating) none of its frames can be read.
     """
 
     def __init__(self, path: str | Path):
@@ -80,52 +83,55 @@ class VideoFile(Frames):
         self.count = count if count > 0 else None
 
     def __iter__(self) -> Iterator[dict]:
-        found = 0
+        num_read = 0
         for frame in super().__iter__():
-            found += 1
+            num_read += 1
             yield frame
-        if not found:
+        if not num_read:
             raise OSError(f"cannot read {self.name}: none of its frames can be decoded")
-        if self.count and found < self.count:
+        if self.count and num_read < self.count:
             logger.warning(
-                "%s should have %d frames, but ends after %d: is it whole?",
+                "%s should have %d frames, but ends after %d: the file may be damaged",
                 self.name,
                 self.count,
-                found,
+                num_read,
             )
 
 
 class Camera(Frames):
-    """A camera, endless. Its frames are numbered by the clock: where the model is slower than the
-    camera, numbers are left out.
+    """A camera; its frames do not end.
+
+    Frames are numbered by the clock: numbers are skipped if the model is slower than the camera.
 
     Args:
         index: of the camera, from 0.
-        clock: seconds.
+        clock: returns the time in seconds.
 
     Raises:
-        OSError: there is no such camera, or (while iterating) it gives no image at all.
+        OSError: there is no such camera, or (while iterating) it gives no image.
     """
 
     def __init__(self, index: int, clock: Callable[[], float] = time.monotonic):
         with quiet_opencv():
             capture = cv2.VideoCapture(index)
         if not capture.isOpened():
-            raise OSError(f"cannot open camera {index}: is one connected, and free?")
+            raise OSError(
+                f"cannot open camera {index}: it is not connected, or another program uses it"
+            )
         super().__init__(f"camera {index}", capture)
         self._clock = clock
 
     def __iter__(self) -> Iterator[dict]:
         self._start = None
-        found = False
+        has_image = False
         for frame in super().__iter__():
-            found = True
+            has_image = True
             yield frame
-        if not found:
+        if not has_image:
             raise OSError(f"{self.name} gives no image")
         logger.warning("%s gives no more images", self.name)
 
-    def _next(self, number: int) -> int:
+    def _next_number(self, number: int) -> int:
         if self._start is None:
             self._start = self._clock()
         return max(number + 1, int((self._clock() - self._start) * self.fps))
@@ -133,7 +139,7 @@ class Camera(Frames):
 
 @contextmanager
 def quiet_opencv() -> Iterator[None]:
-    """Without OpenCV's own lines on what cannot be opened: we say it in one."""
+    """Silences OpenCV's log, for calls whose errors flowdet reports itself."""
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Writing films: videos of any length, animated GIFs, and a window for those who look on."""
+"""Writes videos frame by frame and animations, and shows frames in a window."""
 
 from __future__ import annotations
 
@@ -17,26 +17,29 @@ from flowdet.inference.video import quiet_opencv
 # and read by every player.
 CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
 ANIMATION_SUFFIXES = (".gif", ".mp4")
-# per second in an animation; seconds that its first and its last frame stay
-SPEED, FIRST, LAST = 16, 0.75, 2.5
+# frames per second of an animation, and how many seconds its first and last frame are shown
+ANIMATION_FPS, FIRST_FRAME_SECONDS, LAST_FRAME_SECONDS = 16, 0.75, 2.5
 
 
 class VideoWriter:
-    """A video file that grows frame by frame.
+    """Writes a video file frame by frame.
 
-    As a context manager it is kept if the block ends well, and deleted if it ends in an error.
+    A context manager: the file is kept at the end, and deleted after an error.
 
     Args:
-        path: its suffix, one of `CODECS`, decides the format; its folder is made.
+        path: its suffix, one of `CODECS`, decides the format; its folder is created.
         fps: frames per second.
 
+    Attributes:
+        count: the number of frames so far.
+
     Raises:
-        ValueError: no suffix of a video.
-        OSError: OpenCV cannot write it (from `add`).
+        ValueError: the suffix is not that of a video.
+        OSError: OpenCV cannot write the file (from `add`).
     """
 
     def __init__(self, path: Path, fps: float):
-        check_video_name(path)
+        check_video_suffix(path)
         self.path = path
         self.fps = fps
         self.count = 0
@@ -45,11 +48,12 @@ class VideoWriter:
         self._last: np.ndarray | None = None
 
     def add(self, picture: Image.Image, number: int | None = None) -> None:
-        """The next frame, of the size of the first.
+        """Appends a frame.
 
         Args:
-            number: which frame it is, from 0. The frames that are missing before it repeat the
-                last one, so that a camera's recording keeps the clock's pace.
+            picture: of the size of the first frame.
+            number: of the frame, from 0; None is the next number. The last frame is repeated for
+                skipped numbers, so that the video of a slow camera keeps its speed.
         """
         frame = cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2BGR)
         if self._writer is None:
@@ -71,12 +75,12 @@ class VideoWriter:
         if not writer.isOpened():
             raise OSError(
                 f"OpenCV cannot write {self.path} ({size[0]}x{size[1]} pixels, {self.fps:g} frames "
-                "per second): is the folder writable, and the file's suffix a video's?"
+                "per second): check that the folder is writable"
             )
         return writer
 
     def close(self, keep: bool = True) -> None:
-        """Finishes the file and gives it its name, or deletes it."""
+        """Finishes the file and gives it its final name, or deletes it."""
         if self._writer is None:
             return
         self._writer.release()
@@ -94,56 +98,68 @@ class VideoWriter:
 
 
 def partial_path(path: Path) -> Path:
-    """Where a file is written before it gets its name; its suffix tells the format."""
+    """The temporary name of a file while it is written; it keeps the suffix, which decides the
+    format."""
     return path.with_name(f"{path.stem}.partial{path.suffix}")
 
 
-def recording_path(output: str, source: str) -> Path:
-    """The video file that `output` names, or the one in the folder that it names.
+def video_output_path(output: str, source: str) -> Path:
+    """The video file to write: `output` itself, or a file in it if it means a folder.
 
     Args:
-        source: name of the video or camera, which the file in a folder gets.
+        output: path of a file or folder.
+        source: name of the video or camera; a file in a folder is named after it.
 
     Raises:
-        ValueError: it has the suffix of something else, or is the video itself.
+        ValueError: the suffix is not that of a video, or the file is the source itself.
     """
     path = Path(output)
     if output.endswith(("/", os.sep)) or path.is_dir() or not path.suffix:
         name = Path(source.replace(" ", "_"))
         path = path / (name.name if name.suffix.lower() in CODECS else f"{name.stem}.mp4")
-    check_video_name(path)
+    check_video_suffix(path)
     if os.path.realpath(path) == os.path.realpath(source):
-        raise ValueError(f"{path} is the video itself: write to another folder or name")
+        raise ValueError(f"{path} is the input video itself: write to another folder or name")
     return path
 
 
-def check_video_name(path: Path) -> None:
-    """Raises ValueError for a suffix that is no video's."""
+def check_video_suffix(path: Path) -> None:
+    """Raises ValueError if the suffix is not that of a video that `VideoWriter` writes."""
     if path.suffix.lower() not in CODECS:
         raise ValueError(
-            f"{path} has no suffix of a video: use one of {', '.join(CODECS)}, or give a folder"
+            f"{path} does not have the suffix of a video: use one of {', '.join(CODECS)}, or give "
+            "a folder"
         )
 
 
 def save_animation(frames: Iterable[Image.Image], path: Path) -> None:
-    """An animation, .gif or .mp4, that rests on its first and on its last frame."""
+    """Writes a .gif or .mp4 animation that shows its first and last frame longer.
+
+    Args:
+        frames: of one size.
+        path: of the file; its folder is created.
+    """
     frames = list(frames)
     if path.suffix.lower() == ".gif":
         _save_gif(frames, path)
         return
-    stays = [1] * len(frames)
-    stays[0], stays[-1] = round(FIRST * SPEED), round(LAST * SPEED)
-    with VideoWriter(path, SPEED) as recording:
-        for frame, times in zip(frames, stays):
-            for _ in range(times):
-                recording.add(frame)
+    repeats = [1] * len(frames)
+    repeats[0] = round(FIRST_FRAME_SECONDS * ANIMATION_FPS)
+    repeats[-1] = round(LAST_FRAME_SECONDS * ANIMATION_FPS)
+    with VideoWriter(path, ANIMATION_FPS) as writer:
+        for frame, count in zip(frames, repeats):
+            for _ in range(count):
+                writer.add(frame)
 
 
 def _save_gif(frames: list[Image.Image], path: Path) -> None:
-    durations = [round(1000 / SPEED)] * len(frames)
-    durations[0], durations[-1] = round(1000 * FIRST), round(1000 * LAST)
-    # One palette for all, and no dithering, or what does not move would flicker. The colours
-    # in between are mixtures of those at the ends.
+    durations = [round(1000 / ANIMATION_FPS)] * len(frames)
+    durations[0], durations[-1] = (
+        round(1000 * FIRST_FRAME_SECONDS),
+        round(1000 * LAST_FRAME_SECONDS),
+    )
+    # One palette for all frames and no dithering, otherwise still parts would flicker. The colors
+    # of the other frames are mixtures of those of the first and the last.
     both = Image.new("RGB", (2 * frames[0].width, frames[0].height))
     both.paste(frames[0])
     both.paste(frames[-1], (frames[0].width, 0))
@@ -156,10 +172,13 @@ def _save_gif(frames: list[Image.Image], path: Path) -> None:
 
 
 class Window:
-    """A window that shows pictures; q or Escape in it, or closing it, ends the show.
+    """A window that shows pictures until the user closes it or presses q or Escape.
+
+    Args:
+        title: of the window.
 
     Raises:
-        ValueError: this OpenCV has no windows, or there is no display.
+        ValueError: this build of OpenCV has no windows, or there is no display.
     """
 
     def __init__(self, title: str):
@@ -168,7 +187,7 @@ class Window:
                 "this OpenCV has no windows (opencv-python-headless): install opencv-python in "
                 "its place, or give --output instead of --show"
             )
-        # without one, Qt ends the whole program
+        # without a display Qt would end the whole program
         if sys.platform == "linux" and not (
             os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
         ):
@@ -177,7 +196,7 @@ class Window:
         cv2.namedWindow(title, cv2.WINDOW_NORMAL)
 
     def show(self, picture: Image.Image) -> bool:
-        """Shows a picture; returns whether the user wants more."""
+        """Shows a picture; returns whether the window is still open."""
         cv2.imshow(self.title, cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2BGR))
         pressed = cv2.waitKey(1) & 0xFF
         return pressed not in (27, ord("q")) and self._is_open()
@@ -186,6 +205,7 @@ class Window:
         return cv2.getWindowProperty(self.title, cv2.WND_PROP_VISIBLE) >= 1
 
     def close(self) -> None:
+        """Closes the window."""
         cv2.destroyWindow(self.title)
 
 

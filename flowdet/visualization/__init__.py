@@ -1,1 +1,1 @@
-"""Drawing: images with boxes, sheets of images, animations of the queries' boxes."""
+"""Drawing: images with boxes, sheets of images, animations of the boxes of all queries."""

@@ -1,4 +1,4 @@
-"""The frames of a film that shows how the boxes of an image travel."""
+"""Animation of the boxes of all queries, from noise to detections."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from flowdet.visualization.drawing import (
     sheet_columns,
 )
 
-# pixels: the outlines of boxes that end in a detection, and of the others
-WIDE, NARROW = 3, 2
-# of the boxes that end in no detection
-GREY = (0.75, 0.75, 0.75)
-# the least opacity at t = 0, so that every box is seen to start; it falls to 0 at t = 1
+# line width in pixels of the queries that end in a detection, and of the others
+DETECTED_WIDTH, OTHER_WIDTH = 3, 2
+# color of the queries that do not end in a detection
+GRAY = (0.75, 0.75, 0.75)
+# The minimum opacity of a box at t = 0, so that all queries are visible there. It falls linearly to
+# 0 at t = 1.
 START_OPACITY = 0.5
 
 
 def animation_frames(
     visualizer: DetectionVisualizer, results: Sequence[dict], titles: Sequence[str]
 ) -> Iterator[Image.Image]:
-    """A film of many images side by side: first the boxes of all queries, then the detections.
+    """The frames of an animation: the boxes of all queries at every time, then the detections.
 
-    At t = 0 the boxes are what noise decodes to; they move as the state of each query does. A
-    query that ends in a drawn detection has the colour of its class, the others are grey, and each
-    is as opaque as it is sure to hold any object. The last frame shows the detections, as
-    `DetectionVisualizer.tile` does.
+    Several images are shown side by side. At t = 0 the boxes are decoded from noise. A query that
+    ends in a drawn detection has the color of its class, the others are gray; the opacity of a box
+    is its objectness. The last frame shows the detections, as `DetectionVisualizer.tile` does.
 
     Args:
         visualizer: draws the detections.
-        results: of a predictor, with `travel`, all of as many times.
+        results: of a predictor, with `box_trajectory`, all at the same times.
         titles: of the images.
 
     Returns:
-        Frames of one size: one per time of the travels, and one of the detections.
+        Frames of one size: one per time, and one of the detections.
     """
     columns = sheet_columns(len(results))
     times = results[0]["box_trajectory"].times.tolist()
@@ -51,40 +51,45 @@ def animation_frames(
 
 
 def trajectory_tiles(visualizer: DetectionVisualizer, result: dict) -> Iterator[Image.Image]:
-    """The film of one image: the boxes of its queries at each time, then the detections."""
-    image, drawn = _enlarged(image_of(result)), visualizer.confident(result["instances"])
-    ends = dict(zip(drawn.pred_queries.tolist(), drawn.pred_classes.tolist()))
-    for frame in range(len(result["box_trajectory"].times)):
-        yield trajectory_tile(image, result["box_trajectory"], frame, ends, result["width"])
+    """The tiles of one image: the boxes of its queries at every time, then the detections."""
+    image = _scaled_to_tile(image_of(result))
+    drawn = visualizer.above_threshold(result["instances"])
+    classes = dict(zip(drawn.pred_queries.tolist(), drawn.pred_classes.tolist()))
+    trajectory = result["box_trajectory"]
+    for frame in range(len(trajectory.times)):
+        yield trajectory_tile(image, trajectory, frame, classes, result["width"])
     yield visualizer.tile(result)
 
 
 def trajectory_tile(
-    image: Image.Image, travel: BoxTrajectory, frame: int, ends: dict[int, int], width: int
+    image: Image.Image, trajectory: BoxTrajectory, frame: int, classes: dict[int, int], width: int
 ) -> Image.Image:
-    """The boxes of all queries at one time, on an image.
+    """An image with the boxes of all queries at one time.
 
     Args:
-        image: in the size of the tile.
-        frame: which of the times.
-        ends: the class of each query that ends in a detection.
+        image: of the size of the tile.
+        trajectory: of the image.
+        frame: index of the time.
+        classes: the class of every query that ends in a detection.
         width: of the original image, in pixels.
     """
     layer = Image.new("RGBA", image.size)
     pen = ImageDraw.Draw(layer)
-    boxes = travel.boxes[frame] * (image.width / width)
-    least = START_OPACITY * (1 - float(travel.times[frame]))
-    opacity = travel.objectness[frame].clamp(min=least).tolist()
-    # those that end in a detection last, on top
-    for query in sorted(range(len(boxes)), key=lambda q: (q in ends, opacity[q])):
-        color = class_color(ends[query]) if query in ends else GREY
-        shade = tuple(round(255 * x) for x in (*color, opacity[query]))
-        pen.rectangle(boxes[query].tolist(), outline=shade, width=WIDE if query in ends else NARROW)
+    boxes = trajectory.boxes[frame] * (image.width / width)
+    least = START_OPACITY * (1 - float(trajectory.times[frame]))
+    opacity = trajectory.objectness[frame].clamp(min=least).tolist()
+    # queries that end in a detection are drawn last, on top
+    for query in sorted(range(len(boxes)), key=lambda q: (q in classes, opacity[q])):
+        detected = query in classes
+        color = class_color(classes[query]) if detected else GRAY
+        outline = tuple(round(255 * x) for x in (*color, opacity[query]))
+        line_width = DETECTED_WIDTH if detected else OTHER_WIDTH
+        pen.rectangle(boxes[query].tolist(), outline=outline, width=line_width)
     return Image.alpha_composite(image.convert("RGBA"), layer).convert("RGB")
 
 
-def _enlarged(image: Image.Image) -> Image.Image:
-    """Its longer side `TILE` pixels."""
+def _scaled_to_tile(image: Image.Image) -> Image.Image:
+    """The image with a longer side of `TILE` pixels."""
     factor = TILE / max(image.size)
     size = [max(round(x * factor), 1) for x in image.size]
     return image.resize(size, Image.Resampling.BICUBIC)

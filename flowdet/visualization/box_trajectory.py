@@ -1,4 +1,4 @@
-"""The boxes that the state of every query decodes to, from noise at t = 0 to detections at t = 1."""
+"""Trajectories of boxes: the state z_t of every query, decoded to a box at many times t."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from flowdet.detection.tokens import ImageTokens
 
 @dataclass(frozen=True)
 class BoxTrajectory:
-    """The decoded states z_t of all queries of one image at evenly spaced times.
+    """The decoded states z_t of all M queries of one image at F evenly spaced times.
 
-    The state is decoded, not the estimate of z_1: noise at t = 0, the detections at t = 1.
+    The state z_t is decoded, not the estimate of z_1: at t = 0 it is noise, at t = 1 it is the
+    embeddings that the detections are decoded from.
 
     Attributes:
         times: [F], from 0 to 1.
         boxes: [F, M, 4], absolute xyxy in the original image, clipped to it.
-        objectness: [F, M], the probability of any class but background.
+        objectness: [F, M], the probability of all classes but background.
     """
 
     times: Tensor
@@ -31,16 +32,19 @@ class BoxTrajectory:
 
 
 def box_trajectory(frames: int) -> ImageAnalysis:
-    """An analysis that adds the `BoxTrajectory` of every image, as `box_trajectory`, at `frames`
-    times.
+    """Makes an `ImageAnalysis` that adds the `BoxTrajectory` of every image to its result, under
+    the key `box_trajectory`.
 
-    Between two solver states z_t is interpolated linearly, as the Euler step does.
+    Between two states of the solver z_t is interpolated linearly: an Euler step is a straight line.
+
+    Args:
+        frames: F, the number of times from 0 to 1.
 
     Raises:
         ValueError: fewer than two frames.
     """
     if frames < 2:
-        raise ValueError(f"a box trajectory has at least 2 frames, got {frames}")
+        raise ValueError(f"a box trajectory needs at least 2 frames, got {frames}")
     times = torch.linspace(0, 1, frames)
 
     def analyze(
@@ -59,17 +63,21 @@ def box_trajectory(frames: int) -> ImageAnalysis:
 
 
 def interpolate_states(times: list[float], states: list[Tensor], new_times: list[float]) -> Tensor:
-    """States at other times by linear interpolation, [F, ...].
+    """Interpolates states linearly between their times.
 
     Args:
         times: of `states`, ascending from 0 to 1.
-        new_times: ascending, in [0, 1].
+        states: tensors of one shape [...].
+        new_times: F times, ascending, in [0, 1].
+
+    Returns:
+        The states at the new times, [F, ...].
     """
     interpolated, step = [], 0
     for t in new_times:
         while t > times[step + 1]:
             step += 1
-        share = (t - times[step]) / (times[step + 1] - times[step])
-        # lerp reaches both ends exactly
-        interpolated.append(torch.lerp(states[step], states[step + 1], share))
+        weight = (t - times[step]) / (times[step + 1] - times[step])
+        # lerp is exact at both ends
+        interpolated.append(torch.lerp(states[step], states[step + 1], weight))
     return torch.stack(interpolated)

@@ -1,4 +1,4 @@
-"""Pictures of detections."""
+"""Draws detections on images and arranges images on sheets."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from detectron2.utils.visualizer import Visualizer
 from matplotlib.colors import hsv_to_rgb
 from PIL import Image, ImageDraw, ImageFont
 
-# pixels: the longer side of a tile (and the least of a picture, so that labels are readable on
-# small images), the font of titles, the space around tiles
+# in pixels: the longer side of a tile; smaller pictures are enlarged to it, which keeps their labels
+# readable
 TILE = 320
+# in pixels: the font of titles, and the space around tiles
 TITLE_FONT = 15
 GAP = 10
-# points: the outline of a block's box
-THIN = 0.6
-# pixels per point at matplotlib's 100 dots per inch: a line's height, a letter's mean width
-LINE, LETTER = 1.9, 0.9
-# above this a sheet has more pixels than anyone looks at
+# in points: the line of a block's box
+BLOCK_BOX_WIDTH = 0.6
+# pixels per point of a font at matplotlib's 100 dots per inch: line height and mean letter width
+LINE_HEIGHT, LETTER_WIDTH = 1.9, 0.9
+# larger sheets are refused
 MAX_TILES = 400
 
 
@@ -30,11 +31,11 @@ class DrawnBox(NamedTuple):
 
     Attributes:
         box: absolute xyxy in pixels of the image.
-        label: at its top; "" for none.
+        label: text above the box; "" for none.
         color: RGB in [0, 1].
-        style: of its line, as matplotlib names them.
-        width: of its line in points; 0 is that of detectron2's boxes.
-        below: whether the label is at its bottom instead.
+        style: line style of matplotlib, such as "-" or ":".
+        width: line width in points; 0 is the default of detectron2's boxes.
+        below: the label is below the box instead.
     """
 
     box: Sequence[float]
@@ -46,7 +47,7 @@ class DrawnBox(NamedTuple):
 
 
 class DetectionVisualizer:
-    """Draws results of `flowdet.engine.Predictor`.
+    """Draws the results of a `flowdet.inference.Predictor`.
 
     Args:
         class_names: by class index.
@@ -57,31 +58,31 @@ class DetectionVisualizer:
         self.class_names = class_names
         self.score_threshold = score_threshold
 
-    def confident(self, instances: Instances) -> Instances:
-        """The detections that are drawn; annotations, which have no scores, are all."""
+    def above_threshold(self, instances: Instances) -> Instances:
+        """The detections that are drawn; instances without scores are all drawn."""
         if not instances.has("scores"):
             return instances
         return instances[instances.scores >= self.score_threshold]
 
     def picture(self, result: dict) -> Image.Image:
-        """An image with its detections, in its own size or enlarged to `TILE`."""
+        """An image with its detections, in its own size or enlarged to a longer side of `TILE`."""
         image = image_of(result)
         return self._draw(image, result["instances"], max(TILE, *image.size))
 
     def tile(self, result: dict) -> Image.Image:
-        """An image with its detections, its longer side `TILE` pixels."""
+        """An image with its detections, scaled to a longer side of `TILE`."""
         return self._draw(image_of(result), result["instances"], TILE)
 
     def steps(self, result: dict) -> list[Image.Image]:
-        """A tile for every step of a result with `trajectory`."""
+        """A tile with the detections after every step, of a result with `trajectory`."""
         image = image_of(result)
         return [self._draw(image, instances, TILE) for instances in result["trajectory"]]
 
     def _draw(self, image: Image.Image, instances: Instances, side: int) -> Image.Image:
-        """The image enlarged or shrunk to the longer side `side`, and the boxes on it."""
-        instances = self.confident(instances)
-        marks: list[DrawnBox] = []
-        # the best last, on top
+        """The image scaled to a longer side of `side` pixels, with the detections on it."""
+        instances = self.above_threshold(instances)
+        boxes: list[DrawnBox] = []
+        # the best detection is drawn last, on top
         for i in reversed(range(len(instances))):
             index = int(instances.pred_classes[i])
             label = self.class_names[index]
@@ -90,72 +91,76 @@ class DetectionVisualizer:
             color = class_color(index)
             if instances.has("block_boxes"):
                 label += f" ±{pixels_text(float(instances.box_spread[i]))}"
-                drawn = instances.block_boxes[i].tolist()
-                marks += [DrawnBox(box, "", light(color), width=THIN) for box in drawn]
-            marks.append(DrawnBox(instances.pred_boxes.tensor[i].tolist(), label, color))
-        return draw_boxes(image, marks, side)
+                boxes += [
+                    DrawnBox(box, "", light(color), width=BLOCK_BOX_WIDTH)
+                    for box in instances.block_boxes[i].tolist()
+                ]
+            boxes.append(DrawnBox(instances.pred_boxes.tensor[i].tolist(), label, color))
+        return draw_boxes(image, boxes, side)
 
 
-def draw_boxes(image: Image.Image, marks: Sequence[DrawnBox], side: int = TILE) -> Image.Image:
-    """The image enlarged or shrunk to the longer side `side`, and marks on it, the last on top."""
+def draw_boxes(image: Image.Image, boxes: Sequence[DrawnBox], side: int = TILE) -> Image.Image:
+    """Scales an image to a longer side of `side` pixels and draws boxes on it, the last on top."""
     factor = side / max(image.size)
     width, height = (max(round(x * factor), 1) for x in image.size)
     canvas = Visualizer(image.resize((width, height), Image.Resampling.BICUBIC))
     font = max(10, math.sqrt(width * height) / 70)
     scale = (width / image.width, height / image.height) * 2
-    for mark in marks:
-        box = [x * by for x, by in zip(mark.box, scale, strict=True)]
-        if mark.width:
-            _draw_thin(canvas, box, mark)
+    for drawn in boxes:
+        box = [x * factor for x, factor in zip(drawn.box, scale, strict=True)]
+        if drawn.width:
+            _draw_outline(canvas, box, drawn)
         else:
-            canvas.draw_box(box, alpha=1, edge_color=mark.color, line_style=mark.style)
-        if mark.label:
-            corner = _label_corner(box, mark.label, font, width)
-            if mark.below:
-                corner = corner[0], min(box[3], height - LINE * font)
-            shade = light(mark.color)  # the background of a label is black
+            canvas.draw_box(box, alpha=1, edge_color=drawn.color, line_style=drawn.style)
+        if drawn.label:
+            corner = _label_corner(box, drawn.label, font, width)
+            if drawn.below:
+                corner = corner[0], min(box[3], height - LINE_HEIGHT * font)
+            # a light color, because the background of a label is black
+            color = light(drawn.color)
             canvas.draw_text(
-                mark.label, corner, font_size=font, color=shade, horizontal_alignment="left"
+                drawn.label, corner, font_size=font, color=color, horizontal_alignment="left"
             )
     return Image.fromarray(canvas.get_output().get_image())
 
 
-def _draw_thin(canvas: Visualizer, box: Sequence[float], mark: DrawnBox) -> None:
-    """An outline of the mark's width, which the visualizer's own boxes cannot have."""
+def _draw_outline(canvas: Visualizer, box: Sequence[float], drawn: DrawnBox) -> None:
+    """Draws `box` with the line width of `drawn`; `Visualizer.draw_box` has only its own width."""
     x1, y1, x2, y2 = box
     corners = [x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1]
-    canvas.output.ax.plot(*corners, color=mark.color, linewidth=mark.width, alpha=0.8)
+    canvas.output.ax.plot(*corners, color=drawn.color, linewidth=drawn.width, alpha=0.8)
 
 
 def pixels_text(spread: float) -> str:
-    """`0.4px`, `3.1px`, `12px`."""
+    """A number of pixels as text: `0.4px`, `3.1px`, `12px`."""
     return f"{spread:.1f}px" if spread < 9.95 else f"{spread:.0f}px"
 
 
 def light(color: tuple[float, float, float]) -> tuple[float, ...]:
-    """A lighter shade of a colour."""
+    """A lighter shade of a color."""
     return tuple(0.5 + 0.5 * x for x in color)
 
 
 def class_color(index: int) -> tuple[float, float, float]:
-    """A bright RGB colour in [0, 1]; steps by the golden ratio keep hues apart for any count."""
+    """The color of a class, RGB in [0, 1]. Golden-ratio steps of the hue keep classes apart."""
     return tuple(hsv_to_rgb((index * 0.618034 % 1, 0.75, 1.0)))
 
 
 def _label_corner(box: list[float], label: str, font: float, width: int) -> tuple[float, float]:
-    """Top left of a label above its box, moved into the image. `font` is in points."""
-    x = min(box[0], width - LETTER * font * len(label))
-    return max(x, 2), max(box[1] - LINE * font, 2)
+    """Top left corner of a label above its box, moved into the image; `font` is in points."""
+    x = min(box[0], width - LETTER_WIDTH * font * len(label))
+    return max(x, 2), max(box[1] - LINE_HEIGHT * font, 2)
 
 
 def image_of(result: dict) -> Image.Image:
-    """The image that a result, or a dataset dict, is of."""
+    """The image of a result or a dataset dict, from its `pixels` or its file."""
     pixels = result.get("pixels")
     return Image.fromarray(read_image(result["file_name"], "RGB") if pixels is None else pixels)
 
 
 def sheet_columns(count: int) -> int:
-    """Columns of a grid between square and twice as wide as high, with few empty cells."""
+    """The number of columns of a grid of `count` tiles that leaves the fewest cells empty; the grid
+    is between square and twice as wide as high."""
     narrow, wide = math.ceil(math.sqrt(count)), math.ceil(math.sqrt(2 * count))
     return min(range(narrow, wide + 1), key=lambda columns: (-count % columns, columns))
 
@@ -163,21 +168,21 @@ def sheet_columns(count: int) -> int:
 def contact_sheet(
     tiles: Sequence[Image.Image], titles: Sequence[str], columns: int | None = None
 ) -> Image.Image:
-    """Tiles in rows, each under its title.
+    """Arranges tiles in rows, each below its title.
 
     Args:
         tiles: images of about the same size.
-        titles: as many; cut in the middle where they are wider than a tile.
-        columns: per row; chosen by `sheet_columns` if None.
+        titles: one per tile; titles wider than a tile are shortened in the middle.
+        columns: tiles per row; None is `sheet_columns`.
 
     Raises:
-        ValueError: more than `MAX_TILES`.
+        ValueError: more than `MAX_TILES` tiles.
     """
     check_tiles(len(tiles))
     columns = columns or sheet_columns(len(tiles))
     rows = math.ceil(len(tiles) / columns)
     bar = 2 * TITLE_FONT
-    # wide enough for a title, should all images be narrow
+    # wide enough for a title even if all images are narrow
     width = max(TILE // 2, *(tile.width for tile in tiles)) + GAP
     height = max(tile.height for tile in tiles) + bar
     sheet = Image.new("RGB", (columns * width + GAP, rows * height + GAP), "white")
@@ -191,16 +196,16 @@ def contact_sheet(
 
 
 def check_tiles(count: int) -> None:
-    """Raises ValueError for a sheet that would be too large to look at."""
+    """Raises ValueError if a sheet would have more than `MAX_TILES` tiles."""
     if count > MAX_TILES:
         raise ValueError(
             f"one sheet of {count} tiles is too large (at most {MAX_TILES}): write to a folder, "
-            "or take fewer images"
+            "or use fewer images"
         )
 
 
 def _shorten(title: str, width: int, font: ImageFont.FreeTypeFont) -> str:
-    """Takes letters out of the middle until the title fits `width` pixels."""
+    """Removes letters from the middle until the title fits into `width` pixels."""
     short, keep = title, len(title)
     while font.getlength(short) > width and keep > 2:
         keep -= 1

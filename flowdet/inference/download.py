@@ -1,0 +1,68 @@
+"""Downloads of trained models, kept in iopath's cache."""
+
+from __future__ import annotations
+
+from http.client import HTTPException
+from pathlib import Path, PurePosixPath
+from urllib.parse import urljoin, urlsplit
+
+from detectron2.utils.file_io import PathManager
+from iopath.common.file_io import get_cache_dir
+
+
+def is_url(path: str | Path) -> bool:
+    """Whether a string is an http or https URL."""
+    return str(path).startswith(("http://", "https://"))
+
+
+def fetch(url: str) -> Path:
+    """Downloads a file, once: later calls find it in the cache and need no network.
+
+    The cache is iopath's: `$FVCORE_CACHE`, by default `~/.torch/iopath_cache`, with one folder per
+    host. Delete the file there to download it again.
+
+    Args:
+        url: http or https; a query is left out.
+
+    Returns:
+        The local file.
+
+    Raises:
+        FileNotFoundError: the file cannot be downloaded, or the server sent a web page instead.
+    """
+    parts = urlsplit(url)._replace(query="", fragment="")
+    # iopath's own folders leave out the host: two hosts could have a file of the same path
+    folder = Path(get_cache_dir()) / parts.netloc.replace(":", "_")
+    try:
+        path = Path(PathManager.get_local_path(parts.geturl(), cache_dir=str(folder)))
+    except (OSError, HTTPException) as error:
+        raise FileNotFoundError(f"cannot download {url} ({error}): check the URL") from error
+    with path.open("rb") as file:
+        is_page = file.read(100).lstrip().lower().startswith((b"<!doctype", b"<html"))
+    if is_page:
+        path.unlink()
+        raise FileNotFoundError(f"{url} is a web page: give the URL of the file itself")
+    return path
+
+
+def run_urls(url: str) -> tuple[str, str]:
+    """The URLs of a run's config and checkpoint.
+
+    Args:
+        url: of the run's folder (ending in /), its config.yaml or one of its checkpoints (.pth).
+            The checkpoint of the first two is `model_final.pth`.
+
+    Raises:
+        ValueError: another kind of URL.
+    """
+    path = PurePosixPath(urlsplit(url).path)
+    if path.suffix == ".pth":
+        return urljoin(url, "config.yaml"), url
+    if path.suffix in (".yaml", ".yml"):
+        return url, urljoin(url, "model_final.pth")
+    if urlsplit(url).path.endswith("/"):
+        return urljoin(url, "config.yaml"), urljoin(url, "model_final.pth")
+    raise ValueError(
+        f"{url} is not the URL of a run folder (ending in /), a config (.yaml) or a checkpoint "
+        "(.pth)"
+    )
