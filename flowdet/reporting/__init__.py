@@ -1,1 +1,1 @@
-"""What a training leaves: result files, run folders, figures, the HTML report."""
+"""Reads and presents the results of trainings: result files, run folders, figures, HTML reports."""

@@ -1,4 +1,4 @@
-"""Loss and accuracy over the epochs of any number of runs (Figure 2)."""
+"""Loss and accuracy over the epochs of one or several runs (Figure 2)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,16 @@ from flowdet.reporting.runs import IRRELEVANT_KEYS, read_metrics, read_run_confi
 
 
 def group_runs(folders: Sequence[str | Path]) -> dict[str, list[tuple[Path, CfgNode]]]:
-    """Runs that differ in nothing but their seed, by a label that tells the groups apart.
+    """Groups the runs that differ only in their seed.
+
+    Args:
+        folders: the OUTPUT_DIRs of the runs.
+
+    Returns:
+        The folder and config of each run of a group, by a label that is unique to the group.
 
     Raises:
-        FileNotFoundError: a folder is no run.
+        FileNotFoundError: a folder is not a run.
         ValueError: two runs of a group have the same seed, or a folder is given twice.
     """
     groups: dict[tuple, list[tuple[Path, CfgNode]]] = {}
@@ -32,15 +38,20 @@ def group_runs(folders: Sequence[str | Path]) -> dict[str, list[tuple[Path, CfgN
             if not isinstance(value, CfgNode) and name not in ("SEED", *IRRELEVANT_KEYS)
         )
         group = groups.setdefault(key, [])
-        for other, theirs in group:
-            if theirs.SEED == cfg.SEED:
-                raise ValueError(f"{other} and {folder} have the same config and seed")
+        for other_folder, other_cfg in group:
+            if other_cfg.SEED == cfg.SEED:
+                raise ValueError(
+                    f"{other_folder} and {folder} have the same config and seed: leave out one"
+                )
         group.append((folder, cfg))
-    return _labelled(list(groups.values()))
+    return _label_groups(list(groups.values()))
 
 
-def _labelled(groups: list[list[tuple[Path, CfgNode]]]) -> dict[str, list[tuple[Path, CfgNode]]]:
-    """The shortest of method, method and batch size, folder that is different for all."""
+def _label_groups(
+    groups: list[list[tuple[Path, CfgNode]]],
+) -> dict[str, list[tuple[Path, CfgNode]]]:
+    """The groups by method, by method and batch size, or by folder: by the first of these that is
+    different for all groups."""
     firsts = [group[0] for group in groups]
     candidates = [
         [method_of(cfg) for _, cfg in firsts],
@@ -52,14 +63,15 @@ def _labelled(groups: list[list[tuple[Path, CfgNode]]]) -> dict[str, list[tuple[
 
 
 def curve_rows(groups: dict[str, list[tuple[Path, CfgNode]]], metrics: Sequence[str]) -> list[dict]:
-    """Rows of a result file: each metric of each group at each iteration, over its seeds.
+    """Rows of a result file: mean, minimum and maximum of each metric over the seeds of a group, at
+    each iteration.
 
     Args:
-        groups: of `group_runs`.
+        groups: the groups of runs, see `group_runs`.
         metrics: keys of `metrics.json`, e.g. `total_loss`, `bbox/AP50`.
 
     Raises:
-        ValueError: no run of a group has ever written one of the metrics.
+        ValueError: no run of a group has one of the metrics; the message lists those there are.
     """
     rows = []
     for label, runs in groups.items():
@@ -70,7 +82,9 @@ def curve_rows(groups: dict[str, list[tuple[Path, CfgNode]]], metrics: Sequence[
             series = [metric_series(run, metric, cfg.SOLVER.MAX_ITER) for run in records]
             if not any(series):
                 known = sorted({key for run in records for r in run for key in r})
-                raise ValueError(f"{runs[0][0]} has no {metric!r} in metrics.json, only {known}")
+                raise ValueError(
+                    f"{runs[0][0]} has no metric {metric!r} in metrics.json, only {known}"
+                )
             for iteration, values in _shared_points(series):
                 rows.append(
                     common
@@ -88,29 +102,39 @@ def curve_rows(groups: dict[str, list[tuple[Path, CfgNode]]], metrics: Sequence[
 
 
 def metric_series(records: Sequence[dict], metric: str, last: int) -> dict[int, float]:
-    """A metric by the number of iterations done."""
-    # the evaluation after the training carries the number of the iteration after it
+    """The values of a metric by the number of finished iterations.
+
+    Args:
+        records: see `read_metrics`.
+        metric: a key of the records.
+        last: the number of iterations of the training.
+    """
+    # the evaluation after the training is recorded under the next iteration
     return {min(r["iteration"] + 1, last): r[metric] for r in records if metric in r}
 
 
 def _shared_points(series: Sequence[dict[int, float]]) -> Iterator[tuple[int, list[float]]]:
-    """Iterations at which every run that has come so far has a value, with these values: a mean
-    over changing members would show steps that no run has made."""
+    """The iterations at which all runs that have reached them have a value, with these values.
+
+    The other iterations are left out: a mean over only some of the runs would show jumps that no
+    run has made.
+    """
     for iteration in sorted(set().union(*series)):
         running = [values for values in series if values and max(values) >= iteration]
-        found = [values[iteration] for values in running if iteration in values]
-        if len(found) == len(running):
-            yield iteration, found
+        shared = [values[iteration] for values in running if iteration in values]
+        if len(shared) == len(running):
+            yield iteration, shared
 
 
 def epoch_of(iteration: int, cfg: CfgNode) -> float | None:
-    """None where the run does not know how long an epoch is."""
+    """The number of epochs after an iteration; None if the config has no `ITERS_PER_EPOCH`."""
     per_epoch = task_of(cfg).keys(cfg).ITERS_PER_EPOCH
     return round(iteration / per_epoch, 3) if per_epoch else None
 
 
 def curve_figure(rows: Sequence[dict]) -> Figure:
-    """A panel per metric, a line per group, its seeds as a band from the least to the most."""
+    """A panel per metric with a line per group; a band shows the minimum and maximum over the
+    seeds."""
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     labels = list(dict.fromkeys(row["run"] for row in rows))
     unit = "epoch" if all(row["epoch"] is not None for row in rows) else "iteration"

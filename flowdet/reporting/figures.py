@@ -1,4 +1,4 @@
-"""How figures are written."""
+"""Writes figures to files."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from matplotlib.figure import Figure
 
 
 def save_figure(figure: Figure, path: str | Path) -> list[Path]:
-    """Writes a figure as PNG and SVG beside each other, each whole or not at all.
+    """Writes a figure as PNG and as SVG; an interrupted call leaves no partial file.
 
     Args:
-        path: of both; its suffix, if any, is replaced.
+        figure: the figure.
+        path: the path of both files; its suffix, if any, is replaced.
+
+    Returns:
+        The paths of the PNG and of the SVG.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     written = []
     for suffix in (".png", ".svg"):
         partial = path.with_name(f"{path.stem}.partial{suffix}")
-        # the same figure gives the same file
+        # a fixed salt and no date: the same figure gives the same file
         with rc_context({"svg.hashsalt": path.stem}):
             figure.savefig(partial, dpi=150, metadata={"Date": None} if suffix == ".svg" else None)
         written.append(partial.replace(path.with_suffix(suffix)))

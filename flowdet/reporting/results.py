@@ -1,4 +1,4 @@
-"""Result files: one JSON form for every number that README or docs quote."""
+"""Result files: the JSON format of every number that README and docs quote."""
 
 from __future__ import annotations
 
@@ -31,15 +31,18 @@ def write_results(
     seeds: list[int],
     settings: dict | None = None,
 ) -> Path:
-    """Writes a result file, whole or not at all.
+    """Writes a result file; an interrupted call leaves no partial file.
 
     Args:
-        path: of the JSON; its folder is made.
+        path: the path of the JSON file; its folder is created.
         rows: one dict per number, e.g. of `result_rows`.
-        command: that makes this file.
-        config: the config file it was made with.
-        seeds: of the runs behind it.
-        settings: the keys of the config that are not at their defaults, see `changed_keys`.
+        command: the command that writes this file.
+        config: the config file of the results.
+        seeds: the seeds of the runs.
+        settings: the config keys with values other than their defaults, see `changed_keys`.
+
+    Returns:
+        The path of the file.
     """
     content = {
         "command": command,
@@ -60,7 +63,7 @@ def write_results(
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Writes a file, whole or not at all; its folder is made."""
+    """Writes a text file and creates its folder; an interrupted call leaves no partial file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -69,36 +72,36 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def changed_keys(cfg: CfgNode) -> dict[str, object]:
-    """The keys, written with dots, in which a config differs from the defaults of detectron2
-    and flowdet; those of the output folder and the class names are left out."""
-    defaults = get_cfg()
-    add_flowdet_config(defaults)
-    before = dict(flat_items(defaults))
+    """The keys in which a config differs from the defaults of detectron2 and flowdet, with their
+    values. The output folder and the class names are left out."""
+    default_cfg = get_cfg()
+    add_flowdet_config(default_cfg)
+    defaults = dict(flat_items(default_cfg))
     return {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in flat_items(cfg)
         if not isinstance(value, CfgNode)
-        and value != before[key]
+        and value != defaults[key]
         and key not in ("OUTPUT_DIR", "MODEL.CLASS_NAMES")
     }
 
 
 def _machine() -> str:
-    """The processor and its cores, or the GPUs."""
+    """The GPUs of this machine, or its CPU cores."""
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     return f"{os.cpu_count()} CPU cores ({platform.machine()})"
 
 
 def result_rows(cfg: CfgNode, dataset: str, tasks: dict[str, dict[str, float]]) -> list[dict]:
-    """One row per metric of one trained model.
+    """Rows of a result file: one per metric of a trained model.
 
     Args:
-        cfg: its config.
-        dataset: it was evaluated on.
-        tasks: what the evaluation gave, e.g. `{"bbox": {"AP50": 71.2}}` or
-            `{"classification": {"top1-ensemble": 96.1}, "classification_ema": {...}}`; metrics
-            that are nan (classes without objects) get no row.
+        cfg: the config of the model.
+        dataset: the name of the dataset that it was evaluated on.
+        tasks: the results of the evaluation, e.g. `{"bbox": {"AP50": 71.2}}` or
+            `{"classification": {"top1-ensemble": 96.1}, "classification_ema": {...}}`. Metrics
+            that are nan (for classes without objects) get no row.
     """
     node = task_of(cfg).keys(cfg)
     common = {
@@ -111,9 +114,10 @@ def result_rows(cfg: CfgNode, dataset: str, tasks: dict[str, dict[str, float]]) 
     rows = []
     for task, metrics in tasks.items():
         weights = {"weights": "ema"} if task.endswith("_ema") else {}
-        describe = _classification if task.startswith("classification") else _detection
+        is_classification = task.startswith("classification")
+        columns = _classification_columns if is_classification else _detection_columns
         rows += [
-            {**common, **weights, **describe(cfg, name)}
+            {**common, **weights, **columns(cfg, name)}
             | {"mean": round(value, 2), "std": None, "n": 1}
             for name, value in metrics.items()
             if not math.isnan(value)
@@ -121,8 +125,8 @@ def result_rows(cfg: CfgNode, dataset: str, tasks: dict[str, dict[str, float]]) 
     return rows
 
 
-def _detection(cfg: CfgNode, name: str) -> dict:
-    """The metric, and how inference uses the blocks: nothing to say for backprop."""
+def _detection_columns(cfg: CfgNode, name: str) -> dict:
+    """The metric, and the inference mode of a flow detector."""
     flow = cfg.MODEL.FLOW_DET
     if cfg.MODEL.META_ARCHITECTURE == "BackpropDetector":
         return {"metric": name}
@@ -131,27 +135,32 @@ def _detection(cfg: CfgNode, name: str) -> dict:
     return {"metric": name, "mode": flow.INFERENCE_MODE, "num_steps": steps if multi else 1}
 
 
-def _classification(cfg: CfgNode, name: str) -> dict:
-    """The metric and the mode of a name like `top1-multi_step-8`; without a mode the configured
-    one is meant, which is named `default`."""
+def _classification_columns(cfg: CfgNode, name: str) -> dict:
+    """The metric and the inference mode of a name such as `top1-multi_step-8`, and the model.
+
+    The mode of a name without one, such as `top1`, is `default`: the configured mode.
+    """
     metric, mode, *number = [*name.split("-"), "default"][: 3 if name.count("-") == 2 else 2]
-    node = cfg.MODEL.FLOW_CLS
-    place = {"backbone": backbone_of(cfg), "topology": node.TOPOLOGY}
+    model = {"backbone": backbone_of(cfg), "topology": cfg.MODEL.FLOW_CLS.TOPOLOGY}
     if not number:
-        return {"metric": metric, "mode": mode, **place}
+        return {"metric": metric, "mode": mode, **model}
     key = "block" if mode == "single_step" else "num_steps"
-    return {"metric": metric, "mode": mode, key: int(number[0]), **place}
+    return {"metric": metric, "mode": mode, key: int(number[0]), **model}
 
 
 def backbone_of(cfg: CfgNode) -> str:
-    """A short name of the backbone: `cnn`, `vit`, `resnet`, ..."""
+    """The short name of the backbone: `cnn`, `vit`, `resnet`, ..."""
     return cfg.MODEL.BACKBONE.NAME.removeprefix("build_").removesuffix("_backbone")
 
 
 def method_of(cfg: CfgNode) -> str:
-    """What trained the blocks: `flow`, `backprop`, `backprop_checkpointed`, or with the paper's
-    plain parts `flow_paper`, `backprop_paper`; `flow_interpolated` is the paper's training states
-    with other parts."""
+    """The name of the training method in result files.
+
+    `flow`: flow blocks on rollout states. `flow_paper`: the paper's recipe (interpolated states,
+    velocity prediction, no self-conditioning). `flow_interpolated`: interpolated states with other
+    parts than the paper's. `backprop`: end-to-end training; of a detector `backprop_paper` with
+    plain decoder layers and `backprop_checkpointed` with gradient checkpointing.
+    """
     task = task_of(cfg)
     node = task.keys(cfg)
     if cfg.MODEL.META_ARCHITECTURE.startswith("Backprop"):
@@ -167,6 +176,21 @@ def method_of(cfg: CfgNode) -> str:
 
 
 def typed_command() -> str:
-    """The command line of this program, as it is typed in a checkout."""
-    program = Path(sys.argv[0]).resolve()
-    return shlex.join([f"{program.parent.name}/{program.name}", *sys.argv[1:]])
+    """The command line that started this program."""
+    return " ".join([program_name(), shlex.join(sys.argv[1:])]).rstrip()
+
+
+def program_name() -> str:
+    """The name under which this program was started.
+
+    It is `tools/train_net.py`, `flowdet-train`, or, for a module of flowdet, `python -m
+    flowdet.cli.train`.
+    """
+    path = Path(sys.argv[0]).resolve()
+    if path.stem.startswith("flowdet-"):
+        return path.stem
+    package = Path(flowdet.__file__).resolve().parent
+    if path.is_relative_to(package):
+        module = path.relative_to(package.parent).with_suffix("")
+        return f"python -m {'.'.join(module.parts)}"
+    return f"{path.parent.name}/{path.name}"

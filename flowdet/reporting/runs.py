@@ -1,4 +1,4 @@
-"""Reading what a training left in its folder."""
+"""Reads the files that a training writes to its folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flowdet.engine.config import flat_items
 
 logger = logging.getLogger(__name__)
 
-# what may differ without making another training: where and how often things are kept
+# keys that do not change the trained weights, so that two runs may differ in them
 IRRELEVANT_KEYS = (
     "OUTPUT_DIR",
     "VIS_PERIOD",
@@ -37,18 +37,25 @@ IRRELEVANT_KEYS = (
 
 
 def read_metrics(folder: str | Path, warn: bool = True) -> list[dict]:
-    """The records of a run's `metrics.json`, one per iteration that wrote any, in order.
+    """Reads the records of a run's `metrics.json`.
 
-    A run that was stopped and resumed has written some iterations twice: the later ones count.
-    Lines cut by a stop are left out, with one warning if `warn`.
+    An interrupted and resumed run has written some iterations twice: the later record is used.
+    Lines that an interruption has truncated are left out.
+
+    Args:
+        folder: the OUTPUT_DIR of the run.
+        warn: log a warning if lines are left out.
+
+    Returns:
+        One dict per recorded iteration, in the order of the iterations.
 
     Raises:
         FileNotFoundError: the folder has no `metrics.json`.
-        ValueError: no line of it is a record.
+        ValueError: the file has no valid record.
     """
     path = Path(folder) / "metrics.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} is no run: it has no metrics.json")
+        raise FileNotFoundError(f"{folder} is not a run: it has no metrics.json")
     records: dict[int, dict] = {}
     broken = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
@@ -56,19 +63,26 @@ def read_metrics(folder: str | Path, warn: bool = True) -> list[dict]:
         if record is None:
             broken.append(number)
             continue
-        # detectron2 writes evaluations to lines of their own, and not in order
+        # detectron2 writes evaluations on separate lines, which are not in order
         records.setdefault(record["iteration"], {}).update(record)
     if not records:
-        raise ValueError(f"{path} holds no record: delete the run, or train it again")
+        raise ValueError(f"{path} has no valid record: delete the run, or train it again")
     if broken and warn:
-        logger.warning("%s: left out %d unreadable lines, first %d", path, len(broken), broken[0])
+        logger.warning(
+            "%s: skipped %d unreadable lines, the first is line %d", path, len(broken), broken[0]
+        )
     return [records[iteration] for iteration in sorted(records)]
 
 
 def set_metrics_aside(folder: str | Path) -> Path | None:
-    """Gives the `metrics.json` of an earlier training in the folder, if there is one, a name with a
-    number: detectron2 would add to it, and its later iterations would pass for those of a shorter
-    training. Returns its new path."""
+    """Renames the `metrics.json` of an earlier training in the folder to `metrics_<n>.json`.
+
+    detectron2 appends to an existing file. The iterations of a longer earlier training would then
+    look like iterations of the new one.
+
+    Returns:
+        The new path; None if there is no such file.
+    """
     path = Path(folder) / "metrics.json"
     if not path.is_file():
         return None
@@ -80,17 +94,17 @@ def _parse(line: str) -> dict | None:
     try:
         record = json.loads(line)
     except json.JSONDecodeError:
-        # a resumed run appends to the line that a stop has cut
+        # a resumed run appends to the line that an interruption has truncated
         start = line.rfind('{"')
         return _parse(line[start:]) if start > 0 else None
     return record if isinstance(record, dict) and "iteration" in record else None
 
 
 def training_seconds(records: Sequence[dict]) -> float | None:
-    """How long the iterations took, evaluations left out; None if no record has a time.
+    """Estimates the duration of all iterations, without evaluations; None if no record has a time.
 
-    Each record's time, the median of the latest iterations, stands for those since the record
-    before: an estimate that a stop and a resumption do not disturb.
+    The time of a record is the median of the latest iterations. It is taken for all iterations
+    since the record before, so that interruptions do not count.
     """
     timed = [record for record in records if "time" in record]
     ends = [-1, *(record["iteration"] for record in timed)]
@@ -99,15 +113,15 @@ def training_seconds(records: Sequence[dict]) -> float | None:
 
 
 def read_run_config(folder: str | Path) -> CfgNode:
-    """The config that a run was made with.
+    """Reads the config of a run.
 
     Raises:
         FileNotFoundError: the folder has no `config.yaml`.
-        ValueError: it is unreadable, e.g. cut by a stop.
+        ValueError: the file is unreadable, e.g. truncated.
     """
     path = Path(folder) / "config.yaml"
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} is no run: it has no config.yaml")
+        raise FileNotFoundError(f"{folder} is not a run: it has no config.yaml")
     try:
         return load_config(str(path))
     except (yaml.YAMLError, TypeError, AttributeError, AssertionError) as error:
@@ -115,17 +129,20 @@ def read_run_config(folder: str | Path) -> CfgNode:
 
 
 def check_same_run(folder: str | Path, cfg: CfgNode) -> None:
-    """Raises ValueError if the run in `folder` was made with another config than `cfg`.
+    """Checks that the run in a folder has the same config, apart from `IRRELEVANT_KEYS`.
 
-    Keys that were added since count as having had their default.
+    A key that the config of the run lacks has its default value.
+
+    Raises:
+        ValueError: a key has another value; the message names up to three.
     """
-    theirs, ours = dict(flat_items(read_run_config(folder))), dict(flat_items(cfg))
+    run_values, values = dict(flat_items(read_run_config(folder))), dict(flat_items(cfg))
     differing = [
-        f"{key} {theirs.get(key)!r} (here {value!r})"
-        for key, value in ours.items()
+        f"{key} {run_values.get(key)!r} (here {value!r})"
+        for key, value in values.items()
         if key not in IRRELEVANT_KEYS
         and not isinstance(value, CfgNode)
-        and _plain(theirs.get(key)) != _plain(value)
+        and _as_list(run_values.get(key)) != _as_list(value)
     ]
     if differing:
         more = f" and {len(differing) - 3} more keys" if len(differing) > 3 else ""
@@ -135,6 +152,6 @@ def check_same_run(folder: str | Path, cfg: CfgNode) -> None:
         )
 
 
-def _plain(value: object) -> object:
-    """Lists and tuples alike: YAML does not tell them apart."""
-    return [_plain(x) for x in value] if isinstance(value, tuple | list) else value
+def _as_list(value: object) -> object:
+    """Turns tuples into lists, as YAML has only lists."""
+    return [_as_list(x) for x in value] if isinstance(value, tuple | list) else value

@@ -3,7 +3,7 @@ from matplotlib.figure import Figure
 from flowdet.reporting.figures import save_figure
 
 
-def test_png_and_svg_beside_each_other_and_always_the_same(tmp_path):
+def test_png_and_svg_are_reproducible(tmp_path):
     contents = []
     for folder in ("a", "b"):
         figure = Figure()

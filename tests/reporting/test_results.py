@@ -9,7 +9,7 @@ from flowdet.reporting.results import changed_keys, result_rows, write_results
 from tests.detection.tiny import tiny_cfg
 
 
-def test_rows_say_what_was_measured():
+def test_rows_of_a_detector():
     cfg = tiny_cfg(INFERENCE_MODE="multi_step", NUM_STEPS=0)
     rows = result_rows(cfg, "pets", {"bbox": {"AP50": 12.3456, "AP50-cat": math.nan}})
     (row,) = rows
@@ -22,9 +22,10 @@ def test_rows_say_what_was_measured():
     "file, keys, method",
     [
         ("digits_flow.yaml", {}, "flow"),
-        ("digits_flow_paper.yaml", {}, "flow_paper"),
+        ("digits_flow.yaml", {"TRAINING_STATES": "interpolated"}, "flow_interpolated"),
+        ("paper/digits_flow.yaml", {}, "flow_paper"),
         ("digits_backprop.yaml", {}, "backprop"),
-        ("digits_backprop_paper.yaml", {}, "backprop_paper"),
+        ("paper/digits_backprop.yaml", {}, "backprop_paper"),
         ("digits_backprop.yaml", {"CHECKPOINT_BLOCKS": True}, "backprop_checkpointed"),
     ],
 )
@@ -34,18 +35,18 @@ def test_methods(file, keys, method):
     assert ("mode" in row) == method.startswith("flow")
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+def test_failed_writing_leaves_the_old_file(tmp_path):
     path = tmp_path / "new" / "digits.json"
-    about = {"command": "tools/train_net.py", "config": "a.yaml", "seeds": [0]}
-    write_results(path, [{"metric": "AP50", "mean": 1.0}], **about)
+    origin = {"command": "tools/train_net.py", "config": "a.yaml", "seeds": [0]}
+    write_results(path, [{"metric": "AP50", "mean": 1.0}], **origin)
     with pytest.raises(ValueError):
-        write_results(path, [{"metric": "AP50", "mean": math.nan}], **about)
+        write_results(path, [{"metric": "AP50", "mean": math.nan}], **origin)
     content = json.loads(path.read_text())
     assert content["rows"] == [{"metric": "AP50", "mean": 1.0}]
     assert content["seeds"] == [0] and content["versions"]["torch"]
 
 
-def test_changed_keys_make_the_config_again():
+def test_changed_keys_reproduce_the_config():
     cfg = tiny_cfg(NUM_STEPS=7)
     cfg.OUTPUT_DIR = "anywhere"
     keys = changed_keys(cfg)

@@ -17,14 +17,14 @@ def write_lines(folder, *records):
     (folder / "metrics.json").write_text("".join(lines))
 
 
-def test_records_are_joined_by_iteration_and_ordered(tmp_path):
+def test_records_of_an_iteration_are_merged_and_sorted(tmp_path):
     # detectron2 writes an evaluation to its own line, after the iterations that followed it
     write_lines(
         tmp_path,
         {"iteration": 19, "total_loss": 3.0},
         {"iteration": 39, "total_loss": 2.0},
         {"iteration": 30, "bbox/AP50": 5.0},
-        # resumed
+        # of the resumed run
         {"iteration": 39, "total_loss": 1.5},
     )
     assert read_metrics(tmp_path) == [
@@ -34,8 +34,8 @@ def test_records_are_joined_by_iteration_and_ordered(tmp_path):
     ]
 
 
-def test_lines_cut_by_a_stop(tmp_path, caplog):
-    # the second was cut, and the resumed run went on in the same line; the last one is cut
+def test_truncated_lines_are_skipped(tmp_path, caplog):
+    # the second line is truncated, and the resumed run continues it; the last line is truncated
     write_lines(
         tmp_path,
         {"iteration": 19, "total_loss": 3.0},
@@ -44,34 +44,34 @@ def test_lines_cut_by_a_stop(tmp_path, caplog):
         '{"iterat',
     )
     with caplog.at_level(logging.WARNING):
-        found = read_metrics(tmp_path)
-    assert [r["total_loss"] for r in found] == [3.0, 2.0]
-    (record,) = caplog.records
-    assert "1 unreadable lines, first 3" in record.message
+        records = read_metrics(tmp_path)
+    assert [r["total_loss"] for r in records] == [3.0, 2.0]
+    (message,) = caplog.records
+    assert "skipped 1 unreadable lines, the first is line 3" in message.message
 
 
-def test_no_run_and_no_record(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no run: it has no metrics.json"):
+def test_missing_files_and_records(tmp_path):
+    with pytest.raises(FileNotFoundError, match="not a run: it has no metrics.json"):
         read_metrics(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no run: it has no config.yaml"):
+    with pytest.raises(FileNotFoundError, match="not a run: it has no config.yaml"):
         read_run_config(tmp_path)
     write_lines(tmp_path, '{"iterat')
-    with pytest.raises(ValueError, match="holds no record"):
+    with pytest.raises(ValueError, match="has no valid record"):
         read_metrics(tmp_path)
 
 
-def test_training_seconds_leave_evaluations_out():
+def test_training_seconds_exclude_evaluations():
     # 20 iterations, an evaluation, 10 iterations
     records = [
         {"iteration": 19, "time": 0.5},
         {"iteration": 25, "bbox/AP50": 5.0},
         {"iteration": 29, "time": 0.25},
     ]
-    assert training_seconds(records) == 20 * 0.5 + 10 * 0.25
+    assert training_seconds(records) == pytest.approx(20 * 0.5 + 10 * 0.25)
     assert training_seconds(records[1:2]) is None
 
 
-def test_a_run_of_another_config_is_told_by_its_keys(tmp_path):
+def test_differing_keys_of_another_config_are_named(tmp_path):
     cfg = tiny_cfg(NUM_BLOCKS=3)
     (tmp_path / "config.yaml").write_text(cfg.dump())
     check_same_run(tmp_path, cfg)
@@ -87,15 +87,19 @@ def test_a_run_of_another_config_is_told_by_its_keys(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "MODEL: {NOT: ", "a: [1"])
-def test_a_config_that_was_cut(tmp_path, content):
+def test_truncated_config(tmp_path, content):
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(ValueError, match="config.yaml is unreadable: delete the run"):
         read_run_config(tmp_path)
 
 
-def test_a_key_that_was_added_later_counts_as_its_default(tmp_path):
+def test_missing_key_of_an_old_run_has_its_default(tmp_path):
     cfg = tiny_cfg()
     lines = cfg.dump().splitlines(keepends=True)
-    old = "".join(line for line in lines if "FEATURE_CACHE_DIR" not in line)
-    (tmp_path / "config.yaml").write_text(old)
+    old_lines = [line for line in lines if not line.strip().startswith("COUPLING:")]
+    assert len(old_lines) == len(lines) - 1
+    (tmp_path / "config.yaml").write_text("".join(old_lines))
+    assert read_run_config(tmp_path).MODEL.FLOW_DET.COUPLING == cfg.MODEL.FLOW_DET.COUPLING
     check_same_run(tmp_path, cfg)
+    with pytest.raises(ValueError, match=r"COUPLING 'ordered' \(here 'random'\)"):
+        check_same_run(tmp_path, tiny_cfg(COUPLING="random"))

@@ -1,4 +1,4 @@
-"""Curves of a run as SVG that takes its text colour from the page."""
+"""The curves of a run, as SVG in the text color of the page."""
 
 from __future__ import annotations
 
@@ -17,69 +17,82 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from flowdet.reporting.curves import epoch_of, metric_series
-from flowdet.reporting.report.evaluations import Evaluated
+from flowdet.reporting.report.evaluations import MetricGroup
 
-# seen on white and on black
+# visible on white and on black
 COLORS = ("#2f81f7", "#e8730c", "#1a9d68", "#d6409f", "#9466ff", "#a98600", "#0e95b5", "#e5484d")
 STYLES = ("-", "--", ":")
-# more points than this are averaged in bins
+# longer curves are averaged in this number of bins
 MAX_POINTS = 200
-# stands for the page's text colour
-_INK = "#010203"
-_INKED = dict.fromkeys(
-    ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), _INK
+# a placeholder, which is replaced by the text color of the page
+_TEXT_COLOR = "#010203"
+_TEXT_COLOR_SETTINGS = dict.fromkeys(
+    ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), _TEXT_COLOR
 )
 
-# by label: values by the number of iterations done
+# by label of a line: its values by the number of finished iterations
 Series = dict[str, dict[int, float]]
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure: `description` says in words what the SVG shows."""
+    """A figure of the page.
+
+    Attributes:
+        title: the title.
+        description: the text that replaces the figure for screen readers.
+        svg: the figure.
+    """
 
     title: str
     description: str
     svg: Markup
 
 
-def charts(cfg: CfgNode, records: Sequence[dict], evaluations: Sequence[Evaluated]) -> list[Chart]:
-    """The charts that the records hold values for."""
+def charts(cfg: CfgNode, records: Sequence[dict], groups: Sequence[MetricGroup]) -> list[Chart]:
+    """All charts for which the records hold values.
+
+    Args:
+        cfg: the config of the run.
+        records: its `metrics.json`, see `read_metrics`.
+        groups: the groups of metrics of its evaluations.
+    """
     last = cfg.SOLVER.MAX_ITER
 
-    def series(names: dict[str, str]) -> Series:
-        found = {label: metric_series(records, key, last) for key, label in names.items()}
-        return {label: values for label, values in found.items() if values}
+    def series(labels: dict[str, str]) -> Series:
+        lines = {label: metric_series(records, key, last) for key, label in labels.items()}
+        return {label: values for label, values in lines.items() if values}
 
     names = sorted({key for record in records for key in record})
     rates = {"lr/rest": "all but the backbone", "lr/backbone": "backbone"}
-    wanted = {
+    lines_by_title = {
         "Loss": series({"total_loss": "total"}),
         "Loss per block": _block_losses(records, last),
-        "IoU of matched boxes, per block": series(_of_blocks(names, "matched_iou")),
-        "Accuracy of matched classes, per block": series(_of_blocks(names, "class_accuracy")),
-        "Accuracy while training, per block": series(_of_blocks(names, "accuracy")),
+        "IoU of matched boxes, per block": series(_block_labels(names, "matched_iou")),
+        "Accuracy of matched classes, per block": series(_block_labels(names, "class_accuracy")),
+        "Accuracy while training, per block": series(_block_labels(names, "accuracy")),
         "Average precision on the test images": series(
-            _results(names, evaluations, ("AP", "AP50", "AP75"))
+            _metric_labels(names, groups, ("AP", "AP50", "AP75"))
         ),
-        "Top-1 on the test images": series(_results(names, evaluations, ("top1",))),
+        "Top-1 on the test images": series(_metric_labels(names, groups, ("top1",))),
         "Learning rate": series(rates) or series({"lr": "largest group"}),
     }
     return [
         _chart(cfg, f"c{i}", title, lines)
-        for i, (title, lines) in enumerate(wanted.items())
+        for i, (title, lines) in enumerate(lines_by_title.items())
         if lines
     ]
 
 
-def _of_blocks(names: Sequence[str], name: str) -> dict[str, str]:
-    found = (re.fullmatch(rf"block(\d+)/{name}", key) for key in names)
-    numbers = sorted(int(match[1]) for match in found if match)
+def _block_labels(names: Sequence[str], name: str) -> dict[str, str]:
+    """The labels of the keys `block<k>/NAME`, by key."""
+    matches = (re.fullmatch(rf"block(\d+)/{name}", key) for key in names)
+    numbers = sorted(int(match[1]) for match in matches if match)
     return {f"block{k}/{name}": f"block {k}" for k in numbers}
 
 
 def _block_losses(records: Sequence[dict], last: int) -> Series:
-    """The sum of each block's losses, which are those that the model returns as `loss_*`."""
+    """The sum of the losses of each block: of those that the model returns as `loss_*`."""
     summed: Series = {}
     for record in records:
         parts = [key.removeprefix("loss_") for key in record if key.startswith("loss_")]
@@ -94,19 +107,19 @@ def _block_losses(records: Sequence[dict], last: int) -> Series:
     return summed
 
 
-def _results(
-    names: Sequence[str], evaluations: Sequence[Evaluated], metrics: Sequence[str]
+def _metric_labels(
+    names: Sequence[str], groups: Sequence[MetricGroup], metrics: Sequence[str]
 ) -> dict[str, str]:
-    """Keys of the metrics in all evaluations; `top1` also of every mode (`top1-MODE`)."""
-    found = {}
-    for of in evaluations:
+    """The labels of the keys of these metrics, by key; `top1` includes every mode (`top1-MODE`)."""
+    labels = {}
+    for group in groups:
         for key in names:
-            name, _, mode = key.removeprefix(of.prefix).partition("-")
-            if not key.startswith(of.prefix) or name not in metrics or (mode and name != "top1"):
+            name, _, mode = key.removeprefix(group.prefix).partition("-")
+            if not key.startswith(group.prefix) or name not in metrics or (mode and name != "top1"):
                 continue
             label = mode or name.replace("top1", "configured mode")
-            found[key] = f"{label}, {of.label}" if of.label else label
-    return found
+            labels[key] = f"{label}, {group.label}" if group.label else label
+    return labels
 
 
 def _chart(cfg: CfgNode, name: str, title: str, lines: Series) -> Chart:
@@ -116,12 +129,12 @@ def _chart(cfg: CfgNode, name: str, title: str, lines: Series) -> Chart:
         x = [epoch_of(i, cfg) if epochs else i for i in line]
         points[label] = _thinned(np.array([x, list(line.values())], dtype=float))
     svg = line_svg(points, "epoch" if epochs else "iteration", name)
-    ends = ", ".join(f"{label} {y[1, -1]:.4g}" for label, y in points.items())
-    return Chart(title, f"{title}. Last values: {ends}.", svg)
+    last_values = ", ".join(f"{label} {y[1, -1]:.4g}" for label, y in points.items())
+    return Chart(title, f"{title}. Last values: {last_values}.", svg)
 
 
 def _thinned(points: np.ndarray) -> np.ndarray:
-    """Points [2, N] in order of x, their means in bins where there are many."""
+    """Sorts points [2, N] by x, and averages them in `MAX_POINTS` bins if there are more."""
     points = points[:, points[0].argsort()]
     if points.shape[1] <= MAX_POINTS:
         return points
@@ -129,21 +142,21 @@ def _thinned(points: np.ndarray) -> np.ndarray:
 
 
 def line_svg(points: dict[str, np.ndarray], unit: str, name: str) -> Markup:
-    """A figure as SVG to stand in a page, in the page's text colour and font.
+    """A line chart as SVG that is embedded in a page and takes its text color and font.
 
     Args:
-        points: [2, N] by label.
+        points: x and y of each line, [2, N], by label.
         unit: `epoch` or `iteration`.
-        name: of the figure, unlike those of the others in the page.
+        name: the name of the figure, which must be unique in the page.
     """
     buffer = io.StringIO()
-    with rc_context(_INKED | {"svg.fonttype": "none", "svg.hashsalt": name}):
+    with rc_context(_TEXT_COLOR_SETTINGS | {"svg.fonttype": "none", "svg.hashsalt": name}):
         _line_figure(points, unit).savefig(buffer, format="svg", transparent=True)
     return _cleaned(buffer.getvalue(), name)
 
 
 def _line_figure(points: dict[str, np.ndarray], unit: str) -> Figure:
-    # inches; a legend in two columns gets the room that it needs
+    # in inches; the height depends on the legend, which has two columns
     height = 2.7 + 0.17 * math.ceil(len(points) / 2)
     figure = Figure(figsize=(4.6, height), layout="constrained")
     axes = figure.subplots()
@@ -153,7 +166,7 @@ def _line_figure(points: dict[str, np.ndarray], unit: str) -> Figure:
         axes.plot(x, y, color=color, linestyle=style, marker=marker, markersize=3, label=label)
     axes.set_xlabel(unit)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=(1, 2, 5, 10)))
-    axes.grid(alpha=0.25, color=_INK)
+    axes.grid(alpha=0.25, color=_TEXT_COLOR)
     axes.spines[["top", "right"]].set_visible(False)
     if len(points) > 1:
         figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
@@ -161,11 +174,11 @@ def _line_figure(points: dict[str, np.ndarray], unit: str) -> Figure:
 
 
 def _cleaned(text: str, name: str) -> Markup:
-    """matplotlib's SVG for use in a page: without header, metadata and size, with `name` before
-    every id, as a page has several."""
+    """Prepares matplotlib's SVG for a page that has several figures: removes header, metadata and
+    size, and prefixes every id with `name`."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     head, rest = text.split(">", 1)
     head = re.sub(r' (xmlns|xmlns:xlink|version|width|height)="[^"]*"', "", head)
     text = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", f"{head}>{rest}")
-    return Markup(text.replace(_INK, "currentColor"))
+    return Markup(text.replace(_TEXT_COLOR, "currentColor"))

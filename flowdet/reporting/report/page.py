@@ -1,9 +1,8 @@
-"""The page itself: what is there of a run, put into the template."""
+"""Writes the page: fills the template with the data of a run."""
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -18,14 +17,19 @@ from flowdet.engine.resolve import resolve_model
 from flowdet.engine.task_builders import CLASSIFICATION, task_of
 from flowdet.evaluation.matching import IOU_THRESHOLD, SCORE_THRESHOLD
 from flowdet.reporting.report.charts import charts
-from flowdet.reporting.report.evaluations import evaluated
-from flowdet.reporting.report.pictures import (
+from flowdet.reporting.report.evaluations import metric_groups
+from flowdet.reporting.report.gallery import (
     Gallery,
     classification_gallery,
     detection_gallery,
     object_counts,
 )
-from flowdet.reporting.report.summary import about, class_table, headlines, mode_table
+from flowdet.reporting.report.summary import (
+    class_table,
+    headline_metrics,
+    mode_table,
+    run_facts,
+)
 from flowdet.reporting.results import write_text
 from flowdet.reporting.runs import read_metrics, read_run_config
 
@@ -37,18 +41,21 @@ T = TypeVar("T")
 def write_report(
     folder: str | Path, output: str | Path | None = None, images: int | None = None
 ) -> Path:
-    """Writes a run as one HTML file that needs no other file and no network.
+    """Writes the report of a run as one HTML file that needs no other file and no network.
 
-    What the run does not have (yet, or any more) is replaced by a sentence that says so.
+    Parts for which the run has no data are replaced by a sentence that says so.
 
     Args:
-        folder: OUTPUT_DIR of a training.
-        output: the file; None is `report.html` in `folder`.
-        images: test images that are looked at for the best and the worst; None is
-            `TEST.REPORT_IMAGES`, 0 leaves those out.
+        folder: the OUTPUT_DIR of a training.
+        output: the file; None for `report.html` in `folder`.
+        images: the number of test images that are evaluated for the best and worst images; None for
+            `TEST.REPORT_IMAGES`, 0 for a report without images.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        FileNotFoundError, ValueError: `folder` is no run, or `images` is negative.
+        FileNotFoundError, ValueError: `folder` is not a run, or `images` is negative.
     """
     folder = Path(folder)
     cfg = read_run_config(folder)
@@ -61,7 +68,7 @@ def write_report(
 
 
 def _environment() -> Environment:
-    """Every text is escaped, and a name that is not there is an error."""
+    """The template environment: it escapes every text, and an unknown name is an error."""
     return Environment(
         loader=PackageLoader("flowdet.reporting.report", "."),
         autoescape=True,
@@ -72,21 +79,22 @@ def _environment() -> Environment:
 
 
 def _content(folder: Path, cfg: CfgNode, images: int) -> dict:
-    # the device of another machine, and class names that an old config does not hold
-    _if_there(lambda: resolve_model(cfg))
-    records = _records(folder)
-    found = evaluated(cfg, records)
+    # a copied run names another machine's device, and old configs lack the class names
+    _or_none(lambda: resolve_model(cfg))
+    records = _or_none(lambda: read_metrics(folder)) or []
+    groups = metric_groups(cfg, records)
     classification = task_of(cfg) is CLASSIFICATION
     gallery, no_gallery = _gallery(folder, cfg, images)
     classes = gallery.classes if gallery else None
     if not classification:
-        classes = class_table(cfg.MODEL.CLASS_NAMES, _counts(cfg), records, found)
+        counts = _or_none(lambda: object_counts(cfg)) if cfg.DATASETS.TEST else None
+        classes = class_table(cfg.MODEL.CLASS_NAMES, counts, records, groups)
     return {
         "name": folder.resolve().name,
-        "about": about(cfg, folder, records),
-        "headlines": headlines(records, found),
-        "charts": charts(cfg, records, found),
-        "modes": mode_table(records, found),
+        "facts": run_facts(cfg, folder, records),
+        "headlines": headline_metrics(records, groups),
+        "charts": charts(cfg, records, groups),
+        "modes": mode_table(records, groups),
         "classes": classes,
         "classification": classification,
         "gallery": gallery,
@@ -98,31 +106,26 @@ def _content(folder: Path, cfg: CfgNode, images: int) -> dict:
     }
 
 
-def _records(folder: Path) -> list[dict]:
-    return _if_there(lambda: read_metrics(folder)) or []
-
-
-def _counts(cfg: CfgNode) -> Counter | None:
-    return _if_there(lambda: object_counts(cfg)) if cfg.DATASETS.TEST else None
-
-
 def _gallery(folder: Path, cfg: CfgNode, images: int) -> tuple[Gallery | None, str]:
-    """The best and the worst images, or why there are none."""
+    """The best and the worst images, and a sentence that replaces them where there are none."""
     run = FlowDetCheckpointer(nn.Identity(), str(folder))
     if not images:
-        return None, "Images were left out."
+        return None, "This report was written without images."
     if not cfg.DATASETS.TEST:
-        return None, "The run names no test images."
+        return None, "The config has no test dataset."
     if not run.has_checkpoint():
-        return None, "There are no weights yet, so that no image can be looked at."
+        return None, "There is no checkpoint yet, so no image can be evaluated."
     make = classification_gallery if task_of(cfg) is CLASSIFICATION else detection_gallery
-    gallery = _if_there(lambda: make(cfg, run.get_checkpoint_file(), images))
-    return gallery, "The test images or the weights are not where they were, or cannot be read."
+    gallery = _or_none(lambda: make(cfg, run.get_checkpoint_file(), images))
+    return gallery, "The test images or the checkpoint cannot be read."
 
 
-def _if_there(make: Callable[[], T]) -> T | None:
-    """None, and a warning that says why, for files that are gone or unreadable: they must not
-    cost the rest of the page, and the names of other folders do not belong into it."""
+def _or_none(make: Callable[[], T]) -> T | None:
+    """The result of `make`, or None and a warning if a file is missing or unreadable.
+
+    A missing file must not prevent the rest of the page. The page itself does not show the error,
+    which may name other folders of the machine.
+    """
     try:
         return make()
     except (OSError, ValueError, KeyError) as error:

@@ -1,4 +1,4 @@
-"""The numbers and tables of a report."""
+"""The facts, numbers and tables of a report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 
 from flowdet.engine.task_builders import CLASSIFICATION, task_of
-from flowdet.reporting.report.evaluations import Evaluated, last_metrics
+from flowdet.reporting.report.evaluations import MetricGroup, last_metrics
 from flowdet.reporting.results import backbone_of, method_of
 from flowdet.reporting.runs import training_seconds
 
@@ -25,24 +25,35 @@ _MEMORY = {
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of texts under headers; the first column names the row."""
+    """A table of texts.
+
+    Attributes:
+        headers: the column headers.
+        rows: the cells of each row; the first cell names the row.
+    """
 
     headers: list[str]
     rows: list[list[str]]
 
 
 def percent(value: float | None) -> str:
-    """`81.3`, or a dash for what there is no value of."""
+    """A value such as `81.3`, or a dash where there is no value."""
     return "–" if value is None or math.isnan(value) else f"{value:.1f}"
 
 
-def about(cfg: CfgNode, folder: Path, records: Sequence[dict]) -> list[tuple[str, str]]:
-    """What was trained, when, how and at what cost, as pairs of a name and a text."""
+def run_facts(cfg: CfgNode, folder: Path, records: Sequence[dict]) -> list[tuple[str, str]]:
+    """Facts about a training, as pairs of a name and a text: model, data, progress, cost, origin.
+
+    Args:
+        cfg: the config of the run.
+        folder: its OUTPUT_DIR.
+        records: its `metrics.json`, see `read_metrics`.
+    """
     node = task_of(cfg).keys(cfg)
-    kind = "classification" if task_of(cfg) is CLASSIFICATION else "detection"
+    task = "classification" if task_of(cfg) is CLASSIFICATION else "detection"
     done = _iterations_done(cfg, records)
     return [
-        ("TaskBuilders", f"{kind}, {node.NUM_CLASSES} classes"),
+        ("Task", f"{task}, {node.NUM_CLASSES} classes"),
         ("Method", f"{method_of(cfg)} ({cfg.MODEL.META_ARCHITECTURE}), {node.NUM_BLOCKS} blocks"),
         ("Backbone", backbone_of(cfg)),
         ("Trained on", ", ".join(cfg.DATASETS.TRAIN)),
@@ -55,28 +66,28 @@ def about(cfg: CfgNode, folder: Path, records: Sequence[dict]) -> list[tuple[str
 
 
 def _iterations_done(cfg: CfgNode, records: Sequence[dict]) -> int:
-    # an evaluation after the training carries the number of the iteration after it
+    # the evaluation after the training is recorded under the next iteration
     return min(records[-1]["iteration"] + 1, cfg.SOLVER.MAX_ITER) if records else 0
 
 
 def _progress(cfg: CfgNode, done: int) -> str:
     total, per_epoch = cfg.SOLVER.MAX_ITER, task_of(cfg).keys(cfg).ITERS_PER_EPOCH
     epochs = f" ({done / per_epoch:.1f} epochs)" if per_epoch else ""
-    state = "finished" if done >= total else f"not finished: {total:,} were planned"
+    state = "finished" if done >= total else f"not finished: {total:,} iterations are configured"
     return f"{done:,} iterations{epochs} of {cfg.SOLVER.IMS_PER_BATCH} images, {state}"
 
 
 def _cost(cfg: CfgNode, records: Sequence[dict], done: int) -> list[tuple[str, str]]:
     seconds = training_seconds(records)
     if not seconds:
-        return [("Duration", "not known: too few iterations were timed")]
+        return [("Duration", "unknown: too few iterations were timed")]
     rows = [
         ("Duration", f"{_duration(seconds)} (without evaluations)"),
         ("Images per second", f"{done * cfg.SOLVER.IMS_PER_BATCH / seconds:,.1f}"),
     ]
-    for key, words in _MEMORY.items():
+    for key, where in _MEMORY.items():
         peaks = [record[key] for record in records if key in record]
-        rows += [("Peak memory", f"{max(peaks):,.0f} MiB {words}")] if peaks else []
+        rows += [("Peak memory", f"{max(peaks):,.0f} MiB {where}")] if peaks else []
     return rows
 
 
@@ -87,45 +98,48 @@ def _duration(seconds: float) -> str:
 
 
 def _origin(folder: Path) -> list[tuple[str, str]]:
-    """From the results.json that a training writes at its end."""
+    """The origin of a finished run, from the results.json that a training writes at its end."""
     try:
-        found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
         return [
-            ("Command", found["command"]),
-            ("Date", found["date"]),
+            ("Command", results["command"]),
+            ("Date", results["date"]),
             ("Versions", versions),
-            ("Machine", found["machine"]),
+            ("Machine", results["machine"]),
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        unknown = "not known: there is no results.json, which a training writes at its end"
+        unknown = "unknown: there is no results.json, which a training writes at its end"
         return [("Command", unknown)]
 
 
-def headlines(records: Sequence[dict], evaluations: Sequence[Evaluated]) -> list[tuple[str, str]]:
-    """The few numbers that sum a run up, each with its name."""
-    found = []
-    for of in evaluations:
-        metrics = last_metrics(records, of)
-        suffix = f", {of.label}" if of.label else ""
-        found += [
+def headline_metrics(
+    records: Sequence[dict], groups: Sequence[MetricGroup]
+) -> list[tuple[str, str]]:
+    """The main metrics of the last evaluation, as pairs of a name and a value in percent."""
+    headlines = []
+    for group in groups:
+        metrics = last_metrics(records, group)
+        suffix = f", {group.label}" if group.label else ""
+        headlines += [
             (name.replace("top", "top-") + suffix, percent(metrics[name]))
             for name in ("AP50", "AP75", "AP", "AP50-subset", "top1", "top5")
             if name in metrics
         ]
-    return found
+    return headlines
 
 
-def mode_table(records: Sequence[dict], evaluations: Sequence[Evaluated]) -> Table | None:
-    """Top-1, 5 and 10 of every inference mode in the last evaluation of a classifier."""
+def mode_table(records: Sequence[dict], groups: Sequence[MetricGroup]) -> Table | None:
+    """Top-1, top-5 and top-10 accuracy of every inference mode in the last evaluation of a
+    classifier; None without a value per mode."""
     rows = []
-    for of in evaluations:
-        metrics = last_metrics(records, of)
+    for group in groups:
+        metrics = last_metrics(records, group)
         for name in metrics:
             if name.startswith("top1-"):
                 mode = name.removeprefix("top1-")
                 values = [percent(metrics.get(f"top{k}-{mode}")) for k in (1, 5, 10)]
-                rows.append([f"{mode}, {of.label}" if of.label else mode, *values])
+                rows.append([f"{mode}, {group.label}" if group.label else mode, *values])
     return Table(["Inference mode", "Top-1", "Top-5", "Top-10"], rows) if rows else None
 
 
@@ -133,21 +147,24 @@ def class_table(
     class_names: Sequence[str],
     counts: Counter | None,
     records: Sequence[dict],
-    evaluations: Sequence[Evaluated],
+    groups: Sequence[MetricGroup],
 ) -> Table | None:
-    """Average precision per class in the last evaluation of a detector, None without one.
+    """Average precision per class in the last evaluation of a detector; None without an evaluation.
 
     Args:
-        counts: objects per class index in the test images; None where they are not known.
+        class_names: by class index.
+        counts: objects per class index in the test images; None where they are unknown.
+        records: the `metrics.json` of the run.
+        groups: the groups of metrics in the records.
     """
     columns = []
-    for of in evaluations:
-        metrics = last_metrics(records, of)
-        # VOC's evaluation gives the one, COCO's the other
+    for group in groups:
+        metrics = last_metrics(records, group)
+        # the VOC evaluator writes AP50 per class, the COCO evaluator AP
         for name in ("AP50", "AP"):
             values = [metrics.get(f"{name}-{c}") for c in class_names]
             if any(value is not None for value in values):
-                header = f"{name}, {of.label}" if of.label else name
+                header = f"{name}, {group.label}" if group.label else name
                 columns.append((header, [percent(value) for value in values]))
     if not columns:
         return None

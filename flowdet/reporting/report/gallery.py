@@ -1,0 +1,236 @@
+"""The test images with the best and the worst predictions of a run's model."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.structures import Instances
+from PIL import Image
+from torch import Tensor
+
+from flowdet.data.classification.datasets import get_classification_dicts
+from flowdet.data.detection.loaders import get_detection_dicts
+from flowdet.data.image_files import evenly_spaced_indices
+from flowdet.evaluation.classification_previews import (
+    predict_probabilities,
+    prediction_caption,
+    preview_tile,
+)
+from flowdet.evaluation.detection_previews import predict_detections
+from flowdet.evaluation.matching import DetectionMatches, ground_truth_instances, match_detections
+from flowdet.inference.classifier_predictor import ClassPredictor
+from flowdet.inference.predictor import Predictor
+from flowdet.reporting.report.summary import Table
+from flowdet.visualization.drawing import DrawnBox, draw_boxes, image_of
+
+# the number of best images, and of worst images
+SHOWN = 8
+# colors that color-blind readers can tell apart; the line styles differ as well
+TRUE_POSITIVE, MISSED, FALSE_POSITIVE = (0.34, 0.71, 0.91), (1.0, 0.35, 0.65), (0.95, 0.65, 0.0)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of the page.
+
+    Attributes:
+        uri: the image as a data URI.
+        caption: the text below the image.
+        alt: the text that replaces the image for screen readers.
+    """
+
+    uri: str
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A model's best and worst predictions.
+
+    Attributes:
+        best, worst: the pictures.
+        num_images: the number of images that were evaluated for the gallery.
+        dataset_size: the number of images of the dataset.
+        dataset: the name of the dataset.
+        averaged: whether the model has the averaged weights.
+        classes: the accuracy per class, for a classifier.
+    """
+
+    best: list[Picture]
+    worst: list[Picture]
+    num_images: int
+    dataset_size: int
+    dataset: str
+    averaged: bool
+    classes: Table | None = None
+
+
+def detection_gallery(cfg: CfgNode, weights: str, count: int) -> Gallery:
+    """Ranks images by F1 of the detections, and images of equal F1 by the mean IoU of the true
+    positives.
+
+    Args:
+        cfg: the config of a detector.
+        weights: its checkpoint.
+        count: images to evaluate, evenly spaced in the first test dataset.
+
+    Raises:
+        OSError, ValueError, KeyError: the images, the dataset or the weights cannot be read.
+    """
+    predictor = Predictor(cfg, weights)
+    dataset = cfg.DATASETS.TEST[0]
+    all_records = get_detection_dicts(dataset, keep_difficult=True)
+    records = [all_records[i] for i in evenly_spaced_indices(len(all_records), count)]
+    detections = predict_detections(predictor.cfg, predictor.model, records)
+    ranked = [
+        (record, instances, match_detections(ground_truth_instances(record), instances))
+        for record, instances in zip(records, detections, strict=True)
+    ]
+    ranked.sort(key=lambda x: (x[2].f1, x[2].mean_iou), reverse=True)
+    best, worst = _best_and_worst(ranked)
+
+    def draw(items: Sequence[tuple]) -> list[Picture]:
+        return [_detection_picture(*item, predictor.class_names) for item in items]
+
+    return Gallery(
+        draw(best), draw(worst), len(records), len(all_records), dataset, predictor.averaged
+    )
+
+
+def classification_gallery(cfg: CfgNode, weights: str, count: int) -> Gallery:
+    """Ranks images by the predicted probability of their true class.
+
+    Args:
+        cfg: the config of a classifier.
+        weights: its checkpoint.
+        count: images to evaluate, evenly spaced in the first test dataset.
+
+    Raises:
+        OSError, ValueError, KeyError: the images, the dataset or the weights cannot be read.
+    """
+    predictor = ClassPredictor(cfg, weights)
+    dataset = cfg.DATASETS.TEST[0]
+    all_records = get_classification_dicts(dataset)
+    records = [all_records[i] for i in evenly_spaced_indices(len(all_records), count)]
+    probabilities = predict_probabilities(predictor.cfg, predictor.model, records)
+    ranked = list(zip(records, probabilities, strict=True))
+    ranked.sort(key=lambda item: float(item[1][item[0]["label"]]), reverse=True)
+    best, worst = _best_and_worst(ranked)
+
+    def draw(items: Sequence[tuple]) -> list[Picture]:
+        return [_classification_picture(*item, predictor.class_names) for item in items]
+
+    return Gallery(
+        draw(best),
+        draw(worst),
+        len(records),
+        len(all_records),
+        dataset,
+        predictor.averaged,
+        _class_accuracy(all_records, ranked, predictor.class_names),
+    )
+
+
+def object_counts(cfg: CfgNode) -> Counter:
+    """The number of objects per class index in the first test dataset, without the objects that the
+    evaluation ignores.
+
+    Raises:
+        OSError, ValueError: the dataset cannot be read.
+    """
+    records = get_detection_dicts(cfg.DATASETS.TEST[0], keep_difficult=True)
+    counts: Counter[int] = Counter()
+    for record in records:
+        truth = ground_truth_instances(record)
+        counts.update(truth.gt_classes[~truth.ignored].tolist())
+    return counts
+
+
+def _best_and_worst(ranked: Sequence) -> tuple[Sequence, Sequence]:
+    """The first items, and the last items in reverse order; no item is in both."""
+    count = min(SHOWN, (len(ranked) + 1) // 2)
+    return ranked[:count], ranked[max(count, len(ranked) - SHOWN) :][::-1]
+
+
+def _detection_picture(
+    record: dict, detections: Instances, matches: DetectionMatches, class_names: Sequence[str]
+) -> Picture:
+    true_positives = _count_text(len(matches.true_positives), "true positive")
+    if matches.true_positives:
+        true_positives += f" (mean IoU {matches.mean_iou:.2f})"
+    false_positives = _count_text(len(matches.false_positives), "false positive")
+    text = f"{true_positives}, {len(matches.false_negatives)} missed, {false_positives}"
+    boxes = comparison_boxes(ground_truth_instances(record), detections, matches, class_names)
+    name = Path(record["file_name"]).name
+    return Picture(
+        _data_uri(draw_boxes(image_of(record), boxes)),
+        f"{name}: F1 {matches.f1:.2f}, {text}",
+        f"Image {name} with {text}",
+    )
+
+
+def comparison_boxes(
+    truth: Instances, detections: Instances, matches: DetectionMatches, class_names: Sequence[str]
+) -> list[DrawnBox]:
+    """The boxes that compare detections with the ground truth.
+
+    True positives are solid, with the box of their object dotted. Missed objects are dotted, false
+    positives dashed.
+    """
+    objects, boxes = truth.gt_boxes.tensor.tolist(), detections.pred_boxes.tensor.tolist()
+
+    def label(i: int) -> str:
+        return f"{class_names[detections.pred_classes[i]]} {detections.scores[i]:.0%}"
+
+    drawn = [DrawnBox(objects[j], "", TRUE_POSITIVE, ":") for _, j, _ in matches.true_positives]
+    drawn += [DrawnBox(boxes[i], label(i), TRUE_POSITIVE) for i, _, _ in matches.true_positives]
+    drawn += [
+        # the label is below the box, as a false positive often overlaps a missed object
+        DrawnBox(objects[j], f"missed: {class_names[truth.gt_classes[j]]}", MISSED, ":", below=True)
+        for j in matches.false_negatives
+    ]
+    return drawn + [
+        DrawnBox(boxes[i], f"false: {label(i)}", FALSE_POSITIVE, "--")
+        for i in matches.false_positives
+    ]
+
+
+def _classification_picture(
+    record: dict, probabilities: Tensor, class_names: Sequence[str]
+) -> Picture:
+    text = prediction_caption(record, probabilities, class_names)
+    image_id = record["image_id"]
+    return Picture(
+        _data_uri(preview_tile(record)), f"{image_id}: {text}", f"Image {image_id}: {text}"
+    )
+
+
+def _class_accuracy(
+    all_records: Sequence[dict], predictions: Sequence[tuple], class_names: Sequence[str]
+) -> Table:
+    """The number of images, evaluated images and correct predictions per class."""
+    images = Counter(record["label"] for record in all_records)
+    evaluated = Counter(record["label"] for record, _ in predictions)
+    correct = Counter(r["label"] for r, p in predictions if int(p.argmax()) == r["label"])
+    rows = [
+        [name, *(str(count[i]) for count in (images, evaluated, correct))]
+        for i, name in enumerate(class_names)
+    ]
+    return Table(["Class", "Images", "Evaluated", "Correct"], rows)
+
+
+def _count_text(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _data_uri(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
