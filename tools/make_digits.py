@@ -1,53 +1,9 @@
 #!/usr/bin/env python
-"""Generate the digits detection dataset: handwritten digits on textured backgrounds.
+"""The command line of flowdet.cli.make_digits."""
 
-python tools/make_digits.py
-python tools/make_digits.py --output datasets/digits128 --image-size 128 --train 5000
-"""
-
-import argparse
 import sys
-from pathlib import Path
 
-from flowdet.data.detection.builtin import datasets_root
-from flowdet.data.detection.digits import make_digits
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add(
-        "--output",
-        type=Path,
-        default=datasets_root() / "digits",
-        help="folder to write (%(default)s)",
-    )
-    add("--train", type=int, default=2000, help="training images (%(default)s)")
-    add("--test", type=int, default=400, help="test images (%(default)s)")
-    add("--image-size", type=int, default=96, help="height and width in pixels (%(default)s)")
-    add("--seed", type=int, default=0, help="same seed, same files (%(default)s)")
-    add("--force", action="store_true", help="replace another digits dataset in the folder")
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
-    try:
-        made = make_digits(
-            args.output,
-            num_train=args.train,
-            num_test=args.test,
-            image_size=args.image_size,
-            seed=args.seed,
-            force=args.force,
-        )
-    except (OSError, ValueError) as error:
-        sys.exit(f"make_digits: {error}")
-    counts = f"{args.train} training and {args.test} test images"
-    print(f"{args.output}: {'wrote' if made else 'already holds these'} {counts}")
-
+from flowdet.cli.make_digits import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,90 +1,9 @@
 #!/usr/bin/env python
-"""Variance of each block's gradient over batches, flow against backprop (Figure 7).
+"""The command line of flowdet.cli.measure_gradients."""
 
-    tools/measure_gradients.py MODEL.WEIGHTS output/digits_pretrain/backbone.pth
-    tools/measure_gradients.py --config-file configs/voc_flow_r50_strong.yaml --batches 100
+import sys
 
-Both sides see the same batches, at the start and after some iterations of training; `backprop` has
-one loss, at the end, `backprop_auxiliary` one at every block. `KEY VALUE` pairs override the
-config.
-"""
-
-import argparse
-from pathlib import Path
-
-import flowdet  # noqa: F401 - first: it silences a warning of detectron2's import
-
-# isort: split
-from tabulate import tabulate
-from tqdm import tqdm
-
-from flowdet.cli.common import parse_with_overrides, user_errors
-from flowdet.engine import keep_freed_memory, load_config, resolve_config
-from flowdet.engine.config import with_keys
-from flowdet.experiments.gradients import METHODS, variance_figure, variance_rows
-from flowdet.experiments.measurement import check_output_folder, save_measurement
-from flowdet.reporting.results import changed_keys
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--config-file", default="configs/digits_flow.yaml", help="of a FlowMatchingDetector")
-    add("--blocks", nargs="+", type=int, default=[4, 6], metavar="T")
-    add("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    add("--batches", type=int, default=50, metavar="N", help="over which the variance is")
-    add("--iterations", nargs="+", type=int, default=[0, 200], help="of training before it")
-    add("--output", type=Path, default=Path("output/gradient_variance"), metavar="FOLDER")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
-    args = parse_with_overrides(parser, argv)
-    if min(args.iterations) < 0:
-        parser.error(f"--iterations must not be negative, got {min(args.iterations)}")
-    return args
-
-
-def print_table(rows: list[dict]) -> None:
-    """A line per method, T and iteration."""
-    table: dict[tuple, list] = {}
-    for row in rows:
-        key = (row["method"], row["num_blocks"], row["iterations"])
-        table.setdefault(key, []).append(row["mean"])
-    lines = [
-        [*key, " ".join(f"{x:.2e}" for x in variances), f"{ratio:.3g}"]
-        for key, (*variances, ratio) in table.items()
-    ]
-    headers = ["method", "T", "iterations", "gradient variance of block 1, 2, ...", "first / last"]
-    print(tabulate(lines, headers, disable_numparse=True))
-
-
-def main() -> None:
-    args = parse_args()
-    keep_freed_memory()
-    with user_errors():
-        check_output_folder(args.output)
-        cfg = resolve_config(load_config(args.config_file, args.opts))
-        variants = [
-            (name, with_keys(cfg, METHODS[name] | {"MODEL.FLOW_DET.NUM_BLOCKS": count}))
-            for count in sorted(set(args.blocks))
-            for name in args.methods
-        ]
-        measurements = variance_rows(variants, args.batches, args.iterations)
-        # one per block, and their ratio
-        per_iteration = sum(variant.MODEL.FLOW_DET.NUM_BLOCKS + 1 for _, variant in variants)
-        total = per_iteration * len(set(args.iterations))
-        rows = list(tqdm(measurements, total=total, desc="measured", unit=" values"))
-    print_table(rows)
-    save_measurement(
-        args.output,
-        "gradient_variance",
-        rows,
-        variance_figure(rows),
-        config=args.config_file,
-        seeds=[max(cfg.SEED, 0)],
-        settings=changed_keys(cfg),
-    )
-
+from flowdet.cli.measure_gradients import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,86 +1,9 @@
 #!/usr/bin/env python
-"""Memory of a training step against the number of blocks T (Figure 3).
+"""The command line of flowdet.cli.measure_memory."""
 
-    tools/measure_memory.py
-    tools/measure_memory.py --config-file configs/digits_flow.yaml --blocks 2 4 8 --batch-sizes 16
+import sys
 
-Counts the bytes of the tensors that are kept for the backward pass; on a GPU also the peak of the
-allocator. Images are made up: no dataset is needed. `KEY VALUE` pairs override the config.
-"""
-
-import argparse
-from pathlib import Path
-
-import flowdet  # noqa: F401 - first: it silences a warning of detectron2's import
-
-# isort: split
-from tabulate import tabulate
-from tqdm import tqdm
-
-from flowdet.cli.common import parse_with_overrides, user_errors
-from flowdet.engine import load_config, resolve_config
-from flowdet.experiments.measurement import check_output_folder, save_measurement
-from flowdet.experiments.memory import METHODS, memory_figure, memory_lines, memory_rows, slope_rows
-from flowdet.reporting.results import changed_keys
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--config-file", default="configs/voc_flow_r50.yaml", help="of a FlowMatchingDetector")
-    add("--blocks", nargs="+", type=int, default=[4, 8, 16, 20, 24], metavar="T")
-    add("--batch-sizes", nargs="+", type=int, default=[1, 8], metavar="B")
-    add("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    add("--output", type=Path, default=Path("output/memory"), metavar="FOLDER")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
-    return parse_with_overrides(parser, argv)
-
-
-def print_table(rows: list[dict], slopes: list[dict], metric: str) -> None:
-    """A metric over T, with its slope per block."""
-    per_block = {
-        (row["batch_size"], row["method"]): f"{row['mean']:,}"
-        for row in slopes
-        if row["metric"] == f"{metric}_per_block"
-    }
-    table = []
-    for (batch, method), points in memory_lines(rows, metric).items():
-        line = {"batch": batch, "method": method}
-        line |= {f"T={count}": f"{size / 2**20:.1f}" for count, size in points}
-        table.append(line | {"bytes per block": per_block.get((batch, method), "-")})
-    if table:
-        print(f"\n{metric} in MiB, and the least-squares slope:")
-        print(tabulate(table, headers="keys", disable_numparse=True))
-
-
-def main() -> None:
-    args = parse_args()
-    with user_errors():
-        check_output_folder(args.output)
-        cfg = resolve_config(load_config(args.config_file, args.opts), training=False)
-        blocks, batch_sizes = sorted(set(args.blocks)), sorted(set(args.batch_sizes))
-        measurements = memory_rows(cfg, args.methods, blocks, batch_sizes)
-        total = len(args.methods) * len(blocks) * len(batch_sizes)
-        rows = []
-        with tqdm(total=total, unit="step") as bar:
-            for row in measurements:
-                rows.append(row)
-                bar.update(row["metric"] == "activation_bytes")
-    slopes = slope_rows(rows)
-    for metric in ("activation_bytes", "peak_bytes"):
-        print_table(rows, slopes, metric)
-    save_measurement(
-        args.output,
-        "memory",
-        rows + slopes,
-        memory_figure(rows),
-        config=args.config_file,
-        seeds=[max(cfg.SEED, 0)],
-        settings=changed_keys(cfg),
-    )
-
+from flowdet.cli.measure_memory import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

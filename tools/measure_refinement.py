@@ -1,89 +1,9 @@
 #!/usr/bin/env python
-"""AP50 after every integration step of a trained detector, in every mode (Figure 6, right).
+"""The command line of flowdet.cli.measure_refinement."""
 
-    tools/measure_refinement.py --run output/digits_demo --max-steps 8
-    tools/measure_refinement.py --run output/table1_digits/flow_batch8_seed* --walks multi_step-1 \\
-        multi_step-4 multi_step-16
+import sys
 
-The blocks of a BackpropDetector are looked at in the same way. Of several runs it is the mean. With
---walks, MODE-STEPS or single_step-BLOCK, only these, and only where they end. `KEY VALUE` pairs
-override the config of the runs.
-"""
-
-import argparse
-from pathlib import Path
-
-import flowdet  # noqa: F401 - first: it silences a warning of detectron2's import
-
-# isort: split
-from tabulate import tabulate
-
-from flowdet.cli.common import parse_with_overrides, user_errors
-from flowdet.experiments.measurement import check_output_folder, load_run, save_measurement
-from flowdet.experiments.refinement import (
-    all_walks,
-    mean_over_runs,
-    refinement_figure,
-    refinement_rows,
-)
-from flowdet.flow import InferencePlan
-from flowdet.reporting.results import changed_keys
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--run", type=Path, nargs="+", required=True, metavar="FOLDER", help="of the training")
-    add("--weights", help="default: model_final.pth of the run")
-    add("--max-steps", type=int, default=8, metavar="N")
-    add("--walks", nargs="+", metavar="MODE", help="instead of all modes with all steps")
-    add("--output", type=Path, default=Path("output/refinement"), metavar="FOLDER")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
-    return parse_with_overrides(parser, argv)
-
-
-def print_table(rows: list[dict], metric: str) -> None:
-    """A line per walk, with the metric after each step."""
-    lines: dict[tuple, list] = {}
-    for row in rows:
-        if row["metric"] == metric:
-            mode = f"{row['mode']}, block {row['block']}" if "block" in row else row["mode"]
-            spread = f" +- {row['std']:.1f}" if row["std"] is not None else ""
-            lines.setdefault((mode, row["num_steps"]), []).append(f"{row['mean']:.1f}{spread}")
-    table = [[mode, steps, " ".join(values)] for (mode, steps), values in lines.items()]
-    print(tabulate(table, ["mode", "steps", f"{metric} after step 1, 2, ..."]), end="\n\n")
-
-
-def main() -> None:
-    args = parse_args()
-    with user_errors():
-        check_output_folder(args.output)
-        by_run, seeds = [], []
-        for run in args.run:
-            cfg, model = load_run(run, args.weights, args.opts)
-            suffix = "-subset" if cfg.TEST.CLASS_SUBSET else ""
-            metrics = [f"{name}{suffix}" for name in ("AP50", "AP75")]
-            if args.walks:
-                walks = [InferencePlan.parse(name) for name in args.walks]
-            else:
-                walks = all_walks(cfg.MODEL.FLOW_DET.NUM_BLOCKS, args.max_steps)
-            by_run.append(refinement_rows(cfg, model, walks, metrics, not args.walks))
-            seeds.append(max(cfg.SEED, 0))
-        rows = mean_over_runs(by_run)
-    for metric in metrics:
-        print_table(rows, metric)
-    save_measurement(
-        args.output,
-        "refinement",
-        rows,
-        refinement_figure(rows, metrics[0]),
-        config=str(args.run[0] / "config.yaml"),
-        seeds=seeds,
-        settings=changed_keys(cfg),
-    )
-
+from flowdet.cli.measure_refinement import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,53 +1,9 @@
 #!/usr/bin/env python
-"""Loss and AP50 over the epochs of any number of runs (Figure 2).
+"""The command line of flowdet.cli.plot_training."""
 
-    tools/plot_training.py --runs output/table1_digits/*batch8*
-    tools/plot_training.py --runs output/a output/b --metrics total_loss bbox/AP75
+import sys
 
-Runs that differ only in their seed become one line with a band from the least to the most. Works
-beside a running training, and on runs that were stopped.
-"""
-
-import argparse
-from pathlib import Path
-
-import flowdet  # noqa: F401 - first: it silences a warning of detectron2's import
-
-# isort: split
-from flowdet.cli.common import user_errors
-from flowdet.experiments.measurement import check_output_folder, save_measurement
-from flowdet.reporting.curves import curve_figure, curve_rows, group_runs
-from flowdet.reporting.results import changed_keys
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--runs", nargs="+", type=Path, required=True, metavar="FOLDER", help="OUTPUT_DIRs")
-    add("--metrics", nargs="+", default=["total_loss", "bbox/AP50"], help="keys of metrics.json")
-    add("--output", type=Path, default=Path("output/curves"), metavar="FOLDER")
-    return parser.parse_args(argv)
-
-
-def main() -> None:
-    args = parse_args()
-    with user_errors():
-        check_output_folder(args.output)
-        groups = group_runs(args.runs)
-        rows = curve_rows(groups, args.metrics)
-    runs = [run for group in groups.values() for run in group]
-    save_measurement(
-        args.output,
-        "curves",
-        rows,
-        curve_figure(rows),
-        config=", ".join(str(folder / "config.yaml") for folder, _ in runs),
-        seeds=sorted({cfg.SEED for _, cfg in runs}),
-        settings={label: changed_keys(group[0][1]) for label, group in groups.items()},
-    )
-
+from flowdet.cli.plot_training import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,6 +8,23 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from flowdet.reporting.results import program_name
+
+
+def command_parser(description: str) -> argparse.ArgumentParser:
+    """A parser that prints a description as it is, see `with_program`."""
+    program = program_name()
+    return argparse.ArgumentParser(
+        prog=program,
+        description=with_program(description, program),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def with_program(description: str, program: str) -> str:
+    """A description whose example lines, `    tools/NAME.py ...`, start with this program."""
+    return re.sub(r"^    tools/\w+\.py", f"    {program}", description, flags=re.MULTILINE)
+
 
 @contextmanager
 def user_errors(

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from flowdet.cli.common import at_least_one, user_errors
+from flowdet.cli.common import at_least_one, command_parser, user_errors
 from flowdet.engine import keep_freed_memory
 from flowdet.experiments.comparison import Comparison
 from flowdet.reporting.results import changed_keys, typed_command, write_results, write_text
@@ -19,9 +19,7 @@ BUDGET_KEYS = ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_EPOCHS", "SOLVER.MAX_ITER")
 
 def table_parser(description: str) -> argparse.ArgumentParser:
     """A parser with `--seeds`, `--output` and the overrides, for `parse_with_overrides`."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(description)
     add = parser.add_argument
     add("--seeds", type=at_least_one, default=2, metavar="N", help="seeds 0 to N - 1 (default 2)")
     add("--output", type=Path, metavar="FOLDER", help="default: output/TABLE_DATA")

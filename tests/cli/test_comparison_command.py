@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 
@@ -20,7 +21,9 @@ def comparison(tmp_path):
     script = tmp_path / "train.py"
     script.write_text("raise SystemExit('error: out of luck')")
     config = str(CONFIGS / "cls" / "digits_flow_vit.yaml")
-    return Comparison([Run.plan(config, Budget(16, 1), 1, tmp_path / "out", [])], script)
+    return Comparison(
+        [Run.plan(config, Budget(16, 1), 1, tmp_path / "out", [])], [sys.executable, script]
+    )
 
 
 @pytest.mark.parametrize(

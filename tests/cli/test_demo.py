@@ -15,7 +15,7 @@ from PIL import Image
 
 from flowdet.engine import FlowDetCheckpointer, load_config, resolve_config
 from flowdet.inference import video_writer
-from flowdet.inference.demo import TRAJECTORY_FRAMES
+from flowdet.inference.pipeline import TRAJECTORY_FRAMES
 from flowdet.inference.video import VideoFile
 from flowdet.inference.video_writer import VideoWriter
 from tests.videos import grey_video, read_video
@@ -222,8 +222,8 @@ def test_a_camera_in_a_window_until_it_is_closed(demo, weights, tmp_path, monkey
     [
         ("gone.mp4", "out.mp4", "no video file"),
         ("notes.mp4", "out.mp4", "finds no video in it"),
-        ("clip.avi", "out.gif", "no suffix of a video"),
-        ("clip.avi", "clip.avi", "is the video itself"),
+        ("clip.avi", "out.gif", "does not have the suffix of a video"),
+        ("clip.avi", "clip.avi", "is the input video itself"),
     ],
 )
 def test_videos_that_cannot_be(demo, tmp_path, video, output, said):

@@ -6,7 +6,7 @@ import runpy
 import pytest
 
 from flowdet.engine import load_config
-from flowdet.experiments.mode_table import place_of
+from flowdet.experiments.mode_table import line_key
 from tests.cli.commands import SMALL_VIT
 from tests.cli.conftest import ROOT
 
@@ -64,7 +64,7 @@ def test_the_configs_of_a_suite_are_what_it_says(suite):
     for place, config in TOOL["SUITES"][suite].items():
         assert config.startswith(suite.removesuffix("_small"))
         cfg = load_config(str(ROOT / "configs" / "cls" / f"{config}.yaml"))
-        assert tuple(place_of(cfg).values()) == place
+        assert tuple(line_key(cfg).values()) == place
 
 
 def test_the_small_suite(monkeypatch):

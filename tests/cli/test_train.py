@@ -51,7 +51,7 @@ def test_train_resume_evaluate(run, tmp_path):
     assert status == 0, output
     assert "Of 1 of the 4 images of digits_test" in (tmp_path / "new" / "page.html").read_text()
     status, output = run("tools/report.py", "--run", tmp_path / "new")
-    assert status == 1 and output.endswith("is no run: it has no config.yaml\n")
+    assert status == 1 and output.endswith("is not a run: it has no config.yaml\n")
 
 
 def test_a_classifier_trains_resumes_and_evaluates(run, tmp_path):

@@ -1,0 +1,105 @@
+"""Trains variants of a detector under one budget and tells how well each does in which mode.
+
+    tools/ablation.py --study configs/ablations/digits.yaml
+    tools/ablation.py --study configs/ablations/digits.yaml --only default backprop --seeds 1
+
+The file names the variants, the budget and the inference modes. Every training is one of
+tools/train_net.py; stopped, the command goes on where it was when called again. It prints a table,
+and writes it to the output folder as NAME.md, NAME.json and a figure, named after the file.
+Datasets and backbone of the digits are made if they are missing. `KEY VALUE` pairs override every
+config.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from pathlib import Path
+
+from flowdet.cli.common import parse_with_overrides
+from flowdet.cli.comparison_command import (
+    BUDGET_KEYS,
+    check_overrides,
+    save_table,
+    table_parser,
+    train_and_report,
+)
+from flowdet.engine.config_files import configs_folder
+from flowdet.evaluation.detection import metric_name
+from flowdet.experiments.ablation import (
+    Study,
+    ablation_figure,
+    ablation_rows,
+    ablation_table,
+    group_by_variant,
+)
+from flowdet.experiments.comparison import Comparison, Run
+from flowdet.experiments.digits_setup import prepare_digits
+from flowdet.experiments.measurement import check_output_folder
+from flowdet.reporting.figures import save_figure
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = table_parser(__doc__)
+    add = parser.add_argument
+    add("--study", type=Path, required=True, metavar="FILE", help="one of configs/ablations/")
+    add("--only", nargs="+", metavar="VARIANT", help="default: all of the file")
+    args = parse_with_overrides(parser, argv)
+    args.output = args.output or Path("output") / args.study.stem
+    return args
+
+
+def chosen_study(args: argparse.Namespace) -> Study:
+    # `configs/ablations/digits.yaml` is found without a checkout, too
+    shipped = configs_folder() / str(args.study).removeprefix("configs/")
+    study = Study.read(shipped if shipped.is_file() and not args.study.is_file() else args.study)
+    return study.select(args.only) if args.only else study
+
+
+def plan(args: argparse.Namespace) -> Comparison:
+    """All runs, checked."""
+    check_output_folder(args.output)
+    check_overrides(args.opts, dict.fromkeys(BUDGET_KEYS, f"`budget` in {args.study}"))
+    study = chosen_study(args)
+    files = [variant.config_file for variant in study.variants]
+    overrides = prepare_digits(files, args.opts)
+    runs = [
+        Run.plan(
+            variant.config_file,
+            study.budget,
+            seed,
+            args.output,
+            [*overrides, *variant.overrides, *args.opts],
+            variant.slug,
+        )
+        for seed in range(args.seeds)
+        for variant in study.variants
+    ]
+    return Comparison(runs)
+
+
+def report(args: argparse.Namespace, comparison: Comparison) -> None:
+    """Evaluates the modes, prints the table and writes it."""
+    study, runs = chosen_study(args), comparison.runs
+    rows = ablation_rows(group_by_variant(study, runs), study.modes)
+    dataset, subset = runs[0].cfg.DATASETS.TEST[0], runs[0].cfg.TEST.CLASS_SUBSET
+    classes = f"mean over {', '.join(subset)}" if subset else "mean over all classes"
+    caption = (
+        f"{dataset}, batch {study.budget.batch_size}, {study.budget.epochs} epochs, {args.seeds} "
+        f"seeds, mean +- standard deviation after the last epoch, {classes}; metric: "
+        f"{metric_name(dataset)}. Backprop has one mode, its last layer, in the first columns."
+    )
+    draw = functools.partial(ablation_table, rows, study.modes)
+    path = args.output / args.study.stem
+    save_table(path, comparison, rows, caption, draw)
+    save_figure(ablation_figure(rows, study.modes), path)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    train_and_report(functools.partial(plan, args), functools.partial(report, args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,231 @@
+"""Draws what a trained detector finds in images and videos, or prints what a classifier sees.
+
+    tools/demo.py --config-file output/digits_flow/config.yaml \\
+        --weights output/digits_flow/model_final.pth --input photos/*.jpg --output found/
+
+A folder as --output gets one picture per image; the name of a picture (sheet.png) gets all
+images on one sheet. --trajectory also draws what every step of the transport has found, --animate
+gif how the boxes travel from noise to objects; --disagreement how far the flow blocks differ.
+
+    ... --video street.mp4 --output found.mp4
+    ... --webcam --show
+
+A video gives a video; nothing but --show needs a display. Ctrl-C keeps what is done by then.
+
+    tools/demo.py --config-file output/digits_flow_vit/config.yaml \\
+        --weights output/digits_flow_vit/model_final.pth --input photos/ --top 3
+
+prints the 3 most probable classes of every image: the config says that it is a classifier's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+
+from flowdet.cli.common import at_least_one, command_parser, user_errors
+from flowdet.data.image_files import find_images
+from flowdet.detection.set_detector import ImageAnalysis
+from flowdet.engine import keep_freed_memory, load_config
+from flowdet.engine.task_builders import CLASSIFICATION, task_of
+from flowdet.evaluation.block_agreement import block_agreement, check_has_blocks
+from flowdet.flow import INFERENCE_MODES
+from flowdet.inference.classifier_predictor import ClassPredictor
+from flowdet.inference.picture_writer import TrajectoryOutputs
+from flowdet.inference.pipeline import classify_images, detect_frames, detect_images
+from flowdet.inference.predictor import Predictor
+from flowdet.inference.settings import inference_config
+from flowdet.inference.video import Camera, Frames, VideoFile
+from flowdet.inference.video_writer import (
+    ANIMATION_SUFFIXES,
+    VideoWriter,
+    Window,
+    video_output_path,
+)
+from flowdet.visualization.drawing import DetectionVisualizer
+
+# the flags of one task, of images and of videos, as argparse names them
+DETECTOR_FLAGS = (
+    *("video", "webcam", "show", "output", "trajectory", "animate", "disagreement"),
+    "score_threshold",
+)
+CLASSIFIER_FLAGS = ("classify", "top")
+IMAGE_FLAGS, VIDEO_FLAGS = ("trajectory", "animate"), ("show",)
+# where they are not given
+SCORE_THRESHOLD, TOP = 0.5, 5
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
+    add = parser.add_argument
+    add("--config-file", required=True, help="config.yaml of a run, or one of configs/")
+    add("--weights", help="checkpoint of a training (default: MODEL.WEIGHTS of the config)")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--input", nargs="+", help="images, folders, quoted glob patterns")
+    source.add_argument("--video", metavar="FILE", help="a video file")
+    source.add_argument("--webcam", nargs="?", type=camera, const=0, help="a camera (default: 0)")
+    add("--output", help="folder, or name of a picture (.png, .jpg) for one sheet, or of a video")
+    add("--show", action="store_true", help="a video in a window; q ends it")
+    add("--json", type=Path, help="file for the results: detections in COCO's form, or classes")
+    add("--trajectory", action="store_true", help="also draw the boxes after every step")
+    films = [suffix[1:] for suffix in ANIMATION_SUFFIXES]
+    add("--animate", choices=films, help="also make a film of the boxes from noise to objects")
+    add("--disagreement", action="store_true", help="draw and write how far the blocks differ")
+    add("--score-threshold", type=probability, help=f"draw from here (default: {SCORE_THRESHOLD})")
+    add("--classify", action="store_true", help="refuse the config of a detector")
+    add("--top", type=at_least_one, help=f"classes that a classifier prints (default: {TOP})")
+    add("--mode", choices=INFERENCE_MODES, help="inference mode (default: the config's)")
+    add("--steps", type=at_least_one, help="Euler steps of the multi-step modes")
+    add("--block", type=int, help="the block of single_step, from 0")
+    add("--device", type=device, help="cpu, cuda, cuda:1, ... (default: the config's)")
+    add("--batch-size", type=at_least_one, help="images at a time (default: TEST.BATCH_SIZE)")
+    add("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config overrides")
+    args = parser.parse_args(argv)
+    args.task = task_of(load_config(args.config_file, args.opts))
+    check_flags(parser, args)
+    if args.score_threshold is None:
+        args.score_threshold = SCORE_THRESHOLD
+    return args
+
+
+def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends the program if the flags do not fit each other or the task."""
+    own, other, foreign = "detector", "classifier", CLASSIFIER_FLAGS
+    if args.task is CLASSIFICATION:
+        own, other, foreign = "classifier", "detector", DETECTOR_FLAGS
+    given = [x for x in foreign if getattr(args, x) is not parser.get_default(x)]
+    if given:
+        flags = ", ".join("--" + x.replace("_", "-") for x in given)
+        parser.error(f"{flags}: only for {other}s, and the config is that of a {own}")
+    kind, foreign = ("images", VIDEO_FLAGS) if args.input else ("videos", IMAGE_FLAGS)
+    given = [x for x in foreign if getattr(args, x)]
+    if given:
+        parser.error(f"--{given[0]} is not for {kind}")
+    if args.json and args.json.is_dir():
+        parser.error(f"--json {args.json} is a folder: give a file")
+    if args.task is CLASSIFICATION:
+        return
+    if not args.output and not args.json and not args.show:
+        parser.error("give --output, --json or both" + (", or --show" if not args.input else ""))
+    for name in IMAGE_FLAGS:
+        if getattr(args, name) and not args.output:
+            parser.error(f"--{name} draws: give --output")
+
+
+def probability(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
+
+
+def camera(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of a camera: they are 0, 1, ...")
+    return int(text)
+
+
+def device(text: str) -> str:
+    try:
+        return str(torch.device(text))
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no device of torch") from error
+
+
+def configure(args: argparse.Namespace) -> CfgNode:
+    """The config with what the flags override.
+
+    Raises:
+        ValueError: a flag that the model or its inference mode does not read.
+    """
+    # frames of a camera are shown when they come
+    batch_size = 1 if args.webcam is not None and not args.batch_size else args.batch_size
+    cfg = inference_config(
+        args.config_file,
+        args.opts,
+        device=args.device,
+        mode=args.mode,
+        steps=args.steps,
+        block=args.block,
+        batch_size=batch_size,
+    )
+    if args.task is not CLASSIFICATION:
+        node = cfg.MODEL.FLOW_DET
+        # what the model drops cannot be drawn
+        node.SCORE_THRESHOLD = min(node.SCORE_THRESHOLD, args.score_threshold)
+    return cfg
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    with user_errors():
+        return detect(parse_args(argv))
+
+
+def detect(args: argparse.Namespace) -> int:
+    """Runs the model on the images or frames; returns the exit status."""
+    # what is missing is said before a model is loaded
+    files = find_images(args.input) if args.input else []
+    frames = None if args.input else open_frames(args)
+    kind = ClassPredictor if args.task is CLASSIFICATION else Predictor
+    predictor = kind(configure(args), args.weights)
+    if predictor.cfg.MODEL.DEVICE == "cpu":
+        keep_freed_memory()
+    if args.task is CLASSIFICATION:
+        classify_images(predictor, files, args.top or TOP, args.json)
+        return 0
+    visualizer = DetectionVisualizer(predictor.class_names, args.score_threshold)
+    if frames:
+        return film(args, frames, predictor, visualizer)
+    trajectory = TrajectoryOutputs(
+        predictor.trajectory_times if args.trajectory else (), args.animate and f".{args.animate}"
+    )
+    analyses = ask(args, predictor)
+    detect_images(predictor, files, visualizer, args.output, args.json, trajectory, analyses)
+    return 0
+
+
+def ask(args: argparse.Namespace, predictor: Predictor) -> list[ImageAnalysis]:
+    if not args.disagreement:
+        return []
+    check_has_blocks(predictor.model)
+    return [block_agreement]
+
+
+def open_frames(args: argparse.Namespace) -> Frames:
+    if args.output:
+        # checks it
+        video_output_path(args.output, args.video or "camera")
+    return VideoFile(args.video) if args.video else Camera(args.webcam)
+
+
+def film(
+    args: argparse.Namespace, frames: Frames, predictor: Predictor, visualizer: DetectionVisualizer
+) -> int:
+    """Detects in a video or camera; returns the exit status: that of Ctrl-C if it ended a video
+    early, which is the way to end a camera."""
+    recording = window = None
+    if args.output:
+        recording = VideoWriter(video_output_path(args.output, frames.name), frames.fps)
+    if args.show:
+        window = Window(frames.name)
+    try:
+        interrupted = detect_frames(
+            predictor, frames, visualizer, recording, window, args.json, ask(args, predictor)
+        )
+    finally:
+        frames.close()
+        if window:
+            window.close()
+    return 130 if interrupted and args.video else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""Writes a trained detector or classifier as one file that needs neither flowdet nor detectron2.
+
+    tools/export.py --config-file output/digits_flow/config.yaml \\
+        --weights output/digits_flow/model_final.pth --output detector.onnx
+
+The inference mode and the image size are fixed, the batch is not. The file is compared with the
+model, on images of yours with --check, and only kept if both say the same. docs/export.md tells
+how to use it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from flowdet.cli.common import at_least_one, command_parser, user_errors
+from flowdet.data.image_files import find_images
+from flowdet.engine.task_builders import CLASSIFICATION, task_of
+from flowdet.export import FORMATS, Difference, Graph, export, graph_of, metadata_of
+from flowdet.flow import INFERENCE_MODES
+from flowdet.inference.classifier_predictor import ClassPredictor
+from flowdet.inference.predictor import BasePredictor, Predictor
+from flowdet.inference.settings import inference_config
+
+# how many images are made for the comparison where none are given
+RANDOM_IMAGES = 4
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
+    add = parser.add_argument
+    add("--config-file", required=True, help="config.yaml of a run, or one of configs/")
+    add("--weights", help="checkpoint of a training (default: MODEL.WEIGHTS of the config)")
+    add("--output", type=Path, required=True, help="the file: .onnx, or .pt2 with --format torch")
+    add("--format", choices=FORMATS, help="onnx or torch.export (default: by the file's name)")
+    size = ("H", "W")
+    add("--size", type=at_least_one, nargs=2, metavar=size, help="default: INPUT.FIXED_SIZE")
+    add("--mode", choices=INFERENCE_MODES, help="inference mode (default: the config's)")
+    add("--steps", type=at_least_one, help="Euler steps of the multi-step modes")
+    add("--block", type=int, help="the block of single_step, from 0")
+    average = "the average of the weights (default: if SOLVER.EMA_DECAY kept one), or the last ones"
+    add("--ema", action=argparse.BooleanOptionalAction, help=average)
+    add("--noise-input", action="store_true", help="noise can be given, instead of the config's")
+    add("--no-nms", action="store_true", help="of detectors: leave suppression to the user")
+    add("--check", nargs="+", metavar="IMAGE", help="images to compare on (default: random ones)")
+    add("--tolerance", type=float, default=1e-4, help="largest difference (default: 1e-4)")
+    add("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config overrides")
+    args = parser.parse_args(argv)
+    by_suffix = {file.suffix: kind for kind, file in FORMATS.items()}
+    args.format = args.format or by_suffix.get(args.output.suffix)
+    if not args.format or args.output.suffix != FORMATS[args.format].suffix:
+        endings = " or ".join(f"{file.suffix} ({kind})" for kind, file in FORMATS.items())
+        parser.error(f"--output {args.output} must end in {endings}")
+    return args
+
+
+def load(args: argparse.Namespace) -> BasePredictor:
+    """The model on the CPU, with the preprocessing of the images.
+
+    Raises:
+        ValueError: flags that do not fit the model, or no image size.
+    """
+    overrides = [*args.opts, *(["INPUT.FIXED_SIZE", args.size] if args.size else [])]
+    overrides += ["SOLVER.EMA_DECAY", 0.0] if args.ema is False else []
+    chosen = {"mode": args.mode, "steps": args.steps, "block": args.block}
+    cfg = inference_config(args.config_file, overrides, device="cpu", **chosen)
+    if not all(cfg.INPUT.FIXED_SIZE):
+        raise ValueError("the graph is for one image size: give --size H W, INPUT.FIXED_SIZE is 0")
+    classifies = task_of(cfg) is CLASSIFICATION
+    if classifies and args.no_nms:
+        raise ValueError("--no-nms is for detectors: leave it out")
+    predictor = (ClassPredictor if classifies else Predictor)(cfg, args.weights)
+    if args.ema and not predictor.averaged:
+        raise ValueError("--ema: the run kept no average of its weights (SOLVER.EMA_DECAY)")
+    return predictor
+
+
+def build(args: argparse.Namespace, predictor: BasePredictor) -> Graph:
+    """The graph of the model; ValueError for flags that it cannot follow."""
+    size = tuple(predictor.cfg.INPUT.FIXED_SIZE)
+    graph = graph_of(predictor.model, size, suppress=not args.no_nms)
+    if graph.noise is None and args.noise_input:
+        raise ValueError(
+            f"a {type(predictor.model).__name__} starts from no noise: leave out --noise-input"
+        )
+    return graph
+
+
+def images_to_check(args: argparse.Namespace, predictor: BasePredictor, graph: Graph) -> Tensor:
+    """uint8 [B, 3, H, W], prepared as the model's evaluation does."""
+    if not args.check:
+        shape = (RANDOM_IMAGES, 3, *graph.size)
+        random = torch.Generator().manual_seed(0)
+        return torch.randint(0, 256, shape, dtype=torch.uint8, generator=random)
+    records = [{"file_name": str(x), "image_id": x.stem} for x in find_images(args.check)]
+    if isinstance(predictor, ClassPredictor):
+        return predictor.preprocess(records)
+    return torch.stack([predictor.mapper(record)["image"] for record in records])
+
+
+def report(args: argparse.Namespace, metadata: dict[str, str], found: Difference) -> None:
+    """Prints what was written."""
+    mode = f", {metadata['mode']}" if "mode" in metadata else ""
+    size = f"images of {metadata['height']} x {metadata['width']}"
+    print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB, {size}{mode}")
+    compared = f"{found.images} {'images' if args.check else 'random images'}"
+    if found.detections is not None:
+        compared += f" with {found.detections} detections"
+    print(f"largest difference from the model: {found.largest:.1e} in {compared}")
+    if found.detections == 0:
+        print("nothing was detected: compare on images with objects, --check IMAGE ...")
+
+
+def main(argv: list[str] | None = None) -> None:
+    with user_errors():
+        export_model(parse_args(argv))
+
+
+def export_model(args: argparse.Namespace) -> None:
+    """Exports the model, compares the file with it and prints the result."""
+    FORMATS[args.format].check_packages()
+    predictor = load(args)
+    graph = build(args, predictor)
+    metadata = metadata_of(predictor, graph, args.noise_input)
+    found = export(
+        graph,
+        args.output,
+        args.format,
+        metadata=metadata,
+        noise_input=args.noise_input,
+        images=images_to_check(args, predictor, graph),
+        tolerance=args.tolerance,
+    )
+    report(args, metadata, found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""What blocks learn from the image on interpolated states, over the time t of the state.
+
+    tools/measure_leak.py MODEL.WEIGHTS output/digits_pretrain/backbone.pth
+    tools/measure_leak.py --config-file configs/cls/digits_flow_vit.yaml --iterations 0 100 300
+
+Trains the blocks of a flow config on interpolated states for some iterations. Then, on fixed
+batches and at every t: the anchor loss, the same with the features of another image, which shows
+whether the image was looked at, and the norm of the gradient at the features. `KEY VALUE` pairs
+override the config.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tabulate import tabulate
+from tqdm import tqdm
+
+from flowdet.cli.common import at_least_one, command_parser, parse_with_overrides, user_errors
+from flowdet.engine import keep_freed_memory, load_config, resolve_config
+from flowdet.experiments.leak import METRICS, leak_figure, leak_rows, with_interpolated_states
+from flowdet.experiments.measurement import check_output_folder, save_measurement
+from flowdet.reporting.results import changed_keys
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
+    add = parser.add_argument
+    add("--config-file", default="configs/digits_flow.yaml", help="of a flow model")
+    add("--batches", type=at_least_one, default=8, metavar="N", help="over which is averaged")
+    add("--iterations", nargs="+", type=int, default=[0, 300], help="of training before it")
+    add("--times", nargs="+", type=float, default=[0, 0.2, 0.4, 0.6, 0.8, 0.95], metavar="T")
+    add("--output", type=Path, default=Path("output/leak"), metavar="FOLDER")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
+    args = parse_with_overrides(parser, argv)
+    if min(args.iterations) < 0:
+        parser.error(f"--iterations must not be negative, got {min(args.iterations)}")
+    if min(args.times) < 0 or max(args.times) >= 1:
+        parser.error("--times must be from 0 to below 1")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    keep_freed_memory()
+    with user_errors():
+        check_output_folder(args.output)
+        cfg = resolve_config(load_config(args.config_file, args.opts))
+        if cfg.MODEL.META_ARCHITECTURE.startswith("Backprop"):
+            raise ValueError(f"{args.config_file} is no config of a flow model: it has no states")
+        cfg = with_interpolated_states(cfg)
+        measurements = leak_rows(cfg, args.batches, args.iterations, args.times)
+        total = len(set(args.iterations)) * len(args.times) * len(METRICS)
+        rows = list(tqdm(measurements, total=total, desc="measured", unit=" values"))
+    table: dict[tuple, list] = {}
+    for row in rows:
+        table.setdefault((row["iterations"], row["t"]), []).append(row["mean"])
+    lines = [[*key, *values] for key, values in table.items()]
+    print(tabulate(lines, ["iterations", "t", *METRICS.values()], floatfmt=("", "", *[".3g"] * 3)))
+    save_measurement(
+        args.output,
+        "leak",
+        rows,
+        leak_figure(rows),
+        config=args.config_file,
+        seeds=[max(cfg.SEED, 0)],
+        settings=changed_keys(cfg),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

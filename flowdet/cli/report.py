@@ -1,0 +1,39 @@
+"""Writes a run as one HTML page: curves, results per class, best and worst images, config.
+
+    tools/report.py --run output/digits_flow
+    tools/report.py --run output/digits_flow --output report.html --images 200
+
+Works beside a running training, and on runs that were stopped. Trainings end with it by themselves
+(TEST.REPORT).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from detectron2.utils.logger import setup_logger
+
+from flowdet.cli.common import command_parser, user_errors
+from flowdet.reporting.report import write_report
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
+    add = parser.add_argument
+    add("--run", type=Path, required=True, metavar="FOLDER", help="OUTPUT_DIR of a training")
+    add("--output", type=Path, metavar="FILE", help="the page (default: report.html in --run)")
+    add("--images", type=int, help="test images to look at (default: TEST.REPORT_IMAGES)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    setup_logger(name="flowdet")
+    with user_errors():
+        print(f"written: {write_report(args.run, args.output, args.images)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

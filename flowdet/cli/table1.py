@@ -1,0 +1,142 @@
+"""Table 1: flow against backprop on a dataset, at equal epochs, over several seeds.
+
+    tools/table1.py
+    tools/table1.py --dataset voc --budget 8:50 1:50 --seeds 3
+    tools/table1.py --dataset voc --frozen TEST.CLASS_SUBSET "['cat','dog']"
+    tools/table1.py --dataset voc --r18 TEST.CLASS_SUBSET "['cat','dog']"
+
+Trains every method at every budget (batch size:epochs[:learning rate]) with every seed, each by
+tools/train_net.py, measures memory and step time, and prints the table; table1.json and table1.md
+go to the output folder. Stopped, it goes on where it was when called again. --frozen (VOC) takes a
+frozen ResNet-18 up to stride 16, whose features are computed once for all runs and kept in the
+output folder: many epochs become affordable on a CPU. --r18 trains this trunk, too, on augmented
+images: for a GPU. `KEY VALUE` pairs override every config.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import sys
+from pathlib import Path
+
+from flowdet.cli.common import parse_with_overrides
+from flowdet.cli.comparison_command import (
+    BUDGET_KEYS,
+    check_overrides,
+    save_table,
+    table_parser,
+    train_and_report,
+)
+from flowdet.engine.config_files import config_path
+from flowdet.evaluation.detection import metric_name
+from flowdet.experiments.comparison import Budget, Comparison, Run
+from flowdet.experiments.comparison_table import accuracy_rows, comparison_table, cost_rows
+from flowdet.experiments.digits_setup import prepare_digits
+from flowdet.experiments.measurement import check_output_folder
+
+# by suite and method
+SUITES = {
+    "digits": {
+        "flow": "digits_flow",
+        "backprop": "digits_backprop",
+        "flow_paper": "paper/digits_flow",
+        "backprop_paper": "paper/digits_backprop",
+    },
+    "voc": {
+        "flow": "voc_flow_r50",
+        "backprop": "voc_backprop_r50",
+        "flow_paper": "paper/voc_flow_r50",
+        "backprop_paper": "paper/voc_backprop_r50",
+    },
+    "voc_frozen": {
+        "flow": "voc_flow_r18_frozen",
+        "backprop": "voc_backprop_r18_frozen",
+        "flow_paper": "paper/voc_flow_r18_frozen",
+        "backprop_paper": "paper/voc_backprop_r18_frozen",
+    },
+    "voc_r18": {"flow": "voc_flow_r18", "backprop": "voc_backprop_r18"},
+}
+BUDGETS = {
+    "digits": ["8:6", "1:1:1.25e-4"],
+    "voc": ["8:50", "1:50"],
+    "voc_frozen": ["16:30"],
+    "voc_r18": ["16:20"],
+}
+# often enough for curves
+PERIODS = ["TEST.EVAL_EPOCHS", "2"]
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = table_parser(__doc__)
+    add = parser.add_argument
+    add("--dataset", choices=("digits", "voc"), default="digits")
+    add("--frozen", action="store_true", help="VOC with a frozen ResNet-18, features kept")
+    add("--r18", action="store_true", help="VOC with a ResNet-18, trained end to end")
+    add("--methods", nargs="+", choices=SUITES["digits"], help="default: all that there are")
+    add("--budget", nargs="+", metavar="BATCH:EPOCHS[:LR]", help="default: by dataset")
+    args = parse_with_overrides(parser, argv)
+    if (args.frozen or args.r18) and args.dataset != "voc":
+        parser.error("--frozen and --r18 are for --dataset voc")
+    if args.frozen and args.r18:
+        parser.error("--r18 trains the trunk that --frozen freezes: give one of them")
+    args.suite = "voc_frozen" if args.frozen else "voc_r18" if args.r18 else args.dataset
+    args.methods = args.methods or list(SUITES[args.suite])
+    missing = set(args.methods) - set(SUITES[args.suite])
+    if missing:
+        parser.error(f"there is no {', '.join(sorted(missing))} for this dataset and trunk")
+    args.output = args.output or Path("output") / f"table1_{args.suite}"
+    return args
+
+
+def plan(args: argparse.Namespace) -> Comparison:
+    """All runs, checked."""
+    check_output_folder(args.output)
+    budgets = [Budget.parse(text) for text in args.budget or BUDGETS[args.suite]]
+    learning_rate = ["SOLVER.BASE_LR"] if any(budget.base_lr for budget in budgets) else []
+    check_overrides(args.opts, dict.fromkeys([*BUDGET_KEYS, *learning_rate], "--budget"))
+    suite = SUITES[args.suite]
+    files = {method: config_path(f"configs/{suite[method]}.yaml") for method in args.methods}
+    overrides = [*PERIODS, *prepare_digits(list(files.values()), args.opts)]
+    if args.frozen:
+        overrides += ["MODEL.FLOW_DET.FEATURE_CACHE_DIR", str(args.output / "features")]
+
+    def run(method: str, budget: Budget, seed: int) -> Run:
+        return Run.plan(files[method], budget, seed, args.output, [*overrides, *args.opts])
+
+    combinations = itertools.product(budgets, range(args.seeds), args.methods)
+    runs = [run(method, budget, seed) for budget, seed, method in combinations]
+    return Comparison(runs)
+
+
+def report(args: argparse.Namespace, comparison: Comparison) -> None:
+    """Measures the costs, prints the table and writes it."""
+    runs = comparison.runs
+    dataset, subset = runs[0].cfg.DATASETS.TEST[0], runs[0].cfg.TEST.CLASS_SUBSET
+    suffix = "-subset" if subset else ""
+    metrics = [f"AP50{suffix}", f"AP75{suffix}"]
+    rows = accuracy_rows(runs, [*metrics, f"AP{suffix}"])
+    failures = []
+    try:
+        rows += cost_rows(runs)
+    except RuntimeError as error:
+        # a GPU may not hold all methods side by side: no reason to lose the accuracies
+        failures = [f"FAILED to measure memory and time: {error}"]
+    classes = f"mean over {', '.join(subset)}" if subset else "mean over all classes"
+    caption = (
+        f"{dataset}, {args.seeds} seeds, mean +- standard deviation; AP after the last epoch, "
+        f"{classes}; metric: {metric_name(dataset)}. Activations and step (one forward, backward "
+        "and update without data loading, the methods in turn) on made-up images."
+    )
+    draw = functools.partial(comparison_table, rows, metrics)
+    save_table(args.output / "table1", comparison, rows, caption, draw, failures)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    train_and_report(functools.partial(plan, args), functools.partial(report, args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

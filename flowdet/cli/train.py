@@ -1,0 +1,161 @@
+"""Trains and evaluates: detectron2's flags, and `KEY value` pairs that override the config.
+
+    tools/train_net.py --config-file configs/digits_flow.yaml
+    tools/train_net.py --config-file configs/voc_flow_r50.yaml --num-gpus 8 SOLVER.BASE_LR 2e-4
+    tools/train_net.py --config-file configs/voc_flow_r50.yaml --data path/to/dataset
+    tools/train_net.py --config-file RUN/config.yaml --eval-only MODEL.WEIGHTS RUN/model_final.pth
+
+`--data` takes a folder in VOC or COCO format, see docs/own_data.md. `--resume` goes on where the
+run in OUTPUT_DIR stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from flowdet.cli.common import user_errors, with_program
+from flowdet.engine import (
+    FlowDetCheckpointer,
+    Trainer,
+    evaluate,
+    keep_freed_memory,
+    load_config,
+    load_trained,
+    resolve_config,
+)
+from flowdet.reporting.report import write_report
+from flowdet.reporting.results import program_name, result_rows, typed_command, write_results
+from flowdet.reporting.runs import set_metrics_aside
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """The resolved, frozen config of a run, with logging set up and the config saved."""
+    cfg = load_config(args.config_file, args.opts)
+    args.run_dir = cfg.OUTPUT_DIR
+    if args.eval_only:
+        # beside the run: its own config.yaml and results.json stay what they were
+        cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "eval")
+    setup_logger(output=cfg.OUTPUT_DIR, name="flowdet", distributed_rank=comm.get_rank())
+    resolve_config(cfg, training=not args.eval_only)
+    cfg.freeze()
+    default_setup(cfg, args)
+    return cfg
+
+
+def train(args: argparse.Namespace) -> dict | None:
+    """Trains or evaluates in one process of `launch`; returns the metrics of the evaluation."""
+    with user_errors():
+        cfg = setup(args)
+        run = prepare(cfg, args)
+    # an image that cannot be read, logits that are not finite: the log has the traceback
+    with user_errors((OSError, ValueError)):
+        results = run()
+    if comm.is_main_process():
+        if results:
+            save_results(cfg, args, results)
+        if cfg.TEST.REPORT and not args.eval_only:
+            report(cfg)
+    return results
+
+
+def prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], dict | None]:
+    """Builds and loads everything; what it returns trains or evaluates."""
+    if cfg.MODEL.DEVICE == "cpu":
+        keep_freed_memory()
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        weights = weights_to_evaluate(cfg, args)
+        average = load_trained(cfg, model, weights, cfg.MODEL.CLASS_NAMES)
+        return lambda: evaluate(cfg, model, average)
+    # what is wrong with the test images should not show after the first epochs
+    for name in cfg.DATASETS.TEST:
+        Trainer.build_test_loader(cfg, name)
+    if comm.is_main_process() and not (args.resume and last_checkpoint(args)):
+        set_metrics_aside(cfg.OUTPUT_DIR)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train
+
+
+def weights_to_evaluate(cfg: CfgNode, args: argparse.Namespace) -> str:
+    """`MODEL.WEIGHTS`; with --resume the last checkpoint of the run, if there is one."""
+    return (last_checkpoint(args) if args.resume else "") or cfg.MODEL.WEIGHTS
+
+
+def last_checkpoint(args: argparse.Namespace) -> str:
+    """Of the run; empty if there is none."""
+    run = FlowDetCheckpointer(torch.nn.Identity(), args.run_dir)
+    return run.get_checkpoint_file() if run.has_checkpoint() else ""
+
+
+def save_results(cfg: CfgNode, args: argparse.Namespace, results: dict) -> None:
+    """Writes the evaluation to results.json in the output folder, with what it came from."""
+    by_dataset = {cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results
+    rows = []
+    for name, tasks in by_dataset.items():
+        rows += result_rows(cfg, name, tasks)
+    path = os.path.join(cfg.OUTPUT_DIR, "results.json")
+    write_results(path, rows, command=typed_command(), config=args.config_file, seeds=[cfg.SEED])
+
+
+def report(cfg: CfgNode) -> None:
+    """Writes the run's report.html."""
+    try:
+        path = write_report(cfg.OUTPUT_DIR)
+        logging.getLogger("flowdet").info("Report: %s", path)
+    # whatever it is: the training has ended well, and its results are written
+    except Exception:
+        logging.getLogger("flowdet").exception("the report could not be written")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Adds to detectron2's flags `--data` and `--opts`, which may precede the overrides."""
+    argv = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--opts"]
+    program = program_name()
+    parser = default_argument_parser(with_program(__doc__, program))
+    parser.prog = program
+    parser.add_argument(
+        "--data", metavar="FOLDER", help="train and evaluate on this dataset (DATASETS.PATH)"
+    )
+    args = parser.parse_args(argv)
+    late = [word for word in args.opts if word.startswith("--")]
+    if late:
+        parser.error(f"{' '.join(late)}: flags go before the KEY VALUE pairs")
+    if args.data:
+        # quoted, or a folder called 2024 would be taken for a number
+        args.opts = ["DATASETS.PATH", repr(args.data), *args.opts]
+    if not args.config_file:
+        parser.error("--config-file is missing, e.g. --config-file configs/digits_flow.yaml")
+    if args.num_gpus > torch.cuda.device_count() and torch.cuda.device_count() > 0:
+        parser.error(f"--num-gpus {args.num_gpus}, but there are {torch.cuda.device_count()}")
+    if not torch.cuda.is_available():
+        if args.num_gpus > 1 or args.num_machines > 1:
+            parser.error("no GPU is visible: leave --num-gpus out to train on the CPU")
+        args.num_gpus = 0
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    launch(
+        train,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
