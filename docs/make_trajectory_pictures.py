@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 import flowdet
-from flowdet.inference.demo import TRAJECTORY_FRAMES
+from flowdet.inference.pipeline import TRAJECTORY_FRAMES
 from flowdet.inference.video_writer import save_animation
 from flowdet.visualization.animation import animation_frames, trajectory_tiles
 from flowdet.visualization.box_trajectory import box_trajectory

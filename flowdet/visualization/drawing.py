@@ -12,7 +12,7 @@ from detectron2.utils.visualizer import Visualizer
 from matplotlib.colors import hsv_to_rgb
 from PIL import Image, ImageDraw, ImageFont
 
-# in pixels: the longer side of a tile; smaller pictures are enlarged to it, which keeps their labels
+# in pixels: the longer side of a tile; smaller pictures are enlarged to it, to keep their labels
 # readable
 TILE = 320
 # in pixels: the font of titles, and the space around tiles
