@@ -10,6 +10,7 @@ from detectron2.modeling import build_backbone
 from detectron2.utils.registry import Registry
 from torch import nn
 
+from flowdet.config import pixel_settings
 from flowdet.detection.boxes import grid_boxes
 from flowdet.detection.criterion import LossWeights, SetCriterion
 from flowdet.detection.feature_cache import FeatureCache
@@ -18,7 +19,6 @@ from flowdet.detection.matcher import HungarianMatcher
 from flowdet.detection.neck import TokenNeck
 from flowdet.detection.position import QueryPositionalEncoding, SinePositionalEncoding
 from flowdet.detection.postprocess import PostProcessor
-from flowdet.detection.set_detector import PixelSettings
 from flowdet.detection.stability import BoxStability
 from flowdet.detection.transformer_block import TransformerFlowBlock
 from flowdet.flow import FlowEnsemble, TimeEmbedding
@@ -26,8 +26,9 @@ from flowdet.registry import registered
 
 DETECTION_BLOCK_REGISTRY = Registry("DETECTION_BLOCK")
 DETECTION_BLOCK_REGISTRY.__doc__ = """
-Flow blocks of a detector, by the name that `MODEL.FLOW_DET.BLOCK` gives. Called with the node
-`MODEL.FLOW_DET` and `self_conditioned`; returns a module that is called like `TransformerFlowBlock`.
+Flow blocks of a detector, by the name in `MODEL.FLOW_DET.BLOCK`. An entry is called with the node
+`MODEL.FLOW_DET` and `self_conditioned`, and returns a module with the call signature of
+`TransformerFlowBlock`.
 """
 
 
@@ -64,7 +65,7 @@ def build_shared_parts(cfg: CfgNode) -> dict:
             flow_cfg.SCORE_THRESHOLD, flow_cfg.NMS_THRESHOLD, cfg.TEST.DETECTIONS_PER_IMAGE
         ),
         "num_queries": flow_cfg.NUM_QUERIES,
-        "pixels": PixelSettings(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.FORMAT),
+        "pixels": pixel_settings(cfg),
         "feature_cache": _feature_cache(flow_cfg),
         "stability": _stability(flow_cfg),
     }

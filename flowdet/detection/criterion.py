@@ -80,9 +80,9 @@ class SetCriterion(nn.Module):
     Args:
         num_classes: C; class C is background.
         weights: of the losses.
-        iou_aware_targets: the target of a matched query is soft: the IoU of its box for the class of
-            its object, the rest for background, so that scores rank boxes. The background weight
-            applies to unmatched queries only.
+        iou_aware_targets: soft class targets for matched queries: the IoU of the box for the class
+            of the object and the rest for background, so that scores rank boxes. The background
+            weight applies to unmatched queries only.
 
     Raises:
         ValueError: `iou_aware_targets` without a background weight.

@@ -81,8 +81,8 @@ class TokenNeck(nn.Module):
         )
 
     def _steps(self, level: int, shape: tuple, padded_size: tuple) -> tuple[float, float]:
-        """Pixels between tokens, (vertical, horizontal): the stride, so that the position of a token
-        does not depend on the padding of its batch."""
+        """Pixels between tokens, (vertical, horizontal). It is the stride if that is known, so that
+        the position of a token does not depend on the padding of its batch."""
         stride = self.strides[level]
         if stride:
             return stride, stride

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
+from flowdet.config import PixelSettings
 from flowdet.detection.criterion import SetCriterion
 from flowdet.detection.feature_cache import FeatureCache
 from flowdet.detection.heads import DetectionHeads
@@ -30,20 +30,6 @@ MATCHINGS = ("per_block", "shared")
 ImageAnalysis = Callable[
     ["SetDetector", ImageTokens, list[dict], list[Instances]], list[dict[str, Any]]
 ]
-
-
-@dataclass(frozen=True)
-class PixelSettings:
-    """What the backbone expects of pixels.
-
-    Attributes:
-        mean, std: per channel, in the order of `format`, for values from 0 to 255.
-        format: "RGB" or "BGR".
-    """
-
-    mean: Sequence[float]
-    std: Sequence[float]
-    format: str
 
 
 class SetDetector(nn.Module, ABC):
@@ -129,8 +115,8 @@ class SetDetector(nn.Module, ABC):
 
     @abstractmethod
     def state_trajectory(self, tokens: ImageTokens) -> tuple[list[float], list[Tensor]]:
-        """The times from 0 to 1 and the states [B, M, d] at them, the final embeddings last. Between
-        two of them the state moves on a straight line."""
+        """The times from 0 to 1 and the states [B, M, d] at these times; the last state is the final
+        embeddings. Between two times the state moves on a straight line."""
 
     @property
     @abstractmethod

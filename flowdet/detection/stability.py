@@ -15,7 +15,7 @@ class Refinement(NamedTuple):
     """The query embeddings after the steps (or layers) of a detector.
 
     Attributes:
-        estimates: the final embeddings, [B, M, d]; with `trajectory`, all steps, the final one last.
+        estimates: the final embeddings, [B, M, d]; with `trajectory` those after every step.
         last_input: the estimate before the last step, [B, M, d].
         rerun_last_step: maps another estimate before the last step to the result of that step, both
             [B, M, d].

@@ -77,7 +77,7 @@ def sample_tokens(tokens: Tensor, grids: tuple[TokenGrid, ...], points: Tensor) 
 
 
 class PointReader(nn.Module):
-    """Reads the image tokens at P points per query: samples, ReLU, one linear layer over all points.
+    """Reads image tokens at P points per query: samples, ReLU, a linear layer over all points.
 
     Unlike attention it keeps the order of the points, so it can tell where in a box something
     begins or ends.

@@ -1,4 +1,4 @@
-"""The flow block of a detector: a pre-norm DETR decoder layer that also gets z_t and t (3.2.2, D.1).
+"""The flow block of a detector: a pre-norm DETR decoder layer on z_t and t (3.2.2, D.1).
 
 Flow blocks are called as `block(z_t, time_embedding, features, estimate, position)` and return one
 vector per query. `FlowEnsemble` reads it as a velocity or as a correction of the estimate.

@@ -115,7 +115,7 @@ class MLPFlowBlock(FeatureBlock):
 class ResidualMLPFlowBlock(FeatureBlock):
     """A deep residual MLP on `[f(x), Linear(z_t) + e_t]` (D.2), pre-norm.
 
-    Features of several positions are treated as in `MLPFlowBlock`, whose arguments it shares, except
+    Features of several positions are treated as in `MLPFlowBlock`. It shares the arguments, except
 
     Args:
         hidden_dim: hidden units of each residual layer; the residual stream has d.

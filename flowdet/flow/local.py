@@ -66,7 +66,7 @@ class _BlockLocalNode(torch.autograd.Function):
                     "block losses (the model's *_WEIGHT keys), not around the model"
                 )
         gradients, ctx.gradients = ctx.gradients, None
-        # multiplied by the trainer's scale before the cast to half precision, or small ones are lost
+        # scaled before the cast to half precision, or small gradients are lost
         return None, *[
             None if g is None else g.mul_(first).to(dtype)
             for g, dtype in zip(gradients, ctx.dtypes, strict=True)

@@ -132,7 +132,7 @@ class InferencePlan(NamedTuple):
         return cls(mode, int(number)) if kind.has_steps else cls(mode, block=int(number))
 
     def check(self, num_blocks: int) -> None:
-        """Checks the plan for a model of `num_blocks` blocks: the one place where a mode is checked.
+        """Checks the plan for a model of `num_blocks` blocks.
 
         Raises:
             ValueError: unknown mode, fewer than one step, or no such block; the message lists what
@@ -145,7 +145,8 @@ class InferencePlan(NamedTuple):
             )
         if self.num_steps < 1:
             raise ValueError(
-                f"the number of inference steps (NUM_STEPS) must be at least 1, got {self.num_steps}"
+                "the number of inference steps (NUM_STEPS) must be at least 1, got "
+                f"{self.num_steps}"
             )
         if not 0 <= self.block < num_blocks:
             raise ValueError(

@@ -60,7 +60,7 @@ class LocalTraining(nn.Module):
     def losses(
         self, block_loss: BlockLoss, features: Sequence[Tensor], parameters: Sequence[nn.Parameter]
     ) -> dict[str, Tensor]:
-        """The summed losses of the blocks of this iteration; arguments as of `block_local_losses`."""
+        """The summed losses of this iteration's blocks; arguments as of `block_local_losses`."""
         self.active_blocks = blocks_to_train(self.schedule, self.num_blocks, self._epochs())
         half = _autocasts_to_half(self.iterations.device)
         losses = block_local_losses(
@@ -87,8 +87,8 @@ class LocalTraining(nn.Module):
             return 0
         if self.iters_per_epoch < 1:
             raise ValueError(
-                "SCHEDULE alternate needs ITERS_PER_EPOCH (flowdet.engine.resolve_config sets it from "
-                "the dataset)"
+                "SCHEDULE alternate needs ITERS_PER_EPOCH (flowdet.engine.resolve_config sets it "
+                "from the dataset)"
             )
         return int(self.iterations) // self.iters_per_epoch
 

@@ -58,7 +58,7 @@ class StateSettings:
         kind: `interpolated` or `rollout`.
         learn_at_start: also train every block at t = 0 in every iteration.
         states_train_features: with `learn_at_start`, whether the losses at t > 0 pass a gradient to
-            the features too. If not, only those at t = 0 do, where the image alone tells the answer.
+            the features too. If not, only those at t = 0 do, where z_t holds no information.
         rollout_steps: `rollout` draws its number of Euler steps from these; T if empty.
         state_noise: Gaussian noise on the estimates of a rollout, as a share of their standard
             deviation, times 1 - t. Predictions on training images are better than on unseen ones;
@@ -117,7 +117,7 @@ class TrainingStates(ABC):
         self._last_block = -1
 
     def visit(self, block: int, evaluate: Evaluate, z_1: Tensor | None = None) -> None:
-        """Calls `evaluate` on each training sample of a block: t = 0 if it is extra, then its state.
+        """Calls `evaluate` on each training sample of a block; an extra one at t = 0 comes first.
 
         The last estimate is kept: a rollout continues from it.
 
@@ -166,7 +166,7 @@ class InterpolatedStates(TrainingStates):
 
 
 class RolloutStates(TrainingStates):
-    """On-policy states: block k is trained on a state that multi-step inference has in its interval.
+    """On-policy states: block k is trained on a state of multi-step inference in its interval.
 
     The number of Euler steps is drawn from `StateSettings.rollout_steps`. With T steps block k is
     trained on the state after the step of block k - 1; with more, on one of the states of its
@@ -191,7 +191,7 @@ class RolloutStates(TrainingStates):
         return self.current
 
     def _step_of(self, block: int) -> int:
-        """A random one of the steps that the block serves, else the step its interval falls into."""
+        """A random step that the block serves, or the step into which its interval falls."""
         count, steps = self.ensemble.num_blocks, len(self.times) - 1
         served = [s for s in range(steps) if block_at(self.times[s], count) == block]
         return random.choice(served) if served else block * steps // count
