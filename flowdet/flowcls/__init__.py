@@ -1,6 +1,6 @@
-"""Image classification by the same flow: FlowMatchingClassifier and its baseline.
+"""Image classification: FlowMatchingClassifier and its end-to-end baseline.
 
-Importing it registers them with detectron2.
+Importing it registers both, and their backbones, with detectron2.
 """
 
 from flowdet.flowcls import backbones  # noqa: F401

@@ -1,4 +1,4 @@
-"""Backbones for classification, as detectron2 backbones: a plain CNN, torchvision's ViT."""
+"""detectron2 backbones for classification: a plain CNN and torchvision's ViT."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torchvision.models.vision_transformer import ConvStemConfig
 class StageCNN(Backbone):
     """Stages of 3x3 convolution, batch norm, ReLU and 2x2 max pooling (D.2).
 
-    Returns `stage1`, `stage2`, ...: [B, channels, H / 2^k, W / 2^k].
+    Returns `stage1`, `stage2`, ...; stage k is [B, channels, H / 2^k, W / 2^k].
 
     Args:
-        in_channels: of the images.
-        channels: of each stage.
+        in_channels: channels of the images.
+        channels: channels of each stage.
     """
 
     def __init__(self, in_channels: int, channels: Sequence[int]):
@@ -50,13 +50,13 @@ class StageCNN(Backbone):
 
 
 class ViTBackbone(Backbone):
-    """torchvision's `VisionTransformer`, read after every encoder layer.
+    """torchvision's `VisionTransformer`; returns the tokens after every encoder layer.
 
-    Returns `layer1`, `layer2`, ...: the class token and the patches, [B, 1 + N, d]; the last
-    one after the encoder's final norm.
+    They are `layer1`, `layer2`, ...: the class token and the patches, [B, 1 + N, d]. Those of the
+    last layer have passed the encoder's final norm.
 
     Args:
-        vit: its classification head is taken off.
+        vit: the transformer, whose classification head is removed.
     """
 
     def __init__(self, vit: VisionTransformer):
@@ -83,24 +83,25 @@ class ViTBackbone(Backbone):
 
 @BACKBONE_REGISTRY.register()
 def build_cnn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> StageCNN:
-    """`MODEL.CNN`.
+    """The backbone of `MODEL.CNN`.
 
     Raises:
-        ValueError: there is no stage, or one without channels.
+        ValueError: there is no stage, or a stage without channels.
     """
     if min(cfg.MODEL.CNN.CHANNELS, default=0) < 1:
         raise ValueError(
-            f"MODEL.CNN.CHANNELS must name a number for each stage, got {cfg.MODEL.CNN.CHANNELS}"
+            "MODEL.CNN.CHANNELS must give at least one channel for each stage, got "
+            f"{cfg.MODEL.CNN.CHANNELS}"
         )
     return StageCNN(input_shape.channels, cfg.MODEL.CNN.CHANNELS)
 
 
 @BACKBONE_REGISTRY.register()
 def build_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ViTBackbone:
-    """`MODEL.VIT`, for square images of `INPUT.FIXED_SIZE`.
+    """The backbone of `MODEL.VIT`, for square images of `INPUT.FIXED_SIZE`.
 
     Raises:
-        ValueError: the sizes do not fit each other.
+        ValueError: a size is impossible, or the sizes do not fit each other.
     """
     node = cfg.MODEL.VIT
     for key in ("PATCH_SIZE", "HIDDEN_DIM", "NUM_LAYERS", "NUM_HEADS"):
@@ -109,8 +110,8 @@ def build_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ViTBackbone:
     height, width = (*cfg.INPUT.FIXED_SIZE, 0, 0)[:2]
     if height != width or height < 1 or height % node.PATCH_SIZE:
         raise ValueError(
-            f"a ViT needs square images that its patches divide: INPUT.FIXED_SIZE is "
-            f"{[height, width]}, MODEL.VIT.PATCH_SIZE {node.PATCH_SIZE}"
+            "a ViT needs square images whose side is a multiple of MODEL.VIT.PATCH_SIZE = "
+            f"{node.PATCH_SIZE}, but INPUT.FIXED_SIZE is {[height, width]}"
         )
     if node.HIDDEN_DIM % node.NUM_HEADS:
         raise ValueError(
@@ -133,11 +134,12 @@ def build_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ViTBackbone:
 
 
 def _conv_stem(node: CfgNode) -> list[ConvStemConfig]:
-    """Convolutions of stride 2 down to one position per patch, doubling their width."""
+    """Convolutions of stride 2 that end with one position per patch; each doubles the channels."""
     count = node.PATCH_SIZE.bit_length() - 1
     if node.PATCH_SIZE != 2**count or node.PATCH_SIZE < 2:
         raise ValueError(
-            f"MODEL.VIT.STEM conv needs a power of 2 as PATCH_SIZE, got {node.PATCH_SIZE}"
+            "MODEL.VIT.STEM conv needs a MODEL.VIT.PATCH_SIZE that is a power of 2, from 2, got "
+            f"{node.PATCH_SIZE}"
         )
     widths = [max(node.HIDDEN_DIM >> (count - 1 - i), 1) for i in range(count)]
     return [ConvStemConfig(width, 3, 2) for width in widths]

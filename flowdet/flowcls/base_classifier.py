@@ -1,30 +1,29 @@
-"""What a classifier consists of, whatever trains its blocks."""
+"""Classifier: the parts that all classifiers have, however their blocks are trained."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from flowdet.config import PixelSettings
 from flowdet.flowcls.feature_reader import FeatureReader
 from flowdet.flowcls.probe import LinearProbe
 
 
 class Classifier(nn.Module, ABC):
-    """Images in, class logits out, by every inference mode there is.
+    """Images to class logits, in one or all inference modes; subclasses compute the logits.
 
     Args:
         backbone: any detectron2 backbone.
-        reader: its features as the blocks see them.
-        probe: on its last stage.
+        reader: the backbone's outputs to the features that the blocks read.
+        probe: a linear classifier on the backbone's last stage.
         num_classes: C.
-        pixel_mean, pixel_std: per channel, in the order of `input_format`.
-        input_format: "RGB" or "BGR".
+        pixels: normalization and channel order of the images.
     """
 
-    # what depends on the number of classes, by the start of its name
+    # prefixes of the tensors whose shape depends on the number of classes
     class_tensors = ("embedding.", "projection.", "probe.")
 
     def __init__(
@@ -34,19 +33,17 @@ class Classifier(nn.Module, ABC):
         reader: FeatureReader,
         probe: LinearProbe,
         num_classes: int,
-        pixel_mean: Sequence[float],
-        pixel_std: Sequence[float],
-        input_format: str,
+        pixels: PixelSettings,
     ):
         super().__init__()
         self.backbone = backbone
         self.reader = reader
         self.probe = probe
         self.num_classes = num_classes
-        self.input_format = input_format
+        self.input_format = pixels.format
         self.last_stage = list(backbone.output_shape())[-1]
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+        self.register_buffer("pixel_mean", torch.tensor(pixels.mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixels.std).view(-1, 1, 1), False)
 
     @abstractmethod
     def losses(self, features: list[Tensor], labels: Tensor) -> dict[str, Tensor]:
@@ -54,8 +51,8 @@ class Classifier(nn.Module, ABC):
 
     @abstractmethod
     def logits_by_mode(self, features: list[Tensor], all_modes: bool) -> dict[str, Tensor]:
-        """Class logits [B, C] of every inference mode, the configured one first; or of that
-        alone."""
+        """Class logits [B, C] by the name of the inference mode: the configured one and, with
+        `all_modes`, all others after it."""
 
     @property
     def device(self) -> torch.device:
@@ -65,9 +62,9 @@ class Classifier(nn.Module, ABC):
         """detectron2's contract: dicts with `image` [3, H, W] (0 to 255) and, in training, `label`.
 
         Returns:
-            In training the losses, to be summed with equal weight; else, for every image,
-            `logits` [modes, C] of all inference modes, and `modes`, their names: the
-            configured one first, `probe` last.
+            In training the losses, to be summed with equal weight. Otherwise a dict per image:
+            `modes`, the names of all inference modes, the configured one first and `probe` last,
+            and `logits` [modes, C].
         """
         if not self.training:
             return self.inference(batched_inputs)
@@ -78,8 +75,8 @@ class Classifier(nn.Module, ABC):
 
     @torch.no_grad()
     def inference(self, batched_inputs: list[dict], all_modes: bool = True) -> list[dict]:
-        """See `forward`; with `all_modes` off of the configured mode and the probe alone. No
-        label is looked at."""
+        """The results of `forward` at inference; without `all_modes` only those of the configured
+        mode and the probe. Labels are not read."""
         features = self.backbone(self.images_of(batched_inputs))
         logits = self.logits_by_mode(self.reader(features), all_modes)
         logits["probe"] = self.probe(features[self.last_stage])
@@ -89,27 +86,30 @@ class Classifier(nn.Module, ABC):
         ]
 
     def images_of(self, batched_inputs: list[dict]) -> Tensor:
-        """The normalised images, [B, 3, H, W].
+        """The normalized images of a batch, [B, 3, H, W].
 
         Raises:
-            ValueError: they differ in size.
+            ValueError: the images differ in size.
         """
         images = [x["image"] for x in batched_inputs]
         sizes = {tuple(image.shape) for image in images}
         if len(sizes) > 1:
-            raise ValueError(f"the images of a batch must have one size, got {sorted(sizes)}")
+            raise ValueError(
+                f"the images of a batch must have one size, got {sorted(sizes)}: set "
+                "INPUT.FIXED_SIZE"
+            )
         # one copy to the device, not one per image
         return self.normalize(torch.stack(images).to(self.device))
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Pixels of 0 to 255, [..., 3, H, W], as the backbone takes them."""
+        """Pixels from 0 to 255, [..., 3, H, W], as the backbone expects them."""
         return (images - self.pixel_mean) / self.pixel_std
 
     def labels_of(self, batched_inputs: list[dict]) -> Tensor:
-        """The class indices, [B].
+        """The class indices of a batch, [B].
 
         Raises:
-            ValueError: one is outside 0 to C - 1.
+            ValueError: a label is outside 0 to C - 1.
         """
         labels = [int(x["label"]) for x in batched_inputs]
         for x, label in zip(batched_inputs, labels):

@@ -1,4 +1,5 @@
-"""FlowMatchingClassifier: image classification by flow matching to class embeddings (3, A.1, A.3)."""
+"""FlowMatchingClassifier: T blocks map noise to class embeddings, each trained by its own loss
+(3, A.1, A.3)."""
 
 from __future__ import annotations
 
@@ -158,7 +159,7 @@ class FlowMatchingClassifier(Classifier):
     def logits(
         self, features: list[Tensor], plan: InferencePlan, z_0: Tensor | None = None
     ) -> Tensor:
-        """Class logits [B, C] in one inference mode, from noise `z_0` [B, d], by default
+        """Class logits [B, C] in one inference mode from noise `z_0` [B, d]; by default
         `initial_noise`."""
         z_0 = self.initial_noise(len(features[0])) if z_0 is None else z_0
         solution = solve(
@@ -172,7 +173,8 @@ class FlowMatchingClassifier(Classifier):
         return self.embedding.logits(solution.z_1)
 
     def logits_by_mode(self, features: list[Tensor], all_modes: bool) -> dict[str, Tensor]:
-        """Class logits by the name of the inference mode: the configured one, then all others."""
+        """As of `Classifier`; warns once if the configured mode evaluates blocks at t = 0 that were
+        never trained there."""
         warn_of_untrained_blocks(
             self.settings.plan, self.states, self.flow.num_blocks, "MODEL.FLOW_CLS"
         )
@@ -181,7 +183,7 @@ class FlowMatchingClassifier(Classifier):
             plans += [InferencePlan("single_step", block=k) for k in range(self.flow.num_blocks)]
             plans += [InferencePlan("ensemble")]
             plans += [InferencePlan("multi_step", steps) for steps in self.eval_steps]
-            # with one step it is `ensemble`
+            # with one step it would be the same as `ensemble`
             plans += [InferencePlan("multi_step_ensemble", n) for n in self.eval_steps if n > 1]
         by_name = {plan.name: plan for plan in plans}
         return {name: self.logits(features, plan) for name, plan in by_name.items()}

@@ -1,4 +1,4 @@
-"""Class embeddings: what the noise is carried to, and how it is read (eq. 2, 16, 29)."""
+"""Class embeddings: the targets z_1 of the flow, and class logits from them (eq. 2, 16, 29)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class ClassEmbedding(nn.Module):
 
     Args:
         num_classes: C.
-        dim: d.
+        dim: embedding dimension d.
         normalize: layer-normalize the targets.
-        learn_target: let the losses train `W_embed` through the targets.
-        tied: read by `W_embed` instead of a `W_cls` of its own; products are scaled by
-            1 / sqrt(d), so that they do not grow with d.
+        learn_target: whether the losses train `W_embed` through the targets.
+        tied: compute the logits with `W_embed` instead of a separate `W_cls`, scaled by
+            1 / sqrt(d) so that they do not grow with d.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ClassEmbedding(nn.Module):
         return F.layer_norm(weight, weight.shape[-1:]) if self.normalize else weight
 
     def targets(self, labels: Tensor) -> Tensor:
-        """z_1 of labels [B], [B, d]."""
+        """The targets z_1 [B, d] of labels [B]."""
         targets = self.table()[labels]
         return targets if self.learn_target else targets.detach()
 

@@ -1,4 +1,4 @@
-"""From a backbone's outputs to what the flow blocks see."""
+"""FeatureReader: the outputs of a backbone to the features that the flow blocks read."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ FEATURES = ("pooled", "tokens")
 
 
 def as_tokens(x: Tensor) -> Tensor:
-    """A map [B, c, H, W] as [B, H * W, c]; tokens [B, N, c] as they are."""
+    """A feature map [B, c, H, W] as tokens [B, H * W, c]; tokens [B, N, c] are left as they are."""
     return x.flatten(2).transpose(1, 2) if x.dim() == 4 else x
 
 
 def pool(x: Tensor) -> Tensor:
-    """The mean over the positions of a map or of tokens, [B, c]."""
+    """The mean of a feature map or of tokens over their positions, [B, c]."""
     return as_tokens(x).mean(dim=1)
 
 
 class FeatureReader(nn.Module):
-    """Layer-normalised features of chosen stages of a backbone.
+    """Layer-normalized features of some stages of a backbone.
 
     Args:
         names: of the stages.
-        channels: of each.
-        kind: `pooled` for [B, c], `tokens` for [B, N, c].
+        channels: of each stage.
+        kind: `pooled` returns [B, c], `tokens` returns [B, N, c].
 
     Raises:
         ValueError: unknown kind.
@@ -41,7 +41,7 @@ class FeatureReader(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(c) for c in channels)
 
     def forward(self, features: dict[str, Tensor]) -> list[Tensor]:
-        """One tensor per stage."""
+        """The features of every stage, in the order of `names`."""
         read = pool if self.kind == "pooled" else as_tokens
         return [
             norm(read(features[name])) for name, norm in zip(self.names, self.norms, strict=True)

@@ -1,4 +1,5 @@
-"""The online linear probe: how well a linear classifier reads the features (eq. 31-32)."""
+"""LinearProbe: measures how well a linear classifier predicts the class from the features
+(eq. 31-32)."""
 
 from __future__ import annotations
 
@@ -11,9 +12,9 @@ from flowdet.flowcls.feature_reader import pool
 class LinearProbe(nn.Module):
     """A linear classifier on the detached, pooled features of the backbone's last stage.
 
-    It is trained beside the model and only reported: no gradient of it reaches anything else.
-    Features are standardised by their running mean and variance, which keeps it linear and lets
-    it follow them at the model's learning rate, whatever their scale.
+    It is trained together with the model, but passes no gradient to it: it only measures the
+    features. They are standardized by their running mean and variance, so that the model's learning
+    rate suits the probe whatever their scale. At inference it is still linear.
 
     Args:
         feature_dim: channels of the features.
@@ -26,14 +27,14 @@ class LinearProbe(nn.Module):
         self.classifier = nn.Linear(feature_dim, num_classes)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits [B, C] of a map [B, c, H, W] or tokens [B, N, c]."""
+        """Class logits [B, C] from a feature map [B, c, H, W] or tokens [B, N, c]."""
         pooled = pool(features.detach()).to(self.classifier.weight)
         if self.training and len(pooled) == 1:
-            # one image has no variance
+            # a single image has no variance: batch norm would raise an error
             norm = self.norm
             return self.classifier((pooled - norm.running_mean) * norm.running_var.rsqrt())
         return self.classifier(self.norm(pooled))
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy to labels [B]."""
+        """The cross-entropy of the logits to labels [B]."""
         return F.cross_entropy(self(features).float(), labels)

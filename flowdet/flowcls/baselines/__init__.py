@@ -1,4 +1,4 @@
-"""Other ways to train the same classifiers. Importing it registers them with detectron2."""
+"""Classifiers that are trained by other methods. Importing it registers them with detectron2."""
 
 from flowdet.flowcls.baselines.backprop import BackpropClassifier
 

@@ -16,11 +16,11 @@ from flowdet.flowcls.build import build_blocks, build_shared_parts
 
 
 class ChainedBlocks(nn.Module):
-    """A learned vector that the T blocks of the flow model correct one after the other.
+    """A learned vector to which the T blocks of the flow model add corrections in turn.
 
     Args:
         blocks: T blocks of `flowdet.flow`, not self-conditioned.
-        dim: d.
+        dim: embedding dimension d.
     """
 
     def __init__(self, blocks: Iterable[nn.Module], dim: int):
@@ -29,7 +29,7 @@ class ChainedBlocks(nn.Module):
         self.start = nn.Parameter(torch.zeros(dim))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features as the flow blocks see them to [B, d]."""
+        """Maps the features that the blocks read to embeddings [B, d]."""
         z = self.start.expand(features.shape[0], -1)
         no_time = torch.zeros_like(z)
         for block in self.blocks:
@@ -38,13 +38,16 @@ class ChainedBlocks(nn.Module):
 
 
 class EncoderHead(nn.Module):
-    """A stack of transformer encoder layers on a learned token and the image tokens: the head of
-    the paper's fine-tuning baseline.
+    """The head of the paper's fine-tuning baseline (D.2): transformer encoder layers on a learned
+    token and the image tokens.
 
     Args:
-        feature_dim: of the tokens, [B, N, feature_dim].
-        dim: d, of the result.
-        num_layers, num_heads, hidden_dim, dropout: of the layers.
+        feature_dim: channels of the tokens.
+        dim: embedding dimension d.
+        num_layers: encoder layers.
+        num_heads: attention heads of a layer.
+        hidden_dim: hidden units of a layer's feed-forward part.
+        dropout: of the layers.
     """
 
     def __init__(
@@ -64,22 +67,22 @@ class EncoderHead(nn.Module):
         self.output = nn.Sequential(nn.LayerNorm(feature_dim), nn.Linear(feature_dim, dim))
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, N, feature_dim] tokens to [B, d]."""
+        """Maps tokens [B, N, feature_dim] to embeddings [B, d]."""
         token = self.token.expand(features.shape[0], 1, -1)
         return self.output(self.layers(torch.cat([token, features], dim=1))[:, 0])
 
 
 @META_ARCH_REGISTRY.register()
 class BackpropClassifier(Classifier):
-    """The baseline: cross-entropy at the end, gradients through all blocks.
+    """The baseline: cross-entropy after the last block, gradients through all blocks.
 
-    Shares every part with `FlowMatchingClassifier` but the noise, the time embedding, the
-    targets and the blocks' input for the previous estimate.
+    It has every part of `FlowMatchingClassifier` except the noise, the time embedding, the target
+    embeddings and the blocks' input for the previous estimate.
 
     Args:
-        head: features to [B, d].
-        projection: [B, d] to logits.
-        parts: those of `Classifier`; the reader gives one feature.
+        head: maps the features to embeddings [B, d].
+        projection: maps embeddings [B, d] to class logits [B, C].
+        parts: the arguments of `Classifier`; the reader returns one feature.
     """
 
     @configurable
@@ -93,7 +96,8 @@ class BackpropClassifier(Classifier):
         node = cfg.MODEL.FLOW_CLS
         if node.TOPOLOGY != "parallel":
             raise ValueError(
-                "BackpropClassifier reads the last stage: MODEL.FLOW_CLS.TOPOLOGY parallel"
+                "BackpropClassifier reads the last stage only: set MODEL.FLOW_CLS.TOPOLOGY "
+                f"parallel, got {node.TOPOLOGY!r}"
             )
         shared = build_shared_parts(cfg)
         channels = shared["reader"].channels
@@ -112,10 +116,10 @@ class BackpropClassifier(Classifier):
         return {**shared, "head": head, "projection": projection}
 
     def losses(self, features: list[Tensor], labels: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy of the head's logits."""
+        """The cross-entropy of the class logits."""
         logits = self.projection(self.head(features[0])).float()
         return {"loss_class": F.cross_entropy(logits, labels)}
 
     def logits_by_mode(self, features: list[Tensor], all_modes: bool) -> dict[str, Tensor]:
-        """`head` alone."""
+        """Class logits of the only inference mode, `head`."""
         return {"head": self.projection(self.head(features[0]))}
