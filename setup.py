@@ -6,18 +6,20 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
-# tools/export.py: torch writes ONNX files with the first two, the last one runs them
+# flowdet-export: torch writes ONNX files with onnx and onnxscript, onnxruntime runs them
 EXPORT = ["torch>=2.8", "onnx", "onnxscript", "onnxruntime"]
 
 
 def read_version() -> str:
-    """The version in flowdet/__init__.py, read as text because importing needs detectron2."""
+    """The version in flowdet/__init__.py, read as text because flowdet may not be importable yet."""
     source = ROOT / "flowdet" / "__init__.py"
     match = re.search(r'^__version__ = "([^"]+)"$', source.read_text(encoding="utf-8"), re.M)
     if match is None:
         raise SystemExit(f'{source} has no line like __version__ = "0.1.0": add one.')
     return match.group(1)
 
+
+COMMANDS = ("train", "demo", "export", "check-data", "report")
 
 setup(
     name="flowdet",
@@ -27,10 +29,16 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
-    packages=find_packages(include=["flowdet", "flowdet.*"]),
+    # the config files stay at the top of the checkout and are installed as flowdet/configs
+    packages=[*find_packages(include=["flowdet", "flowdet.*"]), "flowdet.configs"],
+    package_dir={"flowdet.configs": "configs"},
+    package_data={
+        "flowdet.configs": ["*.yaml", "**/*.yaml"],
+        "flowdet.reporting.report": ["*.jinja"],
+    },
     py_modules=["flowdet_install"],
     python_requires=">=3.10",
-    # What only detectron2 needs comes with it, except OpenCV, which it does not ask for.
+    # What only detectron2 needs is installed with it, except OpenCV, which it does not list.
     install_requires=[
         "torch>=2.4",
         "torchvision",
@@ -38,12 +46,11 @@ setup(
         "scipy",
         "Pillow",
         "opencv-python-headless",
-        "scikit-learn",  # its handwritten digits make the generated datasets
+        "scikit-learn",  # the generated datasets consist of its handwritten digits
         "matplotlib",
-        "jinja2",  # the page of tools/report.py; torch needs it too
+        "jinja2",  # the HTML page of flowdet-report; torch needs it too
         "tqdm",
     ],
-    package_data={"flowdet.reporting.report": ["*.jinja"]},
     extras_require={
         "export": EXPORT,
         "dev": [
@@ -56,7 +63,12 @@ setup(
             *EXPORT,
         ],
     },
-    entry_points={"console_scripts": ["flowdet-install-detectron2 = flowdet_install:main"]},
+    entry_points={
+        "console_scripts": [
+            "flowdet-install-detectron2 = flowdet_install:main",
+            *[f"flowdet-{name} = flowdet.cli.{name.replace('-', '_')}:main" for name in COMMANDS],
+        ]
+    },
     classifiers=[
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3",

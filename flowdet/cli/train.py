@@ -33,6 +33,7 @@ from flowdet.engine import (
     load_trained,
     resolve_config,
 )
+from flowdet.engine.config_files import config_path
 from flowdet.reporting.report import write_report
 from flowdet.reporting.results import program_name, result_rows, typed_command, write_results
 from flowdet.reporting.runs import set_metrics_aside
@@ -40,7 +41,8 @@ from flowdet.reporting.runs import set_metrics_aside
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """The resolved, frozen config of a run, with logging set up and the config saved."""
-    cfg = load_config(args.config_file, args.opts)
+    path = config_path(args.config_file)
+    cfg = load_config(path, args.opts)
     args.run_dir = cfg.OUTPUT_DIR
     if args.eval_only:
         # beside the run: its own config.yaml and results.json stay what they were
@@ -48,7 +50,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     setup_logger(output=cfg.OUTPUT_DIR, name="flowdet", distributed_rank=comm.get_rank())
     resolve_config(cfg, training=not args.eval_only)
     cfg.freeze()
-    default_setup(cfg, args)
+    # it prints the file, so a name of a config must be a path
+    default_setup(cfg, argparse.Namespace(**vars(args) | {"config_file": path}))
     return cfg
 
 

@@ -15,10 +15,10 @@ CONFIG = ("--config-file", ROOT / "configs" / "digits_flow.yaml")
 def own(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     words = ("--output", folder, "--train", 6, "--val", 3)
-    status, output = run("datasets/make_own_data.py", *words)
+    status, output = run("datasets/make_custom_datasets.py", *words)
     assert status == 0, output
-    status, output = run("datasets/make_own_data.py", *words)
-    assert status == 1 and "voc is there: remove it" in output
+    status, output = run("datasets/make_custom_datasets.py", *words)
+    assert status == 1 and "voc exists: remove it" in output
     return folder
 
 
@@ -83,7 +83,7 @@ def test_flags(run, tmp_path):
     status, output = run("tools/train_net.py", *CONFIG, *words)
     assert status == 2 and "--data: flags go before the KEY VALUE pairs" in output
     status, output = run("tools/check_data.py", "--data", tmp_path)
-    assert status == 1 and output.startswith(f"error: {tmp_path} holds no dataset, but nothing")
+    assert status == 1 and output.startswith(f"error: {tmp_path} contains no dataset, but nothing")
     status, output = run("tools/check_data.py", "--data", tmp_path, "--sheet", "sheet.txt")
     assert status == 2 and "give the name of a picture" in output
     status, output = run("tools/check_data.py", "--data", tmp_path, "MODEL.DEVICE", "cpu")
