@@ -1,17 +1,17 @@
 #!/usr/bin/env python
-"""Writes the first images of a classification dataset as one folder per class.
+"""Writes the first images of a classification dataset to one folder per class.
 
-Either of a registered dataset (images without a file become PNG files, files are copied):
+From a registered dataset: image files are copied, images in memory are written as PNG files.
 
     python datasets/make_image_folder.py --dataset cifar10 --train 10000 --test 2000
 
-or of CIFAR-10 in an archive of JPEG files, whose bytes are written as they are:
+From an archive of CIFAR-10 as JPEG files: their bytes are written unchanged.
 
     python datasets/make_image_folder.py --archive cifar10.npz --train 10000 --test 2000
 
-The archive holds, for train and for test, `train_jpeg` (uint8, the files one after another),
-`train_offsets` (int64, where each begins, and where the last one ends) and `train_labels`. The
-first images are taken as they come: of a dataset that is sorted by class they are no fair sample.
+For each split the archive contains `train_jpeg` (uint8, the files one after another),
+`train_offsets` (int64 [N + 1], the start of each file and the end of the last) and `train_labels`
+([N], class indices). If a dataset is sorted by class, its first images do not represent it.
 """
 
 import argparse
@@ -32,14 +32,20 @@ from flowdet.data.detection.builtin import datasets_root
 
 
 class Sample(NamedTuple):
-    """An image: the bytes of a JPEG file, a file, or pixels [H, W] or [H, W, 3]; and its class."""
+    """An image and its class.
+
+    Attributes:
+        content: the bytes of a JPEG file, the path of a file, or pixels, uint8 [H, W] gray or
+            [H, W, 3] RGB.
+        class_name: the name of its class.
+    """
 
     content: bytes | Path | np.ndarray
     class_name: str
 
 
 def read_dataset(name: str, count: int) -> Iterator[Sample]:
-    """The first images of a registered dataset.
+    """Yields the first `count` images of a registered dataset.
 
     Raises:
         ValueError: it has fewer.
@@ -53,7 +59,7 @@ def read_dataset(name: str, count: int) -> Iterator[Sample]:
 
 
 def read_archive(archive: Path, split: str, count: int) -> Iterator[Sample]:
-    """The first JPEG files of a split of an archive of CIFAR-10.
+    """Yields the first `count` images of a split, "train" or "test", of an archive of CIFAR-10.
 
     Raises:
         ValueError: it has fewer.
@@ -69,24 +75,29 @@ def read_archive(archive: Path, split: str, count: int) -> Iterator[Sample]:
 def write_image_folder(
     splits: dict[str, Iterator[Sample]], class_names: list[str], output: Path
 ) -> dict[str, Counter]:
-    """Writes `output/<split>/<class>/<number>.<suffix>`; all of it or nothing.
+    """Writes `output/<split>/<class>/<number>.<suffix>`. On an error nothing is left.
+
+    Args:
+        splits: images by split.
+        class_names: each gets a folder, also without images.
+        output: the folder to write.
 
     Returns:
-        the number of images of each class, by split.
+        The number of images of each class, by split.
 
     Raises:
-        FileExistsError: `output` is there already.
+        FileExistsError: `output` exists.
     """
     if output.exists():
-        raise FileExistsError(f"{output} is there already: remove it, or choose another --output")
+        raise FileExistsError(f"{output} exists: remove it, or choose another --output")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".folder-", dir=output.parent) as scratch:
-        fresh = Path(scratch) / output.name
+        new = Path(scratch) / output.name
         counts = {
-            split: _write_split(samples, class_names, fresh / split)
+            split: _write_split(samples, class_names, new / split)
             for split, samples in splits.items()
         }
-        fresh.rename(output)
+        new.rename(output)
     return counts
 
 
@@ -96,7 +107,7 @@ def _write_split(samples: Iterator[Sample], class_names: list[str], folder: Path
         (folder / name).mkdir(parents=True)
     for i, (content, name) in enumerate(samples):
         counts[name] += 1
-        # numbered, so that the alphabetical order within a class is that of the source
+        # numbered, so that the alphabetical order within a class is the order of the source
         _write(content, folder / name / f"{i:05d}")
     return counts
 
@@ -110,24 +121,24 @@ def _write(content: bytes | Path | np.ndarray, stem: Path) -> None:
         Image.fromarray(content).save(stem.with_suffix(".png"))
 
 
-def _check_count(name: str, there: int, wanted: int) -> None:
-    if there < wanted:
-        raise ValueError(f"{name} has {there} images, fewer than {wanted}")
+def _check_count(name: str, available: int, requested: int) -> None:
+    if available < requested:
+        raise ValueError(f"{name} has {available} images, fewer than {requested}")
 
 
 def _sources(args: argparse.Namespace) -> tuple[dict[str, Iterator[Sample]], list[str]]:
-    """What to write, and the class names."""
+    """Returns the images to write by split, and the class names."""
     counts = {"train": args.train, "test": args.test}
     if args.archive:
         splits = {s: read_archive(args.archive, s, n) for s, n in counts.items()}
         return splits, list(CIFAR10_CLASSES)
-    # Tiny-ImageNet has labels for training and validation only
+    # Tiny-ImageNet has labels for the training and validation images only
     test = "test" if f"{args.dataset}_test" in DatasetCatalog.list() else "val"
     names = {"train": f"{args.dataset}_train", "test": f"{args.dataset}_{test}"}
     if args.download:
         download(names.values())
     for name in names.values():
-        get_classification_dicts(name)  # some datasets know their classes only then
+        get_classification_dicts(name)  # fills in the class names of some datasets
     splits = {s: read_dataset(names[s], n) for s, n in counts.items()}
     return splits, MetadataCatalog.get(names["train"]).thing_classes
 
@@ -136,13 +147,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--dataset", default="cifar10", help="its name without _train or _test")
-    parser.add_argument("--archive", type=Path, help="read this .npz file instead")
-    parser.add_argument("--download", action="store_true", help="fetch the dataset if missing")
-    parser.add_argument("--train", type=at_least_one, default=10000)
-    parser.add_argument("--test", type=at_least_one, default=2000)
     parser.add_argument(
-        "--output", type=Path, help="default: <dataset>_subset in the folder of the datasets"
+        "--dataset", default="cifar10", help="name without _train or _test (%(default)s)"
+    )
+    parser.add_argument("--archive", type=Path, help="read this .npz file instead of --dataset")
+    parser.add_argument(
+        "--download", action="store_true", help="download the dataset if it is missing"
+    )
+    parser.add_argument(
+        "--train", type=at_least_one, default=10000, help="training images (%(default)s)"
+    )
+    parser.add_argument("--test", type=at_least_one, default=2000, help="test images (%(default)s)")
+    parser.add_argument(
+        "--output", type=Path, help="folder (<dataset>_subset in the folder of all datasets)"
     )
     args = parser.parse_args()
     output = args.output or datasets_root() / f"{args.dataset}_subset"

@@ -1,13 +1,14 @@
 #!/usr/bin/env python
-"""Copies a few images of a VOC dataset into a small one whose train and val are the same.
+"""Copies a few images of a VOC dataset to a small one with the same images for train and val.
 
-A detector that cannot learn a handful of images by heart is broken: train on these first.
+A detector that cannot overfit 16 images does not work: train on these first.
 
     python datasets/make_overfit_set.py --source $DETECTRON2_DATASETS/VOC2012 --images 16
     DETECTRON2_DATASETS=datasets/overfit python tools/train_net.py \\
         --config-file configs/voc_overfit.yaml
 
-The config starts from torchvision's ResNet-18; offline, give MODEL.WEIGHTS a file of it.
+The config downloads the weights of torchvision's ResNet-18; without a network set MODEL.WEIGHTS to
+a file with them.
 """
 
 import argparse
@@ -18,13 +19,27 @@ from pathlib import Path
 
 
 def make_overfit_set(source: Path, split: str, count: int, output: Path, seed: int) -> list[str]:
-    """Writes `output` in VOC layout and returns the ids of its images.
+    """Writes the small dataset in VOC layout.
 
-    Raises FileNotFoundError without the split, ValueError if it has too few images.
+    Args:
+        source: a dataset in VOC layout.
+        split: the split of `source` to draw from.
+        count: number of images.
+        output: the folder to write.
+        seed: of the choice of images.
+
+    Returns:
+        The ids of the images.
+
+    Raises:
+        FileNotFoundError: `source` has no such split.
+        ValueError: the split has fewer images.
     """
     listing = source / "ImageSets" / "Main" / f"{split}.txt"
     if not listing.is_file():
-        raise FileNotFoundError(f"{listing} is missing: --source must be a VOC folder")
+        raise FileNotFoundError(
+            f"{listing} does not exist: give a folder in VOC layout as --source"
+        )
     names = listing.read_text().split()
     if len(names) < count:
         raise ValueError(f"{listing} lists {len(names)} images, fewer than {count}")
@@ -45,16 +60,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--source", type=Path, required=True, help="a folder in VOC layout")
-    parser.add_argument("--split", default="train")
-    parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--output", type=Path, default=Path("datasets/overfit/VOC2012"))
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--split", default="train", help="split of --source (%(default)s)")
+    parser.add_argument("--images", type=int, default=16, help="number of images (%(default)s)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("datasets/overfit/VOC2012"),
+        help="folder to write (%(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same images (%(default)s)")
     args = parser.parse_args()
     try:
         chosen = make_overfit_set(args.source, args.split, args.images, args.output, args.seed)
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
-    print(f"{args.output}: {len(chosen)} images, as train and as val")
+    print(f"{args.output}: {len(chosen)} images, the same for train and val")
 
 
 if __name__ == "__main__":

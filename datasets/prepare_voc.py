@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Download PASCAL VOC 2007 (trainval, test) and 2012 (trainval) with torchvision and lay them
-out the way detectron2 expects: <root>/VOC2007 and <root>/VOC2012.
+"""Downloads PASCAL VOC 2007 (trainval, test) and 2012 (trainval) with torchvision.
 
     python datasets/prepare_voc.py
     python datasets/prepare_voc.py --root ~/data --years 2007
 
-What is there already is neither downloaded nor changed. About 3 GB to download and, while
-unpacking, about 6 GB of disk.
+The datasets are written to <root>/VOC2007 and <root>/VOC2012, as detectron2 expects them. Existing
+files are neither downloaded nor changed. The download has about 3 GB; unpacking takes about 6 GB of
+disk space.
 """
 
 import argparse
@@ -23,7 +23,7 @@ SPLITS = {"2007": ("trainval", "test"), "2012": ("trainval",)}
 
 
 def is_complete(folder: Path, split: str) -> bool:
-    """Whether a VOC folder has the list of a split and all its images and annotations."""
+    """Returns whether a VOC folder has the list of a split and all its images and annotations."""
     listing = folder / "ImageSets" / "Main" / f"{split}.txt"
     if not listing.is_file():
         return False
@@ -33,37 +33,44 @@ def is_complete(folder: Path, split: str) -> bool:
     return bool(ids) and images.issuperset(ids) and annotations.issuperset(ids)
 
 
-def lay_out(source: Path, target: Path) -> int:
-    """Move the files below `source` to the same places below `target`; returns how many.
+def move_files(source: Path, target: Path) -> int:
+    """Moves all files in `source` to the same relative paths in `target`.
 
-    Files that are in `target` already stay as they are.
+    Files that exist in `target` are kept.
+
+    Returns:
+        The number of files that were moved.
     """
     moved = 0
     for path in sorted(p for p in source.rglob("*") if p.is_file()):
-        place = target / path.relative_to(source)
-        if place.exists():
+        destination = target / path.relative_to(source)
+        if destination.exists():
             continue
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(path, place)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, destination)
         moved += 1
     return moved
 
 
 def fetch(root: Path, year: str, split: str) -> None:
-    """Download one archive, lay it out in `root`/VOC<year> and check that it is complete."""
+    """Downloads a split to `root`/VOC<year> and checks that it is complete.
+
+    Raises:
+        RuntimeError: the download failed, or files are missing.
+    """
     target = root / f"VOC{year}"
     with tempfile.TemporaryDirectory(prefix=".voc-", dir=root) as scratch:
         try:
             VOCDetection(scratch, year=year, image_set=split, download=True)
         except (OSError, RuntimeError, HTTPException) as error:
             raise RuntimeError(
-                f"Could not download VOC {year} {split}: {error}. Check the network and the free "
-                f"disk space, or unpack the official archive yourself so that {target} has the "
-                "folders Annotations, ImageSets and JPEGImages."
+                f"VOC {year} {split} could not be downloaded: {error}. Check the network and the "
+                f"free disk space, or unpack the official archive yourself so that {target} has "
+                "the folders Annotations, ImageSets and JPEGImages"
             ) from error
-        lay_out(Path(scratch) / "VOCdevkit" / f"VOC{year}", target)
+        move_files(Path(scratch) / "VOCdevkit" / f"VOC{year}", target)
     if not is_complete(target, split):
-        raise RuntimeError(f"{target} lacks files of split {split}; remove it and try again.")
+        raise RuntimeError(f"{target} lacks files of split {split}: remove it and try again")
 
 
 def parse_args() -> argparse.Namespace:
@@ -71,8 +78,12 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--root", type=Path, default=root, help="datasets folder (%(default)s)")
-    parser.add_argument("--years", nargs="+", choices=SPLITS, default=list(SPLITS))
+    parser.add_argument(
+        "--root", type=Path, default=root, help="folder of all datasets (%(default)s)"
+    )
+    parser.add_argument(
+        "--years", nargs="+", choices=SPLITS, default=list(SPLITS), help="(%(default)s)"
+    )
     return parser.parse_args()
 
 
@@ -82,13 +93,13 @@ def main() -> None:
     root.mkdir(parents=True, exist_ok=True)
     for year, split in [(y, s) for y in args.years for s in SPLITS[y]]:
         if is_complete(root / f"VOC{year}", split):
-            print(f"VOC {year} {split}: already there")
+            print(f"VOC {year} {split}: exists")
             continue
         try:
             fetch(root, year, split)
         except RuntimeError as error:
             sys.exit(f"prepare_voc: {error}")
-        print(f"VOC {year} {split}: ready in {root / f'VOC{year}'}")
+        print(f"VOC {year} {split}: written to {root / f'VOC{year}'}")
 
 
 if __name__ == "__main__":

@@ -1,2 +1,7 @@
-"""Datasets: `detection` and `classification` for registered ones, `custom` for a folder of one's
-own."""
+"""Datasets and data loaders.
+
+detection/       registered detection datasets: reading, mapping, loaders, the digits
+classification/  registered classification datasets: reading, augmentation, loaders
+custom/          a user's folder in VOC or COCO format, without code
+image_files.py   finds image files on disk
+"""

@@ -1,4 +1,4 @@
-"""Finding image files by what a user types."""
+"""Finds image files from paths, folders and glob patterns."""
 
 import glob
 import os
@@ -8,30 +8,36 @@ from pathlib import Path
 
 from PIL import Image
 
-__all__ = ["evenly", "find_images", "image_suffixes"]
+__all__ = ["evenly_spaced_indices", "find_images", "image_suffixes"]
 
 
 def find_images(inputs: Iterable[str | Path]) -> list[Path]:
-    """The image files that files, folders and glob patterns stand for: sorted, each once.
+    """Lists the image files that files, folders and glob patterns name.
 
-    Folders are not searched below their first level; a pattern with `**` is. A file that is
-    named itself may have any suffix.
+    Only the first level of a folder is searched; a pattern with `**` searches all levels. A file
+    that is named directly may have any suffix.
+
+    Args:
+        inputs: paths of files or folders, or glob patterns.
+
+    Returns:
+        The paths, sorted, each file once.
 
     Raises:
-        FileNotFoundError: a file is missing, or a folder or pattern yields no image.
-        OSError: a file is no image.
+        FileNotFoundError: a file does not exist, or a folder or pattern contains no image.
+        OSError: a file is not an image that PIL can open.
     """
-    found = [file for text in inputs for file in _expand(os.fspath(text))]
-    files = sorted({os.path.abspath(file): file for file in found}.values())
+    matches = [file for text in inputs for file in _expand(os.fspath(text))]
+    files = sorted({os.path.abspath(file): file for file in matches}.values())
     for file in files:
         _check_header(file)
     return files
 
 
-def evenly(count: int, wanted: int) -> list[int]:
-    """Places of `wanted` of `count` things, spread evenly; of all, where there are no more."""
-    wanted = min(wanted, count)
-    return [(2 * i + 1) * count // (2 * wanted) for i in range(wanted)]
+def evenly_spaced_indices(length: int, count: int) -> list[int]:
+    """Picks `count` evenly spaced indices of a list of `length` entries; all if it has fewer."""
+    count = min(count, length)
+    return [(2 * i + 1) * length // (2 * count) for i in range(count)]
 
 
 def _expand(text: str) -> list[Path]:
@@ -39,22 +45,27 @@ def _expand(text: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        where, candidates = f"folder {text!r} holds no image", list(path.iterdir())
+        reason, candidates = f"folder {text!r} contains no image", list(path.iterdir())
     elif set(text) & set("*?["):
-        where = f"no image matches the pattern {text!r}"
+        reason = f"no image matches the pattern {text!r}"
         candidates = [Path(name) for name in glob.glob(text, recursive=True)]
     else:
         raise FileNotFoundError(f"there is no image or folder {text!r}")
     suffixes = image_suffixes()
     images = [x for x in candidates if x.suffix.lower() in suffixes and x.is_file()]
     if not images:
-        raise FileNotFoundError(f"{where} (of {len(candidates)} files, none has an image's suffix)")
+        raise FileNotFoundError(
+            f"{reason} ({len(candidates)} files were looked at, none has the suffix of an image)"
+        )
     return images
 
 
 @cache
 def image_suffixes() -> set[str]:
-    """Of the formats that PIL reads; it also knows documents, films and measured data."""
+    """Returns the lower-case suffixes, such as ".jpg", of the image formats that PIL can read.
+
+    PIL also reads documents, videos and scientific data; their suffixes are left out.
+    """
     return {
         suffix
         for suffix, kind in Image.registered_extensions().items()
@@ -63,7 +74,7 @@ def image_suffixes() -> set[str]:
 
 
 def _check_header(file: Path) -> None:
-    """Finds what is no image before a long run reaches it."""
+    """Raises OSError for a file that is not an image, before a long run reaches it."""
     try:
         Image.open(file).close()
     # PIL reports some broken files as SyntaxError

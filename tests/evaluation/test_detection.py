@@ -16,9 +16,7 @@ from flowdet.data.custom import register_custom
 from flowdet.data.detection.builtin import register_voc
 from flowdet.data.detection.loaders import get_detection_dicts
 from flowdet.evaluation.detection import VOCEvaluator, build_evaluator, metric_name
-from tests.data.custom.small import load as load_coco
-from tests.data.custom.small import save as save_coco
-from tests.data.custom.small import write_coco
+from tests.data.custom.example_datasets import load_coco, save_coco, write_coco
 
 IMAGES = {
     "a": [((2, 3, 30, 33), "cat", 0), ((40, 10, 60, 40), "dog", 0)],

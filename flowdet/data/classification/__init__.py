@@ -1,6 +1,11 @@
 """Classification datasets: registration, image reading, augmentation and data loaders.
 
-Importing it registers the datasets with detectron2.
+Importing this package registers the datasets with detectron2.
+
+    datasets.py      registers and reads the datasets
+    images.py        reads images, resizes them, keeps them in memory
+    augmentation.py  augments batches of images
+    loaders.py       training and test loaders
 """
 
 from flowdet.data.classification.datasets import (

@@ -1,4 +1,4 @@
-"""Random augmentation of batches of images, decided by given random numbers."""
+"""Augments batches of images. Random numbers that the caller draws decide the augmentation."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from torchvision.transforms import v2
 
 __all__ = ["NUM_NUMBERS", "BatchAugmentation", "build_resized_crop", "crop_batch", "transform_each"]
 
-# random numbers per image: first row and column of the crop, the flip, and seeds of
-# torchvision's transforms and of the random resized crop
+# random numbers per image: row and column of the crop, the flip, the seed of torchvision's
+# transforms and the seed of the random resized crop
 NUM_NUMBERS = 5
 
 
 class BatchAugmentation:
-    """The random augmentations of INPUT that keep the size of an image.
+    """The random augmentations of `INPUT` that keep the size of an image.
 
-    In this order: crop with CROP_PADDING and horizontal flip, for the whole batch at once;
-    then rotation, AutoAugment and erasing, image by image.
+    First a crop with CROP_PADDING and a horizontal flip, for the whole batch at once; then
+    rotation, AutoAugment and erasing, image by image.
 
     Raises:
-        ValueError: a key is out of range.
+        ValueError: a key of `INPUT` has an impossible value.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -34,14 +34,14 @@ class BatchAugmentation:
         self._per_image = _transforms_per_image(cfg)
 
     def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
-        """Augmented images, in new memory if there is anything to do.
+        """Augments a batch of images. The input is not changed.
 
         Args:
             images: uint8 RGB [B, 3, h, w].
-            numbers: random non-negative int64 [B, NUM_NUMBERS]; they decide everything.
+            numbers: random non-negative int64 [B, NUM_NUMBERS]; they decide the augmentation.
 
         Returns:
-            uint8 [B, 3, h, w].
+            uint8 RGB [B, 3, h, w].
         """
         if self._padding:
             images = crop_batch(images, self._padding, numbers[:, :2] % (2 * self._padding + 1))
@@ -54,18 +54,22 @@ class BatchAugmentation:
 
 
 def build_resized_crop(cfg: CfgNode) -> v2.Transform | None:
-    """The random resized crop to INPUT.FIXED_SIZE, or None if RESIZED_CROP_AREA is 0."""
+    """Builds the random resized crop to INPUT.FIXED_SIZE; None if RESIZED_CROP_AREA is 0."""
     area = cfg.INPUT.RESIZED_CROP_AREA
     return v2.RandomResizedCrop(tuple(cfg.INPUT.FIXED_SIZE), scale=(area, 1)) if area else None
 
 
 def crop_batch(images: Tensor, padding: int, offsets: Tensor) -> Tensor:
-    """Crops of the size of the images, from the images padded with zeros on all four sides.
+    """Pads images with zeros on all four sides and crops them to their former size.
 
     Args:
         images: [B, C, h, w].
         padding: in pixels.
-        offsets: first row and column in the padded image, [B, 2] in 0 to 2 * padding.
+        offsets: int64 [B, 2], first row and column of the crop in the padded image, from 0 to
+            2 * padding.
+
+    Returns:
+        [B, C, h, w].
     """
     height, width = images.shape[-2:]
     # a view of all crops, [B, C, row, column, h, w]
@@ -76,9 +80,17 @@ def crop_batch(images: Tensor, padding: int, offsets: Tensor) -> Tensor:
 def transform_each(
     transform: Callable[[Tensor], Tensor], images: Sequence[Tensor], seeds: Tensor
 ) -> Tensor:
-    """Transforms images one by one, with torch's generator seeded for each; stacks them.
+    """Transforms images one by one, with torch's CPU generator seeded for each.
 
-    The generator is put back afterwards.
+    The generator is restored afterwards.
+
+    Args:
+        transform: maps an image to one of a size that is the same for all.
+        images: B images, uint8 RGB [3, H, W] each.
+        seeds: int64 [B].
+
+    Returns:
+        The transformed images, [B, 3, h, w].
     """
     results = []
     with torch.random.fork_rng(devices=[]):
@@ -90,7 +102,7 @@ def transform_each(
 
 
 def _transforms_per_image(cfg: CfgNode) -> v2.Transform | None:
-    """The transforms whose keys are on, or None."""
+    """Builds the transforms whose keys are on; None if there are none."""
     transforms = []
     if cfg.INPUT.RANDOM_ROTATION:
         transforms.append(v2.RandomRotation(cfg.INPUT.RANDOM_ROTATION, interpolation="bilinear"))
@@ -102,6 +114,7 @@ def _transforms_per_image(cfg: CfgNode) -> v2.Transform | None:
 
 
 def _check(cfg: CfgNode) -> None:
+    """Raises ValueError with the name of the key for an impossible value."""
     node = cfg.INPUT
     policies = ("", *(policy.value for policy in v2.AutoAugmentPolicy))
     for key, choices in (("RANDOM_FLIP", ("horizontal", "none")), ("AUTO_AUGMENT", policies)):

@@ -1,7 +1,11 @@
-"""Classification datasets in detectron2's catalogs; importing this registers them.
+"""Registers classification datasets with detectron2 and reads them.
 
-A dataset is a list of dicts with `image_id` (unique), `label` (an index into the `thing_classes`
-of its metadata) and either `image`, uint8 [H, W] or [H, W, 3] RGB, or `file_name`.
+Importing this module registers them. A dataset is a list of dicts with
+
+    image_id   unique, a number or text
+    label      class index: an index into `thing_classes` of the dataset's metadata
+    image      uint8 [H, W] gray or [H, W, 3] RGB; or instead
+    file_name  the path of an image
 """
 
 from __future__ import annotations
@@ -53,19 +57,22 @@ _IMAGENET_R = (
     "https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar",
     "a61312130a589d0ca1a8fca1f2bd3337",
 )
-# name of a dataset registered here -> what makes sure that its files are there
+# by dataset name: a function that downloads its files unless they exist
 _fetchers: dict[str, Callable[[], object]] = {}
 
-# what reads a dataset: its class names and its dicts
+# reads a dataset: returns its class names and its dicts
 Reader = Callable[[], tuple[Sequence[str], list[dict]]]
 
 
 def get_classification_dicts(dataset_name: str) -> list[dict]:
-    """The dicts of a registered classification dataset.
+    """Returns the dicts of a registered classification dataset.
+
+    Args:
+        dataset_name: in detectron2's catalogs.
 
     Raises:
-        ValueError: it is not registered, has no images, labels or class names, has a label
-            outside its classes, or an image id twice.
+        ValueError: it is not registered; has no images, labels or class names; has a label outside
+            its classes, or an image id twice.
         FileNotFoundError: its files are missing.
     """
     check_registered(dataset_name)
@@ -75,8 +82,8 @@ def get_classification_dicts(dataset_name: str) -> list[dict]:
     classes = MetadataCatalog.get(dataset_name).get("thing_classes")
     if "label" not in records[0] or classes is None:
         raise ValueError(
-            f"dataset {dataset_name!r} is not for classification: its dicts need a 'label', its "
-            "metadata thing_classes"
+            f"dataset {dataset_name!r} is not for classification: its dicts need a 'label' and its "
+            "metadata needs thing_classes"
         )
     for record in records:
         if not 0 <= record["label"] < len(classes):
@@ -90,16 +97,24 @@ def get_classification_dicts(dataset_name: str) -> list[dict]:
 
 
 def register_image_folder(name: str, folder: str | Path) -> None:
-    """Registers the images `folder/<class>/**`, replacing an earlier dataset of that name.
+    """Registers the images `folder/<class>/**`; replaces an earlier dataset of that name.
 
-    The class names are the names of the sub-folders, in alphabetical order; they are in the
-    metadata once the dataset was read. A class may be empty.
+    The class names are the names of the subfolders in alphabetical order. They are in the metadata
+    after the dataset was read. A class may be empty.
+
+    Args:
+        name: of the dataset in detectron2's catalogs.
+        folder: contains one folder per class.
     """
-    _register_folder(name, Path(folder).expanduser(), "give the folder that holds the classes")
+    _register_folder(name, Path(folder).expanduser(), "give a folder with one subfolder per class")
 
 
 def register_classification_datasets(root: str | Path) -> None:
-    """Registers all datasets that flowdet knows, in the folder `root`; replaces earlier ones."""
+    """Registers flowdet's classification datasets; replaces earlier ones of these names.
+
+    Args:
+        root: the folder of all datasets, see datasets/README.md.
+    """
     root = Path(root)
     for split in ("train", "test"):
         _register(f"sklearn_digits_{split}", partial(_read_digits, split), tuple("0123456789"))
@@ -122,21 +137,24 @@ def register_classification_datasets(root: str | Path) -> None:
 
 
 def download(names: Iterable[str]) -> None:
-    """Fetches what is missing of registered datasets, with torchvision's code.
+    """Downloads the files of registered datasets unless they exist, with torchvision's code.
 
-    In a distributed run one process per machine does it while the others wait.
+    In a distributed run one process per machine downloads while the others wait.
+
+    Args:
+        names: of datasets in detectron2's catalogs.
 
     Raises:
-        OSError: a download has failed.
-        ValueError: a dataset is not registered, or is missing and cannot be fetched; the
-            message says where to get it.
+        OSError: a download failed.
+        ValueError: a dataset is not registered, or is missing and cannot be downloaded; the message
+            says where to get it.
     """
     for name in names:
         check_registered(name)
         if comm.get_local_rank() == 0 and name in _fetchers:
             try:
                 _fetchers[name]()
-            # torchvision's own, for a host that does not answer or a wrong checksum
+            # torchvision raises it for a host that does not answer and for a wrong checksum
             except RuntimeError as error:
                 raise OSError(f"dataset {name!r} could not be downloaded: {error}") from error
     comm.synchronize()
@@ -147,13 +165,21 @@ def _register(
     read: Reader,
     classes: Sequence[str] | None = None,
     fetch: Callable[[], object] | None = None,
-    way_out: str = "set DATASETS.DOWNLOAD True to fetch it",
+    hint: str = "set DATASETS.DOWNLOAD True to download it",
 ) -> None:
-    """Puts a dataset into the catalogs; without `classes` they are known once it is read."""
+    """Adds a dataset to detectron2's catalogs.
+
+    Args:
+        name: of the dataset.
+        read: reads it.
+        classes: the class names; None takes them from the dataset when it is read.
+        fetch: downloads its files unless they exist; None if it has no files.
+        hint: what to do if its files are missing, for the error message.
+    """
     if name in DatasetCatalog.list():
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-    DatasetCatalog.register(name, partial(_read, name, read, way_out))
+    DatasetCatalog.register(name, partial(_read, name, read, hint))
     MetadataCatalog.get(name).evaluator_type = "classification"
     if classes is not None:
         MetadataCatalog.get(name).thing_classes = list(classes)
@@ -162,11 +188,11 @@ def _register(
         _fetchers[name] = fetch
 
 
-def _read(name: str, read: Reader, way_out: str) -> list[dict]:
+def _read(name: str, read: Reader, hint: str) -> list[dict]:
     try:
         classes, records = read()
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"dataset {name!r}: {error}: {way_out}") from error
+        raise FileNotFoundError(f"dataset {name!r}: {error}: {hint}") from error
     MetadataCatalog.get(name).thing_classes = list(classes)
     return records
 
@@ -178,21 +204,21 @@ def _register_torchvision(
     _register(name, read, classes, fetch=partial(kind, root, download=True))
 
 
-def _register_folder(name: str, folder: Path, way_out: str) -> None:
-    """Registers a folder of images that cannot be fetched."""
+def _register_folder(name: str, folder: Path, hint: str) -> None:
+    """Registers a folder of images that cannot be downloaded."""
 
     def fetch() -> None:
         if not folder.is_dir():
             raise ValueError(
                 f"dataset {name!r}: there is no folder {folder}, and it cannot be downloaded: "
-                f"{way_out}"
+                f"{hint}"
             )
 
-    _register(name, partial(_read_folder, folder), fetch=fetch, way_out=way_out)
+    _register(name, partial(_read_folder, folder), fetch=fetch, hint=hint)
 
 
 def _read_digits(split: str) -> tuple[Sequence[str], list[dict]]:
-    """scikit-learn's digits, 8x8, in the split of the detection dataset."""
+    """Reads scikit-learn's digits, 8x8 pixels, split as in the detection dataset."""
     # scikit-learn takes a second to import, and few runs need it
     from sklearn.datasets import load_digits
 
@@ -205,13 +231,13 @@ def _read_digits(split: str) -> tuple[Sequence[str], list[dict]]:
 
 
 def _read_torchvision(kind: type, root: Path, train: bool) -> tuple[Sequence[str], list[dict]]:
-    """A dataset that torchvision keeps as one array of images."""
+    """Reads a torchvision dataset that stores its images as one array."""
     try:
         source = kind(root, train=train)
     except RuntimeError as error:
         folder = root / getattr(kind, "base_folder", "MNIST/raw")
         raise FileNotFoundError(
-            f"folder {folder} is missing, or its files are not the original ones"
+            f"folder {folder} is missing, or its files differ from the original ones"
         ) from error
     images = np.asarray(source.data)
     return source.classes, [
@@ -221,7 +247,7 @@ def _read_torchvision(kind: type, root: Path, train: bool) -> tuple[Sequence[str
 
 
 def _read_folder(folder: Path) -> tuple[Sequence[str], list[dict]]:
-    """The images of a folder per class; their ids are their paths within `folder`."""
+    """Reads a folder with one subfolder per class; image ids are the paths relative to it."""
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
     source = ImageFolder(folder, allow_empty=True)
@@ -232,14 +258,17 @@ def _read_folder(folder: Path) -> tuple[Sequence[str], list[dict]]:
 
 
 def _read_imagenet_r(folder: Path, split: str) -> tuple[Sequence[str], list[dict]]:
-    """A fifth of each class is for testing: the images whose ids have the lowest SHA-256."""
+    """Reads a split of ImageNet-R, which has no official splits.
+
+    The test images are the fifth of each class with the lowest SHA-256 of their ids.
+    """
     classes, records = _read_folder(folder)
     by_class = defaultdict(list)
     for record in records:
         by_class[record["label"]].append(record["image_id"])
     test = {i for ids in by_class.values() for i in sorted(ids, key=_sha256)[: round(len(ids) / 5)]}
-    wanted = split == "test"
-    return classes, [record for record in records if (record["image_id"] in test) == wanted]
+    is_test = split == "test"
+    return classes, [record for record in records if (record["image_id"] in test) == is_test]
 
 
 def _sha256(text: str) -> str:
@@ -247,7 +276,7 @@ def _sha256(text: str) -> str:
 
 
 def _read_tiny_imagenet(folder: Path, split: str) -> tuple[Sequence[str], list[dict]]:
-    """As unpacked, or with the validation images moved into a folder per class."""
+    """Reads Tiny-ImageNet as unpacked, or with the validation images in one folder per class."""
     listing, images = folder / "val" / "val_annotations.txt", folder / "val" / "images"
     if split == "train" or not (listing.is_file() and images.is_dir()):
         return _read_folder(folder / split)
@@ -261,12 +290,12 @@ def _read_tiny_imagenet(folder: Path, split: str) -> tuple[Sequence[str], list[d
 
 
 def _fetch_archive(url: str, md5: str, folder: Path) -> None:
-    """Downloads and unpacks an archive whose only entry is `folder`, unless that is there."""
+    """Downloads and unpacks an archive whose only entry is `folder`, unless `folder` exists."""
     if folder.is_dir():
         return
     root = folder.parent
     root.mkdir(parents=True, exist_ok=True)
-    # moved when complete: half a dataset would be taken for a whole one
+    # moved when complete, so that a folder that exists is a whole dataset
     with tempfile.TemporaryDirectory(prefix=".unpack-", dir=root) as scratch:
         download_and_extract_archive(url, root, extract_root=scratch, md5=md5)
         (Path(scratch) / folder.name).rename(folder)

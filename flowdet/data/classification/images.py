@@ -1,4 +1,7 @@
-"""Reading the images of classification datasets, and keeping them in memory where they fit."""
+"""Reads and resizes the images of classification datasets; keeps them in memory if they fit.
+
+`records` are dataset dicts as described in `flowdet.data.classification.datasets`.
+"""
 
 from __future__ import annotations
 
@@ -11,25 +14,31 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import center_crop, resize
 
-__all__ = ["ImageStore", "fit", "model_input", "read"]
+__all__ = ["ImageStore", "model_input", "read_pixels", "resize_and_crop"]
 
 _EXIF_ORIENTATION = 0x112
 
 
 class ImageStore:
-    """The images of a list of dicts: all in one tensor, or read when they are asked for.
+    """The images of a dataset: kept in memory in one tensor, or read when they are used.
 
-    All come at one size: their own if they share it, else `fixed_size` (see `fit`).
+    Batches have one size: that of the images if it is the same for all, else `fixed_size`, to which
+    `resize_and_crop` brings them.
 
     Args:
-        records: dicts as in `flowdet.data.classification.datasets`.
-        fixed_size: height and width.
-        limit: bytes that the tensor may take.
-        keep_resized: whether images that do not share a size may be kept, resized.
+        records: dataset dicts.
+        fixed_size: height and width in pixels.
+        limit: the images are kept in memory if they need at most so many bytes.
+        keep_resized: whether images of different sizes may be kept, resized.
+
+    Attributes:
+        labels: class index of every image.
+        ids: `image_id` of every image.
+        size: height and width of batches, in pixels.
 
     Raises:
-        OSError: an image cannot be read; the message names it. So do all methods.
-        ValueError: an image is not uint8 of shape [H, W] or [H, W, 3].
+        OSError: an image cannot be read; the message names it. The methods raise it too.
+        ValueError: an image is not uint8 of shape [H, W] or [H, W, 3]. The methods raise it too.
     """
 
     def __init__(
@@ -37,12 +46,12 @@ class ImageStore:
     ):
         self.labels = [int(record["label"]) for record in records]
         self.ids = [record["image_id"] for record in records]
-        own_size = _common_size(records)
-        self.size = own_size or fixed_size
+        common_size = _common_size(records)
+        self.size = common_size or fixed_size
         self._records = records
         self._images: Tensor | None = None
         size_in_bytes = len(records) * 3 * self.size[0] * self.size[1]
-        if size_in_bytes <= limit and (own_size or keep_resized):
+        if size_in_bytes <= limit and (common_size or keep_resized):
             self._images = self._decode_all()
             self._records = []
 
@@ -51,31 +60,41 @@ class ImageStore:
 
     @property
     def in_memory(self) -> bool:
+        """Whether the images are kept in memory."""
         return self._images is not None
 
     def batch(self, indices: Sequence[int]) -> Tensor:
-        """Images at the common size, uint8 RGB [B, 3, h, w]."""
+        """Returns the images with the given indices at the common size, uint8 RGB [B, 3, h, w]."""
         if self._images is not None:
             return self._images[torch.as_tensor(indices)]
-        return torch.stack([fit(self.original(i), self.size) for i in indices])
+        return torch.stack([resize_and_crop(self.original(i), self.size) for i in indices])
 
     def original(self, index: int) -> Tensor:
-        """An image as it was read, uint8 RGB [3, H, W]; not to be changed.
+        """Returns an image before resizing, uint8 RGB [3, H, W]. Do not change it.
 
-        Of images that are kept resized, the resized one.
+        If images of different sizes are kept in memory, it is the resized one.
         """
-        return read(self._records[index]) if self._images is None else self._images[index]
+        return read_pixels(self._records[index]) if self._images is None else self._images[index]
 
     def _decode_all(self) -> Tensor:
         images = torch.empty(len(self), 3, *self.size, dtype=torch.uint8)
         for image, record in zip(images, self._records):
-            image.copy_(fit(read(record), self.size))
+            image.copy_(resize_and_crop(read_pixels(record), self.size))
         return images
 
 
-def fit(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images [..., 3, H, W] at the given height and width: resized until they just cover it
-    (a square: the shortest edge is resized to its side), then cropped at the centre."""
+def resize_and_crop(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resizes images to the smallest size that covers `size`, then crops the center.
+
+    For a square `size` the shortest edge is resized to its side.
+
+    Args:
+        images: uint8 [..., 3, H, W].
+        size: height h and width w of the result, in pixels.
+
+    Returns:
+        uint8 [..., 3, h, w]; `images` itself if it has that size.
+    """
     height, width = images.shape[-2:]
     if (height, width) == size:
         return images
@@ -85,19 +104,32 @@ def fit(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def model_input(records: Sequence[dict], size: tuple[int, int], channels: str) -> Tensor:
-    """The images of dicts as the test loader gives them: uint8 [B, 3, h, w] of `size`, in the
-    order "RGB" or "BGR".
+    """Reads images in the form in which the test loader yields them.
+
+    Args:
+        records: B dataset dicts.
+        size: height h and width w, in pixels.
+        channels: the order of the channels, "RGB" or "BGR".
+
+    Returns:
+        uint8 [B, 3, h, w].
 
     Raises:
         OSError, ValueError: as `ImageStore`.
     """
-    # resized one by one: a batch of photographs in their own size may not fit into memory
-    images = torch.stack([fit(read(record), size) for record in records])
+    # resized one by one: a batch of photos in their original size may not fit into memory
+    images = torch.stack([resize_and_crop(read_pixels(record), size) for record in records])
     return images.flip(1) if channels == "BGR" else images
 
 
-def read(record: dict) -> Tensor:
-    """The image of a dict, uint8 RGB [3, H, W]; grey ones get three equal channels.
+def read_pixels(record: dict) -> Tensor:
+    """Returns the image of a dataset dict; a gray image gets three equal channels.
+
+    Args:
+        record: a dataset dict, with `image` or `file_name`.
+
+    Returns:
+        uint8 RGB [3, H, W].
 
     Raises:
         OSError, ValueError: as `ImageStore`.
@@ -110,7 +142,7 @@ def read(record: dict) -> Tensor:
             f"image {record['image_id']} must be uint8 of shape [H, W] or [H, W, 3], got "
             f"{image.dtype} of shape {list(image.shape)}"
         )
-    # copied, as arrays of PIL are read-only
+    # copied, because PIL's arrays are read-only
     return torch.tensor(image).permute(2, 0, 1).expand(3, -1, -1).contiguous()
 
 
@@ -128,7 +160,7 @@ def _unreadable(record: dict, error: Exception) -> OSError:
 
 
 def _common_size(records: list[dict]) -> tuple[int, int] | None:
-    """Height and width that all images share, or None."""
+    """Returns height and width if they are the same for all images, else None."""
     first = None
     for record in records:
         size = record["image"].shape[:2] if "image" in record else _file_size(record)
@@ -139,22 +171,22 @@ def _common_size(records: list[dict]) -> tuple[int, int] | None:
 
 
 def _file_size(record: dict) -> tuple[int, int]:
-    """Height and width by the header of a file, turned as `read_image` turns it."""
+    """Reads height and width from the header of a file, rotated as `read_image` rotates it."""
     try:
         with Image.open(record["file_name"]) as image:
             width, height = image.size
-            return (width, height) if _is_turned(image) else (height, width)
+            return (width, height) if _swaps_sides(image) else (height, width)
     except (OSError, SyntaxError) as error:
         raise _unreadable(record, error) from error
 
 
-def _is_turned(image: Image.Image) -> bool:
-    """Whether EXIF data swap the sides of an image."""
-    # asked for what a header does not hold, PIL would decode the image
+def _swaps_sides(image: Image.Image) -> bool:
+    """Returns whether the rotation in the EXIF data swaps height and width of an image."""
+    # without EXIF data in the header, getexif would decode the image
     if "exif" not in image.info:
         return False
     try:
         return image.getexif().get(_EXIF_ORIENTATION) in (5, 6, 7, 8)
-    # broken in any way: read_image takes the image as it is, too
+    # broken EXIF data: read_image ignores them too
     except Exception:
         return False

@@ -1,4 +1,4 @@
-"""Data loaders for classification, which make whole batches at a time."""
+"""Data loaders for classification. They build a whole batch at a time, not image by image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from flowdet.data.classification.augmentation import (
     transform_each,
 )
 from flowdet.data.classification.datasets import get_classification_dicts
-from flowdet.data.classification.images import ImageStore, fit
+from flowdet.data.classification.images import ImageStore, resize_and_crop
 from flowdet.data.detection.loaders import common_classes
 
 __all__ = [
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 def count_training_images(cfg: CfgNode) -> int:
-    """The number of images in all of DATASETS.TRAIN.
+    """Counts the images in all of DATASETS.TRAIN.
 
     Raises:
         ValueError, FileNotFoundError: as `build_train_loader`.
@@ -48,35 +48,42 @@ def count_training_images(cfg: CfgNode) -> int:
 
 
 def labels_of(dataset_name: str) -> dict[int | str, int]:
-    """The label of every image id of a dataset, for its evaluation.
+    """Returns the class index by image id of a registered dataset, for its evaluation.
 
     Raises:
         ValueError, FileNotFoundError: as `get_classification_dicts`.
     """
-    # .data, as DatasetCatalog.get would read the dataset
+    # the registered function, from .data: DatasetCatalog.get would call it and read the dataset
     return _cached_labels(dataset_name, DatasetCatalog.data.get(dataset_name))
 
 
-# as for the images below
+# keyed like `_cached_store`
 @lru_cache(maxsize=4)
 def _cached_labels(dataset_name: str, registered: Callable | None) -> dict[int | str, int]:
     return {r["image_id"]: r["label"] for r in get_classification_dicts(dataset_name)}
 
 
 def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> RecordLoader:
-    """The endless loader of training batches, from iteration `start_iter` on.
+    """Builds the infinite loader of training batches.
 
-    Gives lists of dicts with `image` (uint8 [3, H, W] of INPUT.FIXED_SIZE, channels in
-    INPUT.FORMAT), `label` and `image_id`. Every image comes once per epoch. With SEED >= 0
-    images, order and augmentation depend on the seed and the iteration only: not on the number
-    of workers, nor on whether the training was resumed; and several processes share the
-    batches that one alone would get.
+    Every image is used once per epoch. With `SEED` >= 0 the images, their order and their
+    augmentation depend on the seed and the iteration only: not on the number of workers, nor on
+    whether the training was resumed. Several processes split the batches that one process would
+    get.
+
+    Args:
+        cfg: the config.
+        start_iter: the first iteration.
+
+    Returns:
+        A loader of lists of dicts, one per image of this process, with `image` (uint8 [3, H, W] of
+        INPUT.FIXED_SIZE, channels in INPUT.FORMAT), `label` (class index) and `image_id`.
 
     Raises:
-        ValueError: a dataset is unknown, empty or not for classification, the datasets have
-            different classes, or a key is out of range.
+        ValueError: a dataset is not registered, empty or not for classification, the datasets have
+            different classes, or a key has an impossible value.
         FileNotFoundError: the files of a dataset are missing.
-        OSError: an image cannot be read (while iterating, if images are not kept in memory).
+        OSError: an image cannot be read (during iteration, if images are not kept in memory).
     """
     augmentation = BatchAugmentation(cfg)
     store = _store(cfg, _training_names(cfg), keep_resized=cfg.INPUT.RESIZED_CROP_AREA == 0)
@@ -86,10 +93,16 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> RecordLoader:
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> RecordLoader:
-    """The loader of one evaluation dataset, TEST.BATCH_SIZE images per process and batch.
+    """Builds the loader of an evaluation dataset: every image once, in order, without labels.
 
-    Gives dicts as in training, but without label and augmentation: every image once, in the
-    order of the dataset, of which each process gets a consecutive part.
+    Each process gets a consecutive part of the dataset.
+
+    Args:
+        cfg: the config; `TEST.BATCH_SIZE` is the number of images per process and batch.
+        dataset_name: in detectron2's catalogs.
+
+    Returns:
+        A loader of lists of dicts with `image`, not augmented, and `image_id`, as in training.
 
     Raises:
         ValueError, FileNotFoundError, OSError: as `build_train_loader`.
@@ -102,13 +115,12 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> RecordLoader:
 
 
 class RecordLoader:
-    """Splits batches into lists of dicts, one per image.
+    """Yields the batches of a loader as lists of dicts, one per image.
 
-    It does so behind the loader's workers, as one tensor passes between processes faster than
-    its parts.
+    The batches are split in the main process: workers pass one tensor faster than many small ones.
 
     Args:
-        loader: gives dicts of equally long values, such as `image` [B, 3, H, W] and
+        loader: yields dicts of values of equal length, such as `image` [B, 3, H, W] and
             `image_id` [B].
     """
 
@@ -124,34 +136,35 @@ class RecordLoader:
 
 
 def _training_names(cfg: CfgNode) -> tuple[str, ...]:
-    """DATASETS.TRAIN."""
+    """Returns DATASETS.TRAIN; raises ValueError if it is empty."""
     names = tuple(cfg.DATASETS.TRAIN)
     if not names:
-        raise ValueError("DATASETS.TRAIN is empty; name at least one dataset")
+        raise ValueError("DATASETS.TRAIN is empty: name at least one dataset")
     return names
 
 
 def _records(names: Sequence[str]) -> list[dict]:
-    """The dicts of datasets that have the same classes."""
+    """Returns the dicts of all datasets; raises ValueError if their classes differ."""
     records = [record for name in names for record in get_classification_dicts(name)]
     common_classes(names)
     return records
 
 
 def _store(cfg: CfgNode, names: tuple[str, ...], keep_resized: bool) -> ImageStore:
+    """Returns the images of datasets; `keep_resized` as in `ImageStore`."""
     size = tuple(cfg.INPUT.FIXED_SIZE)
     if len(size) != 2 or min(size) < 1:
         raise ValueError(
-            f"INPUT.FIXED_SIZE must be (height, width) of the images to classify, got {size}"
+            f"INPUT.FIXED_SIZE must be the (height, width) of the model input, got {size}"
         )
     limit = cfg.DATALOADER.IN_MEMORY_GIB * 2**30
-    # .data, as DatasetCatalog.get would read the dataset
+    # the registered function, from .data: DatasetCatalog.get would call it and read the dataset
     registered = tuple(DatasetCatalog.data.get(name) for name in names)
     return _cached_store(names, registered, size, limit, keep_resized)
 
 
-# An evaluation builds its loader anew each time. What the catalog holds is part of the key, so
-# that a dataset which was registered anew is read anew.
+# Every evaluation builds a new loader: the cache saves reading the images again. The registered
+# functions are part of the key, so that a dataset that is registered again is read again.
 @lru_cache(maxsize=4)
 def _cached_store(
     names: tuple[str, ...],
@@ -178,8 +191,8 @@ def _loader(cfg: CfgNode, batches: Dataset, order: Sampler) -> DataLoader:
         sampler=order,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_unchanged,
-        # of its own: the loader's start, which falls into an iteration, must not draw from the
-        # generator that the model draws noise from
+        # a separate generator: the loader starts during an iteration and must not draw from the
+        # generator of the model's noise
         generator=torch.Generator().manual_seed(0),
     )
 
@@ -189,7 +202,7 @@ def _unchanged(batch: dict) -> dict:
 
 
 class _Iterations(Sampler):
-    """The numbers of the iterations from `start` on, without end."""
+    """Yields the numbers of the iterations from `start` on, without end."""
 
     def __init__(self, start: int):
         self._start = start
@@ -199,37 +212,37 @@ class _Iterations(Sampler):
 
 
 class _TrainingBatches(Dataset):
-    """This process's part of the batch of an iteration, by the number of the iteration."""
+    """Maps the number of an iteration to this process's part of its batch."""
 
     def __init__(self, cfg: CfgNode, store: ImageStore, augmentation: BatchAugmentation, seed: int):
         self._store = store
         self._augmentation = augmentation
         self._resized_crop = build_resized_crop(cfg)
-        self._finish = _Finish(cfg)
+        self._to_input = _InputFormat(cfg)
         self._seed = seed
         self._batch_size = cfg.SOLVER.IMS_PER_BATCH
-        # asked here, as loader workers do not know of the process group
+        # stored here: the loader's workers have no process group
         self._share = _share_of_batch(self._batch_size, comm.get_rank(), comm.get_world_size())
 
     def __getitem__(self, iteration: int) -> dict:
         rng = np.random.default_rng([self._seed, 1, iteration])
-        # drawn for the batch of all processes, as if there was one
+        # drawn for the whole batch, so that they do not depend on the number of processes
         numbers = torch.from_numpy(rng.integers(2**62, size=(self._batch_size, NUM_NUMBERS)))
         numbers = numbers[self._share]
         first = iteration * self._batch_size
-        places = range(first, first + self._batch_size)[self._share]
-        indices = [self._index(place) for place in places]
+        positions = range(first, first + self._batch_size)[self._share]
+        indices = [self._index(position) for position in positions]
         images = self._augmentation(self._load(indices, numbers[:, 4]), numbers)
         return {
-            "image": self._finish(images),
+            "image": self._to_input(images),
             "label": [self._store.labels[i] for i in indices],
             "image_id": [self._store.ids[i] for i in indices],
         }
 
-    def _index(self, place: int) -> int:
-        """The index of an image by its place in the sequence of all epochs."""
-        epoch, place = divmod(place, len(self._store))
-        return int(_epoch_order(self._seed, epoch, len(self._store))[place])
+    def _index(self, position: int) -> int:
+        """Returns the index of an image from its position in the sequence of all epochs."""
+        epoch, position = divmod(position, len(self._store))
+        return int(_epoch_order(self._seed, epoch, len(self._store))[position])
 
     def _load(self, indices: list[int], seeds: Tensor) -> Tensor:
         if self._resized_crop is None:
@@ -239,7 +252,7 @@ class _TrainingBatches(Dataset):
 
 
 def _share_of_batch(batch_size: int, rank: int, world_size: int) -> slice:
-    """The part of a batch that a process gets."""
+    """Returns the part of a batch that a process gets."""
     if batch_size < 1 or batch_size % world_size:
         raise ValueError(
             "SOLVER.IMS_PER_BATCH must be a positive multiple of the number of processes, "
@@ -249,27 +262,30 @@ def _share_of_batch(batch_size: int, rank: int, world_size: int) -> slice:
     return slice(rank * size, (rank + 1) * size)
 
 
-@lru_cache(maxsize=2)  # a batch may lie in two epochs
+@lru_cache(maxsize=2)  # a batch may contain images of two epochs
 def _epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
     return np.random.default_rng([seed, 0, epoch]).permutation(size)
 
 
 class _TestBatches(Dataset):
-    """Batches of images without their labels, by the images' indices."""
+    """Maps the indices of images to a batch without labels."""
 
     def __init__(self, cfg: CfgNode, store: ImageStore):
         self._store = store
-        self._finish = _Finish(cfg)
+        self._to_input = _InputFormat(cfg)
 
     def __getitem__(self, indices: list[int]) -> dict:
         return {
-            "image": self._finish(self._store.batch(indices)),
+            "image": self._to_input(self._store.batch(indices)),
             "image_id": [self._store.ids[i] for i in indices],
         }
 
 
-class _Finish:
-    """Brings RGB images [B, 3, h, w] to INPUT.FIXED_SIZE and INPUT.FORMAT."""
+class _InputFormat:
+    """Converts images to INPUT.FIXED_SIZE and INPUT.FORMAT.
+
+    Maps uint8 RGB [B, 3, h, w] to uint8 [B, 3, H, W].
+    """
 
     def __init__(self, cfg: CfgNode):
         self._size = tuple(cfg.INPUT.FIXED_SIZE)
@@ -278,5 +294,5 @@ class _Finish:
         self._bgr = cfg.INPUT.FORMAT == "BGR"
 
     def __call__(self, images: Tensor) -> Tensor:
-        images = fit(images, self._size)
+        images = resize_and_crop(images, self._size)
         return (images.flip(1) if self._bgr else images).contiguous()

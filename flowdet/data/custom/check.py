@@ -1,4 +1,4 @@
-"""Reads a whole dataset, images included, and tells all that is wrong or unusual."""
+"""Reads a whole dataset, images included, and lists everything that is wrong or unusual."""
 
 from __future__ import annotations
 
@@ -19,15 +19,20 @@ from flowdet.data.image_files import image_suffixes
 # the EXIF tag; 1 is upright
 _ORIENTATION = 0x0112
 
-__all__ = ["Checked", "check_dataset", "problem_lines"]
+__all__ = ["DatasetCheck", "check_dataset", "problem_lines"]
 
 
 @dataclass
-class Checked:
-    """What a check has found.
+class DatasetCheck:
+    """The result of checking a dataset.
 
-    kind: the evaluator's type, "pascal_voc" or "coco". records: dataset dicts by split, without
-    what is wrong. problems: mistakes. remarks: what is allowed, but may not be meant.
+    Attributes:
+        kind: detectron2's `evaluator_type`, "pascal_voc" or "coco".
+        class_names: by class index.
+        records: dataset dicts by split, without what is wrong in the annotations; boxes are
+            absolute xyxy in pixels.
+        problems: mistakes.
+        remarks: what is allowed but may be unintended, a sentence each.
     """
 
     kind: str
@@ -37,10 +42,16 @@ class Checked:
     remarks: list[str]
 
 
-def check_dataset(folder: str | Path, open_images: bool = True) -> Checked:
-    """Reads all splits of a dataset and, with `open_images`, every image.
+def check_dataset(folder: str | Path, open_images: bool = True) -> DatasetCheck:
+    """Reads all splits of a dataset.
 
-    Raises what `find_layout` raises: a folder without a known layout cannot be checked.
+    Args:
+        folder: the dataset.
+        open_images: whether every image is opened too.
+
+    Raises:
+        FileNotFoundError, ValueError: as `find_layout`; the splits of a folder in no accepted
+            layout are unknown.
     """
     problems: list[Problem] = []
     dataset = CustomDataset(folder, problems.append)
@@ -50,21 +61,25 @@ def check_dataset(folder: str | Path, open_images: bool = True) -> Checked:
     remarks = [*_shared_images(records), *_unlisted_images(records)]
     names = dataset.class_names
     remarks += _absent_classes(records, names)
-    # splits may share a folder, and what is wrong there
+    # splits may share a folder: each reports the problems in it
     problems = list(dict.fromkeys(problems))
-    return Checked(dataset.layout.kind, names, records, problems, remarks)
+    return DatasetCheck(dataset.layout.kind, names, records, problems, remarks)
 
 
 def check_images(records: Sequence[dict]) -> list[Problem]:
-    """Opens the images as a training does; those that fail, or have another size than annotated."""
+    """Opens the images of dataset dicts as a training does.
+
+    Returns:
+        The images that cannot be read or whose size differs from the annotated one.
+    """
     with ThreadPoolExecutor() as pool:
-        found = pool.map(_check_image, records)
-        found = list(tqdm(found, total=len(records), unit="image", disable=len(records) < 1000))
-    return [problem for problem in found if problem]
+        results = pool.map(_check_image, records)
+        results = list(tqdm(results, total=len(records), unit="image", disable=len(records) < 1000))
+    return [problem for problem in results if problem]
 
 
 def problem_lines(problems: Sequence[Problem], most: int) -> list[str]:
-    """The problems by kind, the most frequent first, with `most` examples of each."""
+    """Formats problems by kind, the most frequent kind first, with `most` examples of each."""
     lines = []
     for kind, count in Counter(problem.kind for problem in problems).most_common():
         lines.append(f"{kind}: {count}")
@@ -83,40 +98,40 @@ def _check_image(record: dict) -> Problem | None:
         return Problem("unreadable image", path, str(error))
     if (height, width) == (record["height"], record["width"]):
         return None
-    text = (
-        f"its annotation says {record['width']}x{record['height']}, the image is {width}x{height}"
-    )
+    text = f"the annotated size is {record['width']}x{record['height']}, the image is "
+    text += f"{width}x{height}"
     with Image.open(path) as image:
         if image.getexif().get(_ORIENTATION, 1) != 1:
-            text += " once it is turned as its EXIF data say"
+            text += " after the rotation in its EXIF data"
     return Problem("image of another size", path, text)
 
 
 def _shared_images(records: dict[str, list[dict]]) -> list[str]:
-    """Splits that have images in common."""
+    """Reports pairs of splits that have images in common."""
     files = {split: {r["file_name"] for r in of_split} for split, of_split in records.items()}
     pairs = [(a, b) for a in files for b in files if a < b and files[a] & files[b]]
     return [f"{len(files[a] & files[b])} images are in both {a} and {b}" for a, b in pairs]
 
 
 def _unlisted_images(records: dict[str, list[dict]]) -> list[str]:
-    """Images that lie beside those of the splits, and are in none."""
+    """Reports images in the folders of the splits that are in no split."""
     used = {r["file_name"] for of_split in records.values() for r in of_split}
     folders = sorted({str(Path(name).parent) for name in used})
     remarks = []
     for folder in folders:
-        there = [p for p in Path(folder).iterdir() if p.suffix.lower() in image_suffixes()]
-        unused = sorted(p.name for p in there if str(p) not in used)
+        images = [p for p in Path(folder).iterdir() if p.suffix.lower() in image_suffixes()]
+        unused = sorted(p.name for p in images if str(p) not in used)
         if unused:
             remarks.append(f"{len(unused)} images in {folder} are in no split, e.g. {unused[0]}")
     return remarks
 
 
 def _absent_classes(records: dict[str, list[dict]], names: list[str]) -> list[str]:
+    """Reports classes without an object in a split."""
     remarks = []
     for split, of_split in records.items():
         used = {a["category_id"] for record in of_split for a in record["annotations"]}
         absent = [name for index, name in enumerate(names) if index not in used]
         if absent and used:
-            remarks.append(f"{split} holds no object of {', '.join(absent)}")
+            remarks.append(f"{split} has no object of {', '.join(absent)}")
     return remarks

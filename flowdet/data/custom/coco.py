@@ -1,4 +1,4 @@
-"""Reading a split in COCO format: one json file for all images."""
+"""Reads a split in COCO format: one json file for all images."""
 
 from __future__ import annotations
 
@@ -12,22 +12,30 @@ from detectron2.structures import BoxMode
 from flowdet.data.custom.layout import COCOSplit
 from flowdet.data.custom.problems import ClassList, Problem, Report, check_box
 
-__all__ = ["complete", "load_json", "read_coco"]
+__all__ = ["fill_missing_fields", "load_json", "read_coco"]
 
 _LISTS = ("images", "annotations", "categories")
 
 
 def load_json(path: Path, report: Report) -> dict[str, list[dict]] | None:
-    """The content of a COCO file, or None after reporting that it is none."""
+    """Loads a COCO file.
+
+    Args:
+        path: the file.
+        report: called if the file is not JSON, or lacks one of COCO's lists.
+
+    Returns:
+        Its content; None if a problem was reported.
+    """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         where = f"{path}:{getattr(error, 'lineno', 1)}"
-        return report(Problem("unreadable annotation", where, f"no json: {error}"))
-    lists = data if isinstance(data, dict) else {}
-    missing = [n for n in _LISTS if not _is_list_of_dicts(lists.get(n))]
+        return report(Problem("unreadable annotation", where, f"the file is not JSON: {error}"))
+    content = data if isinstance(data, dict) else {}
+    missing = [name for name in _LISTS if not _is_list_of_dicts(content.get(name))]
     if missing:
-        text = f"no COCO file: it lacks {' and '.join(missing)}, or they are no lists of objects"
+        text = f"not a COCO file: it has no list of objects under {' and '.join(missing)}"
         return report(Problem("unreadable annotation", str(path), text))
     return data
 
@@ -39,32 +47,45 @@ def _is_list_of_dicts(value: object) -> bool:
 def read_coco(
     split: COCOSplit, data: dict, classes: ClassList | None, report: Report
 ) -> tuple[list[dict], ClassList, dict[int, int]]:
-    """The dataset dicts of a split, the classes, and class index by category id.
+    """Reads the dataset dicts of a split. No image is opened.
 
-    Boxes are absolute xyxy pixels, clipped to the image.
+    Args:
+        split: the files of the split.
+        data: the content of its json file, from `load_json`.
+        classes: the classes of the training split; None takes the file's categories, sorted by id.
+        report: called for every problem; if it returns, what is wrong is left out.
 
-    data: as `load_json` gives it. classes: those of the training split; None takes the file's
-    categories, by their ids. report: gets every problem; what is wrong is left out if it returns.
+    Returns:
+        Dataset dicts in detectron2's format, whose boxes are absolute xyxy in pixels, clipped to
+        the image; the classes; and the class index of every category id.
     """
     path = split.json_file
     names = _category_names(path, data["categories"], report)
     if classes is None:
         classes = ClassList(tuple(names[i] for i in sorted(names)), str(path))
     _compare_classes(path, names, classes, report)
-    index = {i: classes.names.index(name) for i, name in names.items() if name in classes.names}
+    class_indices = {
+        i: classes.names.index(name) for i, name in names.items() if name in classes.names
+    }
     records = _image_records(split, data["images"], report)
     for number, annotation in enumerate(data["annotations"]):
-        where = f"{path}, annotation {annotation.get('id', f'at place {number}')}"
-        _add_annotation(annotation, where, records, names, index, report)
-    # those without a file are kept until here: their annotations are no problems of their own
-    return [r for r in records.values() if r["file_name"]], classes, index
+        where = f"{path}, annotation {annotation.get('id', f'number {number}')}"
+        _add_annotation(annotation, where, records, names, class_indices, report)
+    # images without a file are kept until here: their annotations are not a further problem
+    return [r for r in records.values() if r["file_name"]], classes, class_indices
 
 
-def complete(data: dict) -> bool:
-    """Whether a COCO file has what COCO's evaluation reads; what lacks is filled in, in place.
+def fill_missing_fields(data: dict) -> bool:
+    """Adds to a COCO file, in place, what COCO's evaluation reads and many tools leave out.
 
-    That is area and iscrowd, which many tools leave out, and unique ids above 0: an object whose
-    id is 0 counts as never found there.
+    These are `info`, `area`, `iscrowd`, and unique annotation ids above 0: COCO's evaluation counts
+    an object with id 0 as missed.
+
+    Args:
+        data: the content of the file, from `load_json`, without problems.
+
+    Returns:
+        Whether anything was added.
     """
     annotations = data["annotations"]
     ids = {a.get("id") for a in annotations}
@@ -76,18 +97,19 @@ def complete(data: dict) -> bool:
             annotation["id"] = number
             annotation.setdefault("iscrowd", 0)
             annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
-    return is_complete
+    return not is_complete
 
 
 def _category_names(path: Path, categories: list[dict], report: Report) -> dict[int, str]:
+    """Returns the category names by id; reports unusable and repeated ones."""
     names: dict[int, str] = {}
     for category in categories:
         number, name = category.get("id"), category.get("name")
         if not (isinstance(number, int) and isinstance(name, str)):
-            text = f"category {category} needs a number as id and a name"
+            text = f"category {category} needs an integer `id` and a text `name`"
             report(Problem("unreadable annotation", str(path), text))
         elif number in names or name in names.values():
-            text = f"category {name!r} (id {number}): its id or its name is there twice"
+            text = f"category {name!r} (id {number}) has the id or the name of another category"
             report(Problem("class listed twice", str(path), text))
         else:
             names[number] = name
@@ -97,37 +119,39 @@ def _category_names(path: Path, categories: list[dict], report: Report) -> dict[
 
 
 def _compare_classes(path: Path, names: dict[int, str], classes: ClassList, report: Report) -> None:
-    """The same names in the same order in both, whatever their ids."""
-    own = [names[i] for i in sorted(names)]
-    if own == list(classes.names):
+    """Reports categories whose names or order differ from the classes; their ids may differ."""
+    categories = [names[i] for i in sorted(names)]
+    if categories == list(classes.names):
         return
-    only_here = ", ".join(name for name in own if name not in classes.names)
-    only_there = ", ".join(name for name in classes.names if name not in own)
-    parts = [f"only here: {only_here}"] if only_here else []
-    parts += [f"only in {classes.source}: {only_there}"] if only_there else []
+    extra = ", ".join(name for name in categories if name not in classes.names)
+    missing = ", ".join(name for name in classes.names if name not in categories)
+    parts = [f"only in this file: {extra}"] if extra else []
+    parts += [f"only in {classes.source}: {missing}"] if missing else []
     if not parts:
         parts = [
-            f"by their ids they are {', '.join(own)}, and {classes.listed()} in {classes.source}"
+            f"sorted by id they are {', '.join(categories)} here and {classes.listed()} in "
+            f"{classes.source}"
         ]
-    text = f"its categories are not those of the training split; {'; '.join(parts)}"
+    text = f"the categories differ from those of the training split; {'; '.join(parts)}"
     report(Problem("class list differs", str(path), text))
 
 
 def _image_records(split: COCOSplit, images: list[dict], report: Report) -> dict[object, dict]:
-    """Dataset dicts by image id; `file_name` is empty after reporting a missing image."""
-    folder, there = _image_folder(split, images), _Files()
+    """Returns dataset dicts by image id; `file_name` is "" after reporting a missing image."""
+    folder, files = _image_folder(split, images), _FileIndex()
     records: dict[object, dict] = {}
     for number, image in enumerate(images):
         name, where = image.get("file_name"), f"{split.json_file}, image {image.get('id', number)}"
-        if wrong := _wrong_keys(image):
-            text = f"{name or 'an image'} has no usable {', '.join(wrong)}"
+        if unusable := _unusable_keys(image):
+            text = f"{name or 'an image'} has no usable {', '.join(unusable)}"
             report(Problem("unreadable annotation", where, text))
             continue
         if image["id"] in records:
-            report(Problem("image listed twice", where, f"the id of {name} is there twice"))
+            text = f"{name} has the id of another image"
+            report(Problem("image listed twice", where, text))
             continue
         path = os.path.join(folder, name)
-        if path not in there:
+        if path not in files:
             report(Problem("missing image", where, f"there is no image {name} in {folder}"))
             path = ""
         records[image["id"]] = {
@@ -140,15 +164,15 @@ def _image_records(split: COCOSplit, images: list[dict], report: Report) -> dict
     return records
 
 
-def _wrong_keys(image: dict) -> list[str]:
-    """The keys of an image that are missing or of a wrong kind."""
+def _unusable_keys(image: dict) -> list[str]:
+    """Lists the keys of an image that are missing or have an unusable value."""
     kinds = {"id": (int, str), "file_name": str, "width": (int, float), "height": (int, float)}
-    wrong = [key for key, kind in kinds.items() if not isinstance(image.get(key), kind)]
-    return wrong or [key for key in ("width", "height") if image[key] < 1]
+    unusable = [key for key, kind in kinds.items() if not isinstance(image.get(key), kind)]
+    return unusable or [key for key in ("width", "height") if image[key] < 1]
 
 
-class _Files:
-    """Whether files are there; every folder is read once, as there may be very many images."""
+class _FileIndex:
+    """Tells whether files exist; lists every folder once, as there may be very many images."""
 
     def __init__(self):
         self._names: dict[str, set[str]] = {}
@@ -161,10 +185,10 @@ class _Files:
 
 
 def _image_folder(split: COCOSplit, images: list[dict]) -> Path:
-    """Of the folders that may hold the images, the one that holds most of the first ones."""
-    first = [str(image.get("file_name")) for image in images[:50]]
+    """Picks the folder that contains most of the first 50 images."""
+    names = [str(image.get("file_name")) for image in images[:50]]
     folders = split.images or (split.json_file.parent,)
-    return max(folders, key=lambda folder: sum((folder / name).is_file() for name in first))
+    return max(folders, key=lambda folder: sum((folder / name).is_file() for name in names))
 
 
 def _add_annotation(
@@ -172,10 +196,10 @@ def _add_annotation(
     where: str,
     records: dict[object, dict],
     names: dict[int, str],
-    index: dict[int, int],
+    class_indices: dict[int, int],
     report: Report,
 ) -> None:
-    """Adds one object to the dict of its image, or reports a problem."""
+    """Adds an object to the dataset dict of its image, or reports a problem."""
     image_id, category = annotation.get("image_id"), annotation.get("category_id")
     record = records.get(image_id)
     if record is None:
@@ -184,7 +208,7 @@ def _add_annotation(
     where = f"{where} of {os.path.basename(record['file_name']) or f'image {image_id}'}"
     if category not in names:
         known = ", ".join(f"{i} ({name})" for i, name in list(names.items())[:12])
-        text = f"category {category!r} is unknown; known are {known}"
+        text = f"category {category!r} is unknown; the categories are {known}"
         return report(Problem("unknown class", where, text))
     box = annotation.get("bbox")
     if not _is_box(box):
@@ -193,11 +217,11 @@ def _add_annotation(
     x, y, w, h = box
     size = (record["height"], record["width"])
     corners = check_box((x, y, x + w, y + h), size, names[category], where, report)
-    # a class that the training split lacks was reported as a whole
-    if corners is not None and category in index:
+    # categories that the training split lacks were reported once for the whole file
+    if corners is not None and category in class_indices:
         record["annotations"].append(
             {
-                "category_id": index[category],
+                "category_id": class_indices[category],
                 "bbox": corners,
                 "bbox_mode": BoxMode.XYXY_ABS,
                 "iscrowd": int(annotation.get("iscrowd", 0)),
@@ -206,5 +230,5 @@ def _add_annotation(
 
 
 def _is_box(box: object) -> bool:
-    numbers = isinstance(box, list) and len(box) == 4
-    return numbers and all(isinstance(x, (int, float)) and math.isfinite(x) for x in box)
+    has_four_entries = isinstance(box, list) and len(box) == 4
+    return has_four_entries and all(isinstance(x, (int, float)) and math.isfinite(x) for x in box)

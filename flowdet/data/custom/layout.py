@@ -1,60 +1,84 @@
-"""Finding out how a dataset is laid out, by what is in its folder."""
+"""Recognizes the layout of a dataset folder and finds the files of each split.
+
+`find_layout` tries the formats in turn: VOC (`ImageSets/Main/` exists), COCO (`annotations/*.json`
+exists), a folder per split in either format. A further format gets a split class like `VOCSplit`
+and a branch in `find_layout`; its reader is a module of its own, see the package docstring.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 __all__ = ["SPLITS", "COCOSplit", "Layout", "VOCSplit", "find_layout"]
 
 SPLITS = ("train", "val", "test")
-# what splits are called in folders and lists, the usual name first
+# names of the splits in folders and lists, the usual name first
 _NAMES = {
     "train": ("train", "training", "trainval"),
     "val": ("val", "valid", "validation"),
     "test": ("test",),
 }
-# files beside COCO's boxes that hold something else
+# COCO files with annotations other than boxes
 _OTHER_COCO = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_info_")
 _CLASS_FILES = ("classes.txt", "labels.txt")
 
-LOOKED_FOR = (
-    "a folder in VOC layout (Annotations/, JPEGImages/, ImageSets/Main/train.txt and val.txt), "
-    "in COCO layout (annotations/*train*.json and *val*.json, beside the folders of the images), "
-    "or with train/ and val/ that each hold images and either one COCO .json or VOC .xml files"
+_ACCEPTED_LAYOUTS = (
+    "Accepted are a folder in VOC layout (Annotations/, JPEGImages/, ImageSets/Main/train.txt and "
+    "val.txt), in COCO layout (annotations/*train*.json and *val*.json, next to the folders of the "
+    "images), or with train/ and val/ that each contain images and either one COCO .json or VOC "
+    ".xml files"
 )
 
 
 @dataclass(frozen=True)
 class VOCSplit:
-    """Folders of xml files and images, and the list of ids; None stands for all in them."""
+    """The files of a split in VOC format.
+
+    Attributes:
+        annotations: folders of the .xml files.
+        images: folders of the images.
+        listing: file with one image id per line; None takes all files in the folders.
+    """
 
     annotations: tuple[Path, ...]
     images: tuple[Path, ...]
     listing: Path | None = None
 
     @property
-    def place(self) -> Path:
-        """What to name when the split as a whole is wrong."""
+    def source(self) -> Path:
+        """The path that a problem with the whole split names."""
         return self.listing or self.annotations[0]
 
 
 @dataclass(frozen=True)
 class COCOSplit:
-    """A json file, and folders in one of which its images are."""
+    """The files of a split in COCO format.
+
+    Attributes:
+        json_file: the annotations.
+        images: folders that may contain the images; all images are in one of them.
+    """
 
     json_file: Path
     images: tuple[Path, ...]
 
     @property
-    def place(self) -> Path:
+    def source(self) -> Path:
+        """The path that a problem with the whole split names."""
         return self.json_file
 
 
 @dataclass(frozen=True)
 class Layout:
-    """kind: the `evaluator_type` of detectron2, "pascal_voc" or "coco". splits: by their name of
-    `SPLITS`. class_file: one class name per line, if there is such a file."""
+    """The format of a dataset and the files of its splits.
+
+    Attributes:
+        kind: detectron2's `evaluator_type`, "pascal_voc" or "coco".
+        splits: the splits by name, see `SPLITS`.
+        class_file: text file with one class name per line; None if there is no such file.
+    """
 
     kind: str
     splits: dict[str, VOCSplit | COCOSplit] = field(repr=False)
@@ -62,33 +86,40 @@ class Layout:
 
 
 def find_layout(folder: Path) -> Layout:
-    """How the dataset in `folder` is laid out.
+    """Recognizes the layout of the dataset in a folder. No annotation is read.
+
+    Args:
+        folder: the dataset.
+
+    Returns:
+        Its format and the files of its splits: "train", and "val" or "test" or both.
 
     Raises:
-        FileNotFoundError: there is no such folder, or it lacks a split.
-        ValueError: it is none of the known layouts, or could be several.
+        FileNotFoundError: the folder does not exist, or the dataset lacks a split.
+        ValueError: the layout is not an accepted one, or is ambiguous.
     """
     if not folder.is_dir():
-        where = "" if folder.is_absolute() else f", seen from {Path.cwd()}"
-        raise FileNotFoundError(f"there is no folder {folder} (--data, DATASETS.PATH){where}")
+        base = "" if folder.is_absolute() else f", relative to {Path.cwd()}"
+        raise FileNotFoundError(f"there is no folder {folder} (--data, DATASETS.PATH){base}")
     if (folder / "ImageSets" / "Main").is_dir():
         layout = Layout("pascal_voc", _voc_splits(folder), _class_file(folder))
     elif splits := _coco_splits(folder):
         layout = Layout("coco", splits)
     else:
-        layout = _plain_layout(folder)
+        layout = _folder_per_split(folder)
     _check_splits(folder, layout)
     return layout
 
 
 def _check_splits(folder: Path, layout: Layout) -> None:
+    """Raises FileNotFoundError unless there are a training and an evaluation split."""
     missing = [] if "train" in layout.splits else ["train"]
     missing += [] if {"val", "test"} & set(layout.splits) else ["val (or test)"]
     if missing:
-        found = ", ".join(str(split.place) for split in layout.splits.values()) or "none"
+        sources = ", ".join(str(split.source) for split in layout.splits.values()) or "none"
         raise FileNotFoundError(
-            f"dataset {folder} lacks a split: {' and '.join(missing)}; found: {found}. Looked for "
-            f"{LOOKED_FOR}"
+            f"dataset {folder} lacks a split: {' and '.join(missing)}; it has: {sources}. "
+            f"{_ACCEPTED_LAYOUTS}"
         )
 
 
@@ -97,19 +128,19 @@ def _voc_splits(folder: Path) -> dict[str, VOCSplit]:
     folders = ((folder / "Annotations",), (folder / "JPEGImages",))
     for (path,) in folders:
         if not path.is_dir():
-            raise FileNotFoundError(f"{lists} is there, but no {path}, as VOC layout needs it")
-    found = {split: _first(lists / f"{n}.txt" for n in _NAMES[split]) for split in SPLITS}
-    return {split: VOCSplit(*folders, listing) for split, listing in found.items() if listing}
+            raise FileNotFoundError(f"there is {lists}, but no {path}: VOC layout needs both")
+    listings = {split: _first(lists / f"{n}.txt" for n in _NAMES[split]) for split in SPLITS}
+    return {split: VOCSplit(*folders, listing) for split, listing in listings.items() if listing}
 
 
 def _coco_splits(folder: Path) -> dict[str, COCOSplit]:
-    """From `folder`/annotations/*.json, or *.json in the folder itself."""
-    for place in (folder / "annotations", folder):
-        files = [f for f in sorted(place.glob("*.json")) if not f.name.startswith(_OTHER_COCO)]
-        found = {split: _json_of(files, split) for split in SPLITS}
+    """Finds the splits in `folder`/annotations/*.json, else in *.json in the folder itself."""
+    for parent in (folder / "annotations", folder):
+        files = [f for f in sorted(parent.glob("*.json")) if not f.name.startswith(_OTHER_COCO)]
+        json_files = {split: _json_of(files, split) for split in SPLITS}
         splits = {
             split: COCOSplit(file, _coco_image_folders(folder, split, file))
-            for split, file in found.items()
+            for split, file in json_files.items()
             if file
         }
         if splits:
@@ -118,57 +149,67 @@ def _coco_splits(folder: Path) -> dict[str, COCOSplit]:
 
 
 def _json_of(files: list[Path], split: str) -> Path | None:
-    """The one file that has a split in its name; `instances_*.json` before others."""
-    found = [f for f in files if any(name in f.stem.lower() for name in _NAMES[split])]
-    # "trainval" and "validation" hold shorter names of splits
+    """Finds the only file with the split in its name; `instances_*.json` goes before others."""
+    matches = [f for f in files if any(name in f.stem.lower() for name in _NAMES[split])]
+    # "trainval" and "validation" contain shorter names of splits
     if split != "train":
-        found = [f for f in found if "train" not in f.stem.lower()]
-    found = [f for f in found if f.name.startswith("instances_")] or found
-    if len(found) > 1:
-        names = ", ".join(f.name for f in found)
-        raise ValueError(f"{found[0].parent} has several .json files for {split}: {names}")
-    return found[0] if found else None
+        matches = [f for f in matches if "train" not in f.stem.lower()]
+    matches = [f for f in matches if f.name.startswith("instances_")] or matches
+    if len(matches) > 1:
+        names = ", ".join(f.name for f in matches)
+        raise ValueError(
+            f"{matches[0].parent} has several .json files for {split}: {names}; keep one of them"
+        )
+    return matches[0] if matches else None
 
 
 def _coco_image_folders(folder: Path, split: str, json_file: Path) -> tuple[Path, ...]:
-    """Where the images of a json file may be: train2017 for instances_train2017.json, ..."""
+    """Lists the existing folders that may hold the images of a json file.
+
+    For instances_train2017.json these are train2017/, images/train2017/, train/ and so on.
+    """
     names = (json_file.stem.removeprefix("instances_"), *_NAMES[split])
     roots = (folder, folder / "images")
-    places = [root / name for name in dict.fromkeys(names) for root in roots]
-    return tuple(p for p in [*places, *reversed(roots)] if p.is_dir())
+    candidates = [root / name for name in dict.fromkeys(names) for root in roots]
+    return tuple(p for p in [*candidates, *reversed(roots)] if p.is_dir())
 
 
-def _plain_layout(folder: Path) -> Layout:
-    """A folder per split, each with images and one json file or xml files."""
-    found = {split: _first(folder / name for name in _NAMES[split]) for split in SPLITS}
-    folders = {split: path for split, path in found.items() if path}
+def _folder_per_split(folder: Path) -> Layout:
+    """Recognizes a folder per split, each with images and one json file or xml files."""
+    matches = {split: _first(folder / name for name in _NAMES[split]) for split in SPLITS}
+    folders = {split: path for split, path in matches.items() if path}
     if not folders:
-        there = sorted(path.name for path in folder.iterdir())
-        listed = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "") or "nothing"
-        raise ValueError(f"{folder} holds no dataset, but {listed}. Looked for {LOOKED_FOR}")
-    splits = {split: _plain_split(path) for split, path in folders.items()}
+        entries = sorted(path.name for path in folder.iterdir())
+        listed = ", ".join(entries[:8]) + (", ..." if len(entries) > 8 else "") or "nothing"
+        raise ValueError(f"{folder} contains no dataset, but {listed}. {_ACCEPTED_LAYOUTS}")
+    splits = {split: _split_in(path) for split, path in folders.items()}
     kinds = {type(split) for split in splits.values()}
     if len(kinds) > 1:
-        raise ValueError(f"{folder}: some splits have a COCO .json file, others VOC .xml files")
+        raise ValueError(
+            f"{folder}: some splits have a COCO .json file, others VOC .xml files; use one format"
+        )
     kind = "coco" if kinds == {COCOSplit} else "pascal_voc"
     return Layout(kind, splits, _class_file(folder) if kind == "pascal_voc" else None)
 
 
-def _plain_split(folder: Path) -> VOCSplit | COCOSplit:
+def _split_in(folder: Path) -> VOCSplit | COCOSplit:
+    """Finds the annotations and images of a split in its folder and the folders in it."""
     folders = (folder, *(path for path in sorted(folder.iterdir()) if path.is_dir()))
-    json_files = [file for place in folders for file in sorted(place.glob("*.json"))]
-    has_xml = any(next(place.glob("*.xml"), None) for place in folders)
+    json_files = [file for parent in folders for file in sorted(parent.glob("*.json"))]
+    has_xml = any(next(parent.glob("*.xml"), None) for parent in folders)
     if len(json_files) == 1 and not has_xml:
         return COCOSplit(json_files[0], folders)
     if has_xml and not json_files:
         return VOCSplit(folders, folders)
     if json_files:
         names = ", ".join(str(file.relative_to(folder)) for file in json_files[:3])
-        wrong = f"several .json files ({names}, ...)" if not has_xml else ".json and .xml files"
-        raise ValueError(f"{folder} holds {wrong}: give one COCO .json file, or VOC .xml files")
+        contents = ".json and .xml files" if has_xml else f"several .json files ({names}, ...)"
+        raise ValueError(
+            f"{folder} contains {contents}: give either one COCO .json file or VOC .xml files"
+        )
     raise FileNotFoundError(
-        f"{folder} holds no annotations: neither one COCO .json file nor VOC .xml files, in it or "
-        "in a folder in it"
+        f"{folder} contains no annotations: neither it nor the folders in it have a COCO .json "
+        "file or VOC .xml files"
     )
 
 
@@ -176,6 +217,6 @@ def _class_file(folder: Path) -> Path | None:
     return _first(folder / name for name in _CLASS_FILES)
 
 
-def _first(paths) -> Path | None:
-    """The first path that exists."""
+def _first(paths: Iterable[Path]) -> Path | None:
+    """Returns the first path that exists."""
     return next((path for path in paths if path.exists()), None)

@@ -1,4 +1,4 @@
-"""What can be wrong with a dataset, said in one form for a training and for a check."""
+"""Mistakes in a dataset: one form for all readers, raised in training, collected in a check."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from pathlib import Path
 
 __all__ = ["ClassList", "Problem", "Report", "check_box", "raise_first"]
 
-# boxes may leave the image by so many pixels: tools count from 0 or from 1, and round
+# pixels by which a box may leave the image: tools count from 0 or from 1, and round
 BOX_SLACK = 1.0
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake in a dataset.
+    """A mistake in a dataset.
 
-    kind: a few words that problems are grouped by. where: file and line, or file and the id of
-    an annotation. text: what is wrong there and, where it is not plain, what to do.
+    Attributes:
+        kind: a few words; problems are grouped by it.
+        where: file and line, or file and id of the annotation.
+        text: what is wrong and, unless it is obvious, what to do.
     """
 
     kind: str
@@ -28,12 +30,17 @@ class Problem:
         return f"{self.where}: {self.text}"
 
 
-# Readers hand every problem to one of these, and go on without what is wrong if it returns.
+# A reader calls it for every problem. If it returns, the reader leaves out what is wrong and
+# continues.
 Report = Callable[[Problem], None]
 
 
 def raise_first(folder: Path) -> Report:
-    """What a training does with a problem: a ValueError that says how to see all of them."""
+    """Returns the report function of a training: it raises the first problem as a ValueError.
+
+    Args:
+        folder: the dataset; the message names the command that lists all its problems.
+    """
 
     def report(problem: Problem) -> None:
         raise ValueError(f"{problem} (tools/check_data.py --data {folder} lists all problems)")
@@ -44,9 +51,17 @@ def raise_first(folder: Path) -> Report:
 def check_box(
     box: Sequence[float], size: tuple[int, int], name: str, where: str, report: Report
 ) -> list[float] | None:
-    """A box clipped to its image, or None after reporting what is wrong with it.
+    """Checks a box and clips it to its image.
 
-    box: absolute xyxy pixels that start at 0. size: (height, width). name: the box's class.
+    Args:
+        box: absolute xyxy in pixels, which may be counted from 0 or from 1.
+        size: height and width of the image, in pixels.
+        name: class of the box.
+        where: place of the box in the annotations.
+        report: called if the box has no area or leaves the image by more than `BOX_SLACK`.
+
+    Returns:
+        The clipped box, absolute xyxy in pixels; None if a problem was reported.
     """
     x1, y1, x2, y2 = box
     height, width = size
@@ -62,12 +77,12 @@ def check_box(
 
 @dataclass(frozen=True)
 class ClassList:
-    """Class names by index, and where they come from."""
+    """Class names by index, and the file or split that defines them."""
 
     names: tuple[str, ...]
     source: str
 
     def listed(self) -> str:
-        """The names for a message."""
+        """Returns the names for a message, at most 12."""
         more = f", ... {len(self.names)} in all" if len(self.names) > 12 else ""
         return ", ".join(self.names[:12]) + more

@@ -1,4 +1,7 @@
-"""What a dataset holds, in numbers and in a picture: classes, box sizes, objects per image."""
+"""Statistics of a dataset as tables: classes, box sizes, objects per image.
+
+`records` are dataset dicts by split, with boxes as absolute xyxy in pixels.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,21 @@ from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
 from tabulate import tabulate
 
-__all__ = ["class_table", "query_remarks", "size_table", "split_table"]
+__all__ = ["class_table", "config_remarks", "size_table", "split_table"]
 
-# of the sizes in a table, in per cent
+# quantiles of the box sizes that a table shows, in percent
 _QUANTILES = (1, 10, 50, 90, 99)
-# pixels of the input: a smaller box is hardly a token of the feature map
+# pixels of the model input: a smaller box covers at most a quarter of a token of stride 16
 SMALL = 8
 
 
 def split_table(records: dict[str, list[dict]], num_queries: int) -> str:
-    """Images and objects of every split, and how many objects an image has."""
+    """Tabulates images, objects, and objects per image of every split.
+
+    Args:
+        records: dataset dicts by split.
+        num_queries: images with more objects are counted in a column of their own.
+    """
     rows = []
     for split, of_split in records.items():
         counts = np.array([len(r["annotations"]) for r in of_split] or [0])
@@ -30,19 +38,22 @@ def split_table(records: dict[str, list[dict]], num_queries: int) -> str:
 
 
 def class_table(records: dict[str, list[dict]], class_names: list[str]) -> str:
-    """Objects of every class in every split."""
+    """Tabulates the objects of every class in every split."""
     counts = {
         split: Counter(a["category_id"] for r in of_split for a in r["annotations"])
         for split, of_split in records.items()
     }
     rows = [[name, *(c[i] for c in counts.values())] for i, name in enumerate(class_names)]
-    # names may be numbers
+    # a class name may be a number
     return tabulate(rows, ["class", *records], tablefmt="github", disable_numparse=[0])
 
 
 def size_table(records: dict[str, list[dict]], cfg: CfgNode | None) -> str:
-    """Quantiles of the boxes' sizes: in pixels, as a share of the image's and, with a config, in
-    pixels of its input."""
+    """Tabulates quantiles of the box sizes, the square roots of the areas.
+
+    The sizes are in pixels, as a share of the image, and, with a config, in pixels of the model's
+    input.
+    """
     sizes = _box_sizes(records, cfg)
     if not len(sizes):
         return "no boxes"
@@ -56,29 +67,37 @@ def size_table(records: dict[str, list[dict]], cfg: CfgNode | None) -> str:
     return tabulate(rows, head, tablefmt="github", disable_numparse=True)
 
 
-def query_remarks(records: dict[str, list[dict]], cfg: CfgNode) -> list[str]:
-    """What of the objects a detector of this config cannot find, or hardly."""
+def config_remarks(records: dict[str, list[dict]], cfg: CfgNode) -> list[str]:
+    """Reports objects that a detector of this config cannot detect: too many, or too small.
+
+    Returns:
+        A sentence each, with the config key to change.
+    """
     num_queries, remarks = cfg.MODEL.FLOW_DET.NUM_QUERIES, []
     counts = [len(r["annotations"]) for of_split in records.values() for r in of_split]
-    beyond = sum(count > num_queries for count in counts)
-    if beyond:
+    crowded = sum(count > num_queries for count in counts)
+    if crowded:
         remarks.append(
-            f"{beyond} images hold more objects than the {num_queries} queries: only the largest "
-            f"are learned. Set MODEL.FLOW_DET.NUM_QUERIES to {max(counts)} or more"
+            f"{crowded} images have more objects than the {num_queries} queries: only the largest "
+            f"objects are learned. Set MODEL.FLOW_DET.NUM_QUERIES to {max(counts)} or more"
         )
     sizes = _box_sizes(records, cfg)
     small = (sizes[:, 2] < SMALL).mean() if len(sizes) else 0
     if small > 0.01:
         remarks.append(
-            f"{small:.0%} of the boxes are smaller than {SMALL}x{SMALL} pixels in the input: raise "
-            "INPUT.FIXED_SIZE, or read finer features (docs/own_data.md)"
+            f"{small:.0%} of the boxes are smaller than {SMALL}x{SMALL} pixels in the model input: "
+            "raise INPUT.FIXED_SIZE, or use finer feature maps (docs/custom_datasets.md)"
         )
     return remarks
 
 
 def _box_sizes(records: dict[str, list[dict]], cfg: CfgNode | None) -> np.ndarray:
-    """[N, 3]: square root of every box's area in pixels of the image, as a share of the image's,
-    and in pixels of the input."""
+    """Computes the size of every box, the square root of its area.
+
+    Returns:
+        [N, 3]: in pixels of the image, as a share of the image, and in pixels of the model input
+        (of the image, without a config).
+    """
     rows = []
     for record in (r for of_split in records.values() for r in of_split):
         image = record["height"] * record["width"]
@@ -90,7 +109,7 @@ def _box_sizes(records: dict[str, list[dict]], cfg: CfgNode | None) -> np.ndarra
 
 
 def _input_area(record: dict, cfg: CfgNode) -> float:
-    """Pixels of an image as a detector gets it."""
+    """Computes the area of an image after resizing to the model input, in pixels."""
     height, width = cfg.INPUT.FIXED_SIZE
     if not height:
         height, width = ResizeShortestEdge.get_output_shape(

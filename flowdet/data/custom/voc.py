@@ -1,4 +1,4 @@
-"""Reading a split in VOC format: xml files, one per image, found by name."""
+"""Reads a split in VOC format: images and xml files with matching names."""
 
 from __future__ import annotations
 
@@ -18,41 +18,57 @@ __all__ = ["read_class_file", "read_voc"]
 def read_voc(
     split: VOCSplit, classes: ClassList | None, report: Report
 ) -> tuple[list[dict], ClassList]:
-    """The dataset dicts of a split, and the classes.
+    """Reads the dataset dicts of a split. No image is opened.
 
-    Boxes are absolute xyxy pixels that start at 0; every annotation also has "difficult".
+    Args:
+        split: the files of the split.
+        classes: the classes of the dataset; None takes the names in the annotations, sorted.
+        report: called for every problem; if it returns, what is wrong is left out.
 
-    classes: None takes the names in the annotations, sorted. report: gets every problem; what is
-    wrong is left out if it returns.
+    Returns:
+        Dataset dicts in detectron2's format, whose boxes are absolute xyxy in pixels counted from
+        0 and whose annotations also have "difficult" (0 or 1); and the classes.
     """
     parsed = list(_parse(split, report))
     if classes is None:
         names = sorted({obj.name for _, _, objects in parsed for obj in objects})
-        classes = ClassList(tuple(names), f"the annotations of {split.place}")
-    index = {name: i for i, name in enumerate(classes.names)}
+        classes = ClassList(tuple(names), f"the annotations of {split.source}")
+    class_indices = {name: i for i, name in enumerate(classes.names)}
     records = []
     for xml, record, objects in parsed:
-        found = (_annotation(xml, record, obj, index, classes, report) for obj in objects)
-        records.append({**record, "annotations": [a for a in found if a is not None]})
+        annotations = (
+            _annotation(xml, record, obj, class_indices, classes, report) for obj in objects
+        )
+        records.append({**record, "annotations": [a for a in annotations if a is not None]})
     return records, classes
 
 
 def read_class_file(path: Path, report: Report) -> ClassList:
-    """The class names of a text file, one per line; empty lines do not count."""
+    """Reads class names from a text file, one per line; empty lines are skipped.
+
+    Args:
+        path: the file.
+        report: called for a repeated name and for a file without names.
+
+    Returns:
+        The names in the order of the file.
+    """
     names: list[str] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         name = line.strip()
         if name in names:
-            report(Problem("class listed twice", f"{path}:{number}", f"class {name!r} again"))
+            text = f"class {name!r} is listed twice"
+            report(Problem("class listed twice", f"{path}:{number}", text))
         elif name:
             names.append(name)
     if not names:
-        report(Problem("empty class list", str(path), "the file names no class: one per line"))
+        text = "the file contains no class name: write one per line"
+        report(Problem("empty class list", str(path), text))
     return ClassList(tuple(names), str(path))
 
 
 def _parse(split: VOCSplit, report: Report) -> Iterator[tuple[Path, dict, list[VOCObject]]]:
-    """Every image that has an annotation: its xml file, its dict without annotations, objects."""
+    """Yields xml file, dataset dict without annotations and objects of every annotated image."""
     images = _by_stem(split.images, image_suffixes(), report)
     xmls = _by_stem(split.annotations, {".xml"}, report)
     for image_id, line in _image_ids(split, images, xmls, report):
@@ -66,16 +82,17 @@ def _parse(split: VOCSplit, report: Report) -> Iterator[tuple[Path, dict, list[V
             try:
                 (height, width), objects = read_voc_annotation(xml)
             except ValueError as error:
+                # the message is "annotation <path>:<line>: <text>"
                 _, _, message = str(error).partition(f"{xml}:")
                 number, _, text = message.partition(": ")
-                report(Problem("unreadable annotation", f"{xml}:{number}", text.rstrip(".")))
+                report(Problem("unreadable annotation", f"{xml}:{number}", text))
                 continue
             record = {"file_name": str(image), "image_id": image_id}
             yield xml, {**record, "height": height, "width": width}, objects
 
 
 def _by_stem(folders: Iterable[Path], suffixes: set[str], report: Report) -> dict[str, Path]:
-    """The files with one of the suffixes, by their names without it."""
+    """Maps names without suffix to the files that have one of the suffixes."""
     files: dict[str, Path] = {}
     for folder in folders:
         for path in sorted(folder.iterdir()):
@@ -91,7 +108,7 @@ def _by_stem(folders: Iterable[Path], suffixes: set[str], report: Report) -> dic
 def _image_ids(
     split: VOCSplit, images: dict[str, Path], xmls: dict[str, Path], report: Report
 ) -> Iterator[tuple[str, str]]:
-    """Image ids, and the line that lists each ("" where all files count)."""
+    """Yields image ids and the line that lists each; the line is "" if there is no list."""
     if split.listing is None:
         yield from ((image_id, "") for image_id in sorted(images.keys() | xmls.keys()))
         return
@@ -100,35 +117,35 @@ def _image_ids(
     for number, line in enumerate(lines, 1):
         image_id, where = line.strip(), f"{split.listing}:{number}"
         if image_id in seen:
-            report(Problem("image listed twice", where, f"image {image_id} again"))
+            report(Problem("image listed twice", where, f"image {image_id} is listed twice"))
         elif image_id:
             seen.add(image_id)
             yield image_id, where
 
 
 def _missing_image(split: VOCSplit, image_id: str, line: str, xml: Path | None) -> Problem:
-    """An id without image: listed, or that of an xml file."""
+    """Returns the problem of an id, from the list or from an xml file, that has no image."""
     folders = " or ".join(str(folder) for folder in split.images[:3])
-    if line:
-        hint = ""
-        if Path(image_id).suffix.lower() in image_suffixes():
-            hint = ": a list has the names without .jpg"
-        return Problem("missing image", line, f"there is no image {image_id}.* in {folders}{hint}")
-    return Problem("annotation without image", str(xml), f"no image {image_id}.* in {folders}")
+    text = f"there is no image {image_id}.* in {folders}"
+    if not line:
+        return Problem("annotation without image", str(xml), text)
+    if Path(image_id).suffix.lower() in image_suffixes():
+        text += ": write names without suffix in the list"
+    return Problem("missing image", line, text)
 
 
 def _annotation(
     xml: Path,
     record: dict,
     obj: VOCObject,
-    index: dict[str, int],
+    class_indices: dict[str, int],
     classes: ClassList,
     report: Report,
 ) -> dict | None:
-    """One object as a detectron2 annotation, or None after reporting a problem."""
+    """Returns an object as a detectron2 annotation, or None after reporting a problem."""
     where = f"{xml}:{obj.line}"
-    if obj.name not in index:
-        text = f"class {obj.name!r} is unknown; {classes.source} knows {classes.listed()}"
+    if obj.name not in class_indices:
+        text = f"class {obj.name!r} is unknown; the classes in {classes.source}: {classes.listed()}"
         return report(Problem("unknown class", where, text))
     size = (record["height"], record["width"])
     box = check_box(obj.corners, size, obj.name, where, report)
@@ -136,8 +153,8 @@ def _annotation(
         return None
     x1, y1, x2, y2 = box
     return {
-        "category_id": index[obj.name],
-        # VOC counts pixels from 1, and many tools from 0
+        "category_id": class_indices[obj.name],
+        # VOC counts pixels from 1, many tools from 0
         "bbox": [max(x1 - 1, 0.0), max(y1 - 1, 0.0), x2, y2],
         "bbox_mode": BoxMode.XYXY_ABS,
         "difficult": obj.difficult,

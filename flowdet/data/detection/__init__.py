@@ -1,6 +1,12 @@
 """Detection datasets: registration, annotation files, mapping and data loaders.
 
-Importing it registers the digits with detectron2.
+Importing this package registers the digits dataset with detectron2.
+
+    builtin.py  registers the digits and datasets in VOC layout
+    voc.py      reads and writes VOC annotations
+    digits.py   generates the digits dataset
+    mapper.py   reads, resizes and augments one image
+    loaders.py  training and test loaders
 """
 
 from flowdet.data.detection.builtin import register_digits, register_voc

@@ -1,6 +1,7 @@
-"""Registration of the datasets that come with flowdet, and of custom ones in VOC layout.
+"""Registers the digits dataset, and datasets in VOC layout by name.
 
-VOC and COCO themselves are registered by detectron2 (`voc_2007_trainval`, `coco_2017_train`, ...).
+detectron2 registers VOC and COCO itself (`voc_2007_trainval`, `coco_2017_train`, ...). A user's
+folder is registered by `flowdet.data.custom`.
 """
 
 import os
@@ -17,19 +18,27 @@ __all__ = ["datasets_root", "register_digits", "register_voc"]
 
 
 def datasets_root() -> Path:
-    """The folder that holds all datasets: $DETECTRON2_DATASETS, or `datasets`."""
+    """Returns the folder of all datasets: $DETECTRON2_DATASETS, or `datasets`."""
     return Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
 
 
 def register_voc(
     name: str, dirname: str | Path, split: str, class_names: Sequence[str], year: int = 2007
 ) -> None:
-    """Register a dataset in VOC layout, replacing an earlier one of that name.
+    """Registers a split in VOC layout; replaces an earlier dataset of that name.
 
-    year picks the metric of the evaluator: 2007 the 11-point one, 2012 the area under the curve.
+    Args:
+        name: of the dataset in detectron2's catalogs.
+        dirname: folder with JPEGImages/, Annotations/ and ImageSets/Main/.
+        split: the name of a list in ImageSets/Main, without suffix.
+        class_names: by class index.
+        year: selects the metric: 2007 is the 11-point metric, 2012 the area under the curve.
+
+    Raises:
+        ValueError: `year` is another one.
     """
     if year not in (2007, 2012):
-        raise ValueError(f"Dataset {name!r}: year is {year}; it must be 2007 or 2012.")
+        raise ValueError(f"dataset {name!r}: year is {year}; it must be 2007 or 2012")
     if name in DatasetCatalog.list():
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
@@ -45,7 +54,7 @@ def register_voc(
 
 
 def register_digits(root: str | Path) -> None:
-    """Register `digits_train` and `digits_test`, which lie in `root`/digits."""
+    """Registers `digits_train` and `digits_test`, whose files are in `root`/digits."""
     for split in SPLITS:
         register_voc(f"digits_{split}", Path(root) / "digits", split, CLASS_NAMES)
 

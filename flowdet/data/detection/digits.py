@@ -1,9 +1,8 @@
-"""The digits dataset: real handwritten digits on textured backgrounds, generated in seconds.
+"""Generates the digits dataset: handwritten digits on textured backgrounds.
 
-The digits are scikit-learn's 1,797 handwritten ones (8x8 grey values); everything else
-(backgrounds, tints, places, light) is drawn from a seeded generator. Training and test scenes
-never share a digit. `compose_scene` makes one scene, `make_digits` writes a whole dataset in
-VOC layout.
+The digits are the 1,797 of scikit-learn (8x8 gray values). Backgrounds, colors, positions and
+light are drawn from a seeded generator. Training and test scenes have no digit in common.
+`compose_scene` makes one scene, `make_digits` writes a whole dataset in VOC layout.
 """
 
 import hashlib
@@ -23,19 +22,21 @@ __all__ = ["CLASS_NAMES", "SPLITS", "DigitBank", "compose_scene", "make_digits"]
 
 CLASS_NAMES = tuple("0123456789")
 SPLITS = ("train", "test")
-GENERATOR_VERSION = 1  # raise when the same seed would give other files
+GENERATOR_VERSION = 1  # increase it when the same seed gives other files
 
-_VISIBLE = 0.4  # opacity from which on a pixel counts as part of a stroke
+_VISIBLE = 0.4  # a pixel above this opacity is part of a stroke
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-_OWN_ENTRIES = {"JPEGImages", "Annotations", "ImageSets", "manifest.json"}
+_DATASET_FILES = {"JPEGImages", "Annotations", "ImageSets", "manifest.json"}
 
 
 @dataclass(frozen=True)
 class DigitBank:
-    """The digits of one split, ready to paste.
+    """The N digits of a split as opacity maps.
 
-    glyphs: one float32 opacity map [h, w] in [0, 1] per digit, cropped to its strokes.
-    labels: int64 [N], the digit shown. indices: int64 [N], its row in `load_digits`.
+    Attributes:
+        glyphs: float32 [h, w] in [0, 1] per digit, its opacity, cropped to its strokes.
+        labels: int64 [N], the digits 0 to 9.
+        indices: int64 [N], their rows in scikit-learn's `load_digits`.
     """
 
     glyphs: tuple[np.ndarray, ...]
@@ -44,16 +45,17 @@ class DigitBank:
 
     @classmethod
     def load(cls, split: str) -> "DigitBank":
-        """The digits of split "train" (1,437) or "test" (360); always the same division.
+        """Loads the digits of split "train" (1,437) or "test" (360). The splits are fixed.
 
-        Raises ValueError for another split.
+        Raises:
+            ValueError: it is another split.
         """
         # scikit-learn takes a second to import, and few runs need it
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
 
         if split not in SPLITS:
-            raise ValueError(f"The digits have the splits {', '.join(SPLITS)}, not {split!r}.")
+            raise ValueError(f"the digits have the splits {', '.join(SPLITS)}, not {split!r}")
         source = load_digits()
         rows = np.arange(len(source.target))
         parts = train_test_split(rows, test_size=0.2, random_state=0, stratify=source.target)
@@ -75,37 +77,51 @@ def compose_scene(
     max_overlap: float = 0.1,
     min_contrast: float = 0.22,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One scene with 1 to `max_objects` digits.
+    """Composes a scene of 1 to `max_objects` digits on a textured background.
 
-    object_size: least and greatest length in pixels of a digit's longer side; by default 14/96
-    to 40/96 of the image. max_overlap: share of the smaller of two boxes that may lie under
-    the other. min_contrast: least difference in luminance (0..1) of a digit from its ground.
+    Args:
+        rng: decides everything; the same state gives the same scene.
+        digits: the digits to choose from.
+        image_size: height and width of the image, in pixels.
+        object_size: smallest and largest length of a digit's longer side, in pixels; None is
+            14/96 to 40/96 of the image.
+        max_objects: the scene has fewer objects if no free position is found for one.
+        max_overlap: largest intersection of two boxes, as a share of the smaller box.
+        min_contrast: smallest difference between the luminance of a digit and the mean luminance
+            of its background, both in [0, 1].
 
-    Returns image [H, W, 3] uint8 RGB, boxes [N, 4] float32 in absolute xyxy pixels, tight
-    around the visible strokes (x2, y2 exclusive), and classes [N] int64, N >= 1.
-    Raises ValueError when the digits do not fit into the image.
+    Returns:
+        The image, uint8 RGB [H, W, 3]; the boxes, float32 [N, 4], absolute xyxy in pixels, tight
+        around the visible strokes, with exclusive x2 and y2; and the classes, int64 [N], N >= 1.
+
+    Raises:
+        ValueError: the digits do not fit into the image.
     """
     low, high = object_size or (image_size * 14 / 96, image_size * 40 / 96)
     if not 4 <= low <= high <= image_size:
-        raise ValueError(f"Digits of {low:g} to {high:g} px do not fit: 4 <= low <= high <= size.")
+        raise ValueError(
+            f"digits of {low:g} to {high:g} pixels do not fit into an image of {image_size}: sizes "
+            "must be at least 4, at most the image size, and in ascending order"
+        )
     canvas = _background(rng, image_size)
+    # the object that each pixel shows, -1 for the background
     owner = np.full((image_size, image_size), -1, dtype=np.int64)
-    places: list[tuple[int, int, int, int]] = []
+    boxes: list[tuple[int, int, int, int]] = []
     classes: list[int] = []
     for _ in range(rng.integers(1, max_objects + 1)):
         index = rng.integers(len(digits))
         alpha = _resize_glyph(rng, digits.glyphs[index], low, high)
-        place = _find_place(rng, alpha.shape, image_size, places, max_overlap)
-        if place is None:
-            continue  # the scene is full: it gets an object less
-        x1, y1, x2, y2 = place
+        box = _find_free_box(rng, alpha.shape, image_size, boxes, max_overlap)
+        if box is None:
+            continue  # the scene is full: it has one object fewer
+        x1, y1, x2, y2 = box
         _paint(rng, canvas[y1:y2, x1:x2], alpha, min_contrast)
-        owner[y1:y2, x1:x2][alpha > _VISIBLE] = len(places)
-        places.append(place)
+        owner[y1:y2, x1:x2][alpha > _VISIBLE] = len(boxes)
+        boxes.append(box)
         classes.append(int(digits.labels[index]))
-    boxes = [_visible_box(owner, i, place) for i, place in enumerate(places)]
+    visible = [_visible_box(owner, i, box) for i, box in enumerate(boxes)]
     image = _light_and_grain(rng, canvas)
-    return image, np.array(boxes, dtype=np.float32), np.array(classes, dtype=np.int64)
+    return image, np.array(visible, dtype=np.float32), np.array(classes, dtype=np.int64)
 
 
 def make_digits(
@@ -117,12 +133,25 @@ def make_digits(
     seed: int = 0,
     force: bool = False,
 ) -> bool:
-    """Write the dataset to folder `output` in VOC layout, with a manifest.json.
+    """Writes the dataset in VOC layout, with its settings in manifest.json.
 
-    Image i of a split depends on `seed` and `image_size` only, not on the counts. The files
-    appear all at once or not at all. Returns False when exactly this dataset is there already.
-    Raises FileExistsError when `output` holds something else: with `force` another digits
-    dataset is replaced, foreign files never are.
+    Image i of a split depends on `seed` and `image_size` only, not on the number of images. The
+    folder is renamed when it is complete: an interrupted call leaves nothing.
+
+    Args:
+        output: the folder to write.
+        num_train: number of training images.
+        num_test: number of test images.
+        image_size: height and width of the images, in pixels.
+        seed: of the scenes.
+        force: whether another digits dataset in `output` is replaced. Other files never are.
+
+    Returns:
+        Whether the dataset was written; False if `output` contains exactly this dataset already.
+
+    Raises:
+        FileExistsError: `output` contains something else.
+        ValueError: a setting is too small.
     """
     output = Path(output)
     settings = {
@@ -133,23 +162,23 @@ def make_digits(
         "test": num_test,
     }
     _check_settings(settings)
-    if _is_there(output, settings, force):
+    if _exists(output, settings, force):
         return False
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".digits-", dir=output.parent) as scratch:
-        fresh = Path(scratch) / "new"
+        new = Path(scratch) / "new"
         for split in SPLITS:
-            _write_split(fresh, split, settings)
-        manifest = {**settings, "sha256": _digest(fresh)}
-        (fresh / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+            _write_split(new, split, settings)
+        manifest = {**settings, "sha256": _digest(new)}
+        (new / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
         if output.exists():
             output.rename(Path(scratch) / "old")
-        fresh.rename(output)
+        new.rename(output)
     return True
 
 
 def _smooth_glyph(cell: np.ndarray) -> np.ndarray:
-    """The opacity map of one 8x8 digit: enlarged, its edges sharpened, cropped to the strokes."""
+    """Makes the opacity map of an 8x8 digit: enlarged, sharpened, cropped to the strokes."""
     padded = np.pad(cell.astype(np.float32) / 16, 1)
     large = cv2.resize(padded, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)
     alpha = np.clip((large - 0.32) / 0.4, 0, 1)
@@ -160,11 +189,11 @@ def _smooth_glyph(cell: np.ndarray) -> np.ndarray:
 def _resize_glyph(
     rng: np.random.Generator, glyph: np.ndarray, low: float, high: float
 ) -> np.ndarray:
-    """The glyph with a random length in [low, high] of its longer side, slightly stretched."""
+    """Resizes a glyph so that its longer side is in [low, high] pixels, with a random stretch."""
     h, w = glyph.shape
     scale = rng.uniform(low, high) / max(h, w)
     stretch = rng.uniform(0.85, 1.0)
-    # Shrinking the longer side or the shorter one: both keep the longer side within `high`.
+    # one side is shrunk, not enlarged: the longer side stays at most `high`
     sx, sy = (scale * stretch, scale) if rng.random() < 0.5 else (scale, scale * stretch)
     size = (max(round(w * sx), 2), max(round(h * sy), 2))
     shrinks = scale < 1
@@ -172,25 +201,28 @@ def _resize_glyph(
     return cv2.resize(glyph, size, interpolation=method)
 
 
-def _find_place(
+def _find_free_box(
     rng: np.random.Generator,
     shape: tuple[int, int],
     image_size: int,
-    places: list[tuple[int, int, int, int]],
+    boxes: list[tuple[int, int, int, int]],
     max_overlap: float,
 ) -> tuple[int, int, int, int] | None:
-    """A random xyxy place for a patch [h, w] that hardly overlaps the others, or None."""
+    """Draws a box (xyxy) for a patch [h, w] that overlaps others by at most `max_overlap`.
+
+    Returns None if 20 draws find none.
+    """
     h, w = shape
     corners = rng.random((20, 2)) * (image_size - w + 1, image_size - h + 1)
     for x, y in corners.astype(int).tolist():
-        place = (x, y, x + w, y + h)
-        if all(_overlap(place, other) <= max_overlap for other in places):
-            return place
+        box = (x, y, x + w, y + h)
+        if all(_overlap(box, other) <= max_overlap for other in boxes):
+            return box
     return None
 
 
 def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
-    """The intersection of two xyxy boxes as a share of the smaller one."""
+    """Computes the intersection of two xyxy boxes as a share of the smaller box."""
     w = min(a[2], b[2]) - max(a[0], b[0])
     h = min(a[3], b[3]) - max(a[1], b[1])
     if w <= 0 or h <= 0:
@@ -199,32 +231,32 @@ def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> floa
 
 
 def _visible_box(
-    owner: np.ndarray, index: int, place: tuple[int, int, int, int]
+    owner: np.ndarray, index: int, box: tuple[int, int, int, int]
 ) -> tuple[int, int, int, int]:
-    """The tight xyxy box of the pixels of object `index` that no later object has covered."""
-    x1, y1, x2, y2 = place
+    """Returns the tight xyxy box of the pixels of object `index` that are not covered."""
+    x1, y1, x2, y2 = box
     x, y, w, h = cv2.boundingRect((owner[y1:y2, x1:x2] == index).astype(np.uint8))
     return x1 + x, y1 + y, x1 + x + w, y1 + y + h
 
 
 def _paint(
-    rng: np.random.Generator, ground: np.ndarray, alpha: np.ndarray, min_contrast: float
+    rng: np.random.Generator, background: np.ndarray, alpha: np.ndarray, min_contrast: float
 ) -> None:
-    """Blend a digit in a random colour into `ground` [h, w, 3], in place."""
-    luminance = ground @ _LUMA
+    """Blends a digit in a random color into `background` [h, w, 3], in place."""
+    luminance = background @ _LUMA
     mean, spread = float(luminance.mean()), float(luminance.std())
-    # A restless ground asks for a greater difference, or the strokes drown in it.
+    # on a textured background the strokes are visible only with a larger difference
     least = min_contrast + spread
     up, down = 1 - mean, mean
     brighter = up > down if min(up, down) < least else rng.random() < 0.5
     room = up if brighter else down
     gap = rng.uniform(min(least, room), max(min(0.55, 0.85 * room), least))
-    colour = _tint(rng, min(max(mean + (gap if brighter else -gap), 0.0), 1.0))
-    ground += alpha[..., None] * (colour - ground)
+    color = _tint(rng, min(max(mean + (gap if brighter else -gap), 0.0), 1.0))
+    background += alpha[..., None] * (color - background)
 
 
 def _tint(rng: np.random.Generator, luminance: float) -> np.ndarray:
-    """A random RGB colour [3] in 0..1 with the given luminance."""
+    """Draws an RGB color [3] in [0, 1] with the given luminance."""
     chroma = rng.uniform(-0.5, 0.5, size=3).astype(np.float32)
     chroma -= chroma @ _LUMA
     room = np.where(chroma > 0, 1 - luminance, luminance) / np.maximum(np.abs(chroma), 1e-6)
@@ -232,7 +264,7 @@ def _tint(rng: np.random.Generator, luminance: float) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, image_size: int) -> np.ndarray:
-    """A tinted mixture of two random texture crops: float32 [H, W, 3] in 0..1."""
+    """Draws a colored mixture of two texture crops, float32 [H, W, 3] in [0, 1]."""
     textures = _texture_bank(image_size)
     share = np.float32(rng.random())
     pattern = share * _random_crop(rng, textures, image_size)
@@ -243,7 +275,7 @@ def _background(rng: np.random.Generator, image_size: int) -> np.ndarray:
 
 
 def _random_crop(rng: np.random.Generator, textures: np.ndarray, size: int) -> np.ndarray:
-    """A randomly turned and flipped crop [size, size] of a random texture."""
+    """Draws a crop [size, size] of a random texture, randomly transposed and flipped."""
     index, x, y, flip = rng.integers((len(textures), size, size, 4)).tolist()
     crop = textures[index, y : y + size, x : x + size]
     crop = crop.T if flip & 1 else crop
@@ -251,7 +283,7 @@ def _random_crop(rng: np.random.Generator, textures: np.ndarray, size: int) -> n
 
 
 def _light_and_grain(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
-    """Uneven light and sensor noise over the finished scene; returns uint8 [H, W, 3]."""
+    """Adds uneven light and sensor noise to a scene in [0, 1]; returns uint8 [H, W, 3]."""
     size = len(canvas)
     slope_x, slope_y, gain, grain = rng.uniform((-0.15, -0.15, 0.85, 0), (0.15, 0.15, 1.15, 0.04))
     ramp = np.linspace(-1, 1, size, dtype=np.float32)
@@ -263,7 +295,7 @@ def _light_and_grain(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray
 
 @cache
 def _texture_bank(image_size: int) -> np.ndarray:
-    """64 grey textures [64, 2 * size, 2 * size] in 0..1, the same in every process."""
+    """Generates gray textures [64, 2 * size, 2 * size] in [0, 1]; always the same ones."""
     rng = np.random.default_rng(1797)
     makers = (_noise_texture, _noise_texture, _stripe_texture, _gradient_texture)
     textures = [makers[i % len(makers)](rng, 2 * image_size) for i in range(64)]
@@ -272,7 +304,7 @@ def _texture_bank(image_size: int) -> np.ndarray:
 
 
 def _noise_texture(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Smooth noise of several grain sizes, added up."""
+    """Draws a texture [size, size]: the sum of smooth noise of several grain sizes."""
     total = np.zeros((size, size))
     for cells in (4, 8, 16, 32, 64):
         coarse = rng.standard_normal((cells, cells))
@@ -281,19 +313,19 @@ def _noise_texture(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _stripe_texture(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Wavy stripes in a random direction, soft or hard."""
+    """Draws a texture [size, size] of wavy stripes in a random direction, soft or hard."""
     waves = rng.uniform(0.2, 2.0) * _noise_texture(rng, size)
     phase = 2 * np.pi * rng.uniform(6, 24) * _ramp(rng, size) + waves
     return np.tanh(rng.uniform(0.5, 4.0) * np.sin(phase))
 
 
 def _gradient_texture(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A ramp in a random direction with a little noise."""
+    """Draws a texture [size, size]: a ramp in a random direction with a little noise."""
     return _ramp(rng, size) + 0.1 * _noise_texture(rng, size)
 
 
 def _ramp(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A linear ramp [size, size] in a random direction, about 1 from edge to edge."""
+    """Draws a linear ramp [size, size] in a random direction that rises by 1 to 1.4 in all."""
     angle = rng.uniform(0, 2 * np.pi)
     axis = np.linspace(-0.5, 0.5, size)
     return np.cos(angle) * axis + np.sin(angle) * axis[:, None]
@@ -302,46 +334,54 @@ def _ramp(rng: np.random.Generator, size: int) -> np.ndarray:
 def _check_settings(settings: dict) -> None:
     for key, least in (("train", 1), ("test", 1), ("image_size", 32), ("seed", 0)):
         if settings[key] < least:
-            raise ValueError(f"{key} is {settings[key]}; it must be at least {least}.")
+            raise ValueError(f"{key} is {settings[key]}; it must be at least {least}")
 
 
-def _is_there(output: Path, settings: dict, force: bool) -> bool:
-    """Whether `output` holds exactly this dataset; raises unless it may be (over)written."""
+def _exists(output: Path, settings: dict, force: bool) -> bool:
+    """Returns whether `output` contains exactly this dataset.
+
+    Raises:
+        FileExistsError: it contains something else that may not be replaced.
+    """
     if not output.exists():
         return False
     if not output.is_dir():
-        raise FileExistsError(f"{output} is a file; give a folder to write the dataset to.")
-    foreign = sorted(p.name for p in output.iterdir() if p.name not in _OWN_ENTRIES)
+        raise FileExistsError(f"{output} is a file: give a folder to write the dataset to")
+    foreign = sorted(p.name for p in output.iterdir() if p.name not in _DATASET_FILES)
     if foreign:
         raise FileExistsError(
-            f"{output} holds files that are not of this dataset ({', '.join(foreign[:3])}); "
-            "choose another folder."
+            f"{output} contains files of another kind ({', '.join(foreign[:3])}): choose another "
+            "folder"
         )
     if force or not any(output.iterdir()):
         return False
     difference = _difference(output, settings)
     if difference:
         raise FileExistsError(
-            f"{output} holds another digits dataset: {difference}. "
-            "Choose another folder, or replace it with --force."
+            f"{output} contains another digits dataset: {difference}. "
+            "Choose another folder, or replace the dataset with --force"
         )
     return True
 
 
 def _difference(output: Path, settings: dict) -> str:
-    """What sets the dataset in `output` apart from `settings`; empty when nothing does."""
+    """Describes how the dataset in `output` differs from `settings`; "" if it does not."""
     try:
-        found = dict(json.loads((output / "manifest.json").read_text()))
+        manifest = dict(json.loads((output / "manifest.json").read_text()))
     except (OSError, ValueError, TypeError):
         return "its manifest.json is missing or unreadable"
-    wrong = [f"{k} is {found.get(k)}, not {v}" for k, v in settings.items() if found.get(k) != v]
-    if not wrong and found.get("sha256") != _digest(output):
-        wrong = ["its files were changed since they were written"]
-    return "; ".join(wrong)
+    differences = [
+        f"{key} is {manifest.get(key)}, not {value}"
+        for key, value in settings.items()
+        if manifest.get(key) != value
+    ]
+    if not differences and manifest.get("sha256") != _digest(output):
+        differences = ["its files were changed after they were written"]
+    return "; ".join(differences)
 
 
 def _write_split(root: Path, split: str, settings: dict) -> None:
-    """Write the images, annotations and list of one split below `root`."""
+    """Writes the images, annotations and list of a split to `root`."""
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     digits = DigitBank.load(split)
@@ -349,18 +389,18 @@ def _write_split(root: Path, split: str, settings: dict) -> None:
     for i, name in enumerate(tqdm(names, desc=f"digits {split}", unit="image")):
         rng = np.random.default_rng([settings["seed"], SPLITS.index(split), i])
         image, boxes, classes = compose_scene(rng, digits, settings["image_size"])
-        picture = root / "JPEGImages" / f"{name}.jpg"
-        if not cv2.imwrite(str(picture), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95]):
-            raise OSError(f"Could not write {picture}.")
+        file = root / "JPEGImages" / f"{name}.jpg"
+        if not cv2.imwrite(str(file), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95]):
+            raise OSError(f"cannot write {file}")
         labels = [CLASS_NAMES[c] for c in classes]
         annotation = root / "Annotations" / f"{name}.xml"
-        write_voc_annotation(annotation, picture.name, image.shape[:2], boxes, labels)
+        write_voc_annotation(annotation, file.name, image.shape[:2], boxes, labels)
     listing = root / "ImageSets" / "Main" / f"{split}.txt"
     listing.write_text("\n".join(names) + "\n")
 
 
 def _digest(root: Path) -> str:
-    """One sha256 over the names and bytes of all files below `root` but the manifest."""
+    """Computes one SHA-256 of the names and bytes of all files in `root` but the manifest."""
     total = hashlib.sha256()
     for path in sorted(p for p in root.rglob("*") if p.is_file() and p.name != "manifest.json"):
         total.update(path.relative_to(root).as_posix().encode() + b"\0")

@@ -40,10 +40,15 @@ __all__ = [
 
 
 def get_detection_dicts(dataset_name: str, keep_difficult: bool) -> list[dict]:
-    """The dataset dicts (detectron2's format) of a registered dataset.
+    """Returns the dataset dicts of a registered dataset, in detectron2's format.
 
-    keep_difficult: whether objects marked difficult stay, in datasets in VOC layout.
-    Raises ValueError for an unknown or empty dataset, and what `load_voc_dicts` raises.
+    Args:
+        dataset_name: in detectron2's catalogs.
+        keep_difficult: whether objects marked difficult are kept, for datasets in VOC format.
+
+    Raises:
+        FileNotFoundError: a file of the dataset does not exist.
+        ValueError: the dataset is not registered, is empty, or has a malformed file.
     """
     check_registered(dataset_name)
     meta = MetadataCatalog.get(dataset_name)
@@ -51,7 +56,7 @@ def get_detection_dicts(dataset_name: str, keep_difficult: bool) -> list[dict]:
         return load_voc_dicts(meta.dirname, meta.split, meta.thing_classes, keep_difficult)
     records = DatasetCatalog.get(dataset_name)
     if not len(records):
-        raise ValueError(f"Dataset {dataset_name!r} has no image.")
+        raise ValueError(f"dataset {dataset_name!r} has no image")
     if keep_difficult or meta.get("evaluator_type") != "pascal_voc":
         return records
     return [
@@ -60,22 +65,36 @@ def get_detection_dicts(dataset_name: str, keep_difficult: bool) -> list[dict]:
 
 
 def check_registered(dataset_name: str) -> None:
-    """Raise ValueError that lists near names for a dataset that is not registered."""
-    known = DatasetCatalog.list()
-    if dataset_name not in known:
-        near = difflib.get_close_matches(dataset_name, known, n=5, cutoff=0.5)
-        hint = f"near names: {', '.join(near)}" if near else "no registered name is near"
-        raise ValueError(f"Dataset {dataset_name!r} is not registered; {hint}.")
+    """Checks that a dataset is registered.
+
+    Raises:
+        ValueError: it is not; the message lists similar names.
+    """
+    registered = DatasetCatalog.list()
+    if dataset_name not in registered:
+        similar = difflib.get_close_matches(dataset_name, registered, n=5, cutoff=0.5)
+        hint = f"similar names: {', '.join(similar)}" if similar else "no name is similar"
+        raise ValueError(f"dataset {dataset_name!r} is not registered; {hint}")
 
 
 def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader | IterableDataset:
-    """The endless loader of training batches (lists of mapped dicts), from `start_iter` on.
+    """Builds the infinite loader of training batches.
 
-    With `cfg.SEED` >= 0 the images, their order and their augmentation depend on the seed and
-    the iteration only: not on the number of workers, nor on whether the training was resumed
-    (with DATALOADER.ASPECT_RATIO_GROUPING a resumed training groups its batches anew).
-    Raises ValueError for an unknown dataset or sampler, datasets of different classes and
-    datasets without any object.
+    With `SEED` >= 0 the images, their order and their augmentation depend on the seed and the
+    iteration only: not on the number of workers, nor on whether the training was resumed. (With
+    `DATALOADER.ASPECT_RATIO_GROUPING` a resumed training may group images into other batches.)
+
+    Args:
+        cfg: the config.
+        start_iter: the first iteration; the samples of earlier ones are skipped.
+
+    Returns:
+        A loader of lists of dicts, see `FlowDatasetMapper`, one per image of this process.
+
+    Raises:
+        FileNotFoundError: a file of a dataset does not exist.
+        ValueError: a dataset is not registered, the datasets have different classes or no object,
+            or a key has an impossible value.
     """
     records = _training_dicts(cfg)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
@@ -91,24 +110,32 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader | Iterab
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        # of its own: the loader's start, which falls into an iteration, must not draw from the
-        # generator that the model draws noise from
+        # a separate generator: the loader starts during an iteration and must not draw from the
+        # generator of the model's noise
         generator=torch.Generator().manual_seed(seed),
     )
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
-    """The loader of one evaluation dataset, `cfg.TEST.BATCH_SIZE` images per process and batch.
+    """Builds the loader of an evaluation dataset: every image once, in order, no annotations.
 
-    Every image once, in the order of the dataset; annotations never enter it.
-    Raises ValueError for an unknown or empty dataset and a batch size below 1.
+    Args:
+        cfg: the config; `TEST.BATCH_SIZE` is the number of images per process and batch.
+        dataset_name: in detectron2's catalogs.
+
+    Returns:
+        A loader of lists of dicts, see `FlowDatasetMapper`.
+
+    Raises:
+        FileNotFoundError: a file of the dataset does not exist.
+        ValueError: the dataset is not registered or empty, or the batch size is below 1.
     """
     if cfg.TEST.BATCH_SIZE < 1:
         raise ValueError(f"TEST.BATCH_SIZE must be at least 1, got {cfg.TEST.BATCH_SIZE}")
     records = get_detection_dicts(dataset_name, keep_difficult=True)
-    blind = [{k: v for k, v in record.items() if k != "annotations"} for record in records]
+    images = [{k: v for k, v in record.items() if k != "annotations"} for record in records]
     return build_detection_test_loader(
-        blind,
+        images,
         mapper=FlowDatasetMapper(cfg, is_train=False),
         batch_size=cfg.TEST.BATCH_SIZE,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
@@ -116,38 +143,42 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
 
 
 def common_classes(names: tuple[str, ...]) -> list[str]:
-    """The class names that the datasets share; raises ValueError when they differ."""
+    """Returns the class names that registered datasets have in common.
+
+    Raises:
+        ValueError: the classes or their order differ, or a dataset has no class names.
+    """
     classes = {name: MetadataCatalog.get(name).get("thing_classes") for name in names}
     first = classes[names[0]]
     for name, other in classes.items():
         if other is None:
-            raise ValueError(f"Dataset {name!r} has no thing_classes in its metadata.")
+            raise ValueError(f"dataset {name!r} has no thing_classes in its metadata")
         if list(other) != list(first):
             raise ValueError(
                 f"DATASETS.TRAIN: {names[0]!r} and {name!r} have different classes: "
-                f"{list(first)} and {list(other)}."
+                f"{list(first)} and {list(other)}"
             )
     return list(first)
 
 
 def _training_dicts(cfg: CfgNode) -> list[dict]:
-    """The dicts of all of DATASETS.TRAIN, with a table of their classes in the log."""
+    """Returns the dicts of all of DATASETS.TRAIN; logs a table of their classes."""
     names = cfg.DATASETS.TRAIN
     if not names:
-        raise ValueError("DATASETS.TRAIN is empty; name at least one dataset.")
+        raise ValueError("DATASETS.TRAIN is empty: name at least one dataset")
     keep_difficult = cfg.DATASETS.TRAIN_ON_DIFFICULT
     records = [r for name in names for r in get_detection_dicts(name, keep_difficult)]
     classes = common_classes(names)
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         records = filter_images_with_only_crowd_annotations(records)
     if not any(record.get("annotations") for record in records):
-        raise ValueError(f"DATASETS.TRAIN ({', '.join(names)}) holds no annotated object.")
+        raise ValueError(f"DATASETS.TRAIN ({', '.join(names)}) has no annotated object")
     print_instances_class_histogram(records, classes)
     return records
 
 
 def _training_sampler(cfg: CfgNode, records: list[dict], seed: int) -> Sampler:
-    """detectron2's sampler DATALOADER.SAMPLER_TRAIN, seeded."""
+    """Builds detectron2's sampler DATALOADER.SAMPLER_TRAIN with a seed."""
     name, size = cfg.DATALOADER.SAMPLER_TRAIN, len(records)
     if name == "TrainingSampler":
         return TrainingSampler(size, seed=seed)
@@ -161,22 +192,27 @@ def _training_sampler(cfg: CfgNode, records: list[dict], seed: int) -> Sampler:
         return RepeatFactorTrainingSampler(factors, seed=seed)
     raise ValueError(
         f"DATALOADER.SAMPLER_TRAIN is {name!r}; give TrainingSampler, "
-        "RandomSubsetTrainingSampler or RepeatFactorTrainingSampler."
+        "RandomSubsetTrainingSampler or RepeatFactorTrainingSampler"
     )
 
 
 class _PositionSampler(Sampler):
-    """Numbers the indices of an endless sampler and skips the first `skip` of this process.
+    """Adds the position in the training to the indices of an infinite sampler.
 
-    Yields `position * size + index`, so that a dataset of `size` samples learns both. position
+    Yields `position * size + index`, from which a dataset of `size` samples gets both. The position
     counts the samples of the whole training, over all processes.
+
+    Args:
+        sampler: yields the indices of this process.
+        size: number of samples of the dataset.
+        skip: number of indices of this process that are skipped.
     """
 
     def __init__(self, sampler: Sampler, size: int, skip: int):
         self._sampler = sampler
         self._size = size
         self._skip = skip
-        # Asked here, as loader workers, which iterate this, do not know of the process group.
+        # stored here: the loader's workers iterate over this object without the process group
         self._rank, self._world_size = comm.get_rank(), comm.get_world_size()
 
     def __iter__(self) -> Iterator[int]:
@@ -187,8 +223,12 @@ class _PositionSampler(Sampler):
 class _SeededSamples(Dataset):
     """Mapped samples whose random augmentation depends on the seed and the position only.
 
-    Indexed by the numbers of `_PositionSampler`. detectron2's augmentations draw from numpy's
-    global generator, so that is seeded for each sample and put back afterwards.
+    detectron2's augmentations draw from numpy's global generator: it is seeded for each sample and
+    restored afterwards.
+
+    Args:
+        samples: the mapped dataset. This one is indexed by the values of `_PositionSampler`.
+        seed: of the augmentation.
     """
 
     def __init__(self, samples: Dataset, seed: int):

@@ -1,4 +1,4 @@
-"""From a dataset dict to what a detector takes: reading, resizing and augmenting one image."""
+"""Maps a dataset dict to a detector's input: reads, resizes and augments one image."""
 
 import numpy as np
 import torch
@@ -11,15 +11,12 @@ __all__ = ["FlowDatasetMapper"]
 
 
 class FlowDatasetMapper(DatasetMapper):
-    """detectron2's mapper with a fixed input size, scale jitter and colour jitter.
+    """detectron2's mapper with a fixed input size, scale jitter and color jitter.
 
-    Takes a dataset dict and returns it with "image", a uint8 tensor [3, H, W] in
-    `cfg.INPUT.FORMAT`, and in training "instances" (absolute xyxy boxes in that image; those
-    that augmentation left empty are dropped). In evaluation no annotation is passed on.
+    `INPUT.FIXED_SIZE` (height, width) replaces the resizing of the shortest edge; (0, 0) is off.
 
-    `INPUT.FIXED_SIZE` (height, width) replaces the resizing of the shortest edge; (0, 0) is
-    off. Calling it raises OSError when the image cannot be read, ValueError when its size is
-    not the annotated one; both name the file and the image id.
+    Raises:
+        ValueError: a key of `INPUT` has an impossible value.
     """
 
     @classmethod
@@ -34,24 +31,42 @@ class FlowDatasetMapper(DatasetMapper):
                 for new in (resize if isinstance(aug, T.ResizeShortestEdge) else [aug])
             ]
         if is_train:
-            settings["augmentations"] += _colour_augmentations(cfg.INPUT.COLOR_JITTER)
+            settings["augmentations"] += _color_augmentations(cfg.INPUT.COLOR_JITTER)
         return settings
 
     def __call__(self, dataset_dict: dict) -> dict:
+        """Reads the image of a dataset dict, resizes it and, in training, augments it.
+
+        Args:
+            dataset_dict: in detectron2's format; not changed.
+
+        Returns:
+            A copy with "image", uint8 [3, H, W] with channels in `INPUT.FORMAT`, and without
+            "annotations". In training also "instances", with boxes as absolute xyxy in pixels of
+            the mapped image; boxes that the augmentation left empty are dropped.
+
+        Raises:
+            OSError: the image cannot be read; the message names the file and the image id.
+            ValueError: the size of the image is not the annotated one; likewise.
+        """
         where = f"{dataset_dict['file_name']} (image id {dataset_dict.get('image_id')})"
         try:
             return super().__call__(dataset_dict)
         except SizeMismatchError as error:
-            raise ValueError(f"Annotation and image disagree for {where}: {error}") from error
-        # PIL reports some broken files as SyntaxError.
+            raise ValueError(f"wrong size in the annotation of {where}: {error}") from error
+        # PIL reports some broken files as SyntaxError
         except (OSError, SyntaxError) as error:
-            raise OSError(f"Cannot read image {where}: {error}") from error
+            raise OSError(f"cannot read image {where}: {error}") from error
 
-    def of_pixels(self, pixels: np.ndarray) -> dict:
-        """`image`, `height` and `width` of an image in memory, as a call gives them of a file.
+    def map_pixels(self, pixels: np.ndarray) -> dict:
+        """Maps an image in memory as a call maps the image of a file.
 
         Args:
             pixels: uint8 RGB [H, W, 3].
+
+        Returns:
+            A dict with "image", uint8 [3, h, w] with channels in `INPUT.FORMAT`, and "height" and
+            "width", the H and W of the given image.
         """
         ordered = pixels[..., ::-1] if self.image_format == "BGR" else pixels
         resized = T.AugInput(ordered)
@@ -61,19 +76,19 @@ class FlowDatasetMapper(DatasetMapper):
 
 
 def _fixed_size_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """What brings an image to INPUT.FIXED_SIZE; empty when that is off."""
+    """Returns the augmentations that resize an image to INPUT.FIXED_SIZE; none if it is off."""
     height, width = cfg.INPUT.FIXED_SIZE
     if not height:
         return []
     low, high = cfg.INPUT.SCALE_JITTER
     resize: list[T.Augmentation] = [T.Resize((height, width))]
     if is_train and (low, high) != (1, 1):
-        # Resized first, so that objects have the same aspect as in evaluation.
+        # resized first, so that objects have the same aspect ratio as in evaluation
         resize += [T.ResizeScale(low, high, height, width), T.FixedSizeCrop((height, width))]
     return resize
 
 
-def _colour_augmentations(strength: float) -> list[T.Augmentation]:
+def _color_augmentations(strength: float) -> list[T.Augmentation]:
     if not strength:
         return []
     kinds = (T.RandomBrightness, T.RandomContrast, T.RandomSaturation)
@@ -81,16 +96,19 @@ def _colour_augmentations(strength: float) -> list[T.Augmentation]:
 
 
 def _check_input_keys(cfg: CfgNode) -> None:
-    """Raise ValueError that names the key for an impossible INPUT setting."""
-    size, scale, colour = cfg.INPUT.FIXED_SIZE, cfg.INPUT.SCALE_JITTER, cfg.INPUT.COLOR_JITTER
+    """Raises ValueError with the name of the key for an impossible value."""
+    size, scale, color = cfg.INPUT.FIXED_SIZE, cfg.INPUT.SCALE_JITTER, cfg.INPUT.COLOR_JITTER
     flip = cfg.INPUT.RANDOM_FLIP
     if len(size) != 2 or not (all(s > 0 for s in size) or all(s == 0 for s in size)):
-        raise ValueError(f"INPUT.FIXED_SIZE is {size}; give (height, width), or (0, 0) for off.")
+        raise ValueError(f"INPUT.FIXED_SIZE is {size}; give (height, width), or (0, 0) for off")
     if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
-        raise ValueError(f"INPUT.SCALE_JITTER is {scale}; give (min, max) with 0 < min <= max.")
+        raise ValueError(f"INPUT.SCALE_JITTER is {scale}; give (min, max) with 0 < min <= max")
     if tuple(scale) != (1, 1) and not size[0]:
-        raise ValueError("INPUT.SCALE_JITTER needs INPUT.FIXED_SIZE; set it, or (1.0, 1.0) here.")
-    if not 0 <= colour < 1:
-        raise ValueError(f"INPUT.COLOR_JITTER is {colour}; it must be in [0, 1).")
+        raise ValueError(
+            f"INPUT.SCALE_JITTER is {scale}, which needs INPUT.FIXED_SIZE: set that too, or set "
+            "INPUT.SCALE_JITTER to (1.0, 1.0) for off"
+        )
+    if not 0 <= color < 1:
+        raise ValueError(f"INPUT.COLOR_JITTER is {color}; it must be in [0, 1)")
     if flip not in ("horizontal", "vertical", "none"):
-        raise ValueError(f"INPUT.RANDOM_FLIP is {flip!r}; give horizontal, vertical or none.")
+        raise ValueError(f"INPUT.RANDOM_FLIP is {flip!r}; give horizontal, vertical or none")

@@ -1,4 +1,4 @@
-"""Reading and writing detection datasets in the layout of PASCAL VOC.
+"""Reads and writes detection datasets in the layout of PASCAL VOC.
 
 A dataset is a folder with `JPEGImages/<id>.jpg`, `Annotations/<id>.xml` and
 `ImageSets/Main/<split>.txt`, which lists one image id per line.
@@ -17,13 +17,21 @@ from detectron2.structures import BoxMode
 __all__ = ["VOCObject", "load_voc_dicts", "read_voc_annotation", "write_voc_annotation"]
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
-# attribute in which an element keeps the line where it begins
+# attribute of an XML element that stores the line where the element begins
 _LINE = "_line"
 
 
 @dataclass(frozen=True)
 class VOCObject:
-    """An object as it stands in an xml file, in `line`; corners: xmin, ymin, xmax, ymax."""
+    """An object in an xml file.
+
+    Attributes:
+        name: its class.
+        corners: xmin, ymin, xmax, ymax as written in the file: absolute pixels, in VOC counted
+            from 1 and inclusive.
+        difficult: 1 if it is marked difficult, else 0.
+        line: the line of the file where it begins.
+    """
 
     name: str
     corners: tuple[float, float, float, float]
@@ -34,29 +42,63 @@ class VOCObject:
 def load_voc_dicts(
     dirname: str | Path, split: str, class_names: Sequence[str], keep_difficult: bool
 ) -> list[dict]:
-    """Read one split as detectron2 dataset dicts, one per image, in the order of its list.
+    """Reads a split as detectron2 dataset dicts. No image is opened.
 
-    Boxes are absolute xyxy pixels that start at 0 (`xmin - 1, ymin - 1, xmax, ymax`, as in
-    detectron2); every annotation also has "difficult" (0 or 1). With `keep_difficult` False
-    difficult objects are left out. Images without objects stay.
+    Args:
+        dirname: the dataset.
+        split: the name of a list in ImageSets/Main, without suffix.
+        class_names: by class index.
+        keep_difficult: whether objects marked difficult are kept.
 
-    Raises FileNotFoundError when the folder, the list or an annotation is missing, ValueError
-    when the list is empty or an annotation is malformed or has a class not in `class_names`.
+    Returns:
+        One dict per image in the order of the list, also for images without objects. Boxes are
+        absolute xyxy in pixels counted from 0 (`xmin - 1, ymin - 1, xmax, ymax`, as in detectron2);
+        every annotation also has "difficult" (0 or 1).
+
+    Raises:
+        FileNotFoundError: the folder, the list or an annotation does not exist.
+        ValueError: the list is empty or malformed, an annotation is malformed, or a class is not
+            in `class_names`.
     """
     root = Path(dirname)
-    class_ids = {name: i for i, name in enumerate(class_names)}
+    class_indices = {name: i for i, name in enumerate(class_names)}
     records = []
     for image_id in _read_split(root, split):
         path = root / "Annotations" / f"{image_id}.xml"
         if not path.is_file():
-            raise FileNotFoundError(
-                f"Image {image_id} of split {split!r} has no annotation {path}."
-            )
-        record = _read_record(path, class_ids, keep_difficult)
+            raise FileNotFoundError(f"image {image_id} of split {split!r} has no annotation {path}")
+        record = _read_record(path, class_indices, keep_difficult)
         record["file_name"] = str(root / "JPEGImages" / f"{image_id}.jpg")
         record["image_id"] = image_id
         records.append(record)
     return records
+
+
+def read_voc_annotation(path: Path) -> tuple[tuple[int, int], list[VOCObject]]:
+    """Reads an xml file.
+
+    Returns:
+        Height and width of the image in pixels, and its objects.
+
+    Raises:
+        ValueError: the file is not XML, a tag is missing, or a value is not a number; the message
+            starts with "annotation <path>:<line>: ".
+    """
+    root = _parse_with_lines(path)
+    size = tuple(_number(path, root, f"size/{tag}") for tag in ("height", "width"))
+    if min(size) < 1:
+        line = root.find("size").get(_LINE)
+        raise ValueError(f"annotation {path}:{line}: the image size must be positive")
+    objects = [
+        VOCObject(
+            name=_text(path, obj, "name")[0],
+            corners=tuple(_number(path, obj, f"bndbox/{tag}") for tag in _CORNERS),
+            difficult=int(_number(path, obj, "difficult") if obj.findtext("difficult") else 0),
+            line=int(obj.get(_LINE)),
+        )
+        for obj in root.findall("object")
+    ]
+    return (int(size[0]), int(size[1])), objects
 
 
 def write_voc_annotation(
@@ -67,11 +109,16 @@ def write_voc_annotation(
     names: Sequence[str],
     difficult: Sequence[int] | None = None,
 ) -> None:
-    """Write the annotation of one image of `size` (height, width) as VOC xml.
+    """Writes the annotation of an image as VOC xml.
 
-    boxes: [N, 4] absolute xyxy pixels that start at 0, with exclusive x2 and y2; stored the VOC
-    way, as 1-based inclusive whole pixels. names: the class of each box. difficult: 0 or 1 for
-    each box, all 0 by default.
+    Args:
+        path: the file to write.
+        file_name: of the image.
+        size: height and width of the image, in pixels.
+        boxes: [N, 4], absolute xyxy in pixels counted from 0, with exclusive x2 and y2. They are
+            rounded and written as in VOC: counted from 1, inclusive.
+        names: [N], the class of each box.
+        difficult: [N], 0 or 1 for each box; None is 0 for all.
     """
     root = ET.Element("annotation")
     ET.SubElement(root, "filename").text = file_name
@@ -93,52 +140,34 @@ def write_voc_annotation(
 
 
 def _read_split(root: Path, split: str) -> list[str]:
-    """The image ids of a split."""
+    """Returns the image ids of a split."""
     if not root.is_dir():
         raise FileNotFoundError(
-            f"Dataset folder {root} does not exist. Set the environment variable "
-            "DETECTRON2_DATASETS to the folder that holds your datasets, laid out as "
-            "datasets/README.md says."
+            f"dataset folder {root} does not exist: set the environment variable "
+            "DETECTRON2_DATASETS to the folder with your datasets, laid out as in "
+            "datasets/README.md"
         )
     folder = root / "ImageSets" / "Main"
     listing = folder / f"{split}.txt"
     if not listing.is_file():
-        there = ", ".join(sorted(p.stem for p in folder.glob("*.txt"))) or "none"
-        raise FileNotFoundError(f"Split file {listing} does not exist; splits there: {there}.")
+        splits = ", ".join(sorted(p.stem for p in folder.glob("*.txt"))) or "none"
+        raise FileNotFoundError(
+            f"split file {listing} does not exist; the splits in this folder: {splits}"
+        )
     ids = [line.strip() for line in listing.read_text().splitlines() if line.strip()]
     if not ids:
-        raise ValueError(f"Split file {listing} lists no image.")
+        raise ValueError(f"split file {listing} lists no image")
     for image_id in ids:
-        # The lists of single classes, such as cat_train.txt, have a second column.
+        # VOC's lists of single classes, such as cat_train.txt, have a second column
         if len(image_id.split()) > 1:
-            raise ValueError(f"{listing}: {image_id!r} is not one image id without blanks.")
+            raise ValueError(
+                f"split file {listing}: {image_id!r} is not one image id; ids have no blanks"
+            )
     return ids
 
 
-def read_voc_annotation(path: Path) -> tuple[tuple[int, int], list[VOCObject]]:
-    """Size (height, width) of the image and the objects of one xml file.
-
-    Raises ValueError that names file and line for what is no xml, lacks a tag or holds no number.
-    """
-    root = _parse_with_lines(path)
-    size = tuple(_number(path, root, f"size/{tag}") for tag in ("height", "width"))
-    if min(size) < 1:
-        line = root.find("size").get(_LINE)
-        raise ValueError(f"Annotation {path}:{line}: the image size must be positive.")
-    objects = [
-        VOCObject(
-            name=_text(path, obj, "name")[0],
-            corners=tuple(_number(path, obj, f"bndbox/{tag}") for tag in _CORNERS),
-            difficult=int(_number(path, obj, "difficult") if obj.findtext("difficult") else 0),
-            line=int(obj.get(_LINE)),
-        )
-        for obj in root.findall("object")
-    ]
-    return (int(size[0]), int(size[1])), objects
-
-
 def _parse_with_lines(path: Path) -> ET.Element:
-    """The root of an xml file; every element keeps its line as an attribute."""
+    """Returns the root of an xml file; every element stores its line as an attribute."""
     builder, parser = ET.TreeBuilder(), expat.ParserCreate()
 
     def start(tag: str, attributes: dict[str, str]) -> None:
@@ -152,37 +181,37 @@ def _parse_with_lines(path: Path) -> ET.Element:
             parser.ParseFile(file)
     except expat.ExpatError as error:
         reason = expat.ErrorString(error.code)
-        raise ValueError(f"Annotation {path}:{error.lineno}: {reason}.") from error
+        raise ValueError(f"annotation {path}:{error.lineno}: {reason}") from error
     return builder.close()
 
 
 def _number(path: Path, element: ET.Element, tag: str) -> float:
-    """The number in a descendant that must be there."""
+    """Returns the number in a descendant; raises ValueError if it is missing."""
     text, line = _text(path, element, tag)
     try:
         number = float(text)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"Annotation {path}:{line}: <{tag}> is {text!r}, which is no number.")
+        raise ValueError(f"annotation {path}:{line}: <{tag}> is {text!r}, not a number")
     return number
 
 
 def _text(path: Path, element: ET.Element, tag: str) -> tuple[str, str]:
-    """The text and the line of a descendant that must be there."""
-    found = element.find(tag)
-    text = "" if found is None else (found.text or "").strip()
+    """Returns text and line of a descendant; raises ValueError if it is missing or empty."""
+    descendant = element.find(tag)
+    text = "" if descendant is None else (descendant.text or "").strip()
     if not text:
-        inner = element.find(tag.rpartition("/")[0] or ".")
-        line = next(e for e in (found, inner, element) if e is not None).get(_LINE)
-        raise ValueError(f"Annotation {path}:{line}: <{tag}> is missing or empty.")
-    return text, found.get(_LINE)
+        parent = element.find(tag.rpartition("/")[0] or ".")
+        line = next(e for e in (descendant, parent, element) if e is not None).get(_LINE)
+        raise ValueError(f"annotation {path}:{line}: <{tag}> is missing or empty")
+    return text, descendant.get(_LINE)
 
 
-def _read_record(path: Path, class_ids: dict[str, int], keep_difficult: bool) -> dict:
-    """Height, width and annotations of one xml file."""
+def _read_record(path: Path, class_indices: dict[str, int], keep_difficult: bool) -> dict:
+    """Returns height, width and annotations of an xml file, for a dataset dict."""
     (height, width), objects = read_voc_annotation(path)
-    annotations = [_annotation(path, obj, class_ids) for obj in objects]
+    annotations = [_annotation(path, obj, class_indices) for obj in objects]
     return {
         "height": height,
         "width": width,
@@ -190,19 +219,19 @@ def _read_record(path: Path, class_ids: dict[str, int], keep_difficult: bool) ->
     }
 
 
-def _annotation(path: Path, obj: VOCObject, class_ids: dict[str, int]) -> dict:
-    """One object as a detectron2 annotation."""
-    where = f"Annotation {path}:{obj.line}"
-    if obj.name not in class_ids:
-        known = ", ".join(class_ids)
-        raise ValueError(f"{where}: class {obj.name!r} is unknown; known are {known}.")
+def _annotation(path: Path, obj: VOCObject, class_indices: dict[str, int]) -> dict:
+    """Returns an object as a detectron2 annotation."""
+    where = f"annotation {path}:{obj.line}"
+    if obj.name not in class_indices:
+        names = ", ".join(class_indices)
+        raise ValueError(f"{where}: class {obj.name!r} is unknown; the classes are {names}")
     x1, y1, x2, y2 = obj.corners
     if not (x1 <= x2 and y1 <= y2):
         raise ValueError(
-            f"{where}: the box {x1:g}, {y1:g}, {x2:g}, {y2:g} of a {obj.name!r} is empty."
+            f"{where}: the box {x1:g}, {y1:g}, {x2:g}, {y2:g} of a {obj.name!r} is empty"
         )
     return {
-        "category_id": class_ids[obj.name],
+        "category_id": class_indices[obj.name],
         "bbox": [x1 - 1, y1 - 1, x2, y2],
         "bbox_mode": BoxMode.XYXY_ABS,
         "difficult": obj.difficult,

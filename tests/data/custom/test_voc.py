@@ -1,4 +1,4 @@
-"""Datasets in VOC format, whole and broken."""
+"""Reading datasets in VOC format: accepted layouts, values, and errors for broken files."""
 
 import re
 import shutil
@@ -7,7 +7,15 @@ import pytest
 
 from flowdet.data.custom import CustomDataset
 from flowdet.data.custom.check import check_dataset
-from tests.data.custom.small import CAT, DOG, TRAIN, VAL, objects, read_all, write_image
+from tests.data.custom.example_datasets import (
+    CAT,
+    DOG,
+    TRAIN,
+    VAL,
+    boxes_of,
+    read_all,
+    write_image,
+)
 
 CONTENT = [
     ("a", [(0, [2, 3, 30, 33]), (1, [40, 10, 60, 40])]),
@@ -21,8 +29,8 @@ def root(voc_folder):
     return voc_folder(VAL, split="val")
 
 
-def plain(root):
-    """A folder per split, the xml files beside the images."""
+def folder_per_split(root):
+    """Copies the dataset to one folder per split, with the xml files next to the images."""
     target = root.parent / "plain"
     for split, ids in (("train", "ab"), ("val", "cd")):
         (target / split).mkdir(parents=True)
@@ -43,8 +51,8 @@ def change(path, old, new):
 
 def test_voc_layout(root):
     records = read_all(root)
-    assert objects(records["train"]) == CONTENT
-    assert objects(records["val"]) == [("c", CONTENT[1][1][:1]), ("d", CONTENT[0][1][::-1])]
+    assert boxes_of(records["train"]) == CONTENT
+    assert boxes_of(records["val"]) == [("c", CONTENT[1][1][:1]), ("d", CONTENT[0][1][::-1])]
     assert CustomDataset(root).class_names == ["cat", "dog"]
     first = records["train"][0]
     assert (first["image_id"], first["height"], first["width"]) == ("a", 48, 64)
@@ -52,47 +60,47 @@ def test_voc_layout(root):
 
 
 @pytest.mark.parametrize("subfolders", [False, True])
-def test_a_folder_per_split(root, subfolders):
-    folder = plain(root)
+def test_folder_per_split(root, subfolders):
+    folder = folder_per_split(root)
     (folder / "val").rename(folder / "valid")
     if subfolders:
-        for place in (folder / "train", folder / "valid"):
+        for parent in (folder / "train", folder / "valid"):
             for kind in ("jpg", "xml"):
-                (place / kind).mkdir()
-                for file in place.glob(f"*.{kind}"):
-                    file.rename(place / kind / file.name)
-    assert objects(read_all(folder)["train"]) == CONTENT
+                (parent / kind).mkdir()
+                for file in parent.glob(f"*.{kind}"):
+                    file.rename(parent / kind / file.name)
+    assert boxes_of(read_all(folder)["train"]) == CONTENT
     assert len(read_all(folder)["val"]) == 2
 
 
-def test_images_of_other_kinds_and_names_with_blanks(root):
+def test_other_image_formats_and_names_with_blanks(root):
     write_image(root / "JPEGImages" / "my photo.webp")
     xml(root, "b").rename(xml(root, "my photo"))
     (root / "ImageSets/Main/train.txt").write_text("a\n\nmy photo\n")
-    assert objects(read_all(root)["train"])[1][0] == "my photo"
+    assert boxes_of(read_all(root)["train"])[1][0] == "my photo"
 
 
-def test_a_class_file_gives_order_and_classes_without_objects(root):
+def test_class_file_sets_the_order_and_classes_without_objects(root):
     (root / "classes.txt").write_text("dog\nowl\n\ncat\n")
     assert CustomDataset(root).class_names == ["dog", "owl", "cat"]
-    assert objects(read_all(root)["train"])[1][1][0][0] == 2
+    assert boxes_of(read_all(root)["train"])[1][1][0][0] == 2
 
 
-def test_trainval_and_test_will_do(root):
+def test_trainval_and_test_are_accepted_as_splits(root):
     lists = root / "ImageSets" / "Main"
     (lists / "train.txt").rename(lists / "trainval.txt")
     (lists / "val.txt").rename(lists / "test.txt")
     assert list(read_all(root)) == ["train", "test"]
 
 
-def test_pixels_may_count_from_0(root):
+def test_pixels_may_be_counted_from_0(root):
     change(xml(root, "b"), "<xmin>3<", "<xmin>0<")
     change(xml(root, "b"), "<xmax>60<", "<xmax>64.6<")
-    boxes = [box for _, box in objects(read_all(root)["train"])[1][1]]
+    boxes = [box for _, box in boxes_of(read_all(root)["train"])[1][1]]
     assert boxes == [[0, 3, 30, 33], [40, 10, 64, 40]]
 
 
-# what is done to the dataset, and the error
+# how the dataset is broken, and the error
 BROKEN = {
     "image is missing": (
         lambda root: (root / "JPEGImages/a.jpg").unlink(),
@@ -104,23 +112,23 @@ BROKEN = {
     ),
     "suffix in the list": (
         lambda root: change(root / "ImageSets/Main/train.txt", "b\n", "b.jpg\n"),
-        r"train.txt:2: there is no image b.jpg.*: a list has the names without .jpg",
+        r"train.txt:2: there is no image b.jpg.*: write names without suffix in the list",
     ),
     "listed twice": (
         lambda root: change(root / "ImageSets/Main/train.txt", "b\n", "b\na\n"),
-        r"train.txt:3: image a again",
+        r"train.txt:3: image a is listed twice",
     ),
     "class only in val": (
         lambda root: change(xml(root, "d"), "dog", "emu"),
-        r"d.xml:8: class 'emu' is unknown; the annotations of .*train.txt knows cat, dog",
+        r"d.xml:8: class 'emu' is unknown; the classes in the annotations of .*train.txt: cat, dog",
     ),
     "class not in the class file": (
         lambda root: (root / "labels.txt").write_text("cat\n"),
-        r"a.xml:20: class 'dog' is unknown; .*labels.txt knows cat",
+        r"a.xml:20: class 'dog' is unknown; the classes in .*labels.txt: cat",
     ),
     "class file names a class twice": (
         lambda root: (root / "classes.txt").write_text("cat\ndog\ncat\n"),
-        r"classes.txt:3: class 'cat' again",
+        r"classes.txt:3: class 'cat' is listed twice",
     ),
     "box outside": (
         lambda root: change(xml(root, "a"), "<xmax>60<", "<xmax>90<"),
@@ -140,13 +148,13 @@ BROKEN = {
     ),
     "empty list": (
         lambda root: (root / "ImageSets/Main/val.txt").write_text("\n"),
-        r"val.txt: the split holds no image",
+        r"val.txt: the split has no image",
     ),
     "no object": (
         lambda root: [change(xml(root, x), "object>", "thing>") for x in "cd"],
-        r"val.txt: the split holds no object",
+        r"val.txt: the split has no object",
     ),
-    "no xml": (
+    "not XML": (
         lambda root: xml(root, "a").write_text("<annotation>\n<size>\n</annotation>"),
         r"a.xml:3: mismatched tag",
     ),
@@ -154,9 +162,9 @@ BROKEN = {
         lambda root: change(xml(root, "a"), "<width>64</width>", ""),
         r"a.xml:3: <size/width> is missing or empty",
     ),
-    "no number": (
+    "not a number": (
         lambda root: change(xml(root, "a"), "<xmin>41<", "<xmin>4l<"),
-        r"a.xml:26: <bndbox/xmin> is '4l', which is no number",
+        r"a.xml:26: <bndbox/xmin> is '4l', not a number",
     ),
     "two images of one name": (
         lambda root: write_image(root / "JPEGImages/a.png"),
@@ -166,24 +174,24 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_datasets_give_one_error(root, name):
+def test_broken_dataset_raises_its_first_problem(root, name):
     break_it, message = BROKEN[name]
     break_it(root)
     with pytest.raises(ValueError) as caught:
         read_all(root)
-    text = str(caught.value)
-    assert re.search(message, text)
-    assert text.endswith(f"(tools/check_data.py --data {root} lists all problems)")
-    assert "\n" not in text
+    text, hint = str(caught.value).split(" (tools/check_data.py")
+    assert hint == f" --data {root} lists all problems)"
+    assert re.search(message, text) and "\n" not in text
     problems = check_dataset(root).problems
-    assert text.startswith(str(problems[0]))
+    assert text == str(problems[0])
+    # the class that is missing in the class file has an object in three images
     assert len(problems) == (3 if name == "class not in the class file" else 1)
 
 
-def test_annotation_without_image_in_a_plain_folder(root):
-    folder = plain(root)
+def test_annotation_without_image_in_a_folder_per_split(root):
+    folder = folder_per_split(root)
     (folder / "train" / "a.jpg").unlink()
-    with pytest.raises(ValueError, match=r"train/a.xml: no image a.\* in .*train"):
+    with pytest.raises(ValueError, match=r"train/a.xml: there is no image a.\* in .*train"):
         read_all(folder)
     (folder / "train" / "b.xml").unlink()
     assert [p.kind for p in check_dataset(folder).problems] == [

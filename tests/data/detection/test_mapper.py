@@ -1,7 +1,10 @@
+"""The mapper of detection: sizes, augmentations, boxes, broken images, impossible keys."""
+
 import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.data.detection_utils import read_image
 
 from flowdet.config import add_flowdet_config
 from flowdet.data.detection.mapper import FlowDatasetMapper
@@ -35,12 +38,12 @@ def test_fixed_size_scales_image_and_boxes(cfg, records):
     assert mapped["instances"].gt_classes.tolist() == [0, 1]
 
 
-def test_without_fixed_size_the_shortest_edge_rules(cfg, records):
+def test_without_fixed_size_the_shortest_edge_is_resized(cfg, records):
     cfg.INPUT.MIN_SIZE_TEST = 24
     assert FlowDatasetMapper(cfg, is_train=False)(records[0])["image"].shape == (3, 24, 32)
 
 
-def test_flip_follows_the_key(cfg, records):
+def test_flip_is_switched_by_its_key_and_off_in_evaluation(cfg, records):
     cfg.INPUT.FIXED_SIZE, cfg.INPUT.RANDOM_FLIP = [48, 64], "horizontal"
     mapper = FlowDatasetMapper(cfg, is_train=True)
     lefts = {float(boxes(mapper(records[0]))[0, 0]) for _ in range(20)}
@@ -50,7 +53,7 @@ def test_flip_follows_the_key(cfg, records):
     assert all(torch.equal(image, images[0]) for image in images)
 
 
-def test_scale_jitter_keeps_size_and_moves_boxes_along(cfg, records):
+def test_scale_jitter_keeps_the_image_size_and_maps_the_boxes(cfg, records):
     cfg.INPUT.FIXED_SIZE, cfg.INPUT.SCALE_JITTER = [48, 64], [0.5, 1.5]
     mapper = FlowDatasetMapper(cfg, is_train=True)
     counts, widths = set(), set()
@@ -61,11 +64,11 @@ def test_scale_jitter_keeps_size_and_moves_boxes_along(cfg, records):
         assert (boxes(mapped)[:, 2:] <= torch.tensor([64, 48])).all()
         counts.add(len(mapped["instances"]))
         widths.update((boxes(mapped)[:1, 2] - boxes(mapped)[:1, 0]).round().tolist())
-    assert 1 in counts, "a box cropped away must be dropped"
+    assert 1 in counts, "boxes outside the crop must be dropped"
     assert min(widths) < 22 and max(widths) > 38
 
 
-def test_colour_jitter_only_in_training(cfg, records):
+def test_color_jitter_only_in_training(cfg, records):
     cfg.INPUT.FIXED_SIZE = [48, 64]
     plain = FlowDatasetMapper(cfg, is_train=True)(records[0])["image"]
     cfg.INPUT.COLOR_JITTER = 0.4
@@ -73,12 +76,12 @@ def test_colour_jitter_only_in_training(cfg, records):
     assert torch.equal(FlowDatasetMapper(cfg, is_train=False)(records[0])["image"], plain)
 
 
-def test_images_without_objects_stay(cfg, records):
+def test_images_without_objects_are_kept(cfg, records):
     mapped = FlowDatasetMapper(cfg, is_train=True)(records[1])
     assert len(mapped["instances"]) == 0 and boxes(mapped).shape == (0, 4)
 
 
-def test_evaluation_passes_no_annotation_on(cfg, records):
+def test_evaluation_gets_no_annotation(cfg, records):
     mapped = FlowDatasetMapper(cfg, is_train=False)(records[0])
     assert set(mapped) == {"file_name", "image_id", "height", "width", "image"}
 
@@ -87,7 +90,7 @@ def test_unreadable_image_names_file_and_id(cfg, records):
     mapper = FlowDatasetMapper(cfg, is_train=True)
     with open(records[0]["file_name"], "wb") as file:
         file.write(b"not a picture")
-    with pytest.raises(OSError, match=r"Cannot read image .*one.jpg \(image id one\)"):
+    with pytest.raises(OSError, match=r"cannot read image .*one.jpg \(image id one\)"):
         mapper(records[0])
     with pytest.raises(OSError, match="gone.jpg"):
         mapper({**records[0], "file_name": "gone.jpg"})
@@ -111,7 +114,7 @@ def test_wrong_size_in_annotation_names_file_and_id(cfg, records):
         ("RANDOM_FLIP", "diagonal"),
     ],
 )
-def test_impossible_settings_name_the_key(cfg, key, value):
+def test_impossible_values_name_the_key(cfg, key, value):
     cfg.INPUT[key] = value
     with pytest.raises(ValueError, match=f"INPUT.{key}"):
         FlowDatasetMapper(cfg, is_train=True)
@@ -121,3 +124,16 @@ def test_mapper_can_be_built_without_a_config(records):
     mapper = FlowDatasetMapper(False, augmentations=[], image_format="RGB")
     image = mapper(records[0])["image"]
     assert image.shape == (3, 48, 64) and np.ptp(image.numpy()) > 0
+
+
+@pytest.mark.parametrize("image_format", ["RGB", "BGR"])
+def test_pixels_in_memory_are_mapped_like_a_file(cfg, records, image_format):
+    cfg.INPUT.FIXED_SIZE, cfg.INPUT.FORMAT = [24, 32], image_format
+    mapper = FlowDatasetMapper(cfg, is_train=False)
+    mapped, expected = (
+        mapper.map_pixels(read_image(records[0]["file_name"], "RGB")),
+        mapper(records[0]),
+    )
+    assert set(mapped) == {"image", "height", "width"}
+    assert torch.equal(mapped["image"], expected["image"])
+    assert (mapped["height"], mapped["width"]) == (48, 64)

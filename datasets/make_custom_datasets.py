@@ -1,12 +1,13 @@
 #!/usr/bin/env python
-"""Writes small detection datasets of handwritten digits as a user's own would be laid out.
+"""Writes two small custom datasets, one in VOC and one in COCO format, of handwritten digits.
 
-    python datasets/make_own_data.py
-    tools/train_net.py --config-file configs/digits_flow.yaml --data datasets/own/voc \
+    python datasets/make_custom_datasets.py
+    tools/train_net.py --config-file configs/digits_flow.yaml --data datasets/custom/voc \\
         SOLVER.MAX_EPOCHS 40
 
-The same scenes in VOC format and, in datasets/own/coco, in COCO format, the classes called zero to
-nine. docs/own_data.md shows what else may be in such a folder.
+They show how a dataset of your own may be laid out: datasets/custom/voc and datasets/custom/coco
+contain the same scenes, with the classes zero to nine. docs/custom_datasets.md describes all
+accepted layouts.
 """
 
 import argparse
@@ -23,14 +24,14 @@ from flowdet.data.detection.voc import write_voc_annotation
 from flowdet.reporting.results import write_text
 
 CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-# no digit is in both splits
+# split of the datasets -> split of the digits; no digit is in both
 SPLITS = {"train": "train", "val": "test"}
-# name of the image, pixels [H, W, 3] RGB, boxes [N, 4] absolute xyxy, classes [N]
+# name of the image; uint8 RGB [H, W, 3]; boxes [N, 4], absolute xyxy in pixels; classes [N]
 Scene = tuple[str, np.ndarray, np.ndarray, np.ndarray]
 
 
 def scenes(split: str, count: int, image_size: int, seed: int) -> Iterator[Scene]:
-    """The scenes of a split, "train" or "val"."""
+    """Yields `count` scenes of a split, "train" or "val"."""
     digits = DigitBank.load(SPLITS[split])
     for number in range(count):
         rng = np.random.default_rng([seed, list(SPLITS).index(split), number])
@@ -38,11 +39,13 @@ def scenes(split: str, count: int, image_size: int, seed: int) -> Iterator[Scene
 
 
 def write_voc(folder: Path, split: str, content: Iterator[Scene]) -> None:
-    """JPEGImages/, Annotations/, ImageSets/Main/, and classes.txt: without it the classes would
-    be those that are in the training images, in alphabetical order."""
+    """Writes a split in VOC format: JPEGImages/, Annotations/, ImageSets/Main/ and classes.txt.
+
+    Without classes.txt the classes would be the names in the training annotations, sorted.
+    """
     images, annotations = folder / "JPEGImages", folder / "Annotations"
-    for place in (images, annotations):
-        place.mkdir(parents=True, exist_ok=True)
+    for subfolder in (images, annotations):
+        subfolder.mkdir(parents=True, exist_ok=True)
     names = []
     for name, pixels, boxes, classes in content:
         Image.fromarray(pixels).save(images / f"{name}.jpg", quality=95)
@@ -56,7 +59,7 @@ def write_voc(folder: Path, split: str, content: Iterator[Scene]) -> None:
 
 
 def write_coco(folder: Path, split: str, content: Iterator[Scene]) -> None:
-    """A folder of images per split, and annotations/instances_<split>.json."""
+    """Writes a split in COCO format: <split>/ and annotations/instances_<split>.json."""
     (folder / split).mkdir(parents=True, exist_ok=True)
     images, annotations = [], []
     for name, pixels, boxes, classes in content:
@@ -86,11 +89,20 @@ WRITERS = {"voc": write_voc, "coco": write_coco}
 def make(output: Path, formats: list[str], counts: dict[str, int], size: int, seed: int) -> None:
     """Writes the datasets `output`/voc and `output`/coco.
 
-    Raises FileExistsError if one is there, ValueError for an impossible size.
+    Args:
+        output: the folder to write to.
+        formats: "voc", "coco" or both.
+        counts: number of images by split, "train" and "val".
+        size: height and width of the images, in pixels.
+        seed: of the scenes.
+
+    Raises:
+        FileExistsError: one of the datasets exists.
+        ValueError: the images are too small for the digits.
     """
     for name in formats:
         if (output / name).exists():
-            raise FileExistsError(f"{output / name} is there: remove it, or give another --output")
+            raise FileExistsError(f"{output / name} exists: remove it, or give another --output")
         for split, count in counts.items():
             WRITERS[name](output / name, split, scenes(split, count, size, seed))
 
@@ -100,10 +112,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--output", type=Path, default=Path("datasets/own"), help="folder (%(default)s)")
-    add("--format", choices=WRITERS, nargs="+", default=list(WRITERS), help="(%(default)s)")
+    add("--output", type=Path, default=Path("datasets/custom"), help="folder (%(default)s)")
+    add("--format", choices=WRITERS, nargs="+", default=list(WRITERS), help="formats (%(default)s)")
     add("--train", type=at_least_one, default=200, help="training images (%(default)s)")
-    add("--val", type=at_least_one, default=50, help="images to evaluate on (%(default)s)")
+    add("--val", type=at_least_one, default=50, help="validation images (%(default)s)")
     add("--image-size", type=at_least_one, default=96, help="height and width (%(default)s)")
     add("--seed", type=int, default=0, help="same seed, same scenes (%(default)s)")
     args = parser.parse_args()
@@ -111,7 +123,7 @@ def main() -> None:
     with user_errors():
         make(args.output, args.format, counts, args.image_size, args.seed)
     for name in args.format:
-        print(f"{args.output / name}: {args.train} training images, {args.val} to evaluate on")
+        print(f"{args.output / name}: {args.train} training images, {args.val} validation images")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Small datasets, whole and broken, for the tests of own data."""
+"""Writes and reads the small custom datasets of the tests."""
 
 import json
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 from flowdet.data.custom import CustomDataset
 
-# width and height differ, so that mixing them up shows
+# height and width differ, so that exchanging them fails a test
 SIZE = (48, 64)
 CAT, DOG = ((2, 3, 30, 33), "cat", 0), ((40, 10, 60, 40), "dog", 0)
 TRAIN = {"a": [CAT, DOG], "b": [CAT, DOG]}
@@ -15,7 +15,7 @@ VAL = {"c": [CAT], "d": [DOG, CAT]}
 
 
 def write_coco(root, train=TRAIN, val=VAL, names=("cat", "dog")):
-    """A dataset in COCO layout with the objects of the VOC one."""
+    """Writes the objects of the VOC dataset in COCO layout; the category ids are 2 and 5."""
     for split, images in (("train", train), ("val", val)):
         (root / split).mkdir(parents=True)
         data = {"info": {}, "images": [], "annotations": [], "categories": []}
@@ -36,34 +36,35 @@ def write_coco(root, train=TRAIN, val=VAL, names=("cat", "dog")):
                     }
                 )
         (root / "annotations").mkdir(exist_ok=True)
-        save(root, data, split)
+        save_coco(root, data, split)
     return root
 
 
-def json_path(root, split="train"):
+def coco_file(root, split="train"):
     return root / "annotations" / f"instances_{split}.json"
 
 
-def load(root, split="train"):
-    return json.loads(json_path(root, split).read_text())
+def load_coco(root, split="train"):
+    return json.loads(coco_file(root, split).read_text())
 
 
-def save(root, data, split="train"):
-    json_path(root, split).write_text(json.dumps(data))
+def save_coco(root, data, split="train"):
+    coco_file(root, split).write_text(json.dumps(data))
 
 
 def write_image(path, size=SIZE):
+    """Writes a gray image of (height, width)."""
     Image.fromarray(np.full((*size, 3), 90, dtype=np.uint8)).save(path)
 
 
 def read_all(root):
-    """Reads all splits as a training does; returns the dicts by split."""
+    """Reads all splits as a training does; returns the dataset dicts by split."""
     dataset = CustomDataset(root)
     return {split: dataset.read(split).records for split in dataset.layout.splits}
 
 
-def objects(records):
-    """What the dicts hold: (file's stem, [(class id, box), ...])."""
+def boxes_of(records):
+    """Returns (stem of the file, [(class index, box), ...]) for every dataset dict."""
     return [
         (
             r["file_name"].rpartition("/")[2].rpartition(".")[0],
