@@ -115,7 +115,7 @@ class SetDetector(nn.Module, ABC):
 
     @abstractmethod
     def state_trajectory(self, tokens: ImageTokens) -> tuple[list[float], list[Tensor]]:
-        """The times from 0 to 1 and the states [B, M, d] at these times; the last state is the final
+        """The times from 0 to 1 and the states [B, M, d] at these times, the last one the final
         embeddings. Between two times the state moves on a straight line."""
 
     @property
