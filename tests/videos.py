@@ -4,10 +4,14 @@ import cv2
 import numpy as np
 
 
-def grey_video(path, count=5, fps=10.0, size=(48, 64), frames=None):
-    """Writes frames that get lighter, or the given ones (RGB [H, W, 3]); returns the path."""
-    if frames is None:
-        frames = [np.full((*size, 3), 30 + 160 * i // count, np.uint8) for i in range(count)]
+def write_gray_video(path, count=5, fps=10.0, size=(48, 64)):
+    """Writes gray frames of size (height, width) that get lighter; returns the path."""
+    frames = [np.full((*size, 3), 30 + 160 * i // count, np.uint8) for i in range(count)]
+    return write_video(path, frames, fps)
+
+
+def write_video(path, frames, fps=10.0):
+    """Writes uint8 RGB frames [H, W, 3]; returns the path."""
     codec = "MJPG" if path.suffix == ".avi" else "mp4v"
     height, width = frames[0].shape[:2]
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), fps, (width, height))
@@ -18,11 +22,11 @@ def grey_video(path, count=5, fps=10.0, size=(48, 64), frames=None):
 
 
 def read_video(path):
-    """The frames of a video (BGR [H, W, 3]), and their number per second."""
+    """The frames of a video (uint8 BGR [H, W, 3]) and its frames per second."""
     capture = cv2.VideoCapture(str(path))
     frames = []
     while True:
-        there, frame = capture.read()
-        if not there:
+        success, frame = capture.read()
+        if not success:
             return frames, capture.get(cv2.CAP_PROP_FPS)
         frames.append(frame)

@@ -18,7 +18,7 @@ from flowdet.inference import video_writer
 from flowdet.inference.pipeline import TRAJECTORY_FRAMES
 from flowdet.inference.video import VideoFile
 from flowdet.inference.video_writer import VideoWriter
-from tests.videos import grey_video, read_video
+from tests.videos import write_gray_video, read_video
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs" / "digits_flow.yaml")
@@ -133,7 +133,7 @@ def video_words(weights, path, *words):
 
 
 def test_video_to_video_and_json(weights, tmp_path):
-    clip = grey_video(tmp_path / "clip.avi", count=5, fps=12.5)
+    clip = write_gray_video(tmp_path / "clip.avi", count=5, fps=12.5)
     out = tmp_path / "out"
     done = run(*video_words(weights, clip, "--output", f"{out}/", "--json", out / "found.json"))
     assert done.returncode == 0, done.stderr
@@ -152,7 +152,7 @@ def test_video_to_video_and_json(weights, tmp_path):
 
 
 def test_a_frame_is_found_as_the_same_image(demo, weights, tmp_path):
-    clip = grey_video(tmp_path / "clip.avi", count=3)
+    clip = write_gray_video(tmp_path / "clip.avi", count=3)
     demo.main(demo.parse_args(video_words(weights, clip, "--json", tmp_path / "video.json")))
     pixels = list(VideoFile(clip))[2]["image"]
     Image.fromarray(pixels).save(tmp_path / "frame.png")
@@ -168,7 +168,7 @@ def test_a_frame_is_found_as_the_same_image(demo, weights, tmp_path):
 
 
 def test_ctrl_c_keeps_what_is_done(demo, weights, tmp_path, monkeypatch, capsys):
-    clip = grey_video(tmp_path / "clip.avi", count=9)
+    clip = write_gray_video(tmp_path / "clip.avi", count=9)
     add = VideoWriter.add
 
     def third_is_interrupted(video_writer, picture, number=None):
@@ -190,7 +190,7 @@ def test_ctrl_c_keeps_what_is_done(demo, weights, tmp_path, monkeypatch, capsys)
 def test_a_camera_in_a_window_until_it_is_closed(demo, weights, tmp_path, monkeypatch, capsys):
     class Camera(VideoFile):
         def __init__(self, index):
-            super().__init__(grey_video(tmp_path / "clip.avi", count=9))
+            super().__init__(write_gray_video(tmp_path / "clip.avi", count=9))
             self.name, self.count = f"camera {index}", None
 
     class Window:
@@ -227,7 +227,7 @@ def test_a_camera_in_a_window_until_it_is_closed(demo, weights, tmp_path, monkey
     ],
 )
 def test_videos_that_cannot_be(demo, tmp_path, video, output, said):
-    grey_video(tmp_path / "clip.avi")
+    write_gray_video(tmp_path / "clip.avi")
     (tmp_path / "notes.mp4").write_text("no frames at all")
     before = (tmp_path / "clip.avi").read_bytes()
     words = ["--config-file", CONFIG, "--video", str(tmp_path / video)]
@@ -238,7 +238,7 @@ def test_videos_that_cannot_be(demo, tmp_path, video, output, said):
 
 
 def test_no_display_is_one_line(demo, weights, tmp_path, monkeypatch):
-    clip = grey_video(tmp_path / "clip.avi")
+    clip = write_gray_video(tmp_path / "clip.avi")
     monkeypatch.setattr(video_writer, "has_windows", lambda: False)
     with pytest.raises(ValueError, match="has no windows"):
         demo.main(demo.parse_args(video_words(weights, clip, "--show")))

@@ -1,4 +1,4 @@
-"""ClassPredictor: evaluation's preprocessing, any mix of images, refusal of what does not fit."""
+"""ClassPredictor: preprocessing, images of any sizes, wrong weights and configs."""
 
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from flowdet.engine import FlowDetCheckpointer, load_config, resolve_config
 from flowdet.engine.hooks import average_of
 from flowdet.inference.classifier_predictor import ClassPredictor
 from flowdet.inference.predictor import Predictor
+from tests.inference.comparison import assert_same_probabilities
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TINY = [
@@ -30,7 +31,7 @@ def config(*overrides, name="digits_flow_vit"):
 
 
 def untrained(cfg):
-    """A model with the random weights of seed 0, made to differ between images."""
+    """A model with random weights, large enough that its outputs differ between images."""
     torch.manual_seed(0)
     model = build_model(resolve_config(cfg, training=False)).eval()
     with torch.no_grad():
@@ -53,7 +54,7 @@ def predictor(weights):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Images of several sizes, one of them grey and one turned by its EXIF data."""
+    """Images of several sizes, one of them gray and one with an EXIF orientation."""
     folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     (folder / "some").mkdir()
@@ -82,18 +83,18 @@ def test_every_image_gets_probabilities(predictor, images):
     assert [x["image_id"] for x in results] == ["image0", "image1", "image2", "image3"]
     probabilities = torch.stack([x["probabilities"] for x in results])
     assert probabilities.shape == (4, 10)
-    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(4))
+    assert_same_probabilities(probabilities.sum(dim=1), torch.ones(4))
     assert probabilities.std(dim=0).max() > 1e-3
 
 
-def test_one_by_one_equals_batches(predictor, images):
+def test_single_images_equal_batches(predictor, images):
     for path, result in zip(images, predictor(images), strict=True):
         (alone,) = predictor([path])
-        torch.testing.assert_close(alone["probabilities"], result["probabilities"])
+        assert_same_probabilities(alone["probabilities"], result["probabilities"])
 
 
 @pytest.mark.parametrize("channels", ["RGB", "BGR"])
-def test_preprocessing_is_that_of_evaluation(weights, folder, images, channels):
+def test_preprocessing_equals_that_of_evaluation(weights, folder, images, channels):
     register_image_folder("predictor_images", folder)
     cfg = config("INPUT.FORMAT", channels)
     model = untrained(cfg)
@@ -103,21 +104,21 @@ def test_preprocessing_is_that_of_evaluation(weights, folder, images, channels):
     assert torch.equal(pixels, torch.stack([x["image"] for batch in batches for x in batch]))
     evaluated = [x for batch in batches for x in model(batch)]
     for output, result in zip(evaluated, predictor(images), strict=True):
-        torch.testing.assert_close(output["logits"][0].softmax(dim=0), result["probabilities"])
+        assert_same_probabilities(output["logits"][0].softmax(dim=0), result["probabilities"])
 
 
 @pytest.mark.parametrize("mode", ["ensemble", "single_step", "multi_step"])
 def test_the_configured_mode_is_used(weights, images, mode):
-    cfg = config("MODEL.FLOW_CLS.INFERENCE_MODE", mode)
+    cfg = config("MODEL.FLOW_CLS.INFERENCE_MODE", mode, "MODEL.FLOW_CLS.SINGLE_STEP_BLOCK", 1)
     predictor = ClassPredictor(cfg, weights)
     (result,) = predictor(images[:1])
     (output,) = untrained(cfg)([{"image": predictor.preprocess([record(images[0])])[0]}])
     name = {"single_step": "single_step-1", "multi_step": "multi_step-2"}.get(mode, mode)
     logits = output["logits"][output["modes"].index(name)]
-    torch.testing.assert_close(logits.softmax(dim=0), result["probabilities"])
+    assert_same_probabilities(logits.softmax(dim=0), result["probabilities"])
 
 
-def test_top(predictor, images):
+def test_top_classes(predictor, images):
     (result,) = predictor(images[:1])
     best = predictor.top(result, 3)
     assert [p for _, p in best] == sorted(result["probabilities"].tolist(), reverse=True)[:3]
@@ -136,14 +137,14 @@ def test_text_and_json_row(predictor):
     }
 
 
-def test_takes_dataset_dicts(predictor, images):
+def test_dataset_dicts(predictor, images):
     (result,) = predictor([{"file_name": str(images[0]), "image_id": 7, "label": 3}])
     assert result["image_id"] == 7
     with pytest.raises(ValueError, match="file_name.*image_id"):
         predictor([{"image_id": 7}])
 
 
-def test_a_run_s_config_is_enough_where_its_dataset_is_not(weights, images, tmp_path):
+def test_config_of_a_run_needs_no_dataset(weights, images, tmp_path):
     names = [f"kind {i}" for i in range(10)]
     gone = ["DATASETS.TRAIN", "('gone_train',)", "DATASETS.TEST", "()", "DATASETS.DOWNLOAD", "True"]
     with pytest.raises(ValueError, match="unknown dataset 'gone_train'"):
@@ -156,20 +157,20 @@ def test_a_run_s_config_is_enough_where_its_dataset_is_not(weights, images, tmp_
         ClassPredictor(config(*gone, *run[:-1], "7"), weights)
 
 
-def test_nothing_is_downloaded_for_class_names(weights, monkeypatch, tmp_path):
+def test_class_names_cause_no_download(weights, monkeypatch, tmp_path):
     register_image_folder("unmade", tmp_path / "unmade")
     cfg = config("DATASETS.TRAIN", "('unmade',)", "DATASETS.TEST", "()", "DATASETS.DOWNLOAD", True)
-    monkeypatch.setattr("flowdet.engine.config.download", lambda names: pytest.fail(str(names)))
+    monkeypatch.setattr("flowdet.engine.resolve.download", lambda names: pytest.fail(str(names)))
     with pytest.raises(FileNotFoundError, match="give the config.yaml that the training wrote"):
         ClassPredictor(cfg, weights)
 
 
-def test_classes_are_numbers_without_a_dataset(weights, images):
+def test_class_names_without_a_dataset_are_numbers(weights, images):
     cfg = config(*NO_DATASET, "MODEL.FLOW_CLS.NUM_CLASSES", 10)
     assert ClassPredictor(cfg, weights).class_names == [str(i) for i in range(10)]
 
 
-def test_takes_the_average_of_the_weights(tmp_path, weights):
+def test_averaged_weights_are_used(tmp_path, weights):
     model = untrained(config())
     average = average_of(model, 0.5)
     average.n_averaged += 1
@@ -179,18 +180,18 @@ def test_takes_the_average_of_the_weights(tmp_path, weights):
     averaged = ClassPredictor(config("SOLVER.EMA_DECAY", 0.5), path).model
     assert (averaged.probe.classifier.bias == 3).all() and not averaged.training
     assert (ClassPredictor(config(), path).model.probe.classifier.bias != 3).all()
-    # a checkpoint from before there was an average
-    ClassPredictor(config("SOLVER.EMA_DECAY", 0.5), weights)
+    # a checkpoint without averaged weights
+    assert not ClassPredictor(config("SOLVER.EMA_DECAY", 0.5), weights).averaged
 
 
-def test_unreadable_image_is_named(predictor, images, tmp_path):
+def test_error_names_the_unreadable_image(predictor, images, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(images[1].read_bytes()[:60])
     with pytest.raises(OSError, match="broken.png"):
         predictor([images[0], broken])
 
 
-def test_logits_that_are_not_finite(weights, images):
+def test_nan_logits_are_an_error(weights, images):
     predictor = ClassPredictor(config(), weights)
     with torch.no_grad():
         next(predictor.model.reader.parameters()).fill_(torch.nan)
@@ -198,7 +199,7 @@ def test_logits_that_are_not_finite(weights, images):
         predictor(images)
 
 
-def test_refuses_weights_of_the_backbone_alone(tmp_path, weights):
+def test_weights_of_the_backbone_alone_are_refused(tmp_path, weights):
     state = torch.load(weights)["model"]
     part = {name: value for name, value in state.items() if name.startswith("backbone.")}
     torch.save({"model": part}, tmp_path / "backbone.pth")
@@ -206,9 +207,9 @@ def test_refuses_weights_of_the_backbone_alone(tmp_path, weights):
         ClassPredictor(config(), str(tmp_path / "backbone.pth"))
 
 
-def test_refuses_weights_of_other_classes(weights):
+def test_weights_of_other_classes_are_refused(weights):
     cfg = config(*NO_DATASET, "MODEL.FLOW_CLS.NUM_CLASSES", 7, "MODEL.REINIT_CLASSES", True)
-    with pytest.raises(ValueError, match="does not fit the model.*other classes"):
+    with pytest.raises(ValueError, match="does not fit the model.*number of classes"):
         ClassPredictor(cfg, weights)
 
 
@@ -220,14 +221,14 @@ def test_refuses_weights_of_other_classes(weights):
         (["TEST.BATCH_SIZE", 0], "nowhere.pth", ValueError, "TEST.BATCH_SIZE"),
     ],
 )
-def test_clear_errors(overrides, path, error, message):
+def test_wrong_weights_and_batch_sizes(overrides, path, error, message):
     with pytest.raises(error, match=message):
         ClassPredictor(config(*overrides), path)
 
 
-def test_each_task_has_its_predictor(weights):
+def test_models_of_the_other_task_are_refused(weights):
     detector = load_config(str(CONFIGS / "digits_flow.yaml"))
-    with pytest.raises(ValueError, match="runs classifiers, and FlowMatchingDetector is none"):
+    with pytest.raises(ValueError, match="runs classifiers, but the .* is a FlowMatchingDetector"):
         ClassPredictor(detector, weights)
-    with pytest.raises(ValueError, match="runs detectors, and FlowMatchingClassifier is none"):
+    with pytest.raises(ValueError, match="runs detectors, but the .* is a FlowMatchingClassifier"):
         Predictor(config(), weights)

@@ -1,3 +1,5 @@
+"""JsonArrayWriter: complete files only."""
+
 import json
 
 import pytest
@@ -5,7 +7,7 @@ import pytest
 from flowdet.inference.json_writer import JsonArrayWriter
 
 
-def test_rows_as_they_come(tmp_path):
+def test_rows_are_written_in_order(tmp_path):
     path = tmp_path / "new" / "rows.json"
     with JsonArrayWriter(path) as rows:
         rows.add([{"a": 1}, {"a": 2}])
@@ -16,13 +18,13 @@ def test_rows_as_they_come(tmp_path):
     assert rows.count == 3 and len(path.read_text().splitlines()) == 5
 
 
-def test_no_rows_are_an_empty_list(tmp_path):
+def test_no_rows_give_an_empty_list(tmp_path):
     with JsonArrayWriter(tmp_path / "rows.json"):
         pass
     assert json.loads((tmp_path / "rows.json").read_text()) == []
 
 
-def test_an_error_leaves_what_was_there(tmp_path):
+def test_an_error_keeps_the_previous_file(tmp_path):
     (tmp_path / "rows.json").write_text("old")
     with pytest.raises(KeyError), JsonArrayWriter(tmp_path / "rows.json") as rows:
         rows.add([{"a": 1}])

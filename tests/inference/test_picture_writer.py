@@ -1,4 +1,4 @@
-"""Where pictures go: names never collide, and no image is replaced."""
+"""Writers of pictures: file names do not collide, and no image is replaced."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from PIL import Image
 
 from flowdet.inference.picture_writer import (
     MAX_ANIMATED,
-    Extras,
-    PictureFolder,
-    PictureSheet,
-    open_pictures,
+    FolderWriter,
+    SheetWriter,
+    TrajectoryOutputs,
+    open_picture_writer,
     picture_names,
     step_titles,
 )
@@ -22,8 +22,8 @@ from flowdet.visualization.box_trajectory import BoxTrajectory
 from flowdet.visualization.drawing import DetectionVisualizer
 
 
-class Squares:
-    """In place of a visualizer."""
+class BlackSquares:
+    """Replaces a `DetectionVisualizer`."""
 
     def picture(self, result):
         return Image.new("RGB", (30, 30))
@@ -35,14 +35,15 @@ class Squares:
 
 
 def write(output, files, times=()):
-    pictures = open_pictures(str(output), files, Squares(), Extras(times))
+    """Writes the picture of every file, and the sheet of steps if there are times."""
+    pictures = open_picture_writer(str(output), files, BlackSquares(), TrajectoryOutputs(times))
     for file in files:
         pictures.add({"file_name": str(file)})
     pictures.close()
-    return pictures
 
 
-def written(folder):
+def file_names(folder):
+    """All files below a folder, sorted."""
     return sorted(str(x.relative_to(folder)) for x in folder.rglob("*") if x.is_file())
 
 
@@ -50,26 +51,26 @@ def test_folder_or_sheet(tmp_path):
     (tmp_path / "folder.png").mkdir()
     files = [Path("a.jpg")]
     for name, kind in [
-        ("out", PictureFolder),
-        ("out.png/", PictureFolder),
-        ("folder.png", PictureFolder),
-        ("run.1", PictureFolder),
-        ("sheet.png", PictureSheet),
-        ("sheet.JPG", PictureSheet),
+        ("out", FolderWriter),
+        ("out.png/", FolderWriter),
+        ("folder.png", FolderWriter),
+        ("run.1", FolderWriter),
+        ("sheet.png", SheetWriter),
+        ("sheet.JPG", SheetWriter),
     ]:
-        assert type(open_pictures(f"{tmp_path}/{name}", files, Squares())) is kind, name
+        assert type(open_picture_writer(f"{tmp_path}/{name}", files, BlackSquares())) is kind, name
 
 
-def test_folder_takes_the_names_of_the_images(tmp_path):
+def test_pictures_have_the_names_of_the_images(tmp_path):
     write(tmp_path / "out", [Path("x/a.jpg"), Path("y/b.tif"), Path("y/c.gif")])
-    assert written(tmp_path / "out") == ["a.jpg", "b.tif", "c.png"]
+    assert file_names(tmp_path / "out") == ["a.jpg", "b.tif", "c.png"]
 
 
-def test_equal_names_keep_their_folders(tmp_path):
+def test_images_of_the_same_name_keep_their_folders(tmp_path):
     write(
         tmp_path / "out", [Path("x/y/a.jpg"), Path("x/z/a.jpg"), Path("x/b.jpg")], times=[0.5, 1.0]
     )
-    assert written(tmp_path / "out") == [
+    assert file_names(tmp_path / "out") == [
         "b.jpg",
         "b_trajectory.png",
         "y/a.jpg",
@@ -88,10 +89,10 @@ def test_equal_names_keep_their_folders(tmp_path):
         (["a.jpg", "a_trajectory.png"], [0.5, 1.0]),
     ],
 )
-def test_two_pictures_of_one_name_are_refused(tmp_path, files, times):
+def test_two_pictures_of_the_same_path_are_refused(tmp_path, files, times):
     with pytest.raises(ValueError, match="two images"):
         write(tmp_path, [Path("x", name) for name in files], times)
-    assert written(tmp_path) == []
+    assert file_names(tmp_path) == []
 
 
 @pytest.mark.parametrize("output", ["", "a.png"])
@@ -105,29 +106,29 @@ def test_images_are_not_replaced(tmp_path, output):
 
 def test_sheet_and_its_trajectory(tmp_path):
     write(tmp_path / "new" / "sheet.png", [Path("a.jpg"), Path("b.jpg")], times=[0.5, 1.0])
-    assert written(tmp_path) == ["new/sheet.png", "new/sheet_trajectory.png"]
-    sheet, steps = (Image.open(tmp_path / name) for name in written(tmp_path))
+    assert file_names(tmp_path) == ["new/sheet.png", "new/sheet_trajectory.png"]
+    sheet, steps = (Image.open(tmp_path / name) for name in file_names(tmp_path))
     # two images side by side; two rows of two steps
     assert steps.width == sheet.width and steps.height > 1.5 * sheet.height
 
 
-def test_too_many_images_for_a_sheet_are_refused_at_once(tmp_path):
+def test_too_many_images_for_a_sheet(tmp_path):
     with pytest.raises(ValueError, match="folder"):
-        open_pictures(str(tmp_path / "sheet.png"), [Path("a.jpg")] * 500, Squares())
+        open_picture_writer(str(tmp_path / "sheet.png"), [Path("a.jpg")] * 500, BlackSquares())
 
 
-def test_a_file_is_no_folder(tmp_path):
+def test_the_folder_is_a_file(tmp_path):
     (tmp_path / "notes").write_text("")
     with pytest.raises(FileExistsError, match="notes"):
-        open_pictures(str(tmp_path / "notes"), [Path("a.jpg")], Squares())
+        open_picture_writer(str(tmp_path / "notes"), [Path("a.jpg")], BlackSquares())
 
 
 def test_step_titles():
     assert step_titles([0.5, 1.0]) == ["step 1 of 2, t = 0.50", "step 2 of 2, t = 1.00"]
 
 
-def filmed(file):
-    """A result of one query that moves, without detections."""
+def animated_result(file):
+    """A result without detections, whose trajectory has one moving query."""
     boxes = torch.tensor([[[0.0, 0, 9, 9]], [[9.0, 9, 18, 18]]])
     return {
         "file_name": str(file),
@@ -145,32 +146,47 @@ def filmed(file):
 
 
 @pytest.mark.parametrize("suffix", ANIMATION_SUFFIXES)
-def test_a_film_per_image_or_one_of_all(tmp_path, suffix):
+def test_an_animation_per_image_or_one_of_all(tmp_path, suffix):
     files = [Path("a.jpg"), Path("b.jpg")]
     for output in ("out", "out/sheet.png"):
-        pictures = open_pictures(
-            str(tmp_path / output), files, DetectionVisualizer(["x"], 0.5), Extras(film=suffix)
+        pictures = open_picture_writer(
+            str(tmp_path / output),
+            files,
+            DetectionVisualizer(["x"], 0.5),
+            TrajectoryOutputs(animation_suffix=suffix),
         )
         for file in files:
-            pictures.add(filmed(file))
+            pictures.add(animated_result(file))
         pictures.close()
-    films = [f"{name}_trajectory{suffix}" for name in ("a", "b", "sheet")]
-    assert written(tmp_path / "out") == sorted(["a.jpg", "b.jpg", "sheet.png", *films])
+    animations = [f"{name}_trajectory{suffix}" for name in ("a", "b", "sheet")]
+    assert file_names(tmp_path / "out") == sorted(["a.jpg", "b.jpg", "sheet.png", *animations])
     if suffix == ".gif":
-        one, _, all_of_them = (Image.open(tmp_path / "out" / name) for name in films)
+        one, _, all_of_them = (Image.open(tmp_path / "out" / name) for name in animations)
         assert one.n_frames == all_of_them.n_frames == 3
         assert all_of_them.width > 1.8 * one.width
 
 
-def test_too_many_images_for_a_film(tmp_path):
+def test_too_many_images_for_an_animation(tmp_path):
     files = [Path(f"{i}.jpg") for i in range(MAX_ANIMATED + 1)]
-    with pytest.raises(ValueError, match="film of 13 images is too large .* folder"):
-        open_pictures(str(tmp_path / "sheet.png"), files, Squares(), Extras(film=".gif"))
-    open_pictures(str(tmp_path / "out"), files, Squares(), Extras(film=".gif"))
+    with pytest.raises(ValueError, match="animation of 13 images is too large .* folder"):
+        open_picture_writer(
+            str(tmp_path / "sheet.png"),
+            files,
+            BlackSquares(),
+            TrajectoryOutputs(animation_suffix=".gif"),
+        )
+    open_picture_writer(
+        str(tmp_path / "out"), files, BlackSquares(), TrajectoryOutputs(animation_suffix=".gif")
+    )
 
 
-def test_a_film_does_not_replace_an_image(tmp_path):
+def test_an_animation_does_not_replace_an_image(tmp_path):
     image = tmp_path / "a_trajectory.gif"
     image.write_bytes(b"precious")
     with pytest.raises(ValueError, match="is one of the images"):
-        open_pictures(str(tmp_path / "a.png"), [image], Squares(), Extras(film=".gif"))
+        open_picture_writer(
+            str(tmp_path / "a.png"),
+            [image],
+            BlackSquares(),
+            TrajectoryOutputs(animation_suffix=".gif"),
+        )

@@ -1,4 +1,4 @@
-"""Frames of videos and cameras: complete, in RGB, numbered, and with clear errors."""
+"""Frames of videos and cameras: order, numbers, channels and errors."""
 
 import logging
 
@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from flowdet.inference.video import Camera, VideoFile
-from tests.videos import grey_video
+from tests.videos import write_gray_video, write_video
 
 
-def test_frames_come_in_order_with_their_numbers(tmp_path):
-    path = grey_video(tmp_path / "clip.mp4", count=7, fps=12.5)
+def test_frames_are_in_order_and_numbered(tmp_path):
+    path = write_gray_video(tmp_path / "clip.mp4", count=7, fps=12.5)
     video = VideoFile(path)
     assert (video.name, video.fps, video.count) == (str(path), 12.5, 7)
     frames = list(video)
@@ -22,57 +22,58 @@ def test_frames_come_in_order_with_their_numbers(tmp_path):
     assert brightness == sorted(brightness) and brightness[-1] > brightness[0] + 100
 
 
-def test_colours_are_rgb(tmp_path):
+def test_channels_are_rgb(tmp_path):
     red = np.zeros((48, 64, 3), np.uint8)
     red[..., 0] = 255
-    path = grey_video(tmp_path / "red.avi", frames=[red] * 2)
+    path = write_video(tmp_path / "red.avi", [red] * 2)
     assert next(iter(VideoFile(path)))["image"].mean(axis=(0, 1)).argmax() == 0
 
 
-def test_no_such_file(tmp_path):
+def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="no video file.*gone.mp4"):
         VideoFile(tmp_path / "gone.mp4")
 
 
-def test_what_is_no_video(tmp_path, capfd):
+def test_a_file_that_is_not_a_video(tmp_path, capfd):
     (tmp_path / "notes.mp4").write_text("no frames at all")
     with pytest.raises(OSError, match="notes.mp4: OpenCV finds no video"):
         VideoFile(tmp_path / "notes.mp4")
-    # nothing of OpenCV's own
+    # OpenCV itself prints nothing
     assert capfd.readouterr().err == ""
 
 
 class FakeCapture:
-    """In place of cv2.VideoCapture: black frames, and what it says of them."""
+    """Replaces cv2.VideoCapture: black frames and chosen properties."""
 
-    def __init__(self, there=3, count=0.0, fps=10.0, opened=True):
-        self.left, self.opened = there, opened
-        self.says = {cv2.CAP_PROP_FPS: fps, cv2.CAP_PROP_FRAME_COUNT: count}
+    def __init__(self, frames=3, count=0.0, fps=10.0, opened=True):
+        self.frames_left, self.opened = frames, opened
+        self.properties = {cv2.CAP_PROP_FPS: fps, cv2.CAP_PROP_FRAME_COUNT: count}
         self.released = False
 
     def isOpened(self):  # noqa: N802 - OpenCV's name
         return self.opened
 
     def get(self, key):
-        return self.says[key]
+        return self.properties[key]
 
     def read(self):
-        self.left -= 1
-        return self.left >= 0, np.zeros((4, 6, 3), np.uint8)
+        self.frames_left -= 1
+        return self.frames_left >= 0, np.zeros((4, 6, 3), np.uint8)
 
     def release(self):
         self.released = True
 
 
-def fake(monkeypatch, **settings):
+def fake_capture(monkeypatch, **settings):
+    """Makes OpenCV open a `FakeCapture` with these settings; returns it."""
     capture = FakeCapture(**settings)
     monkeypatch.setattr(cv2, "VideoCapture", lambda _: capture)
     return capture
 
 
-def test_a_video_that_ends_too_early_is_told(monkeypatch, tmp_path, caplog):
+def test_a_video_that_ends_too_early_is_logged(monkeypatch, tmp_path, caplog):
     (tmp_path / "cut.mp4").touch()
-    fake(monkeypatch, there=3, count=9.0)
+    fake_capture(monkeypatch, frames=3, count=9.0)
     with caplog.at_level(logging.WARNING):
         assert len(list(VideoFile(tmp_path / "cut.mp4"))) == 3
     assert "should have 9 frames, but ends after 3" in caplog.text
@@ -80,38 +81,40 @@ def test_a_video_that_ends_too_early_is_told(monkeypatch, tmp_path, caplog):
 
 def test_a_video_without_a_readable_frame(monkeypatch, tmp_path):
     (tmp_path / "empty.mp4").touch()
-    fake(monkeypatch, there=0, count=9.0)
+    fake_capture(monkeypatch, frames=0, count=9.0)
     with pytest.raises(OSError, match="empty.mp4: none of its frames"):
         list(VideoFile(tmp_path / "empty.mp4"))
 
 
-@pytest.mark.parametrize(("fps", "taken"), [(0.0, 25), (float("nan"), 25), (90000, 25), (50, 50)])
-def test_unknown_length_and_impossible_speed(monkeypatch, tmp_path, fps, taken):
+@pytest.mark.parametrize(
+    ("fps", "expected"), [(0.0, 25), (float("nan"), 25), (90000, 25), (50, 50)]
+)
+def test_unknown_length_and_impossible_frame_rate(monkeypatch, tmp_path, fps, expected):
     (tmp_path / "odd.mp4").touch()
-    fake(monkeypatch, count=-1.0, fps=fps)
+    fake_capture(monkeypatch, count=-1.0, fps=fps)
     video = VideoFile(tmp_path / "odd.mp4")
-    assert video.count is None and video.fps == taken
+    assert video.count is None and video.fps == expected
 
 
-def test_numbers_of_a_camera_follow_the_clock(monkeypatch):
-    fake(monkeypatch, there=5, fps=10.0)
-    # as fast as the camera, then slower, then faster than it says
+def test_frame_numbers_of_a_camera_follow_the_clock(monkeypatch):
+    fake_capture(monkeypatch, frames=5, fps=10.0)
+    # the model is as fast as the camera, then slower; the camera is faster than its frame rate
     times = iter([100.0, 100.0, 100.1, 100.55, 100.56, 100.9])
     camera = Camera(0, clock=lambda: next(times))
     assert [frame["image_id"] for frame in camera] == [0, 1, 5, 6, 9]
     assert camera.count is None and camera.name == "camera 0"
 
 
-def test_camera_that_is_not_there_or_gives_nothing(monkeypatch):
-    fake(monkeypatch, opened=False)
+def test_missing_camera_and_camera_without_images(monkeypatch):
+    fake_capture(monkeypatch, opened=False)
     with pytest.raises(OSError, match="cannot open camera 3"):
         Camera(3)
-    fake(monkeypatch, there=0)
+    fake_capture(monkeypatch, frames=0)
     with pytest.raises(OSError, match="camera 1 gives no image"):
         list(Camera(1))
 
 
-def test_close_gives_the_source_back(monkeypatch):
-    capture = fake(monkeypatch)
+def test_close_releases_the_source(monkeypatch):
+    capture = fake_capture(monkeypatch)
     Camera(0).close()
     assert capture.released
