@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST_OPTS ?= --numprocesses auto --dist loadfile
 
-# What `make demo` makes: each file is made once, delete it to make it anew.
+# What `make demo` creates: each file is created once; delete it to create it again.
 DETECTRON2_DATASETS ?= datasets
 DEMO_DIR ?= output/digits_demo
 DEMO_BACKBONE ?= output/digits_pretrain/backbone.pth
@@ -37,7 +37,7 @@ $(SETUP): setup.py pyproject.toml flowdet_install.py
 	$(BIN)/python flowdet_install.py
 	@touch $@
 
-test: lint  ## check the style, then run all tests
+test: lint  ## lint, then run all tests
 	$(BIN)/python -m pytest $(PYTEST_OPTS)
 
 lint: $(SETUP)  ## check the style and the import contracts
@@ -53,12 +53,12 @@ docs: $(SETUP)  ## build the documentation site into output/site
 	$(BIN)/mkdocs build --strict
 
 # The files below depend on each other by existence only (after the |): a newer backbone or
-# environment is no reason to train again.
-demo: $(PICTURE)  ## make the digits, train a detector on them and draw what it finds
+# environment does not start another training.
+demo: $(PICTURE)  ## make the digits dataset, train a detector on it and draw detections
 	@$(BIN)/python -c 'import json, sys; \
 	rows = [json.loads(line) for line in open(sys.argv[1])]; \
-	found = [row["bbox/AP50"] for row in rows if "bbox/AP50" in row]; \
-	print(f"AP50 on the test images: {found[-1]:.1f}")' $(DEMO_DIR)/metrics.json
+	values = [row["bbox/AP50"] for row in rows if "bbox/AP50" in row]; \
+	print(f"AP50 on the test images: {values[-1]:.1f}")' $(DEMO_DIR)/metrics.json
 	@echo "detections drawn in $(PICTURE)"
 
 $(DIGITS)/manifest.json: | $(SETUP)
@@ -67,7 +67,7 @@ $(DIGITS)/manifest.json: | $(SETUP)
 $(DEMO_BACKBONE): | $(DIGITS)/manifest.json
 	$(BIN)/python tools/pretrain_digits.py --output $@ $(PRETRAIN_OPTS)
 
-# --resume goes on where an interrupted training stopped, and starts from the backbone otherwise.
+# --resume continues an interrupted training, and starts from the backbone if there is none.
 $(TRAINED): | $(DEMO_BACKBONE) $(DIGITS)/manifest.json
 	$(BIN)/python tools/train_net.py --config-file $(DEMO_CONFIG) --resume \
 		MODEL.WEIGHTS $(DEMO_BACKBONE) OUTPUT_DIR $(DEMO_DIR) $(DEMO_OPTS)

@@ -11,7 +11,7 @@ EXPORT = ["torch>=2.8", "onnx", "onnxscript", "onnxruntime"]
 
 
 def read_version() -> str:
-    """The version in flowdet/__init__.py, read as text because flowdet may not be importable yet."""
+    """The version in flowdet/__init__.py, read as text: what flowdet needs is not installed yet."""
     source = ROOT / "flowdet" / "__init__.py"
     match = re.search(r'^__version__ = "([^"]+)"$', source.read_text(encoding="utf-8"), re.M)
     if match is None:
