@@ -1,3 +1,5 @@
+"""VOC and COCO evaluation: average precision by hand and compared with detectron2."""
+
 import json
 import logging
 import math
@@ -37,25 +39,27 @@ def cfg():
     return cfg
 
 
-def instances(found):
-    """found: [(xyxy box, class id, score), ...]"""
+def output(detections):
+    """The output of a detector; detections are (xyxy box, class id, score)."""
     result = Instances((48, 64))
-    result.pred_boxes = Boxes(torch.tensor([b for b, _, _ in found]).reshape(-1, 4).float())
-    result.pred_classes = torch.tensor([c for _, c, _ in found], dtype=torch.long)
-    result.scores = torch.tensor([s for _, _, s in found], dtype=torch.float32)
+    result.pred_boxes = Boxes(torch.tensor([b for b, _, _ in detections]).reshape(-1, 4).float())
+    result.pred_classes = torch.tensor([c for _, c, _ in detections], dtype=torch.long)
+    result.scores = torch.tensor([s for _, _, s in detections], dtype=torch.float32)
     return {"instances": result}
 
 
 def evaluate(evaluator, detections):
+    """The results for detections by image id; warnings are errors."""
     evaluator.reset()
-    for image_id, found in detections.items():
-        evaluator.process([{"image_id": image_id}], [instances(found)])
+    for image_id, of_image in detections.items():
+        evaluator.process([{"image_id": image_id}], [output(of_image)])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return evaluator.evaluate()["bbox"]
 
 
-def truth(name, keep_difficult=False):
+def ground_truth(name, keep_difficult=False):
+    """The annotated objects as detections with score 0.9, by image id."""
     return {
         record["image_id"]: [(a["bbox"], a["category_id"], 0.9) for a in record["annotations"]]
         for record in get_detection_dicts(name, keep_difficult)
@@ -63,41 +67,41 @@ def truth(name, keep_difficult=False):
 
 
 def test_perfect_detections(pets):
-    results = evaluate(VOCEvaluator(pets), truth(pets))
+    results = evaluate(VOCEvaluator(pets), ground_truth(pets))
     assert results["AP"] == results["AP50"] == results["AP75"] == pytest.approx(100)
     assert results["AP50-cat"] == results["AP50-dog"] == pytest.approx(100)
 
 
 @pytest.mark.parametrize("metric", [2007, 2012])
-def test_half_of_the_cats(voc_folder, metric):
+def test_one_of_two_cats(voc_folder, metric):
     register_voc("pets", voc_folder(IMAGES), "train", ["cat", "dog", "owl"], metric)
-    found = truth("pets") | {"b": []}
+    detections = ground_truth("pets") | {"b": []}
     half = {2007: 100 * 6 / 11, 2012: 50}[metric]
-    assert evaluate(VOCEvaluator("pets"), found)["AP50-cat"] == pytest.approx(half)
+    assert evaluate(VOCEvaluator("pets"), detections)["AP50-cat"] == pytest.approx(half)
 
 
 @pytest.mark.parametrize("metric", [2007, 2012])
-def test_agrees_with_detectron2(voc_folder, metric):
+def test_equals_detectron2(voc_folder, metric):
     register_voc("pets", voc_folder(IMAGES), "train", ["cat", "dog"], metric)
-    found = truth("pets", keep_difficult=True)
-    found["c"] = [([5, 5, 20, 20], 0, 0.95)]
-    found["a"][1] = ([42, 14, 60, 40], 1, 0.3)
-    ours = evaluate(VOCEvaluator("pets"), found)
-    theirs = evaluate(PascalVOCDetectionEvaluator("pets"), found)
+    detections = ground_truth("pets", keep_difficult=True)
+    detections["c"] = [([5, 5, 20, 20], 0, 0.95)]
+    detections["a"][1] = ([42, 14, 60, 40], 1, 0.3)
+    ours = evaluate(VOCEvaluator("pets"), detections)
+    theirs = evaluate(PascalVOCDetectionEvaluator("pets"), detections)
     assert {key: ours[key] for key in theirs} == pytest.approx(theirs)
     assert 0 < ours["AP"] < ours["AP50"] < 100
 
 
-def test_difficult_objects_count_neither_way(pets):
-    with_difficult = evaluate(VOCEvaluator(pets), truth(pets, keep_difficult=True))
+def test_difficult_objects_are_ignored(pets):
+    with_difficult = evaluate(VOCEvaluator(pets), ground_truth(pets, keep_difficult=True))
     assert with_difficult["AP50-cat"] == pytest.approx(100)
 
 
-def test_class_without_objects_is_left_out_and_said_once(pets, caplog):
-    found = truth(pets)
-    found["c"].append(([1, 1, 9, 9], 2, 0.99))
+def test_class_without_objects_is_left_out_and_logged_once(pets, caplog):
+    detections = ground_truth(pets)
+    detections["c"].append(([1, 1, 9, 9], 2, 0.99))
     with caplog.at_level(logging.INFO, logger="flowdet"):
-        results = evaluate(VOCEvaluator(pets, ["cat", "owl"]), found)
+        results = evaluate(VOCEvaluator(pets, ["cat", "owl"]), detections)
     assert math.isnan(results["AP50-owl"])
     assert results["AP50"] == results["AP50-subset"] == pytest.approx(100)
     assert sum("left out of the means: owl" in r.message for r in caplog.records) == 1
@@ -106,7 +110,7 @@ def test_class_without_objects_is_left_out_and_said_once(pets, caplog):
 
 def test_class_with_only_difficult_objects_is_left_out(voc_dataset):
     name = voc_dataset({"a": [((2, 3, 30, 33), "cat", 1), ((9, 9, 30, 30), "dog", 0)]})
-    results = evaluate(VOCEvaluator(name), truth(name))
+    results = evaluate(VOCEvaluator(name), ground_truth(name))
     assert math.isnan(results["AP50-cat"]) and results["AP50"] == pytest.approx(100)
 
 
@@ -115,49 +119,49 @@ def test_no_object_at_all_is_nan(voc_dataset):
 
 
 def test_class_without_detections_is_zero(pets):
-    cats = {k: [d for d in v if d[1] == 0] for k, v in truth(pets).items()}
+    cats = {k: [d for d in v if d[1] == 0] for k, v in ground_truth(pets).items()}
     results = evaluate(VOCEvaluator(pets), cats)
     assert results["AP50-dog"] == 0 and results["AP50"] == pytest.approx(50)
     assert evaluate(VOCEvaluator(pets), {"a": []})["AP50"] == 0
 
 
 def test_subset_means(pets):
-    found = truth(pets) | {"b": []}
-    results = evaluate(VOCEvaluator(pets, ["dog"]), found)
+    detections = ground_truth(pets) | {"b": []}
+    results = evaluate(VOCEvaluator(pets, ["dog"]), detections)
     assert {"AP-subset", "AP50-subset", "AP75-subset"} < set(results)
     assert results["AP50-subset"] == pytest.approx(100) and results["AP50"] < 100
-    assert not [key for key in evaluate(VOCEvaluator(pets), found) if "subset" in key]
+    assert not [key for key in evaluate(VOCEvaluator(pets), detections) if "subset" in key]
 
 
 def test_close_scores_are_not_ties(pets):
-    # The miss scores higher, by less than a thousandth, and comes later.
-    found = {"a": [((40, 10, 60, 40), 1, 0.90001), ((1, 1, 5, 5), 1, 0.90002)]}
-    assert evaluate(VOCEvaluator(pets), found)["AP50-dog"] == pytest.approx(50)
+    # the false positive scores higher, by less than a thousandth, and comes later
+    detections = {"a": [((40, 10, 60, 40), 1, 0.90001), ((1, 1, 5, 5), 1, 0.90002)]}
+    assert evaluate(VOCEvaluator(pets), detections)["AP50-dog"] == pytest.approx(50)
 
 
-def test_fractional_corners_and_absent_tags_can_be_evaluated(voc_folder):
+def test_fractional_corners_and_missing_tags_can_be_evaluated(voc_folder):
     root = voc_folder(IMAGES)
     path = root / "Annotations" / "a.xml"
     text = path.read_text().replace("<xmin>3<", "<xmin>3.2<")
     path.write_text(text.replace("<pose>Unspecified</pose>", ""))
     register_voc("pets", root, "train", ["cat", "dog", "owl"])
-    assert evaluate(VOCEvaluator("pets"), truth("pets"))["AP"] == pytest.approx(100)
+    assert evaluate(VOCEvaluator("pets"), ground_truth("pets"))["AP"] == pytest.approx(100)
 
 
-def test_image_ids_may_have_blanks(cfg, voc_folder):
+def test_image_ids_may_have_spaces(cfg, voc_folder):
     images = {"photo 1": IMAGES["a"], "photo 2": IMAGES["b"]}
     voc_folder(images, split="train")
     names = register_custom(voc_folder(images, split="val"))
-    found = truth(names["val"])
+    detections = ground_truth(names["val"])
     evaluator = build_evaluator(cfg, names["val"])
-    assert evaluate(evaluator, found)["AP"] == pytest.approx(100)
+    assert evaluate(evaluator, detections)["AP"] == pytest.approx(100)
     assert metric_name(names["val"]).startswith("area under the curve")
-    found["photo 1"] = []
-    assert evaluate(evaluator, found)["AP50-dog"] == 0
+    detections["photo 1"] = []
+    assert evaluate(evaluator, detections)["AP50-dog"] == 0
 
 
 def test_coco_files_of_other_tools_are_evaluated(cfg, tmp_path):
-    """Without areas, and with an id 0, which COCO's evaluation takes for "not found"."""
+    """Annotations without areas, and with an id 0, which COCO's evaluation takes for no match."""
     root = write_coco(tmp_path / "pets")
     data = load_coco(root, "val")
     del data["info"]
@@ -166,20 +170,22 @@ def test_coco_files_of_other_tools_are_evaluated(cfg, tmp_path):
         del annotation["area"], annotation["iscrowd"]
     save_coco(root, data, "val")
     names = register_custom(root)
-    found = truth(names["val"])
-    results = evaluate(build_evaluator(cfg, names["val"]), found)
+    detections = ground_truth(names["val"])
+    results = evaluate(build_evaluator(cfg, names["val"]), detections)
     assert [results[k] for k in ("AP", "AP-cat", "AP-dog")] == pytest.approx([100] * 3)
 
 
-def test_builder_takes_subset_from_config(cfg, pets):
+def test_class_subset_of_the_config(cfg, pets):
     cfg.TEST.CLASS_SUBSET = ["cat"]
-    assert evaluate(build_evaluator(cfg, pets), truth(pets))["AP-subset"] == pytest.approx(100)
+    assert evaluate(build_evaluator(cfg, pets), ground_truth(pets))["AP-subset"] == pytest.approx(
+        100
+    )
     cfg.TEST.CLASS_SUBSET = ["cat", "emu"]
     with pytest.raises(ValueError, match="CLASS_SUBSET: emu is not in .*'pets'.*cat, dog, owl"):
         build_evaluator(cfg, pets)
 
 
-def test_unknown_evaluator_type_is_named(cfg):
+def test_error_names_the_unknown_evaluator_type(cfg):
     MetadataCatalog.get("panorama").evaluator_type = "sem_seg"
     with pytest.raises(ValueError, match="'panorama' has evaluator_type 'sem_seg'"):
         build_evaluator(cfg, "panorama")
@@ -200,7 +206,7 @@ def test_coco_datasets_use_the_coco_evaluator(cfg, tmp_path):
     DatasetCatalog.get("coco_pets")
     evaluator = build_evaluator(cfg, "coco_pets", str(tmp_path))
     evaluator.reset()
-    evaluator.process([{"image_id": 1}], [instances([((2, 3, 32, 23), 0, 0.9)])])
+    evaluator.process([{"image_id": 1}], [output([((2, 3, 32, 23), 0, 0.9)])])
     assert evaluator.evaluate()["bbox"]["AP50"] == pytest.approx(100)
     cfg.TEST.CLASS_SUBSET = ["cat"]
     with pytest.raises(ValueError, match="CLASS_SUBSET is for VOC"):
