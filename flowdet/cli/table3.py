@@ -1,14 +1,17 @@
-"""Table 3: inference modes over backbones, topologies and recipes, over several seeds.
+"""Tables 2 to 5: accuracy of every inference mode, by backbone, topology and method.
 
     tools/table3.py
     tools/table3.py --suite cifar10_small --seeds 3
     tools/table3.py --suite cifar100 --backbones vit --methods flow backprop --seeds 1
 
-Trains every config of a suite, backprop among them, with every seed, each by tools/train_net.py,
-and prints the table; table3.json and table3.md go to the output folder. Stopped, it goes on where
-it was when called again. Suites: `cifar10` and `cifar100` (the paper's length), `cifar10_small`
-(10,000 images of datasets/make_image_folder.py, few epochs, a narrow CNN, no AutoAugment) and
-`digits` (needs no download). `KEY VALUE` pairs override every config.
+Trains every model of a suite with every seed, prints the table, and writes table3.json and
+table3.md to the output folder. An interrupted command continues when it is called again.
+
+Suites: `digits` (needs no download), `cifar10_small` (10,000 images of
+datasets/make_image_folder.py, few epochs, a narrow CNN, no AutoAugment), and with the paper's
+schedules `cifar10`, `cifar100`, `mnist`, `tiny_imagenet` and, fine-tuned from ImageNet weights,
+`cifar10_vit_b16`, `cifar100_vit_b16`, `imagenet_r_vit_b16`. `KEY VALUE` pairs override every
+config.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from flowdet.cli.common import at_least_one, parse_with_overrides
 from flowdet.cli.comparison_command import (
@@ -26,17 +31,18 @@ from flowdet.cli.comparison_command import (
     train_and_report,
 )
 from flowdet.engine import load_config
+from flowdet.engine.config import overlay_overrides
 from flowdet.engine.config_files import config_path
 from flowdet.experiments.comparison import Budget, Comparison, Run
 from flowdet.experiments.measurement import check_output_folder
 from flowdet.experiments.mode_table import averaged_weights, line_key, mode_rows, mode_table
 
-# what `cifar10_small` changes in the configs of `cifar10`, for all and by backbone
+# the changes of `cifar10_small` to the configs of `cifar10`: common ones, and by backbone
 SMALL = {
     "DATASETS.TRAIN": ("cifar10_subset_train",),
     "DATASETS.TEST": ("cifar10_subset_test",),
     "DATALOADER.NUM_WORKERS": 0,
-    # few epochs: small batches, and nothing that pays only in a long training
+    # few epochs: small batches, and none of the parts that only help in a long training
     "SOLVER.WARMUP_EPOCHS": 1,
     "SOLVER.IMS_PER_BATCH": 64,
     "SOLVER.EMA_DECAY": 0.0,
@@ -59,29 +65,92 @@ BUDGET_OPTIONS = {
 }
 
 
-def full_suite(dataset: str) -> dict[tuple[str, str, str], str]:
-    """The configs of all there is on a dataset, by backbone, topology and method."""
-    suite = {}
-    for backbone in ("cnn", "vit"):
-        flow = f"{dataset}_flow_{backbone}"
-        suite |= {
-            (backbone, "parallel", "flow"): flow,
-            (backbone, "parallel", "flow_paper"): f"{flow}_paper",
-            (backbone, "sequential", "flow"): f"{flow}_sequential",
-            (backbone, "sequential", "flow_paper"): f"{flow}_sequential_paper",
-            # it reads the last stage
-            (backbone, "parallel", "backprop"): f"{dataset}_backprop_{backbone}",
+class Line(NamedTuple):
+    """A line of the table: a config, and the overlays that change it.
+
+    Attributes:
+        config: a config in configs/cls.
+        overlays: files in configs/cls/bases, in the order in which they are applied.
+    """
+
+    config: str
+    overlays: Sequence[str] = ()
+
+    def overrides(self) -> list[str]:
+        """The keys of the overlays, as `KEY VALUE` pairs."""
+        return [x for name in self.overlays for x in overlay_overrides(f"cls/bases/{name}")]
+
+
+# by (backbone, topology, method)
+Suite = dict[tuple[str, str, str], Line]
+
+
+def backbone_lines(
+    config: str,
+    backbone: str,
+    *,
+    sequential: Sequence[str] = (),
+    sequential_paper: Sequence[str] = (),
+    backprop: str = "backprop",
+) -> Suite:
+    """The lines of a dataset with one backbone.
+
+    Args:
+        config: a config in configs/cls.
+        backbone: `cnn` or `vit`.
+        sequential: the overlays of the sequential topology; empty for no such lines.
+        sequential_paper: its overlays with the paper's recipe.
+        backprop: the overlay of the end-to-end baseline, which reads the last stage.
+    """
+    lines = {
+        (backbone, "parallel", "flow"): Line(config),
+        (backbone, "parallel", "flow_paper"): Line(config, ["paper"]),
+    }
+    if sequential:
+        lines |= {
+            (backbone, "sequential", "flow"): Line(config, sequential),
+            (backbone, "sequential", "flow_paper"): Line(config, sequential_paper),
         }
-    return suite
+    return lines | {(backbone, "parallel", "backprop"): Line(config, [backprop])}
 
 
-SUITES = {
-    "cifar10": full_suite("cifar10"),
-    "cifar10_small": full_suite("cifar10"),
-    "cifar100": full_suite("cifar100"),
+def cifar_suite(dataset: str, cnn_overlay: str) -> Suite:
+    """All methods and topologies, with a CNN and with a ViT.
+
+    Args:
+        dataset: `cifar10` or `cifar100`.
+        cnn_overlay: the overlay of the sequential CNN.
+    """
+    cnn = backbone_lines(
+        f"{dataset}_flow_cnn",
+        "cnn",
+        sequential=[cnn_overlay],
+        sequential_paper=[cnn_overlay, "paper"],
+    )
+    vit = backbone_lines(
+        f"{dataset}_flow_vit",
+        "vit",
+        sequential=["sequential"],
+        sequential_paper=["sequential_paper_vit"],
+    )
+    return cnn | vit
+
+
+SUITES: dict[str, Suite] = {
+    "cifar10": cifar_suite("cifar10", "sequential"),
+    "cifar10_small": cifar_suite("cifar10", "sequential"),
+    "cifar100": cifar_suite("cifar100", "sequential_light"),
     "digits": {
-        ("vit", "parallel", "flow"): "digits_flow_vit",
-        ("vit", "parallel", "backprop"): "digits_backprop_vit",
+        ("vit", "parallel", "flow"): Line("digits_flow_vit"),
+        ("vit", "parallel", "backprop"): Line("digits_flow_vit", ["backprop"]),
+    },
+    "mnist": backbone_lines("mnist_flow_cnn", "cnn"),
+    "tiny_imagenet": backbone_lines("tiny_imagenet_flow_vit", "vit"),
+    **{
+        f"{dataset}_vit_b16": backbone_lines(
+            f"{dataset}_flow_vit_b16", "vit", backprop="backprop_encoder"
+        )
+        for dataset in ("cifar10", "cifar100", "imagenet_r")
     },
 }
 
@@ -90,47 +159,70 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = table_parser(__doc__)
     add = parser.add_argument
     add("--suite", choices=SUITES, default="digits", help="default: digits")
-    add("--backbones", nargs="+", choices=("cnn", "vit"), help="default: all of the suite")
-    add("--topologies", nargs="+", choices=("parallel", "sequential"), help="of the flow methods")
-    add("--methods", nargs="+", choices=("flow", "flow_paper", "backprop"))
-    add("--epochs", type=at_least_one, metavar="N", help="default: those of the suite")
-    add("--batch-size", type=at_least_one, metavar="N", help="default: that of the config")
-    add("--weights", choices=("raw", "ema"), default="raw", help="what the table shows")
+    add(
+        "--backbones",
+        nargs="+",
+        choices=("cnn", "vit"),
+        help="default: all backbones of the suite",
+    )
+    add(
+        "--topologies",
+        nargs="+",
+        choices=("parallel", "sequential"),
+        help="topologies of the flow methods (default: all topologies of the suite)",
+    )
+    add(
+        "--methods",
+        nargs="+",
+        choices=("flow", "flow_paper", "backprop"),
+        help="default: all methods of the suite",
+    )
+    add("--epochs", type=at_least_one, metavar="N", help="default: the epochs of the suite")
+    add("--batch-size", type=at_least_one, metavar="N", help="default: the config's batch size")
+    add(
+        "--weights",
+        choices=("raw", "ema"),
+        default="raw",
+        help="the weights of the table (default: raw; ema: the averaged weights)",
+    )
     args = parse_with_overrides(parser, argv)
-    for name, there in zip(("backbones", "topologies", "methods"), zip(*SUITES[args.suite])):
-        wanted = getattr(args, name) or there
-        missing = next((x for x in wanted if x not in there), None)
+    for name, available in zip(("backbones", "topologies", "methods"), zip(*SUITES[args.suite])):
+        requested = getattr(args, name) or available
+        missing = next((x for x in requested if x not in available), None)
         if missing:
-            has = ", ".join(dict.fromkeys(there))
-            parser.error(f"--{name}: --suite {args.suite} has no {missing}, only {has}")
-        setattr(args, name, wanted)
+            choices = ", ".join(dict.fromkeys(available))
+            parser.error(f"--{name}: --suite {args.suite} has no {missing}, only {choices}")
+        setattr(args, name, requested)
     args.output = args.output or Path("output") / f"table3_{args.suite}"
     return args
 
 
 def plan(args: argparse.Namespace) -> Comparison:
-    """All runs, checked."""
+    """Plans all runs, and checks options and configs."""
     check_output_folder(args.output)
     check_overrides(args.opts, BUDGET_OPTIONS)
-    chosen = [
-        (config_path(f"configs/cls/{config}.yaml"), backbone)
-        for (backbone, topology, method), config in SUITES[args.suite].items()
+    lines = [
+        (backbone, line)
+        for (backbone, topology, method), line in SUITES[args.suite].items()
         if backbone in args.backbones
         and method in args.methods
+        # backprop has no topology: it reads the last stage
         and (topology in args.topologies or method == "backprop")
     ]
     runs = [
-        plan_run(args, file, backbone, seed)
+        plan_run(args, line, backbone, seed)
         for seed in range(args.seeds)
-        for file, backbone in chosen
+        for backbone, line in lines
     ]
     return Comparison(runs)
 
 
-def plan_run(args: argparse.Namespace, file: str, backbone: str, seed: int) -> Run:
-    """A run of a config, at its own batch size and epochs unless the options name others."""
+def plan_run(args: argparse.Namespace, line: Line, backbone: str, seed: int) -> Run:
+    """A run of a line, with the config's batch size and epochs unless the options set others."""
     keys = OVERRIDES.get(args.suite, {}).get(backbone, {})
-    overrides = [*(str(word) for pair in keys.items() for word in pair), *args.opts]
+    suite_overrides = [str(word) for pair in keys.items() for word in pair]
+    overrides = [*line.overrides(), *suite_overrides, *args.opts]
+    file = config_path(f"configs/cls/{line.config}.yaml")
     cfg = load_config(file, overrides)
     budget = Budget(
         args.batch_size or cfg.SOLVER.IMS_PER_BATCH, args.epochs or cfg.SOLVER.MAX_EPOCHS
@@ -144,14 +236,14 @@ def report(args: argparse.Namespace, comparison: Comparison) -> None:
     rows = mode_rows(comparison.runs)
     dataset = comparison.runs[0].cfg.DATASETS.TEST[0]
     caption = (
-        f"{dataset}, {args.seeds} seeds, mean +- standard deviation of the top-1 accuracy in per "
-        "cent after the last epoch. The linear probe reads the backbone's last stage; backprop has "
-        "the flow blocks chained as its head."
+        f"{dataset}, {args.seeds} seeds, mean +- standard deviation of the top-1 accuracy in "
+        "percent after the last epoch. The linear probe reads the backbone's last stage; the head "
+        "of backprop is the chain of all flow blocks."
     )
     if averaged_weights(rows):
         caption += (
-            " Weights: as trained (raw) or their moving average (ema, SOLVER.EMA_DECAY, of the "
-            "models that have one); the JSON file has both."
+            " Weights: as trained (raw), or their moving average (ema) for models that have one "
+            "(SOLVER.EMA_DECAY); the JSON file has both."
         )
     draw = functools.partial(mode_table, rows, args.weights)
     save_table(args.output / "table3", comparison, rows, caption, draw)
