@@ -1,4 +1,4 @@
-"""What models tell while they run: numbers for the trainer's event storage, and warnings."""
+"""What models report while they run: scalars for the trainer's event storage, and warnings."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def log_scalars(scalars: dict[str, Tensor]) -> None:
 def warn_of_untrained_blocks(
     plan: InferencePlan, states: StateSettings, num_blocks: int, node: str
 ) -> None:
-    """Warns, once per plan, if an inference mode evaluates blocks at t = 0 that training never
-    showed t = 0: their estimates are arbitrary there.
+    """Warns, once per set of arguments, if inference evaluates blocks at t = 0 that were never
+    trained there: their estimates are arbitrary.
 
     Args:
         plan: the inference mode.
         states: the training states of the model.
         num_blocks: T.
-        node: of the model's keys, for the message.
+        node: `MODEL.FLOW_DET` or `MODEL.FLOW_CLS`, for the message.
     """
     blocks = plan.untrained_blocks(states, num_blocks)
     if blocks:
         logging.getLogger(__name__).warning(
             "inference mode %s evaluates block%s %s at t = 0, but the model was not trained there "
-            "(TRAINING_STATES rollout without LEARN_AT_START): expect poor results. Use "
+            "(TRAINING_STATES rollout without LEARN_AT_START): expect poor results. Set "
             "%s.INFERENCE_MODE multi_step, or train with %s.LEARN_AT_START True",
             plan.name,
             "s" if len(blocks) > 1 else "",

@@ -1,4 +1,4 @@
-"""Looking parts up by the name that a config key gives."""
+"""Looks up registered parts by the name in a config key."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from detectron2.utils.registry import Registry
 
 
 def registered(registry: Registry, name: str, key: str) -> object:
-    """The part of this name.
+    """The part that is registered under a name.
 
     Args:
-        key: the config key that gave the name, for the message.
+        registry: where to look.
+        name: the value of the config key.
+        key: the config key, for the error message.
 
     Raises:
-        ValueError: there is none; the message lists those there are.
+        ValueError: unknown name; the message lists the known ones.
     """
     if name not in registry:
         names = sorted(known for known, _ in registry)

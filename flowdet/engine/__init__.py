@@ -1,6 +1,6 @@
 """From a config to a trained model: config files, trainer, optimizer, hooks, checkpoints.
 
-Importing it registers everything with detectron2.
+Importing it registers the models and datasets with detectron2.
 """
 
 import flowdet

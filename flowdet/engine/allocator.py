@@ -1,4 +1,4 @@
-"""Settings of the C library's memory allocator."""
+"""A setting of the C library's memory allocator that makes training on a CPU faster."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import platform
 
 
 def keep_freed_memory() -> None:
-    """Keeps freed memory in the process (glibc): on CPU a small training step is a third
-    faster when its large buffers are not handed back to the system each time."""
+    """Keeps freed memory in the process instead of returning it to the system, with glibc.
+
+    A training step allocates and frees the same large buffers every time. On a CPU a small step is
+    a third faster if they are kept.
+    """
     if platform.libc_ver()[0] != "glibc":
         return
-    # the numbers of M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD in glibc's malloc.h
+    # M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD of glibc's malloc.h are -1, -2 and -3
     mallopt = ctypes.CDLL(None).mallopt
     mallopt(-1, 2**31 - 1)
     mallopt(-2, 2**28)
-    # older versions take no more than 32 MiB here, and return 0 for more
+    # older versions allow at most 32 MiB here, and return 0 for more
     if not mallopt(-3, 2**30):
         mallopt(-3, 2**25)

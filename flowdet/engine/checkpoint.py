@@ -1,4 +1,4 @@
-"""Loads detectron2's, torchvision's and our own checkpoints, and says when it cannot."""
+"""Loads checkpoints of flowdet, detectron2 and torchvision, with clear errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from flowdet.engine.hooks import average_of
 
-_REINIT = "set MODEL.REINIT_CLASSES True to let their tensors start anew, for fine-tuning"
+_REINIT = "set MODEL.REINIT_CLASSES True to initialize their tensors anew, for fine-tuning"
 
 _TORCHVISION_NAMES = (
     (r"^conv1\.", "stem.conv1."),
@@ -34,11 +34,10 @@ def is_torchvision_resnet(state: dict) -> bool:
 
 
 def convert_torchvision_resnet(state: dict) -> dict:
-    """A torchvision ResNet's state dict under detectron2's names.
+    """Renames the state dict of a torchvision ResNet to detectron2's names, without the classifier.
 
-    The classifier `fc` is left out. torchvision's weights expect RGB images scaled by
-    `MODEL.PIXEL_MEAN [123.675, 116.28, 103.53]` and `PIXEL_STD [58.395, 57.12, 57.375]`, and
-    `MODEL.RESNETS.STRIDE_IN_1X1 False`.
+    torchvision's weights expect `INPUT.FORMAT RGB`, `MODEL.PIXEL_MEAN [123.675, 116.28, 103.53]`,
+    `MODEL.PIXEL_STD [58.395, 57.12, 57.375]` and `MODEL.RESNETS.STRIDE_IN_1X1 False`.
     """
     converted = {}
     for name, value in state.items():
@@ -56,10 +55,8 @@ def is_torchvision_vit(state: dict) -> bool:
 
 
 def convert_torchvision_vit(state: dict) -> dict:
-    """A torchvision vision transformer's state dict under the names of `ViTBackbone`.
-
-    The classification head is left out.
-    """
+    """Renames the state dict of a torchvision vision transformer to the names of `ViTBackbone`,
+    without the classification head."""
     return {
         f"backbone.vit.{name}": value
         for name, value in state.items()
@@ -68,18 +65,22 @@ def convert_torchvision_vit(state: dict) -> dict:
 
 
 class FlowDetCheckpointer(DetectionCheckpointer):
-    """detectron2's checkpointer, for torchvision's ResNets and ViTs too, with clear errors.
+    """detectron2's checkpointer. It also reads torchvision's ResNets and ViTs, and checks shapes
+    and class names.
 
     Args:
-        model, save_dir: as of detectron2's.
-        reinit_classes: leave out tensors that have other classes, or another number of them,
-            than the model: they keep their initial values, with a warning that names them.
-        class_names: of the model, saved with it; () neither saves nor compares them.
-        checkpointables: what else is saved and loaded.
+        model, save_dir: as of detectron2's checkpointer.
+        reinit_classes: tensors of the checkpoint that depend on the classes are left out if its
+            classes differ from those of the model: the model keeps its initial values, and a
+            warning names them.
+        class_names: of the model. They are saved, and compared with those of the checkpoint. ()
+            does neither.
+        checkpointables: further objects to save and load.
 
     Raises (from `load`):
-        FileNotFoundError: the file is not there, or a zoo file cannot be downloaded.
-        ValueError: it is no checkpoint, fits nothing in the model, or has other shapes.
+        FileNotFoundError: the file does not exist, or cannot be downloaded.
+        ValueError: the file is not a checkpoint, holds no weights of the model, has tensors of
+            other shapes, or has other classes.
     """
 
     def __init__(
@@ -104,11 +105,11 @@ class FlowDetCheckpointer(DetectionCheckpointer):
             if "://" not in str(path):
                 raise
             raise FileNotFoundError(
-                f"{path} could not be downloaded ({error}). Give MODEL.WEIGHTS a local file, or "
-                'MODEL.WEIGHTS "" to start from random weights'
+                f"{path} could not be downloaded ({error}). Set MODEL.WEIGHTS to a local file, or "
+                'to "" to start from random weights'
             ) from error
         finally:
-            # detectron2 leaves it set after an error, and then fails at the next file
+            # detectron2 leaves it set after an error, and the next call would fail
             self._parsed_url_during_load = None
 
     def _load_file(self, filename):
@@ -121,7 +122,7 @@ class FlowDetCheckpointer(DetectionCheckpointer):
             RuntimeError,
             TypeError,
         ) as error:
-            # torch's explanation runs over many lines, with advice that does not fit here
+            # the first sentence: torch adds many lines of advice that does not apply here
             reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
             raise ValueError(f"{filename} is not a readable checkpoint ({reason})") from error
         state = loaded["model"]
@@ -137,77 +138,86 @@ class FlowDetCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint):
         self._check_class_names(checkpoint)
         by_suffix = checkpoint.get("matching_heuristics", False)
-        given = {name: tuple(np.shape(value)) for name, value in checkpoint["model"].items()}
+        loaded_shapes = {name: tuple(np.shape(x)) for name, x in checkpoint["model"].items()}
         incompatible = super()._load_model(checkpoint)
-        own = {
-            name: tuple(value.shape)
-            for name, value in self.model.state_dict().items()
-            # those may be missing from a file without a word
-            if not name.endswith("num_batches_tracked")
-        }
-        wrong = list(incompatible.incorrect_shapes)
+        mismatches = list(incompatible.incorrect_shapes)
+        own = self.model.state_dict()
         if by_suffix:
-            # detectron2 leaves out what has another shape, with no more than a warning
-            wrong += [
-                (ours, given[name], shape)
-                for name in incompatible.unexpected_keys
-                for ours, shape in own.items()
-                if name in given and ours.endswith(f".{name}")
+            # detectron2 only warns of tensors of another shape, and leaves them out
+            mismatches += [
+                (name, loaded_shapes[suffix], tuple(tensor.shape))
+                for suffix in incompatible.unexpected_keys
+                for name, tensor in own.items()
+                if suffix in loaded_shapes and name.endswith(f".{suffix}")
             ]
-        self._check_shapes(wrong)
-        if own.keys() <= set(incompatible.missing_keys):
+        self._check_shapes(mismatches)
+        if _parameter_names(self.model) <= {*incompatible.missing_keys}:
             raise ValueError(
-                f"{self._path} holds none of the model's weights (its first names: "
-                f"{incompatible.unexpected_keys[:3]})"
+                f"{self._path} holds none of the model's weights: its first tensors are "
+                f"{incompatible.unexpected_keys[:3]}"
             )
         return incompatible
 
     def _check_class_names(self, checkpoint: dict) -> None:
-        """Raises ValueError for as many classes of other names, unless they may start anew; the
-        tensors of the classes are then taken out. Another number shows in the shapes."""
-        there, here = checkpoint.get("class_names", []), self._class_names
-        if self._reinit_classes and not there:
+        """Compares the class names of the checkpoint with those of the model, if both have as many.
+        (Another number of classes shows in the shapes.)
+
+        If they differ, `reinit_classes` removes the tensors of the classes from the checkpoint.
+
+        Raises:
+            ValueError: they differ, and `reinit_classes` is off.
+        """
+        loaded, expected = checkpoint.get("class_names", []), self._class_names
+        if self._reinit_classes and not loaded:
             logging.getLogger(__name__).warning(
-                "%s does not say what its classes are called: only tensors of another number of "
-                "classes start anew",
+                "%s does not contain class names: its tensors of the classes are initialized anew "
+                "only if the number of classes differs",
                 self._path,
             )
-        if not here or len(there) != len(here) or there == here:
+        if not expected or len(loaded) != len(expected) or loaded == expected:
             return
-        differ = ", ".join(f"{a} (here {b})" for a, b in zip(there, here) if a != b)
+        pairs = zip(loaded, expected, strict=True)
+        differences = ", ".join(f"{a} (model: {b})" for a, b in pairs if a != b)
         if not self._reinit_classes:
             raise ValueError(
-                f"{self._path} has other classes, or another order of them: {differ}. {_REINIT}"
+                f"{self._path} has other classes than the model, or another order: {differences}. "
+                f"{_REINIT}"
             )
-        prefixes = tuple(getattr(self.model, "class_tensors", ()))
-        taken_out = [name for name in checkpoint["model"] if name.startswith(prefixes)]
-        for name in taken_out:
+        removed = [name for name in checkpoint["model"] if name.startswith(self._class_prefixes)]
+        for name in removed:
             del checkpoint["model"][name]
         logging.getLogger(__name__).warning(
-            "%s has other classes, %s: these tensors start anew: %s",
+            "%s has other classes than the model, %s. Tensors that are initialized anew: %s",
             self._path,
-            differ,
-            ", ".join(taken_out),
+            differences,
+            ", ".join(removed),
         )
 
-    def _check_shapes(self, wrong: list[tuple]) -> None:
-        """Raises ValueError for tensors of another shape, (name, there, here), unless they are
-        only those of other classes and may start anew."""
-        if not wrong:
+    def _check_shapes(self, mismatches: list[tuple]) -> None:
+        """Checks tensors whose shapes differ, given as (name, shape in the checkpoint, shape in the
+        model).
+
+        Raises:
+            ValueError: there are any, unless only the number of classes differs and
+                `reinit_classes` is on.
+        """
+        if not mismatches:
             return
-        listed = ", ".join(f"{name} {there} (here {here})" for name, there, here in wrong[:6])
-        prefixes = tuple(getattr(self.model, "class_tensors", ()))
+        listed = ", ".join(f"{name} {a} (model: {b})" for name, a, b in mismatches[:6])
         only_classes = all(
-            name.startswith(prefixes) and tuple(there)[1:] == tuple(here)[1:]
-            for name, there, here in wrong
+            name.startswith(self._class_prefixes) and tuple(a)[1:] == tuple(b)[1:]
+            for name, a, b in mismatches
         )
         if only_classes and self._reinit_classes:
             logging.getLogger(__name__).warning(
-                "%s has other classes: these tensors start anew: %s", self._path, listed
+                "%s has another number of classes than the model. Tensors that are initialized "
+                "anew: %s",
+                self._path,
+                listed,
             )
             return
         hint = (
-            f"It has other classes: {_REINIT}"
+            f"It has another number of classes: {_REINIT}"
             if only_classes
             else "Was it trained with another backbone (MODEL.RESNETS.*, MODEL.VIT.*), image size "
             "(INPUT.FIXED_SIZE, for a ViT), number of classes, queries or dimensions "
@@ -215,12 +225,22 @@ class FlowDetCheckpointer(DetectionCheckpointer):
         )
         raise ValueError(f"{self._path} does not fit the model: {listed}. {hint}")
 
+    @property
+    def _class_prefixes(self) -> tuple[str, ...]:
+        """Prefixes of the model's tensors whose shape depends on the number of classes."""
+        return tuple(getattr(self.model, "class_tensors", ()))
+
+
+def _parameter_names(model: nn.Module) -> set[str]:
+    return {name for name, _ in model.named_parameters()}
+
 
 class WholeModelCheckpointer(FlowDetCheckpointer):
-    """Takes only weights of the whole model: a detector that starts from a backbone alone
-    would run and find nothing.
+    """Loads only checkpoints that hold every weight of the model: with those of a backbone alone a
+    detector would run and detect nothing.
 
-    Raises (from `load`): also ValueError without a path.
+    Raises (from `load`): as `FlowDetCheckpointer`, and
+        ValueError: the path is empty, or weights are missing.
     """
 
     def load(self, path, *args, **kwargs):
@@ -230,11 +250,11 @@ class WholeModelCheckpointer(FlowDetCheckpointer):
 
     def _load_model(self, checkpoint):
         incompatible = super()._load_model(checkpoint)
-        missing = {name for name, _ in self.model.named_parameters()} & {*incompatible.missing_keys}
+        missing = _parameter_names(self.model) & {*incompatible.missing_keys}
         if missing:
             parts = ", ".join(sorted({name.split(".")[0] for name in missing}))
             raise ValueError(
-                f"{self._path} lacks {len(missing)} of the model's weights (in {parts}): give the "
+                f"{self._path} lacks {len(missing)} of the model's weights (in {parts}): use the "
                 "checkpoint that a training with this config wrote, not the one it started from"
             )
         return incompatible
@@ -243,14 +263,14 @@ class WholeModelCheckpointer(FlowDetCheckpointer):
 def load_trained(
     cfg: CfgNode, model: nn.Module, path: str, class_names: Sequence[str] = ()
 ) -> AveragedModel | None:
-    """Loads a training's checkpoint into its model, by `WholeModelCheckpointer`.
+    """Loads the checkpoint of a training into its model with `WholeModelCheckpointer`.
 
     Args:
-        class_names: that the checkpoint must have, if it knows its own; () takes any.
+        class_names: must equal those of the checkpoint, if it has any; () accepts all.
 
     Returns:
-        The average of the weights that the checkpoint holds; None without `SOLVER.EMA_DECAY`,
-        or if it holds none.
+        The moving average of the weights; None without `SOLVER.EMA_DECAY`, or if the checkpoint
+        holds none.
     """
     if not cfg.SOLVER.EMA_DECAY:
         WholeModelCheckpointer(model, class_names=class_names).load(path)

@@ -57,9 +57,11 @@ def load_config(path: str, overrides: list | None = None) -> CfgNode:
 
 
 def get_config(name: str, overrides: list | None = None) -> CfgNode:
-    """A config by its name or path, with overrides, not resolved; errors as of `load_config`.
+    """A config by its name or path, with overrides, not resolved.
 
-    cfg = flowdet.get_config("voc_flow_r50", ["SOLVER.BASE_LR", 2e-4])
+        cfg = flowdet.get_config("voc_flow_r50", ["SOLVER.BASE_LR", 2e-4])
+
+    Errors as of `load_config`.
     """
     return load_config(name, overrides)
 

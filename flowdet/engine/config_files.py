@@ -1,4 +1,4 @@
-"""The config files that come with flowdet, by name."""
+"""Finds the config files that come with flowdet, by name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import flowdet
 
-# files that are only bases of others
+# files that are not complete configs: bases of others, and studies
 _BASES = ("bases/", "cls/bases/", "paper/recipe", "ablations/")
 
 
@@ -29,11 +29,11 @@ def config_path(name: str) -> str:
     """The path of a config file.
 
     Args:
-        name: a path of a file, or else a name of `list_configs`, with or without `configs/` before
-            and `.yaml` after it.
+        name: the path of a file, or a name of `list_configs`, with or without `configs/` before and
+            `.yaml` after it. An existing file comes first.
 
     Raises:
-        FileNotFoundError: there is neither; the message lists near names.
+        FileNotFoundError: there is neither; the message lists similar names.
     """
     if Path(name).is_file():
         return str(name)
@@ -42,5 +42,5 @@ def config_path(name: str) -> str:
     if path.is_file():
         return str(path)
     near = difflib.get_close_matches(short, list_configs(), n=3, cutoff=0.4)
-    hint = f"near names are {', '.join(near)}" if near else "flowdet.list_configs() lists all names"
-    raise FileNotFoundError(f"there is no config file {str(name)!r} (--config-file): {hint}")
+    hint = f"similar: {', '.join(near)}" if near else "flowdet.list_configs() lists all names"
+    raise FileNotFoundError(f"there is no config file {str(name)!r} (--config-file); {hint}")

@@ -1,4 +1,4 @@
-"""Training hooks."""
+"""Hooks that change how a model is trained: seeds, idle gradients, moving average."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 class SeedEveryIteration(HookBase):
-    """Seeds all random generators from the iteration's number.
+    """Seeds all random generators before every iteration, from its number.
 
-    So noise, times and dropout of iteration i are the same whether the training was
-    interrupted before it or not.
+    Noise, times and dropout of iteration i are then the same whether the training was interrupted
+    before or not.
 
     Args:
-        seed: of the run.
+        seed: `SEED` of the config.
     """
 
     def __init__(self, seed: int):
         self.seed = seed
 
     def before_step(self):
-        # hashed, so that runs with neighbouring seeds do not share their noise
+        # hashed, so that runs with neighboring seeds do not share their noise
         sequence = np.random.SeedSequence([self.seed, self.trainer.iter, comm.get_rank()])
         seed_all_rng(int(sequence.generate_state(1)[0] % 2**31))
 
 
 class DropIdleGradients(HookBase):
-    """Schedule `alternate` on several processes: blocks that do not learn get no gradient.
+    """Removes the gradients of blocks that are not trained in an iteration (schedule `alternate`).
 
-    DistributedDataParallel fills in zeros for them, with which an optimizer with momentum or
-    weight decay would go on moving them. Register it with the inner trainer, which calls
+    DistributedDataParallel gives them zeros, and an optimizer with momentum or weight decay would
+    still change their weights. Register the hook with the inner trainer, which calls
     `after_backward`.
     """
 
@@ -47,14 +47,14 @@ class DropIdleGradients(HookBase):
 
 
 def average_of(model: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of a model's weights and buffers, which starts as a copy.
+    """An exponential moving average of a model's weights and buffers; it starts as a copy.
 
     Args:
-        model: without DistributedDataParallel.
-        decay: between 0 and 1, per update.
+        model: the model, without DistributedDataParallel.
+        decay: per update, between 0 and 1.
 
     Raises:
-        ValueError: another decay.
+        ValueError: the decay is not between 0 and 1.
     """
     if not 0 < decay < 1:
         raise ValueError(f"SOLVER.EMA_DECAY must be between 0 and 1, got {decay}")
@@ -64,7 +64,7 @@ def average_of(model: nn.Module, decay: float) -> AveragedModel:
 
 
 class UpdateAverage(HookBase):
-    """Updates an average of the weights after every step."""
+    """Updates the moving average of the weights after every step."""
 
     def __init__(self, average: AveragedModel):
         self.average = average

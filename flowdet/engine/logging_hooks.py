@@ -1,4 +1,4 @@
-"""Hooks that write down what a training does, beside its losses; TensorBoard shows it."""
+"""Hooks that log learning rates, speed, memory and previews of the results, e.g. to TensorBoard."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ MIB = 2**20
 
 
 class LogLearningRates(HookBase):
-    """Writes `lr/backbone` and `lr/rest`: detectron2's `lr` is that of the largest group of
-    parameters, which may be either."""
+    """Logs the learning rates of the backbone and of the rest, `lr/backbone` and `lr/rest`.
+
+    detectron2's `lr` is the rate of its largest group of parameters, which may be either.
+    """
 
     def before_train(self):
         names = {id(p): name for name, p in self.trainer.model.named_parameters()}
@@ -33,21 +35,21 @@ class LogLearningRates(HookBase):
                 self._groups.setdefault(f"lr/{part}", i)
 
     def before_step(self):
-        # the scheduler's hook changes them after the step
+        # before the step: the hook of the scheduler changes them after it
         groups = self.trainer.optimizer.param_groups
         rates = {name: groups[i]["lr"] for name, i in self._groups.items()}
         self.trainer.storage.put_scalars(**rates, smoothing_hint=False)
 
 
 class LogCost(HookBase):
-    """Writes `images_per_second`, after the training its mean over this process's iterations, and
-    the peak memory so far: `memory/gpu_peak_mib`, what the allocator had at most on this
-    process's GPU, or on a CPU `memory/process_peak_mib`, the resident memory of the process.
+    """Logs the speed and the peak memory of a training.
 
-    Register it after detectron2's `IterationTimer`.
+    `images_per_second` is logged in every iteration, its mean `images_per_second_mean` after the
+    training, over the iterations since the start or the last resume. The memory is that of
+    `peak_memory`. Register it after detectron2's `IterationTimer`.
 
     Args:
-        batch_size: images per iteration, of all processes.
+        batch_size: images per iteration, in all processes together.
         device: `MODEL.DEVICE`.
     """
 
@@ -58,7 +60,7 @@ class LogCost(HookBase):
     def after_step(self):
         storage = self.trainer.storage
         time, iteration = storage.latest().get("time", (0, -1))
-        # the timer leaves out the first iterations
+        # the timer does not count the first iterations
         if iteration == self.trainer.iter:
             storage.put_scalar("images_per_second", self.batch_size / time)
         storage.put_scalars(**peak_memory(self.device), smoothing_hint=False)
@@ -71,30 +73,33 @@ class LogCost(HookBase):
 
 
 def peak_memory(device: str) -> dict[str, float]:
-    """The peak memory of this process so far, in MiB, under the name of its kind; nothing where
-    the system does not tell."""
+    """The peak memory of this process so far, in MiB, by the name of its kind.
+
+    `memory/gpu_peak_mib` is what torch allocated on the GPU, `memory/process_peak_mib` the resident
+    memory of a process on a CPU. Empty where the system does not report it (Windows).
+    """
     if device.startswith("cuda"):
         return {"memory/gpu_peak_mib": torch.cuda.max_memory_allocated() / MIB}
     if resource is None:
         return {}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # KiB, but on macOS bytes
+    # in KiB, on macOS in bytes
     return {"memory/process_peak_mib": peak / (MIB if sys.platform == "darwin" else 1024)}
 
 
 class LogPreviews(EvalHook):
-    """Shows pictures whenever there is an evaluation.
+    """Logs pictures after every evaluation.
 
     Args:
-        period: of the evaluations, in iterations.
-        draw: makes them, by name; called on the main process alone.
+        period: iterations between two evaluations.
+        draw: returns the pictures by name; called in the main process only.
     """
 
     def __init__(self, period: int, draw: Callable[[], dict[str, Image.Image]]):
-        super().__init__(period, self._show)
+        super().__init__(period, self._log)
         self._draw = draw
 
-    def _show(self) -> None:
+    def _log(self) -> None:
         if comm.is_main_process():
             for name, picture in self._draw().items():
                 pixels = np.asarray(picture).transpose(2, 0, 1)

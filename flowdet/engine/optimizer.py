@@ -1,4 +1,4 @@
-"""AdamW with its own learning rate for the backbone, and full-model gradient clipping."""
+"""AdamW or SGD with a separate learning rate for the backbone, and full-model gradient clipping."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ OPTIMIZERS = {"AdamW": torch.optim.AdamW, "SGD": torch.optim.SGD}
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of `SOLVER`.
 
-    Parameters of `backbone` learn at `BASE_LR * BACKBONE_MULTIPLIER`, biases at `BIAS_LR_FACTOR`
-    times what is theirs. Beside detectron2's
-    per-parameter clipping, `SOLVER.CLIP_GRADIENTS.CLIP_TYPE` may be "full_model": the norm of
-    all gradients together, as in the paper (D.1). A linear probe is clipped by itself: its
-    gradients must not change the steps of the model that it reads.
+    The learning rate of the backbone is `BASE_LR * BACKBONE_MULTIPLIER`; biases have
+    `BIAS_LR_FACTOR` times the rate of their part. `SOLVER.CLIP_GRADIENTS.CLIP_TYPE` can be one of
+    detectron2's types, or "full_model": it clips the norm of all gradients together, as in the
+    paper (D.1). The gradients of a linear probe are clipped separately, so that they do not change
+    the steps of the model.
 
     Raises:
-        ValueError: an unknown `SOLVER.OPTIMIZER`.
+        ValueError: unknown `SOLVER.OPTIMIZER`.
     """
     name = cfg.SOLVER.OPTIMIZER
     if name not in OPTIMIZERS:
@@ -29,7 +29,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     def learning_rate_factor(parameter_name: str) -> float:
         name = parameter_name.removeprefix("module.")
         factor = cfg.SOLVER.BACKBONE_MULTIPLIER if name.startswith("backbone.") else 1.0
-        # detectron2 would have it take the place of the backbone's
+        # detectron2's own BIAS_LR_FACTOR would replace the backbone's factor
         return factor * cfg.SOLVER.BIAS_LR_FACTOR if name.endswith(".bias") else factor
 
     parameters = get_default_optimizer_params(
@@ -50,7 +50,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def _with_clipping(cfg: CfgNode, optimizer_class: type, probe: list[nn.Parameter]) -> type:
-    """Clips inside `step`, where AMP has already unscaled the gradients."""
+    """A subclass that clips the gradients inside `step`, where AMP has already unscaled them."""
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if not clip.ENABLED or clip.CLIP_TYPE != "full_model":
         return maybe_add_gradient_clipping(cfg, optimizer_class)
@@ -61,8 +61,8 @@ def _with_clipping(cfg: CfgNode, optimizer_class: type, probe: list[nn.Parameter
         def step(self, closure=None):
             parameters = [p for group in self.param_groups for p in group["params"]]
             rest = [p for p in parameters if id(p) not in in_probe]
-            for together in (rest, probe):
-                nn.utils.clip_grad_norm_(together, clip.CLIP_VALUE, clip.NORM_TYPE)
+            for group in (rest, probe):
+                nn.utils.clip_grad_norm_(group, clip.CLIP_VALUE, clip.NORM_TYPE)
             return super().step(closure)
 
     FullModelClipping.__name__ = f"{optimizer_class.__name__}WithFullModelClipping"

@@ -1,4 +1,4 @@
-"""Config keys, values and dataset names of earlier versions: old runs still load."""
+"""Renames config keys, values and dataset names of earlier versions: old runs still load."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-_NODES = ("FLOW_DET", "FLOW_CLS")
+_NODES = ("MODEL.FLOW_DET", "MODEL.FLOW_CLS")
 
-# old name within a node -> new name
+# old key of a node -> new key
 _KEYS = {
     "ASSIGNMENT": "MATCHING",
     "BACKGROUND_WEIGHT": "BACKGROUND_WEIGHT_PER_IMAGE",
@@ -18,68 +18,79 @@ _KEYS = {
     "QUALITY_TARGETS": "IOU_AWARE_TARGETS",
     "STABILITY_DRAWS": "STABILITY_SAMPLES",
 }
-# new name -> old value -> new value
+# new key -> old value -> new value
 _VALUES = {
     "MATCHING": {"own": "per_block", "carried": "shared"},
     "TRAINING_STATES": {"chain": "rollout"},
 }
-# the default of NUM_QUERIES when BACKGROUND_WEIGHT was the weight of a single query
-_OLD_NUM_QUERIES = 20
 
 
-def update_config(loaded: dict, source: str) -> None:
-    """Renames old keys and values of a loaded config file in place; one warning per rename.
+def update_config(loaded: dict, source: str, num_queries: int) -> None:
+    """Renames old keys and values of a loaded config file in place, with one warning for each.
 
     Args:
-        loaded: the nested dict of the file.
-        source: the file, for the warnings.
+        loaded: the nested dict of the file and its bases.
+        source: the path of the file, for the warnings.
+        num_queries: `MODEL.FLOW_DET.NUM_QUERIES` if the file does not set it.
     """
     for name in _NODES:
-        node = loaded.get("MODEL", {}).get(name) or {}
-        queries = node.get("NUM_QUERIES", _OLD_NUM_QUERIES)
-        for key in list(node):
-            new_key, value = _update(key, node[key], queries)
-            if (new_key, value) != (key, node[key]):
-                _warn(source, f"MODEL.{name}", key, new_key, node[key], value)
+        node = loaded.get("MODEL", {}).get(name.removeprefix("MODEL.")) or {}
+        queries = node.get("NUM_QUERIES", num_queries)
+        for key, value in list(node.items()):
+            new_key, new_value = _renamed(key, value, queries)
+            if (new_key, new_value) != (key, value):
+                _warn(source, f"{name}.{key}", f"{name}.{new_key}", value, new_value)
                 del node[key]
-                node[new_key] = value
+                node[new_key] = new_value
     datasets = loaded.get("DATASETS", {})
-    if datasets.get("PATH"):
-        for split in ("TRAIN", "TEST"):
-            if split in datasets:
-                datasets[split] = tuple(
-                    f"custom_{name.removeprefix('own_')}" if name.startswith("own_") else name
-                    for name in datasets[split]
-                )
+    # names of the custom dataset of this config
+    for split in {"TRAIN", "TEST"} & set(datasets) if datasets.get("PATH") else ():
+        names = tuple(datasets[split])
+        datasets[split] = new_names = tuple(map(_renamed_dataset, names))
+        if new_names != names:
+            _warn(source, f"DATASETS.{split}", f"DATASETS.{split}", names, new_names)
 
 
 def update_overrides(overrides: list, num_queries: int) -> list:
-    """Overrides `[KEY, value, ...]` with old keys and values renamed; one warning per rename.
+    """Overrides `[KEY, value, KEY, value, ...]` with old keys and values renamed, with one warning
+    for each.
 
     Args:
-        num_queries: `MODEL.FLOW_DET.NUM_QUERIES` of the config.
+        overrides: the list, which is left as it is.
+        num_queries: `MODEL.FLOW_DET.NUM_QUERIES` if the overrides do not set it.
     """
+    given = dict(zip(overrides[::2], overrides[1::2]))
+    queries = int(given.get("MODEL.FLOW_DET.NUM_QUERIES", num_queries))
     updated = list(overrides)
     for i in range(0, len(updated) - 1, 2):
         node, _, key = str(updated[i]).rpartition(".")
-        if node.removeprefix("MODEL.") in _NODES:
-            new_key, value = _update(key, updated[i + 1], num_queries)
-            if (new_key, value) != (key, updated[i + 1]):
-                _warn("an override", node, key, new_key, updated[i + 1], value)
-                updated[i : i + 2] = f"{node}.{new_key}", value
+        if node not in _NODES:
+            continue
+        value = updated[i + 1]
+        new_key, new_value = _renamed(key, value, queries)
+        if (new_key, new_value) != (key, value):
+            _warn("an override", f"{node}.{key}", f"{node}.{new_key}", value, new_value)
+            updated[i : i + 2] = f"{node}.{new_key}", new_value
     return updated
 
 
-def _update(key: str, value: Any, num_queries: int) -> tuple[str, Any]:
-    """The new key and value."""
+def _renamed(key: str, value: Any, num_queries: int) -> tuple[str, Any]:
+    """The new key and value of a node's key."""
     new_key = _KEYS.get(key, key)
     if key == "BACKGROUND_WEIGHT":
+        # it was the weight of one query
         return new_key, float(value) * num_queries
     if isinstance(value, str):
         value = _VALUES.get(new_key, {}).get(value, value)
     return new_key, value
 
 
-def _warn(source: str, node: str, key: str, new_key: str, old: Any, new: Any) -> None:
-    value = "" if new == old else f" (value {old!r} is now {new!r})"
-    logger.warning("%s: the key %s.%s is now called %s%s", source, node, key, new_key, value)
+def _renamed_dataset(name: str) -> str:
+    return f"custom_{name.removeprefix('own_')}" if name.startswith("own_") else name
+
+
+def _warn(source: str, key: str, new_key: str, value: Any, new_value: Any) -> None:
+    old, new = key, new_key
+    if new_value != value:
+        old, new = f"{old} {value!r}", f"{new} {new_value!r}"
+    logger.warning("%s: %s is now %s", source, old, new)

@@ -1,4 +1,4 @@
-"""Fills in what a config leaves to the machine and the dataset: device, classes, iterations."""
+"""Sets the keys of a config that depend on the machine or the dataset."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ logger = logging.getLogger(__name__)
 
 
 def resolve_model(cfg: CfgNode) -> CfgNode:
-    """Fills in what a model needs that gets no images of a dataset: device and classes. In place.
+    """Sets the device and the classes, for a model that is used without a dataset. In place.
 
-    Names and number of the classes are those of a run, where the config is one that a run has
-    written; else those of its datasets.
+    The classes are `MODEL.CLASS_NAMES`, which a run saves in its config, or else those of the
+    datasets.
 
     Raises:
-        KeyError, ValueError, FileNotFoundError: as `resolve_config`.
+        KeyError, ValueError: as `resolve_config`.
+        FileNotFoundError: the classes are those of a dataset whose files are missing.
     """
     _resolve_device(cfg)
     task, names = task_of(cfg), cfg.MODEL.CLASS_NAMES
@@ -33,26 +34,28 @@ def resolve_model(cfg: CfgNode) -> CfgNode:
         count = task.keys(cfg).NUM_CLASSES
         if count != len(names):
             raise ValueError(
-                f"MODEL.{task.node}.NUM_CLASSES is {count}, but MODEL.CLASS_NAMES are {len(names)}"
+                f"MODEL.{task.node}.NUM_CLASSES is {count}, but MODEL.CLASS_NAMES has {len(names)} "
+                "names"
             )
         return cfg
     try:
         _resolve_classes(cfg)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{error}; or give the config.yaml that the training wrote: it holds the class names"
+            f"{error}; or use the config.yaml that the training wrote: it holds the class names"
         ) from error
     return cfg
 
 
 def resolve_config(cfg: CfgNode, training: bool = True) -> CfgNode:
-    """Fills in the device, the classes and, for training, what is counted in epochs. In place.
+    """Sets the device, the classes and, for training, all numbers of iterations. In place.
 
-    With `DATASETS.DOWNLOAD` it fetches missing classification datasets.
+    With `DATASETS.DOWNLOAD` it downloads missing classification datasets.
 
     Raises:
-        KeyError: there is no such `MODEL.META_ARCHITECTURE`.
-        ValueError: the class count of the config is not the dataset's, or no dataset is named.
+        KeyError: unknown `MODEL.META_ARCHITECTURE`.
+        ValueError: a dataset is unknown, is for another task, or its classes are not those of the
+            config or of the other datasets; or neither datasets nor a number of classes are given.
     """
     _resolve_device(cfg)
     if cfg.DATASETS.DOWNLOAD and task_of(cfg) is CLASSIFICATION:
@@ -65,10 +68,10 @@ def resolve_config(cfg: CfgNode, training: bool = True) -> CfgNode:
 
 def _resolve_device(cfg: CfgNode) -> None:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        log_first_n(logging.WARNING, "no GPU here: MODEL.DEVICE is set to cpu", name=__name__)
+        log_first_n(logging.WARNING, "there is no GPU: MODEL.DEVICE is set to cpu", name=__name__)
         cfg.MODEL.DEVICE = "cpu"
     if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED:
-        log_first_n(logging.WARNING, "SOLVER.AMP needs a GPU: switched off", name=__name__)
+        log_first_n(logging.WARNING, "SOLVER.AMP needs a GPU: it is switched off", name=__name__)
         cfg.SOLVER.AMP.ENABLED = False
 
 
@@ -83,7 +86,7 @@ def _resolve_classes(cfg: CfgNode) -> None:
         return
     for name in datasets:
         classes = dataset_classes(name)
-        _check_kind(cfg, name)
+        _check_evaluator_type(cfg, name)
         if node.NUM_CLASSES == 0:
             node.NUM_CLASSES = len(classes)
         if node.NUM_CLASSES != len(classes):
@@ -93,47 +96,47 @@ def _resolve_classes(cfg: CfgNode) -> None:
             )
         if classes != dataset_classes(datasets[0]):
             raise ValueError(
-                f"datasets {datasets[0]!r} and {name!r} have different classes, or another order "
-                f"of them: {_first_difference(dataset_classes(datasets[0]), classes)}"
+                f"datasets {datasets[0]!r} and {name!r} have different classes, or the same in "
+                f"another order: {_first_difference(dataset_classes(datasets[0]), classes)}"
             )
     classes = dataset_classes(datasets[0])
     if cfg.MODEL.CLASS_NAMES and cfg.MODEL.CLASS_NAMES != classes:
         raise ValueError(
-            f"MODEL.CLASS_NAMES are other classes than those of {datasets[0]!r}: "
+            f"MODEL.CLASS_NAMES and dataset {datasets[0]!r} have different classes: "
             f"{_first_difference(cfg.MODEL.CLASS_NAMES, classes)}. To train on other classes than "
-            "a run did, take the config that it was started with, not its config.yaml"
+            "a run did, use the config that it was started with, not its config.yaml"
         )
     cfg.MODEL.CLASS_NAMES = classes
 
 
-def _check_kind(cfg: CfgNode, name: str) -> None:
-    kind, kinds = MetadataCatalog.get(name).get("evaluator_type"), task_of(cfg).evaluator_types
-    # one without a kind can be trained on
-    if kind is not None and kind not in kinds:
+def _check_evaluator_type(cfg: CfgNode, name: str) -> None:
+    actual, expected = MetadataCatalog.get(name).get("evaluator_type"), task_of(cfg).evaluator_types
+    # a dataset without one can be trained on
+    if actual is not None and actual not in expected:
         raise ValueError(
-            f"dataset {name!r} has evaluator_type {kind!r}, and a {cfg.MODEL.META_ARCHITECTURE} "
-            f"needs {' or '.join(map(repr, kinds))} (in the dataset's metadata)"
+            f"dataset {name!r} has evaluator_type {actual!r} in its metadata, but a "
+            f"{cfg.MODEL.META_ARCHITECTURE} needs {' or '.join(map(repr, expected))}"
         )
 
 
 def _first_difference(one: list[str], other: list[str]) -> str:
     pairs = enumerate(itertools.zip_longest(one, other))
     index, a, b = next((i, a, b) for i, (a, b) in pairs if a != b)
-    return f"class {index} is {a!r} in the one and {b!r} in the other"
+    return f"class {index} is {a!r} in the first and {b!r} in the second"
 
 
 def dataset_classes(name: str) -> list[str]:
-    """Class names of a registered dataset.
+    """The class names of a dataset.
 
     Raises:
-        ValueError: it is not registered, or has no class names.
+        ValueError: the dataset is not registered, or has no class names.
     """
     if name not in DatasetCatalog:
         near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3)
-        raise ValueError(f"unknown dataset {name!r} (DATASETS.TRAIN / TEST); near are {near}")
+        raise ValueError(f"unknown dataset {name!r} (DATASETS.TRAIN, TEST); similar: {near}")
     metadata = MetadataCatalog.get(name)
     if not hasattr(metadata, "thing_classes"):
-        # some of detectron2's datasets fill in their metadata when they are read
+        # some of detectron2's datasets set their metadata when they are read
         DatasetCatalog.get(name)
     if not hasattr(metadata, "thing_classes"):
         raise ValueError(f"dataset {name!r} has no thing_classes in its metadata")
@@ -153,8 +156,8 @@ def _resolve_epochs(cfg: CfgNode) -> None:
     solver, node = cfg.SOLVER, task.keys(cfg)
     if node.SCHEDULE == "alternate" and node.ITERS_PER_EPOCH not in (0, iterations(1)):
         logger.warning(
-            "MODEL.%s.ITERS_PER_EPOCH is %d, but %d iterations are a pass over the data: set it to 0 "
-            "to take that",
+            "MODEL.%s.ITERS_PER_EPOCH is %d, but an epoch has %d iterations: set it to 0 to use "
+            "those",
             task.node,
             node.ITERS_PER_EPOCH,
             iterations(1),
@@ -167,7 +170,8 @@ def _resolve_epochs(cfg: CfgNode) -> None:
         solver.STEPS = tuple(iterations(epoch) for epoch in solver.STEP_EPOCHS)
     if solver.WARMUP_EPOCHS > 0:
         solver.WARMUP_ITERS = iterations(solver.WARMUP_EPOCHS)
-    # rounded up, or the last period would end just before the training and both do the same
+    # rounded up: otherwise the last period could end just before the training, which then saves or
+    # evaluates once more
     if solver.CHECKPOINT_EPOCHS > 0:
         solver.CHECKPOINT_PERIOD = math.ceil(solver.CHECKPOINT_EPOCHS * per_epoch)
     if cfg.TEST.EVAL_EPOCHS > 0:
@@ -182,11 +186,12 @@ def _resolve_epochs(cfg: CfgNode) -> None:
 
 
 def _cap_warmup(solver: CfgNode) -> None:
-    """A warm-up that fills a training would end where the learning rate is 0 again."""
+    """Shortens a warm-up that takes more than half of the training: it would end after the schedule
+    has already lowered the learning rate."""
     if solver.WARMUP_ITERS > solver.MAX_ITER // 2:
         shorter = solver.MAX_ITER // 10
         logger.warning(
-            "the warm-up of %d iterations is too long for a training of %d: shortened to %d "
+            "the warm-up of %d iterations is too long for a training of %d: it is shortened to %d "
             "(SOLVER.WARMUP_EPOCHS, WARMUP_ITERS)",
             solver.WARMUP_ITERS,
             solver.MAX_ITER,

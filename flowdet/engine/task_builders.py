@@ -1,4 +1,4 @@
-"""What differs between detection and classification in a run."""
+"""The functions that differ between training a detector and a classifier."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from detectron2.config import CfgNode
 from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.modeling import META_ARCH_REGISTRY
+from PIL import Image
 
 import flowdet.data.classification.loaders
 import flowdet.data.detection.loaders
-import flowdet.evaluation.classification_previews
-import flowdet.evaluation.detection_previews
 from flowdet.evaluation.classification import ClassificationEvaluator
 from flowdet.evaluation.detection import build_evaluator
 from flowdet.flowcls import Classifier
@@ -20,14 +19,14 @@ from flowdet.flowcls import Classifier
 
 @dataclass(frozen=True)
 class TaskBuilders:
-    """How a run reads and evaluates its data.
+    """How a task reads and evaluates its data.
 
     Attributes:
-        node: name of its config node in `MODEL`.
-        evaluator_types: kinds of datasets (in their metadata) that it is for.
-        count_training_images: those in an epoch.
+        node: name of the task's config node in `MODEL`.
+        evaluator_types: values of `evaluator_type` in the metadata of datasets for this task.
+        count_training_images: the number of images in an epoch.
         build_train_loader, build_test_loader, build_evaluator: as of `Trainer`.
-        preview_sheet: draws test images and what a model says of them.
+        preview_sheet: draws test images with the results of a model.
     """
 
     node: str
@@ -39,20 +38,17 @@ class TaskBuilders:
     preview_sheet: Callable
 
     def keys(self, cfg: CfgNode) -> CfgNode:
-        """Its node in a config."""
+        """The task's node of a config."""
         return cfg.MODEL[self.node]
 
 
 def _count_detection_images(cfg: CfgNode) -> int:
-    keep = cfg.DATASETS.TRAIN_ON_DIFFICULT
-    dicts = [
-        d
-        for n in cfg.DATASETS.TRAIN
-        for d in flowdet.data.detection.loaders.get_detection_dicts(n, keep)
-    ]
+    read = flowdet.data.detection.loaders.get_detection_dicts
+    keep_difficult = cfg.DATASETS.TRAIN_ON_DIFFICULT
+    records = [record for name in cfg.DATASETS.TRAIN for record in read(name, keep_difficult)]
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        dicts = filter_images_with_only_crowd_annotations(dicts)
-    return len(dicts)
+        records = filter_images_with_only_crowd_annotations(records)
+    return len(records)
 
 
 def _build_classification_evaluator(
@@ -61,31 +57,45 @@ def _build_classification_evaluator(
     return ClassificationEvaluator(dataset_name)
 
 
+def _detection_previews(*args) -> Image.Image:
+    # imported when it is used: it needs matplotlib
+    from flowdet.evaluation.detection_previews import preview_sheet
+
+    return preview_sheet(*args)
+
+
+def _classification_previews(*args) -> Image.Image:
+    from flowdet.evaluation.classification_previews import preview_sheet
+
+    return preview_sheet(*args)
+
+
 DETECTION = TaskBuilders(
-    "FLOW_DET",
-    ("pascal_voc", "coco"),
-    _count_detection_images,
-    flowdet.data.detection.loaders.build_train_loader,
-    flowdet.data.detection.loaders.build_test_loader,
-    build_evaluator,
-    flowdet.evaluation.detection_previews.preview_sheet,
+    node="FLOW_DET",
+    evaluator_types=("pascal_voc", "coco"),
+    count_training_images=_count_detection_images,
+    build_train_loader=flowdet.data.detection.loaders.build_train_loader,
+    build_test_loader=flowdet.data.detection.loaders.build_test_loader,
+    build_evaluator=build_evaluator,
+    preview_sheet=_detection_previews,
 )
 CLASSIFICATION = TaskBuilders(
-    "FLOW_CLS",
-    ("classification",),
-    flowdet.data.classification.loaders.count_training_images,
-    flowdet.data.classification.loaders.build_train_loader,
-    flowdet.data.classification.loaders.build_test_loader,
-    _build_classification_evaluator,
-    flowdet.evaluation.classification_previews.preview_sheet,
+    node="FLOW_CLS",
+    evaluator_types=("classification",),
+    count_training_images=flowdet.data.classification.loaders.count_training_images,
+    build_train_loader=flowdet.data.classification.loaders.build_train_loader,
+    build_test_loader=flowdet.data.classification.loaders.build_test_loader,
+    build_evaluator=_build_classification_evaluator,
+    preview_sheet=_classification_previews,
 )
 
 
 def task_of(cfg: CfgNode) -> TaskBuilders:
-    """The task of `MODEL.META_ARCHITECTURE`: whatever is no classifier is a detector.
+    """The task of `MODEL.META_ARCHITECTURE`: subclasses of `Classifier` classify, all other models
+    detect.
 
     Raises:
-        KeyError: there is no such meta-architecture.
+        KeyError: unknown meta-architecture.
     """
     architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
     return CLASSIFICATION if issubclass(architecture, Classifier) else DETECTION

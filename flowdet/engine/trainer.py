@@ -1,4 +1,4 @@
-"""The trainer: detectron2's, with flowdet's loaders, optimizer, evaluators, checkpoints."""
+"""The trainer: detectron2's, with flowdet's loaders, optimizer, evaluators and checkpoints."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from flowdet.engine.logging_hooks import LogCost, LogLearningRates, LogPreviews
 from flowdet.engine.optimizer import build_optimizer
 from flowdet.engine.task_builders import task_of
 
-# more on one sheet are too small to be seen
+# the maximum of TEST.SAMPLE_IMAGES: with more of them the images of a sheet are too small to see
 MAX_SAMPLES = 50
 
 
 class Trainer(DefaultTrainer):
-    """Trains any detectron2 meta-architecture by a resolved flowdet config."""
+    """Trains the `MODEL.META_ARCHITECTURE` of a resolved config."""
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """As detectron2's; a resumed run goes on with the images it would have seen next."""
+        """As of detectron2; a resumed run goes on with the images that it would have seen next."""
         super().resume_or_load(resume)
         if self.start_iter > 0:
             self._trainer.reset_data_loader(
@@ -41,12 +41,12 @@ class Trainer(DefaultTrainer):
             )
 
     def train(self) -> dict | None:
-        """As detectron2's; returns the last evaluation, if there was one."""
+        """As of detectron2; returns the results of the last evaluation, None if there was none."""
         super().train()
         return getattr(self, "_last_eval_results", None)
 
     def build_hooks(self):
-        # called at the end of DefaultTrainer's __init__, which has made a plain checkpointer
+        # called at the end of DefaultTrainer.__init__, which has made detectron2's checkpointer
         self.checkpointer = FlowDetCheckpointer(
             self.model,
             self.cfg.OUTPUT_DIR,
@@ -57,13 +57,13 @@ class Trainer(DefaultTrainer):
         hooks = super().build_hooks()
         average = self._average()
         # before the writers, which come last
-        place = len(hooks) - comm.is_main_process()
-        hooks[place:place] = self._watching_hooks(average)
+        index = len(hooks) - comm.is_main_process()
+        hooks[index:index] = self._logging_hooks(average)
         if average is not None:
             self.checkpointer.add_checkpointable("ema", average)
-            # before those that save and evaluate it
+            # before the hooks that save and evaluate it
             hooks.insert(0, UpdateAverage(average))
-            # what detectron2's evaluation hook calls
+            # called by detectron2's evaluation hook
             self.test = lambda cfg, model: evaluate(cfg, model, average)
         if self.cfg.SEED >= 0:
             hooks.insert(0, SeedEveryIteration(self.cfg.SEED))
@@ -74,23 +74,23 @@ class Trainer(DefaultTrainer):
 
     @property
     def _plain_model(self) -> nn.Module:
-        """Without DistributedDataParallel."""
+        """The model without DistributedDataParallel."""
         return getattr(self.model, "module", self.model)
 
     def _average(self) -> AveragedModel | None:
         decay = self.cfg.SOLVER.EMA_DECAY
         return average_of(self._plain_model, decay) if decay else None
 
-    def _watching_hooks(self, average: AveragedModel | None) -> list[HookBase]:
+    def _logging_hooks(self, average: AveragedModel | None) -> list[HookBase]:
         cfg, model = self.cfg, self._plain_model if average is None else average.module
-        watching = [LogLearningRates(), LogCost(cfg.SOLVER.IMS_PER_BATCH, cfg.MODEL.DEVICE)]
+        hooks = [LogLearningRates(), LogCost(cfg.SOLVER.IMS_PER_BATCH, cfg.MODEL.DEVICE)]
         if not 0 <= cfg.TEST.SAMPLE_IMAGES <= MAX_SAMPLES:
             raise ValueError(
                 f"TEST.SAMPLE_IMAGES must be from 0 to {MAX_SAMPLES}, got {cfg.TEST.SAMPLE_IMAGES}"
             )
         if cfg.TEST.SAMPLE_IMAGES:
-            watching.append(LogPreviews(cfg.TEST.EVAL_PERIOD, lambda: draw_previews(cfg, model)))
-        return watching
+            hooks.append(LogPreviews(cfg.TEST.EVAL_PERIOD, lambda: draw_previews(cfg, model)))
+        return hooks
 
     @classmethod
     def build_model(cls, cfg):
@@ -113,7 +113,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):
-        """As detectron2's, with the same buffers in all processes: those that are saved."""
+        """As of detectron2, with the same buffers in all processes: those that are saved."""
         share_buffers(model)
         return super().test(cfg, model, evaluators)
 
@@ -123,8 +123,8 @@ class Trainer(DefaultTrainer):
 
 
 def draw_previews(cfg: CfgNode, model: nn.Module) -> dict[str, Image.Image]:
-    """`TEST.SAMPLE_IMAGES` images of every test dataset with what the model says of them, by
-    "samples/<dataset>"."""
+    """`TEST.SAMPLE_IMAGES` images of every test dataset with the results of the model, as one
+    picture per dataset named "samples/<dataset>"."""
     draw = task_of(cfg).preview_sheet
     return {
         f"samples/{name}": draw(cfg, model, name, cfg.TEST.SAMPLE_IMAGES)
@@ -133,23 +133,35 @@ def draw_previews(cfg: CfgNode, model: nn.Module) -> dict[str, Image.Image]:
 
 
 def share_buffers(model: nn.Module) -> None:
-    """Gives the first process's buffers to all: each has batch-norm statistics of its own images,
-    as detectron2 has DistributedDataParallel leave them alone."""
+    """Copies the buffers of the first process to all others.
+
+    detectron2 tells DistributedDataParallel not to synchronize them, so that every process has the
+    batch-norm statistics of its own images.
+    """
     if comm.get_world_size() > 1:
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, 0)
 
 
 def evaluate(cfg: CfgNode, model: nn.Module, average: AveragedModel | None = None) -> dict:
-    """The evaluation of a model on `DATASETS.TEST` and, if there is an average of its weights, of
-    that too, under names in "_ema"."""
+    """Evaluates a model on `DATASETS.TEST`.
+
+    Args:
+        cfg: resolved.
+        model: the model.
+        average: the moving average of its weights, which is evaluated too.
+
+    Returns:
+        The metrics by the name of the task, those of the average with "_ema" after the name. With
+        several datasets, such a dict for each of them.
+    """
     results = Trainer.test(cfg, model)
     if average is None:
         return results
     averaged = Trainer.test(cfg, average.module)
     if len(cfg.DATASETS.TEST) == 1:
         return results | _renamed(averaged)
-    return {name: found | _renamed(averaged[name]) for name, found in results.items()}
+    return {name: tasks | _renamed(averaged[name]) for name, tasks in results.items()}
 
 
 def _renamed(tasks: dict[str, dict]) -> dict[str, dict]:

@@ -1,4 +1,4 @@
-"""Parts of one's own: modules that a config names are imported before anything is built."""
+"""Imports the modules in `IMPORTS` of a config, which register parts of the user."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Sequence
 
 
 def import_parts(names: Sequence[str]) -> None:
-    """Imports modules once each, so that the parts which they register are known.
+    """Imports modules, each once, so that the parts that they register are known.
 
     Args:
-        names: of modules, or paths of .py files.
+        names: names of modules, or paths of .py files.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ImportError: there is no such module, or it cannot be imported.
+        FileNotFoundError: a file does not exist.
+        ImportError: a module does not exist, or cannot be imported.
     """
     for name in names:
         if name.endswith(".py"):
@@ -33,15 +33,15 @@ def _import_module(name: str) -> None:
         if error.name != name:
             raise
         raise ImportError(
-            f"IMPORTS names a module {name!r}, which is not on the path: install it, or give a .py "
-            "file"
+            f"IMPORTS names a module {name!r}, which is not on the path: install it, or give the "
+            "path of a .py file"
         ) from error
 
 
 def _import_file(path: str) -> None:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"IMPORTS names a file {path!r}, which does not exist")
-    # by its place, so that files of the same name do not get into each other's way
+    # named after the whole path, so that files of the same name in two folders are two modules
     name = "flowdet_imports." + os.path.realpath(path).replace(".", "_")
     if name in sys.modules:
         return

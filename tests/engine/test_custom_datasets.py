@@ -1,4 +1,4 @@
-"""DATASETS.PATH: from a folder to a resolved config."""
+"""DATASETS.PATH: a custom dataset sets names, classes, evaluator and epochs of a config."""
 
 import shutil
 from pathlib import Path
@@ -12,7 +12,15 @@ from flowdet.data.detection.loaders import get_detection_dicts
 from flowdet.engine import FlowDetCheckpointer, load_config, resolve_config
 from flowdet.engine.resolve import resolve_model
 from flowdet.inference.predictor import Predictor
-from tests.data.custom.small import CAT, DOG, TRAIN, VAL, load, save, write_coco
+from tests.data.custom.example_datasets import (
+    CAT,
+    DOG,
+    TRAIN,
+    VAL,
+    load_coco,
+    save_coco,
+    write_coco,
+)
 
 CONFIG = Path(__file__).parents[2] / "configs" / "digits_flow.yaml"
 
@@ -28,27 +36,27 @@ def coco(tmp_path):
     return write_coco(tmp_path / "pets")
 
 
-def own(folder, *words):
-    return load_config(str(CONFIG), ["DATASETS.PATH", repr(str(folder)), *words])
+def config_of(folder, *overrides):
+    return load_config(str(CONFIG), ["DATASETS.PATH", repr(str(folder)), *overrides])
 
 
 @pytest.mark.parametrize("kind", ["pascal_voc", "coco"])
 def test_classes_evaluator_and_epochs_come_from_the_folder(voc, coco, kind):
-    folder, name = (voc, "own_voc") if kind == "pascal_voc" else (coco, "own_pets")
-    words = ("SOLVER.IMS_PER_BATCH", "1", "SOLVER.MAX_EPOCHS", "3")
-    cfg = resolve_config(own(folder, *words))
+    folder, name = (voc, "custom_voc") if kind == "pascal_voc" else (coco, "custom_pets")
+    overrides = ("SOLVER.IMS_PER_BATCH", "1", "SOLVER.MAX_EPOCHS", "3")
+    cfg = resolve_config(config_of(folder, *overrides))
     assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == ((f"{name}_train",), (f"{name}_val",))
     assert cfg.MODEL.CLASS_NAMES == ["cat", "dog"]
     assert cfg.MODEL.FLOW_DET.NUM_CLASSES == 2 and cfg.SOLVER.MAX_ITER == 6
     assert MetadataCatalog.get(f"{name}_val").evaluator_type == kind
 
 
-def test_a_saved_config_needs_no_flag(voc, tmp_path):
+def test_saved_config_needs_no_flag_and_its_model_no_dataset(voc, tmp_path):
     saved = tmp_path / "config.yaml"
-    saved.write_text(resolve_config(own(voc)).dump())
+    saved.write_text(resolve_config(config_of(voc)).dump())
     cfg = resolve_config(load_config(str(saved)))
-    assert cfg.DATASETS.TRAIN == ("own_voc_train",) and cfg.MODEL.CLASS_NAMES == ["cat", "dog"]
-    # and to use the model, no dataset
+    assert cfg.DATASETS.TRAIN == ("custom_voc_train",)
+    assert cfg.MODEL.CLASS_NAMES == ["cat", "dog"]
     shutil.rmtree(voc)
     cfg = resolve_model(load_config(str(saved)))
     assert cfg.MODEL.CLASS_NAMES == ["cat", "dog"]
@@ -56,76 +64,81 @@ def test_a_saved_config_needs_no_flag(voc, tmp_path):
         resolve_config(cfg)
 
 
-def test_other_splits_can_be_asked_for(voc_folder, voc):
+def test_another_split_can_be_evaluated(voc_folder, voc):
     voc_folder({"e": [CAT, DOG]}, split="test")
-    cfg = resolve_config(own(voc, "DATASETS.TEST", "('own_voc_test',)"))
-    assert cfg.DATASETS.TEST == ("own_voc_test",) and cfg.DATASETS.TRAIN == ("own_voc_train",)
-    assert [r["image_id"] for r in get_detection_dicts("own_voc_test", True)] == ["e"]
+    cfg = resolve_config(config_of(voc, "DATASETS.TEST", "('custom_voc_test',)"))
+    assert cfg.DATASETS.TEST == ("custom_voc_test",)
+    assert cfg.DATASETS.TRAIN == ("custom_voc_train",)
+    assert [r["image_id"] for r in get_detection_dicts("custom_voc_test", True)] == ["e"]
 
 
 def test_without_val_the_test_split_is_evaluated(voc):
     lists = voc / "ImageSets" / "Main"
     (lists / "val.txt").rename(lists / "test.txt")
-    assert resolve_config(own(voc)).DATASETS.TEST == ("own_voc_test",)
+    assert resolve_config(config_of(voc)).DATASETS.TEST == ("custom_voc_test",)
 
 
-def test_files_are_read_once_and_dicts_cannot_be_spoilt(voc, monkeypatch):
-    resolve_config(own(voc))
+def test_files_are_read_once_per_config(voc, monkeypatch):
+    resolve_config(config_of(voc))
     monkeypatch.setattr("flowdet.data.custom.dataset.read_voc", None)
-    first = DatasetCatalog.get("own_voc_train")
-    first[0]["annotations"].clear()
-    assert len(DatasetCatalog.get("own_voc_train")[0]["annotations"]) == 2
-    # a config that is loaded later sees what the folder holds then
+    assert len(DatasetCatalog.get("custom_voc_train")) == 2
+    # a config that is loaded later reads the current files
     monkeypatch.undo()
     (voc / "ImageSets/Main/train.txt").write_text("b\n")
-    assert resolve_config(own(voc)).SOLVER.MAX_ITER > 0
-    assert len(DatasetCatalog.get("own_voc_train")) == 1
+    overrides = ("SOLVER.IMS_PER_BATCH", "1", "SOLVER.MAX_EPOCHS", "3")
+    assert resolve_config(config_of(voc, *overrides)).SOLVER.MAX_ITER == 3
+    assert [r["image_id"] for r in DatasetCatalog.get("custom_voc_train")] == ["b"]
 
 
-def test_difficult_objects_follow_the_key(voc_folder):
+def test_difficult_objects_are_kept_on_request(voc_folder):
     voc_folder({"a": [(*CAT[:2], 1), DOG]}, split="train")
-    resolve_config(own(voc_folder(VAL, split="val")))
-    for keep, count in ((True, 2), (False, 1)):
-        assert len(get_detection_dicts("own_voc_train", keep)[0]["annotations"]) == count
+    resolve_config(config_of(voc_folder(VAL, split="val")))
+    for keep_difficult, count in ((True, 2), (False, 1)):
+        records = get_detection_dicts("custom_voc_train", keep_difficult)
+        assert len(records[0]["annotations"]) == count
 
 
-def test_a_loader_gives_images_and_boxes(coco):
-    cfg = resolve_config(own(coco, "SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", "0"))
+def test_train_loader_yields_images_and_boxes(coco):
+    overrides = ("SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", "0")
+    cfg = resolve_config(config_of(coco, *overrides))
     batch = next(iter(build_train_loader(cfg)))
-    assert sorted(len(x["instances"]) for x in batch) == [2, 2]
+    assert sorted(r["image_id"] for r in batch) == [1, 2]
+    for record in batch:
+        height, width = record["image"].shape[1:]
+        boxes = record["instances"].gt_boxes
+        assert len(boxes) == 2 and boxes.inside_box((height, width)).all()
 
 
-def test_mistakes_in_the_data_are_raised(coco):
-    data = load(coco)
+def test_problem_in_the_data_is_raised(coco):
+    data = load_coco(coco)
     data["annotations"][0]["bbox"][2] = 0
-    save(coco, data)
+    save_coco(coco, data)
     with pytest.raises(ValueError, match="annotation 1 of a.png.*no area.*tools/check_data.py"):
-        resolve_config(own(coco))
+        resolve_config(config_of(coco))
 
 
-def test_other_classes_than_a_run_had(voc, coco, tmp_path):
+def test_classes_other_than_those_of_the_run_are_an_error(voc, coco, tmp_path):
     saved = tmp_path / "config.yaml"
-    saved.write_text(resolve_config(own(voc)).dump())
+    saved.write_text(resolve_config(config_of(voc)).dump())
     for split in ("train", "val"):
-        data = load(coco, split)
+        data = load_coco(coco, split)
         data["categories"][1]["name"] = "owl"
-        save(coco, data, split)
+        save_coco(coco, data, split)
     cfg = load_config(str(saved), ["DATASETS.PATH", str(coco)])
-    assert cfg.DATASETS.TEST == ("own_pets_val",)
-    with pytest.raises(ValueError, match="class 1 is 'dog' in the one and 'owl' in the other"):
+    assert cfg.DATASETS.TEST == ("custom_pets_val",)
+    with pytest.raises(ValueError, match="class 1 is 'dog' .* 'owl'"):
         resolve_config(cfg)
 
 
-def test_two_folders_of_one_name(coco, tmp_path):
-    own(coco)
-    own(coco)
-    with pytest.raises(ValueError, match="both be dataset 'own_pets_train' .*rename a folder"):
-        own(write_coco(tmp_path / "more" / "pets"))
+def test_a_config_can_be_loaded_again_but_not_for_another_folder_of_the_same_name(coco, tmp_path):
+    config_of(coco)
+    assert config_of(coco).DATASETS.TRAIN == ("custom_pets_train",)
+    with pytest.raises(ValueError, match="same dataset name 'custom_pets_train': rename one"):
+        config_of(write_coco(tmp_path / "more" / "pets"))
 
 
-def test_detections_have_the_ids_of_the_categories(coco, tmp_path):
-    words = ("MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path))
-    resolved = resolve_config(own(coco, *words))
+def test_detections_have_the_category_ids_of_the_json_file(coco, tmp_path):
+    resolved = resolve_config(config_of(coco, "MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path)))
     saved = tmp_path / "config.yaml"
     saved.write_text(resolved.dump())
     FlowDetCheckpointer(build_model(resolved), str(tmp_path)).save("model")

@@ -153,7 +153,7 @@ def test_config_of_a_run_needs_no_dataset(weights, images, tmp_path):
     (tmp_path / "config.yaml").write_text(config(*gone, *run).dump())
     predictor = ClassPredictor(load_config(str(tmp_path / "config.yaml")), weights)
     assert predictor.class_names == names
-    with pytest.raises(ValueError, match="NUM_CLASSES is 7, but MODEL.CLASS_NAMES are 10"):
+    with pytest.raises(ValueError, match="NUM_CLASSES is 7, but MODEL.CLASS_NAMES has 10 names"):
         ClassPredictor(config(*gone, *run[:-1], "7"), weights)
 
 

@@ -126,7 +126,7 @@ def test_options_and_config_keys(run):
     ("options", "error", "message"),
     [
         ({"stps": 3}, ValueError, "unknown option 'stps': use mode, steps"),
-        ({"MODEL.FLOW_DET.NUM_STEP": 3}, KeyError, "near are .*NUM_STEPS"),
+        ({"MODEL.FLOW_DET.NUM_STEP": 3}, KeyError, "similar keys are .*NUM_STEPS"),
         ({"steps": 0}, ValueError, r"steps \(NUM_STEPS\) must be at least 1, got 0"),
         (
             {"mode": "ensemble", "steps": 2},
