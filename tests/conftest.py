@@ -1,9 +1,9 @@
-"""Fixtures that several folders share."""
+"""Fixtures for all tests."""
 
 import os
 
-# Small models are faster in one thread, several times so where other processes run beside them.
-# Read when torch is loaded, and by the commands that tests start.
+# Small models are faster with one thread, several times faster if other processes run. torch reads
+# this when it is imported, also in the commands that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # isort: split
@@ -18,13 +18,14 @@ from flowdet.data.detection.voc import write_voc_annotation
 
 
 @pytest.fixture(autouse=True)
-def the_same_random_numbers_every_time():
+def fixed_seed():
+    """Seeds the global random generators before every test."""
     seed_all_rng(0)
 
 
 @pytest.fixture(autouse=True)
-def no_dataset_outlives_its_test():
-    """The catalogs are global: a name that stays registered would fail a later test."""
+def unregister_datasets():
+    """Removes the datasets that a test registered: the catalogs are global."""
     before = set(DatasetCatalog)
     yield
     for name in set(DatasetCatalog) - before:
@@ -34,7 +35,10 @@ def no_dataset_outlives_its_test():
 
 @pytest.fixture
 def voc_folder(tmp_path):
-    """Writes a VOC dataset: call with {image id: [(xyxy box, class name, difficult), ...]}."""
+    """Writes a split in VOC layout; returns the folder of the dataset.
+
+    Call it with {image id: [(xyxy box, class name, difficult), ...]}.
+    """
 
     def write(images, split="train", size=(48, 64), folder="voc"):
         root = tmp_path / folder
@@ -61,7 +65,7 @@ def voc_folder(tmp_path):
 
 @pytest.fixture
 def voc_dataset(voc_folder):
-    """Writes and registers a VOC dataset of the classes cat, dog, owl; returns its name."""
+    """Writes and registers a VOC dataset with the classes cat, dog, owl; returns its name."""
 
     def write(images, name="pets", **settings):
         root = voc_folder(images, folder=name, **settings)

@@ -1,9 +1,9 @@
-"""find_images: files, folders and patterns; nothing is left out silently."""
+"""Finding image files by paths, folders and patterns; spreading indices."""
 
 import pytest
 from PIL import Image
 
-from flowdet.data.image_files import find_images
+from flowdet.data.image_files import evenly_spaced_indices, find_images
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def names(*inputs):
     return [path.name for path in find_images(inputs)]
 
 
-def test_folder_file_and_pattern_give_sorted_images_once(folder):
+def test_folders_files_and_patterns_give_sorted_images_once(folder):
     top = ["a.JPG", "b.png", "c.gif", "odd[1].png"]
     assert names(folder) == top
     assert names(f"{folder}/*") == top
@@ -31,20 +31,28 @@ def test_folder_file_and_pattern_give_sorted_images_once(folder):
     assert names(f"{folder}/odd[1].png") == ["odd[1].png"]
 
 
-def test_a_named_file_may_have_any_suffix(folder):
+def test_file_that_is_named_may_have_any_suffix(folder):
     (folder / "b.png").rename(folder / "b.photo")
     assert names(folder / "b.photo") == ["b.photo"]
 
 
 @pytest.mark.parametrize("wrong", ["gone.png", "empty", "*.webp", "gone/*.png", "empty/**"])
-def test_what_yields_nothing_is_named(folder, wrong):
+def test_input_without_images_is_named(folder, wrong):
     with pytest.raises(FileNotFoundError) as error:
         find_images([folder, f"{folder}/{wrong}"])
     assert wrong in str(error.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture"])
-def test_what_is_no_image_is_named(folder, content):
+def test_file_that_is_not_an_image_is_named(folder, content):
     (folder / "broken.jpg").write_bytes(content)
     with pytest.raises(OSError, match="broken.jpg"):
         find_images([folder])
+
+
+@pytest.mark.parametrize(
+    ("length", "count", "indices"),
+    [(10, 2, [2, 7]), (7, 3, [1, 3, 5]), (3, 5, [0, 1, 2]), (5, 1, [2]), (0, 4, [])],
+)
+def test_indices_are_evenly_spaced(length, count, indices):
+    assert evenly_spaced_indices(length, count) == indices

@@ -1,4 +1,7 @@
+"""The digits dataset: properties of scenes, reproducible files, what may be overwritten."""
+
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -6,6 +9,7 @@ import pytest
 from flowdet.data.detection.digits import (
     _LUMA,
     CLASS_NAMES,
+    GENERATOR_VERSION,
     DigitBank,
     _paint,
     compose_scene,
@@ -21,27 +25,42 @@ def train_digits():
     return DigitBank.load("train")
 
 
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """A small dataset with seed 0; tests only read it."""
+    root = tmp_path_factory.mktemp("digits") / "digits"
+    assert make_digits(root, **SMALL)
+    return root
+
+
+@pytest.fixture
+def copy(dataset, tmp_path):
+    """A copy of the small dataset that a test may change."""
+    return shutil.copytree(dataset, tmp_path / "digits")
+
+
 def scene(digits, seed, **settings):
     return compose_scene(np.random.default_rng(seed), digits, **settings)
 
 
 def files(root):
+    """Returns the bytes of all files by relative path."""
     return {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
-def test_training_and_test_digits_are_disjoint_and_complete(train_digits):
+def test_every_digit_is_either_in_train_or_in_test(train_digits):
     test = DigitBank.load("test")
     assert not set(train_digits.indices) & set(test.indices)
     assert len(train_digits) + len(test) == 1797
     assert set(train_digits.labels) == set(test.labels) == set(range(10))
 
 
-def test_unknown_split_is_named():
+def test_unknown_split_is_an_error():
     with pytest.raises(ValueError, match="train, test, not 'val'"):
         DigitBank.load("val")
 
 
-def test_scene_shapes_and_boxes_inside(train_digits):
+def test_scene_has_valid_shapes_and_boxes_within_the_image(train_digits):
     for seed in range(50):
         image, boxes, classes = scene(train_digits, seed, image_size=80)
         assert image.shape == (80, 80, 3) and image.dtype == np.uint8
@@ -51,7 +70,7 @@ def test_scene_shapes_and_boxes_inside(train_digits):
         assert set(classes.tolist()) <= set(range(10))
 
 
-def test_object_size_is_kept(train_digits):
+def test_objects_have_the_given_size(train_digits):
     sides = [
         (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
         for boxes in (scene(train_digits, s, object_size=(20, 30))[1] for s in range(50))
@@ -76,67 +95,66 @@ def test_boxes_are_tight_around_the_strokes(train_digits, monkeypatch):
         np.testing.assert_allclose(boxes[0], tight, atol=1)
 
 
-def test_digits_stand_out_from_their_ground(train_digits, monkeypatch):
-    gaps = []
+def test_digits_differ_from_their_background(train_digits, monkeypatch):
+    contrasts = []
 
-    def measure(rng, ground, alpha, min_contrast):
-        before = ground.copy()
-        _paint(rng, ground, alpha, min_contrast)
-        strokes = alpha > 0.9
-        gaps.append(np.abs(ground[strokes].mean(0) @ _LUMA - before.mean((0, 1)) @ _LUMA))
+    def measure(rng, background, alpha, min_contrast):
+        before = background.copy()
+        _paint(rng, background, alpha, min_contrast)
+        digit = background[alpha > 0.9].mean(0) @ _LUMA
+        contrasts.append(np.abs(digit - before.mean((0, 1)) @ _LUMA))
 
     monkeypatch.setattr("flowdet.data.detection.digits._paint", measure)
     for seed in range(30):
         scene(train_digits, seed)
-    assert min(gaps) > 0.2
+    assert len(contrasts) >= 30 and min(contrasts) > 0.2
 
 
-def test_digits_hardly_overlap(train_digits):
+def test_digits_do_not_overlap_more_than_allowed(train_digits):
+    pairs = 0
     for seed in range(50):
         _, boxes, _ = scene(train_digits, seed, max_overlap=0)
         for i, a in enumerate(boxes):
             for b in boxes[:i]:
                 assert (np.minimum(a[2:], b[2:]) <= np.maximum(a[:2], b[:2])).any()
+                pairs += 1
+    assert pairs > 50
 
 
-def test_too_large_digits_are_refused(train_digits):
+def test_too_large_digits_are_an_error(train_digits):
     with pytest.raises(ValueError, match="do not fit"):
         scene(train_digits, 0, object_size=(20, 200))
 
 
-def test_same_seed_gives_the_same_files(tmp_path):
-    assert make_digits(tmp_path / "a", **SMALL)
-    assert make_digits(tmp_path / "b", **SMALL)
-    assert make_digits(tmp_path / "c", **SMALL, seed=1)
-    a, b, c = (files(tmp_path / name) for name in "abc")
-    assert a == b and a != c
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "c"]
+def test_same_seed_gives_the_same_files(dataset, tmp_path):
+    assert make_digits(tmp_path / "same", **SMALL)
+    assert make_digits(tmp_path / "other", **SMALL, seed=1)
+    assert files(tmp_path / "same") == files(dataset) != files(tmp_path / "other")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "same"]
 
 
-def test_an_image_does_not_depend_on_how_many_there_are(tmp_path):
-    make_digits(tmp_path / "few", **SMALL)
+def test_an_image_does_not_depend_on_the_number_of_images(dataset, tmp_path):
     make_digits(tmp_path / "more", **{**SMALL, "num_train": 8})
-    few, more = files(tmp_path / "few"), files(tmp_path / "more")
-    pictures = [p for p in few if p.suffix in (".jpg", ".xml")]
-    assert len(pictures) == 18
-    assert all(few[p] == more[p] for p in pictures)
+    few, more = files(dataset), files(tmp_path / "more")
+    names = [p for p in few if p.suffix in (".jpg", ".xml")]
+    assert len(names) == 18
+    assert all(few[p] == more[p] for p in names)
 
 
-def test_second_call_does_nothing_and_changes_are_noticed(tmp_path):
-    root = tmp_path / "digits"
-    make_digits(root, **SMALL)
-    before = files(root)
-    assert not make_digits(root, **SMALL)
+def test_existing_dataset_is_kept_and_another_one_is_an_error(copy):
+    before = files(copy)
+    assert not make_digits(copy, **SMALL)
+    assert files(copy) == before
     with pytest.raises(FileExistsError, match="seed is 0, not 5.*--force"):
-        make_digits(root, **SMALL, seed=5)
-    next((root / "JPEGImages").iterdir()).write_bytes(b"damaged")
+        make_digits(copy, **SMALL, seed=5)
+    next((copy / "JPEGImages").iterdir()).write_bytes(b"damaged")
     with pytest.raises(FileExistsError, match="files were changed"):
-        make_digits(root, **SMALL)
-    assert make_digits(root, **SMALL, force=True)
-    assert files(root) == before
+        make_digits(copy, **SMALL)
+    assert make_digits(copy, **SMALL, force=True)
+    assert files(copy) == before
 
 
-def test_foreign_files_are_never_replaced(tmp_path):
+def test_files_of_another_kind_are_never_replaced(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(FileExistsError, match="thesis.tex"):
         make_digits(tmp_path, **SMALL, force=True)
@@ -154,22 +172,27 @@ def test_interrupted_call_leaves_nothing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("key", ["num_train", "num_test", "image_size"])
-def test_impossible_settings_are_named(tmp_path, key):
+def test_impossible_settings_are_an_error(tmp_path, key):
     with pytest.raises(ValueError, match=f"{key.removeprefix('num_')} is 0"):
         make_digits(tmp_path / "digits", **{**SMALL, key: 0})
 
 
-def test_manifest_says_how_it_was_made(tmp_path):
-    make_digits(tmp_path / "digits", **SMALL, seed=3)
-    manifest = json.loads((tmp_path / "digits" / "manifest.json").read_text())
-    assert manifest["seed"] == 3 and manifest["train"] == 6 and manifest["image_size"] == 48
-    assert len(manifest["sha256"]) == 64
+def test_manifest_has_the_settings(dataset):
+    manifest = json.loads((dataset / "manifest.json").read_text())
+    assert len(manifest.pop("sha256")) == 64
+    assert manifest == {
+        "generator_version": GENERATOR_VERSION,
+        "seed": 0,
+        "image_size": 48,
+        "train": 6,
+        "test": 3,
+    }
 
 
-def test_written_boxes_come_back(tmp_path):
-    make_digits(tmp_path / "digits", **SMALL)
+def test_boxes_are_read_as_they_were_composed(dataset):
     digits = DigitBank.load("test")
-    records = load_voc_dicts(tmp_path / "digits", "test", CLASS_NAMES, keep_difficult=False)
+    records = load_voc_dicts(dataset, "test", CLASS_NAMES, keep_difficult=False)
+    assert len(records) == 3
     for i, record in enumerate(records):
         _, boxes, classes = scene(digits, [0, 1, i], image_size=48)
         assert (record["height"], record["width"]) == (48, 48)
