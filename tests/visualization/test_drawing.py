@@ -1,4 +1,4 @@
-"""Drawing: what is drawn, where labels go, how tiles are laid out."""
+"""Drawing: boxes, labels, colors and the layout of sheets."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ from flowdet.visualization.drawing import (
 
 
 def result(path, size, boxes, scores):
-    """A result on a black image of `size` (width, height)."""
+    """A result for a black image of size (width, height), which is written to `path`."""
     Image.new("RGB", size).save(path)
     instances = Instances(size[::-1])
     instances.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).view(-1, 4))
@@ -38,7 +38,7 @@ def test_labels_below_stay_in_the_image():
     bottom = [100, 200, 220, TILE - 4]
 
     def rows(**settings):
-        """Of the letters, which are lighter than the lines."""
+        """The rows of the letters, which are lighter than the lines."""
         drawn = draw_boxes(image, [DrawnBox(bottom, "cat", (0.0, 0.0, 1.0), **settings)])
         return np.flatnonzero((np.asarray(drawn).min(axis=2) > 60).any(axis=1))
 
@@ -48,22 +48,22 @@ def test_labels_below_stay_in_the_image():
 
 
 @pytest.mark.parametrize("size", [(96, 96), (40, 20), (800, 500)])
-def test_box_is_drawn_where_it_is(tmp_path, size):
+def test_box_is_drawn_at_its_position(tmp_path, size):
     width, height = size
     box = [0.25 * width, 0.5 * height, 0.75 * width, 0.9 * height]
     drawn = result(tmp_path / "image.png", size, [box], [0.8])
     picture = DetectionVisualizer(["cat"], 0.5).picture(drawn)
     assert max(picture.size) == max(TILE, width)
-    lit = np.asarray(picture).max(axis=2) > 128
-    columns = np.flatnonzero(lit[round(0.8 * picture.height)])
+    bright = np.asarray(picture).max(axis=2) > 128
+    columns = np.flatnonzero(bright[round(0.8 * picture.height)])
     edges = np.array([columns.min(), columns.max()]) / picture.width
     assert edges == pytest.approx([0.25, 0.75], abs=0.02)
 
 
-def test_draws_nothing_below_the_threshold_and_keeps_the_result(tmp_path):
+def test_detections_below_the_threshold_are_not_drawn(tmp_path):
     drawn = result(tmp_path / "image.png", (50, 50), [[5, 5, 20, 20]] * 2, [0.5, 0.4])
     before = drawn["instances"].pred_boxes.tensor.clone()
-    assert len(DetectionVisualizer(["cat"], 0.5).confident(drawn["instances"])) == 1
+    assert len(DetectionVisualizer(["cat"], 0.5).above_threshold(drawn["instances"])) == 1
     assert np.asarray(DetectionVisualizer(["cat"], 0.6).tile(drawn)).max() == 0
     assert torch.equal(drawn["instances"].pred_boxes.tensor, before)
 
@@ -76,21 +76,21 @@ def test_an_image_in_memory_needs_no_file(tmp_path):
     assert np.array_equal(np.asarray(DetectionVisualizer(["cat"], 0.5).picture(drawn)), expected)
 
 
-def test_the_boxes_of_the_blocks_are_drawn_too(tmp_path):
+def test_block_boxes_and_their_spread_are_drawn(tmp_path):
     size = (100, 100)
     drawn = result(tmp_path / "image.png", size, [[20, 40, 60, 80]], [0.9])
     plain = np.asarray(DetectionVisualizer(["cat"], 0.5).tile(drawn)).astype(int)
     boxes = torch.tensor([[[20.0, 40, 60, 80], [30.0, 50, 90, 95]]])
     add_block_agreement(drawn["instances"], boxes, torch.tensor([[0.9, 0.8]]))
-    told = np.asarray(DetectionVisualizer(["cat"], 0.5).tile(drawn)).astype(int)
-    changed = np.abs(told - plain).max(axis=2) > 60
-    # the second block's right and lower edge, and the longer label
+    agreement = np.asarray(DetectionVisualizer(["cat"], 0.5).tile(drawn)).astype(int)
+    changed = np.abs(agreement - plain).max(axis=2) > 60
+    # the right and the lower edge of the second block's box
     assert changed[round(0.7 * TILE), round(0.9 * TILE) - 2 : round(0.9 * TILE) + 3].any()
     assert changed[round(0.95 * TILE) - 2 : round(0.95 * TILE) + 3, round(0.7 * TILE)].any()
     assert not changed[round(0.97 * TILE) :].any()
 
 
-def test_spreads_in_pixels():
+def test_numbers_of_pixels_as_text():
     assert [pixels_text(x) for x in (0.04, 1.26, 9.96, 12.4)] == ["0.0px", "1.3px", "10px", "12px"]
 
 
@@ -99,7 +99,7 @@ def test_image_without_detections(tmp_path):
     assert DetectionVisualizer(["cat"], 0.5).tile(drawn).size == (TILE, TILE)
 
 
-def test_a_tile_per_step(tmp_path):
+def test_one_tile_per_step(tmp_path):
     drawn = result(tmp_path / "image.png", (50, 100), [[5, 5, 20, 20]], [0.9])
     tiles = DetectionVisualizer(["cat"], 0.5).steps(drawn)
     assert [tile.size for tile in tiles] == [(TILE // 2, TILE)] * 3
@@ -111,7 +111,7 @@ def test_labels_stay_in_the_image():
     assert _label_corner([30, 100, 90, 160], "cat 9%", 10, 320)[1] < 100
 
 
-def test_colours_differ_and_are_in_range():
+def test_class_colors_differ_and_are_in_range():
     colors = np.array([class_color(i) for i in range(80)])
     assert colors.min() >= 0 and colors.max() <= 1
     assert len(np.unique(colors.round(3), axis=0)) == 80
@@ -124,7 +124,7 @@ def test_sheet_columns(count, columns):
     assert sheet_columns(count) == columns
 
 
-def test_sheet_holds_every_tile_and_title():
+def test_sheet_shows_every_tile():
     tiles = [Image.new("RGB", size, "red") for size in [(320, 200), (160, 320), (320, 320)]]
     sheet = np.asarray(contact_sheet(tiles, ["a", "b", "a" * 200], columns=2)).astype(int)
     red = (sheet[..., 0] > 200) & (sheet[..., 1] < 50)
@@ -133,7 +133,7 @@ def test_sheet_holds_every_tile_and_title():
     assert contact_sheet([Image.new("RGB", (5, 5))], ["one"]).width > TILE // 2
 
 
-def test_sheet_has_a_limit():
+def test_too_many_tiles_for_a_sheet():
     with pytest.raises(ValueError, match="folder"):
         contact_sheet([Image.new("RGB", (1, 1))] * (MAX_TILES + 1), [""] * (MAX_TILES + 1))
 
