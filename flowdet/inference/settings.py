@@ -69,5 +69,5 @@ def _check_options(cfg: CfgNode, options: dict[str, object]) -> None:
     plan._replace(num_steps=options.get("steps", plan.num_steps)).check(node.NUM_BLOCKS)
     for option in ("steps", "block"):
         if option in options and INFERENCE_MODES[plan.mode].parameter != option:
-            modes = [mode for mode, kind in INFERENCE_MODES.items() if kind.parameter == option]
+            modes = sorted(m for m, kind in INFERENCE_MODES.items() if kind.parameter == option)
             raise ValueError(f"{option} is for mode {' or '.join(modes)}, not for {plan.mode}")
