@@ -5,7 +5,7 @@
     tools/train_net.py --config-file configs/voc_flow_r50.yaml --data path/to/dataset
     tools/train_net.py --config-file RUN/config.yaml --eval-only MODEL.WEIGHTS RUN/model_final.pth
 
-`--data` takes a folder in VOC or COCO format, see docs/own_data.md. `--resume` goes on where the
+`--data` takes a folder in VOC or COCO format, see docs/custom_datasets.md. `--resume` goes on where the
 run in OUTPUT_DIR stopped.
 """
 
