@@ -62,6 +62,7 @@ def add_flowdet_config(cfg: CfgNode) -> None:
 def __getattr__(name: str):
     """`load`, `get_config` and `list_configs`, imported when they are first used."""
     if name == "load":
+        register()
         from flowdet.inference.loading import load
 
         return load

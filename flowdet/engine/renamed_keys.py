@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-logger = logging.getLogger(__name__)
+from detectron2.utils.logger import log_first_n
 
 _NODES = ("MODEL.FLOW_DET", "MODEL.FLOW_CLS")
 
@@ -26,7 +26,7 @@ _VALUES = {
 
 
 def update_config(loaded: dict, source: str, num_queries: int) -> None:
-    """Renames old keys and values of a loaded config file in place, with one warning for each.
+    """Renames old keys and values of a loaded config file in place. Each is logged once.
 
     Args:
         loaded: the nested dict of the file and its bases.
@@ -52,8 +52,8 @@ def update_config(loaded: dict, source: str, num_queries: int) -> None:
 
 
 def update_overrides(overrides: list, num_queries: int) -> list:
-    """Overrides `[KEY, value, KEY, value, ...]` with old keys and values renamed, with one warning
-    for each.
+    """Overrides `[KEY, value, KEY, value, ...]` in which old keys and values are renamed. Each is
+    logged once.
 
     Args:
         overrides: the list, which is left as it is.
@@ -93,4 +93,6 @@ def _warn(source: str, key: str, new_key: str, value: Any, new_value: Any) -> No
     old, new = key, new_key
     if new_value != value:
         old, new = f"{old} {value!r}", f"{new} {new_value!r}"
-    logger.warning("%s: %s is now %s", source, old, new)
+    message = f"{source}: {old} is now {new}"
+    # a run may load its config several times
+    log_first_n(logging.WARNING, message, name=__name__, key="message")
