@@ -21,10 +21,10 @@ def ground_truth_instances(record: dict) -> Instances:
     """
     objects = record.get("annotations", [])
     boxes = [{key: o[key] for key in ("bbox", "bbox_mode", "category_id")} for o in objects]
-    truth = annotations_to_instances(boxes, (record["height"], record["width"]))
+    ground_truth = annotations_to_instances(boxes, (record["height"], record["width"]))
     flags = [bool(o.get("difficult") or o.get("iscrowd")) for o in objects]
-    truth.ignored = torch.tensor(flags, dtype=torch.bool)
-    return truth
+    ground_truth.ignored = torch.tensor(flags, dtype=torch.bool)
+    return ground_truth
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class DetectionMatches:
         return sum(iou for *_, iou in self.true_positives) / max(len(self.true_positives), 1)
 
 
-def match_detections(truth: Instances, detections: Instances) -> DetectionMatches:
+def match_detections(ground_truth: Instances, detections: Instances) -> DetectionMatches:
     """Matches every detection, best first, with the object of its class of the highest IoU.
 
     A match needs an IoU of at least `IOU_THRESHOLD`, and an object has at most one. As in VOC's
@@ -65,21 +65,23 @@ def match_detections(truth: Instances, detections: Instances) -> DetectionMatche
     object is never a false negative.
 
     Args:
-        truth: the objects, from `ground_truth_instances`.
+        ground_truth: the objects, from `ground_truth_instances`.
         detections: `pred_boxes`, `scores`, `pred_classes`, in any order; those with a score below
             `SCORE_THRESHOLD` are left out.
     """
-    overlap = pairwise_iou(detections.pred_boxes, truth.gt_boxes)
-    overlap[detections.pred_classes[:, None] != truth.gt_classes] = 0
+    overlap = pairwise_iou(detections.pred_boxes, ground_truth.gt_boxes)
+    overlap[detections.pred_classes[:, None] != ground_truth.gt_classes] = 0
     true_positives, false_positives, matched = [], [], set()
     for i in detections.scores.argsort(descending=True).tolist():
         if detections.scores[i] < SCORE_THRESHOLD:
             break
-        j = int(overlap[i].argmax()) if len(truth) else -1
+        j = int(overlap[i].argmax()) if len(ground_truth) else -1
         if j < 0 or overlap[i, j] < IOU_THRESHOLD or j in matched:
             false_positives.append(i)
-        elif not truth.ignored[j]:
+        elif not ground_truth.ignored[j]:
             matched.add(j)
             true_positives.append((i, j, float(overlap[i, j])))
-    false_negatives = [j for j in range(len(truth)) if j not in matched and not truth.ignored[j]]
+    false_negatives = [
+        j for j in range(len(ground_truth)) if j not in matched and not ground_truth.ignored[j]
+    ]
     return DetectionMatches(true_positives, false_positives, false_negatives)

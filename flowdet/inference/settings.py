@@ -65,7 +65,7 @@ def _check_options(cfg: CfgNode, options: dict[str, object]) -> None:
         return
     node = task_of(cfg).keys(cfg)
     plan = inference_settings(node).plan
-    # in the config 0 steps stand for one per block, but nobody asks for 0
+    # NUM_STEPS 0 of a config means one step per block; the option `steps` has no such value
     plan._replace(num_steps=options.get("steps", plan.num_steps)).check(node.NUM_BLOCKS)
     for option in ("steps", "block"):
         if option in options and INFERENCE_MODES[plan.mode].parameter != option:

@@ -134,7 +134,7 @@ def test_subset_means(pets):
 
 
 def test_close_scores_are_not_ties(pets):
-    # the false positive scores higher, by less than a thousandth, and comes later
+    # the false positive scores higher by less than a thousandth, and is later in the list
     detections = {"a": [((40, 10, 60, 40), 1, 0.90001), ((1, 1, 5, 5), 1, 0.90002)]}
     assert evaluate(VOCEvaluator(pets), detections)["AP50-dog"] == pytest.approx(50)
 
