@@ -1,13 +1,12 @@
-"""Trains variants of a detector under one budget and tells how well each does in which mode.
+"""Trains variants of a detector with one budget and compares their accuracy in every mode.
 
     tools/ablation.py --study configs/ablations/digits.yaml
     tools/ablation.py --study configs/ablations/digits.yaml --only default backprop --seeds 1
 
-The file names the variants, the budget and the inference modes. Every training is one of
-tools/train_net.py; stopped, the command goes on where it was when called again. It prints a table,
-and writes it to the output folder as NAME.md, NAME.json and a figure, named after the file.
-Datasets and backbone of the digits are made if they are missing. `KEY VALUE` pairs override every
-config.
+The study file names the variants, the budget and the inference modes. The table is printed and
+written to the output folder with a figure, as STUDY.md, STUDY.json and STUDY.svg. The digits
+dataset and its backbone are made if they are missing. If the command is interrupted, run it again
+to continue. `KEY VALUE` pairs override every config.
 """
 
 from __future__ import annotations
@@ -43,25 +42,32 @@ from flowdet.reporting.figures import save_figure
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = table_parser(__doc__)
     add = parser.add_argument
-    add("--study", type=Path, required=True, metavar="FILE", help="one of configs/ablations/")
-    add("--only", nargs="+", metavar="VARIANT", help="default: all of the file")
+    add(
+        "--study",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="a file like those in configs/ablations/",
+    )
+    add("--only", nargs="+", metavar="VARIANT", help="train these variants (default: all)")
     args = parse_with_overrides(parser, argv)
     args.output = args.output or Path("output") / args.study.stem
     return args
 
 
-def chosen_study(args: argparse.Namespace) -> Study:
-    # `configs/ablations/digits.yaml` is found without a checkout, too
+def read_study(args: argparse.Namespace) -> Study:
+    """The study with the variants of `--only`."""
+    # the installed package has the files of configs/ablations, too
     shipped = configs_folder() / str(args.study).removeprefix("configs/")
     study = Study.read(shipped if shipped.is_file() and not args.study.is_file() else args.study)
     return study.select(args.only) if args.only else study
 
 
 def plan(args: argparse.Namespace) -> Comparison:
-    """All runs, checked."""
+    """Checks the options and plans all runs."""
     check_output_folder(args.output)
     check_overrides(args.opts, dict.fromkeys(BUDGET_KEYS, f"`budget` in {args.study}"))
-    study = chosen_study(args)
+    study = read_study(args)
     files = [variant.config_file for variant in study.variants]
     overrides = prepare_digits(files, args.opts)
     runs = [
@@ -80,8 +86,8 @@ def plan(args: argparse.Namespace) -> Comparison:
 
 
 def report(args: argparse.Namespace, comparison: Comparison) -> None:
-    """Evaluates the modes, prints the table and writes it."""
-    study, runs = chosen_study(args), comparison.runs
+    """Evaluates every mode, prints the table and writes it."""
+    study, runs = read_study(args), comparison.runs
     rows = ablation_rows(group_by_variant(study, runs), study.modes)
     dataset, subset = runs[0].cfg.DATASETS.TEST[0], runs[0].cfg.TEST.CLASS_SUBSET
     classes = f"mean over {', '.join(subset)}" if subset else "mean over all classes"

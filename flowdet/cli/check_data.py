@@ -1,10 +1,11 @@
-"""Reads a whole dataset before a training does, and tells everything that is wrong with it.
+"""Checks a whole dataset before a training and lists every problem.
 
     tools/check_data.py --data path/to/dataset --config-file configs/voc_flow_r50.yaml
 
-Every image is opened. With a config, objects are compared with its queries and its input size.
-The sheet shows images with their boxes: look at it. Exit status 1 when something is wrong.
-docs/custom_datasets.md says how a dataset may be laid out.
+It opens every image, counts classes and box sizes, and draws a sheet of images with their boxes.
+With a config it also compares the number of objects with the number of queries, and the object
+sizes with the input size. The exit status is 1 if there are problems. docs/custom_datasets.md
+describes the accepted layouts.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
+from PIL import Image
 
 from flowdet.cli.common import at_least_one, command_parser, user_errors
 from flowdet.config import add_flowdet_config
@@ -30,24 +32,35 @@ FORMATS = {"pascal_voc": "VOC", "coco": "COCO"}
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument
-    add("--data", type=Path, required=True, metavar="FOLDER", help="the dataset")
-    add("--config-file", help="the config of the training to come")
-    add("--sheet", type=Path, help="picture to write (default: output/check_<folder>.png)")
-    add("--images", type=at_least_one, default=24, help="on the sheet (%(default)s)")
-    add("--examples", type=at_least_one, default=10, help="problems shown per kind (%(default)s)")
-    add("--skip-images", action="store_true", help="open no image: only read annotations")
+    add("--data", type=Path, required=True, metavar="FOLDER", help="folder of the dataset")
+    add("--config-file", help="path or name of the config to train with")
+    add("--sheet", type=Path, help="picture to write (default: output/check_FOLDER.png)")
+    add(
+        "--images", type=at_least_one, default=24, help="images on the sheet (default: %(default)s)"
+    )
+    add(
+        "--examples",
+        type=at_least_one,
+        default=10,
+        help="problems listed per kind (default: %(default)s)",
+    )
+    add(
+        "--skip-images",
+        action="store_true",
+        help="read the annotations only; open no image, draw no sheet",
+    )
     add("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
     args = parser.parse_args(argv)
     if args.opts and not args.config_file:
-        parser.error("KEY VALUE overrides a config: give --config-file")
+        parser.error("KEY VALUE pairs override a config: give --config-file")
     args.sheet = args.sheet or Path("output") / f"check_{args.data.resolve().name}.png"
     if args.sheet.suffix.lower() not in PICTURE_SUFFIXES:
-        parser.error(f"--sheet {args.sheet}: give the name of a picture, e.g. sheet.png")
+        parser.error(f"--sheet {args.sheet}: must be the name of a picture, e.g. sheet.png")
     return args
 
 
 def read_config(args: argparse.Namespace) -> CfgNode:
-    """The given config, or flowdet's defaults."""
+    """The config of `--config-file`, or flowdet's defaults."""
     if args.config_file:
         return load_config(args.config_file, args.opts)
     cfg = get_cfg()
@@ -56,7 +69,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
 
 
 def print_report(checked: DatasetCheck, args: argparse.Namespace, cfg: CfgNode) -> None:
-    """Tables, remarks, problems."""
+    """Prints the tables, remarks and problems."""
     print(f"{args.data}: {FORMATS[checked.kind]} format, {len(checked.class_names)} classes\n")
     print(split_table(checked.records, cfg.MODEL.FLOW_DET.NUM_QUERIES), end="\n\n")
     print(class_table(checked.records, checked.class_names), end="\n\n")
@@ -80,18 +93,18 @@ def check(args: argparse.Namespace) -> int:
     checked = check_dataset(args.data, open_images=not args.skip_images)
     print_report(checked, args, cfg)
     if not args.skip_images:
-        save_picture(drawable_sheet(checked, args.images), args.sheet)
+        save_picture(sheet_of_valid_images(checked, args.images), args.sheet)
         print(f"{args.sheet}: images with their boxes")
-    print(f"{len(checked.problems)} problems" if checked.problems else "no problem found")
+    print(f"{len(checked.problems)} problems" if checked.problems else "no problems")
     return 1 if checked.problems else 0
 
 
-def drawable_sheet(checked: DatasetCheck, count: int):
-    """A sheet without the images that were found to be wrong."""
-    wrong = {problem.where for problem in checked.problems}
+def sheet_of_valid_images(checked: DatasetCheck, count: int) -> Image.Image:
+    """A sheet of images with their boxes, without the images that have problems."""
+    invalid = {problem.where for problem in checked.problems}
     records = {
-        split: [r for r in of_split if r["file_name"] not in wrong]
-        for split, of_split in checked.records.items()
+        split: [r for r in split_records if r["file_name"] not in invalid]
+        for split, split_records in checked.records.items()
     }
     return ground_truth_sheet(records, checked.class_names, count)
 

@@ -1,4 +1,4 @@
-"""What the commands share: one-line errors for users, option types, config overrides."""
+"""What all commands share: one-line errors, types of options, config overrides."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flowdet.reporting.results import program_name
 
 
 def command_parser(description: str) -> argparse.ArgumentParser:
-    """A parser that prints a description as it is, see `with_program`."""
+    """A parser whose help prints the description unchanged, except for `with_program`."""
     program = program_name()
     return argparse.ArgumentParser(
         prog=program,
@@ -22,7 +22,7 @@ def command_parser(description: str) -> argparse.ArgumentParser:
 
 
 def with_program(description: str, program: str) -> str:
-    """A description whose example lines, `    tools/NAME.py ...`, start with this program."""
+    """Replaces `tools/NAME.py` at the start of the indented example lines by this program."""
     return re.sub(r"^    tools/\w+\.py", f"    {program}", description, flags=re.MULTILINE)
 
 
@@ -30,40 +30,51 @@ def with_program(description: str, program: str) -> str:
 def user_errors(
     kinds: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, ImportError),
 ) -> Iterator[None]:
-    """Ends the program with one line for what a user can mend: a wrong file, key or value."""
+    """Ends the program with a one-line message for errors of the user: a wrong file, key or value.
+
+    Args:
+        kinds: the exceptions that are printed this way; all others pass through.
+    """
     try:
         yield
     except kinds as error:
-        # the text of a KeyError is its repr
+        # str() of a KeyError puts its message in quotes
         sys.exit(f"error: {error.args[0] if isinstance(error, KeyError) else error}")
 
 
 def at_least_one(text: str) -> int:
-    """The type of options that count.
+    """The type of an option that is a whole number above 0.
 
     Raises:
-        argparse.ArgumentTypeError: it is no whole number above 0.
+        argparse.ArgumentTypeError: the text is not such a number.
     """
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text!r}")
     return int(text)
 
 
-# SOLVER.BASE_LR, or what detectron2 has outside of a node
+# a config key: SOLVER.BASE_LR and the like, or one of the keys without a dot
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+|SEED|OUTPUT_DIR|VIS_PERIOD|CUDNN_BENCHMARK")
 
 
 def parse_with_overrides(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None
 ) -> argparse.Namespace:
-    """As the parser's own, with all that follows the first key of a config, or `--opts`, as `opts`,
-    even after an option that takes any number of words."""
+    """Parses a command line that ends with `KEY VALUE` pairs.
+
+    Everything after the first config key, or after `--opts`, goes to `opts`, even if an option that
+    takes any number of words comes before it.
+
+    Args:
+        parser: has a positional argument `opts` that takes the remainder.
+        argv: the command line; None for that of this process.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     start = next(
         (i for i, word in enumerate(words) if word == "--opts" or _KEY.fullmatch(word)), None
     )
     if start is not None:
-        # what argparse itself ends the options with
+        # tells argparse that no option follows
         words.insert(start, "--")
     args = parser.parse_args(words)
     args.opts = [word for word in args.opts if word not in ("--", "--opts")]

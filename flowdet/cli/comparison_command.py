@@ -1,4 +1,4 @@
-"""What the commands that train a comparison and print its table have in common."""
+"""What the commands share that train several runs and print a table of them."""
 
 from __future__ import annotations
 
@@ -13,26 +13,35 @@ from flowdet.engine import keep_freed_memory
 from flowdet.experiments.comparison import Comparison
 from flowdet.reporting.results import changed_keys, typed_command, write_results, write_text
 
-# what a budget sets in every run
+# the keys that a training budget sets in every run
 BUDGET_KEYS = ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_EPOCHS", "SOLVER.MAX_ITER")
 
 
 def table_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with `--seeds`, `--output` and the overrides, for `parse_with_overrides`."""
+    """A parser with `--seeds`, `--output` and overrides; use it with `parse_with_overrides`."""
     parser = command_parser(description)
     add = parser.add_argument
-    add("--seeds", type=at_least_one, default=2, metavar="N", help="seeds 0 to N - 1 (default 2)")
-    add("--output", type=Path, metavar="FOLDER", help="default: output/TABLE_DATA")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of every config")
+    add(
+        "--seeds",
+        type=at_least_one,
+        default=2,
+        metavar="N",
+        help="train with seeds 0 to N - 1 (default: 2)",
+    )
+    add("--output", type=Path, metavar="FOLDER", help="folder of the runs and the table")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides for every config")
     return parser
 
 
 def check_overrides(overrides: Sequence[str], options: Mapping[str, str]) -> None:
-    """Raises ValueError if an override is for an option to set.
+    """Checks that no override sets a key that belongs to an option of the command.
 
     Args:
         overrides: `KEY VALUE` pairs.
-        options: of the command, by the keys that they set; `--seeds` and `--output` are added.
+        options: the option of each such key, besides those of `--seeds` and `--output`.
+
+    Raises:
+        ValueError: an override sets such a key.
     """
     reserved = {"SEED": "--seeds", "OUTPUT_DIR": "--output", **options}
     for key in overrides[::2]:
@@ -41,12 +50,12 @@ def check_overrides(overrides: Sequence[str], options: Mapping[str, str]) -> Non
 
 
 def train_and_report(plan: Callable[[], Comparison], report: Callable[[Comparison], None]) -> None:
-    """The main part of a command: plans, trains what is left, reports.
+    """Plans the runs, trains those that are not done, and reports.
 
-    Ends the program with a line, and a status other than 0, for mistakes of the user, a stop, or
-    failed runs.
+    An error of the user, an interruption or a failed run ends the program with a one-line message
+    and a nonzero status.
     """
-    # a polite stop ends the training under way, too
+    # SIGTERM also stops the training process that is running
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     keep_freed_memory()
     with user_errors():
@@ -54,7 +63,7 @@ def train_and_report(plan: Callable[[], Comparison], report: Callable[[Compariso
     try:
         comparison.train()
     except KeyboardInterrupt:
-        sys.exit("stopped: the same command goes on from here")
+        sys.exit("stopped: run the same command again to continue")
     except BlockingIOError as error:
         sys.exit(f"error: {error}")
     report(comparison)
@@ -73,11 +82,12 @@ def save_table(
     """Prints a table with the failed runs, and writes it as Markdown and its rows as JSON.
 
     Args:
-        path: of both files, without their suffix.
-        comparison: behind the rows.
-        caption: printed above.
-        draw: the table in a style of tabulate.
-        failures: what has failed beside runs.
+        path: path of both files, without suffix.
+        comparison: the runs of the table.
+        rows: rows of the result file.
+        caption: text above the table.
+        draw: returns the table in a given style of tabulate.
+        failures: further failures, one line each, printed after those of the runs.
     """
     runs, command = comparison.runs, typed_command()
     failed = [f"FAILED {folder}, {why}" for folder, why in comparison.failed.items()]

@@ -1,21 +1,23 @@
-"""Draws what a trained detector finds in images and videos, or prints what a classifier sees.
+"""Draws the detections of a trained detector in images and videos, or prints a classifier's
+classes.
 
     tools/demo.py --config-file output/digits_flow/config.yaml \\
-        --weights output/digits_flow/model_final.pth --input photos/*.jpg --output found/
+        --weights output/digits_flow/model_final.pth --input photos/*.jpg --output detections/
 
-A folder as --output gets one picture per image; the name of a picture (sheet.png) gets all
-images on one sheet. --trajectory also draws what every step of the transport has found, --animate
-gif how the boxes travel from noise to objects; --disagreement how far the flow blocks differ.
+If --output is a folder, it gets one picture per image; if it is a picture (sheet.png), all images
+are drawn on that sheet. --trajectory also draws the boxes after every integration step. --animate
+gif also animates the boxes from noise to objects. --disagreement draws how much the flow blocks
+differ.
 
-    ... --video street.mp4 --output found.mp4
+    ... --video street.mp4 --output detections.mp4
     ... --webcam --show
 
-A video gives a video; nothing but --show needs a display. Ctrl-C keeps what is done by then.
+Only --show needs a display. Ctrl-C stops a video or camera and keeps what is written so far.
 
     tools/demo.py --config-file output/digits_flow_vit/config.yaml \\
         --weights output/digits_flow_vit/model_final.pth --input photos/ --top 3
 
-prints the 3 most probable classes of every image: the config says that it is a classifier's.
+prints the 3 most probable classes of every image, because this config is of a classifier.
 """
 
 from __future__ import annotations
@@ -48,41 +50,47 @@ from flowdet.inference.video_writer import (
 )
 from flowdet.visualization.drawing import DetectionVisualizer
 
-# the flags of one task, of images and of videos, as argparse names them
+# flags of one task only, and flags for images or videos only, as attributes of the parsed arguments
 DETECTOR_FLAGS = (
     *("video", "webcam", "show", "output", "trajectory", "animate", "disagreement"),
     "score_threshold",
 )
 CLASSIFIER_FLAGS = ("classify", "top")
 IMAGE_FLAGS, VIDEO_FLAGS = ("trajectory", "animate"), ("show",)
-# where they are not given
+# the defaults of --score-threshold and --top
 SCORE_THRESHOLD, TOP = 0.5, 5
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument
-    add("--config-file", required=True, help="config.yaml of a run, or one of configs/")
-    add("--weights", help="checkpoint of a training (default: MODEL.WEIGHTS of the config)")
+    add("--config-file", required=True, help="config.yaml of a run, or path or name of a config")
+    add("--weights", help="checkpoint (default: MODEL.WEIGHTS of the config)")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", nargs="+", help="images, folders, quoted glob patterns")
     source.add_argument("--video", metavar="FILE", help="a video file")
-    source.add_argument("--webcam", nargs="?", type=camera, const=0, help="a camera (default: 0)")
-    add("--output", help="folder, or name of a picture (.png, .jpg) for one sheet, or of a video")
-    add("--show", action="store_true", help="a video in a window; q ends it")
-    add("--json", type=Path, help="file for the results: detections in COCO's form, or classes")
+    source.add_argument(
+        "--webcam", nargs="?", type=camera, const=0, help="number of a camera (default: 0)"
+    )
+    add("--output", help="folder, picture (.png, .jpg) for one sheet, or video")
+    add("--show", action="store_true", help="show the video in a window; q closes it")
+    add("--json", type=Path, help="file for the detections (COCO format) or the classes")
     add("--trajectory", action="store_true", help="also draw the boxes after every step")
-    films = [suffix[1:] for suffix in ANIMATION_SUFFIXES]
-    add("--animate", choices=films, help="also make a film of the boxes from noise to objects")
-    add("--disagreement", action="store_true", help="draw and write how far the blocks differ")
-    add("--score-threshold", type=probability, help=f"draw from here (default: {SCORE_THRESHOLD})")
-    add("--classify", action="store_true", help="refuse the config of a detector")
-    add("--top", type=at_least_one, help=f"classes that a classifier prints (default: {TOP})")
+    formats = [suffix[1:] for suffix in ANIMATION_SUFFIXES]
+    add("--animate", choices=formats, help="also animate the boxes from noise to objects")
+    add("--disagreement", action="store_true", help="draw and write how much the blocks differ")
+    add(
+        "--score-threshold",
+        type=probability,
+        help=f"lowest score that is drawn (default: {SCORE_THRESHOLD})",
+    )
+    add("--classify", action="store_true", help="exit with an error if the config is of a detector")
+    add("--top", type=at_least_one, help=f"classes per image of a classifier (default: {TOP})")
     add("--mode", choices=INFERENCE_MODES, help="inference mode (default: the config's)")
     add("--steps", type=at_least_one, help="Euler steps of the multi-step modes")
-    add("--block", type=int, help="the block of single_step, from 0")
+    add("--block", type=int, help="the block of the mode single_step, from 0")
     add("--device", type=device, help="cpu, cuda, cuda:1, ... (default: the config's)")
-    add("--batch-size", type=at_least_one, help="images at a time (default: TEST.BATCH_SIZE)")
+    add("--batch-size", type=at_least_one, help="images per batch (default: TEST.BATCH_SIZE)")
     add("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config overrides")
     args = parser.parse_args(argv)
     args.task = task_of(load_config(args.config_file, args.opts))
@@ -93,16 +101,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Ends the program if the flags do not fit each other or the task."""
-    own, other, foreign = "detector", "classifier", CLASSIFIER_FLAGS
+    """Ends the program if the flags do not fit the task or each other."""
+    own, other, unusable = "detector", "classifier", CLASSIFIER_FLAGS
     if args.task is CLASSIFICATION:
-        own, other, foreign = "classifier", "detector", DETECTOR_FLAGS
-    given = [x for x in foreign if getattr(args, x) is not parser.get_default(x)]
+        own, other, unusable = "classifier", "detector", DETECTOR_FLAGS
+    given = [x for x in unusable if getattr(args, x) is not parser.get_default(x)]
     if given:
         flags = ", ".join("--" + x.replace("_", "-") for x in given)
-        parser.error(f"{flags}: only for {other}s, and the config is that of a {own}")
-    kind, foreign = ("images", VIDEO_FLAGS) if args.input else ("videos", IMAGE_FLAGS)
-    given = [x for x in foreign if getattr(args, x)]
+        parser.error(f"{flags}: only for {other}s, but the config is of a {own}")
+    kind, unusable = ("images", VIDEO_FLAGS) if args.input else ("videos", IMAGE_FLAGS)
+    given = [x for x in unusable if getattr(args, x)]
     if given:
         parser.error(f"--{given[0]} is not for {kind}")
     if args.json and args.json.is_dir():
@@ -113,10 +121,11 @@ def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         parser.error("give --output, --json or both" + (", or --show" if not args.input else ""))
     for name in IMAGE_FLAGS:
         if getattr(args, name) and not args.output:
-            parser.error(f"--{name} draws: give --output")
+            parser.error(f"--{name} needs --output")
 
 
 def probability(text: str) -> float:
+    """The type of an option from 0 to 1."""
     try:
         value = float(text)
     except ValueError:
@@ -127,25 +136,27 @@ def probability(text: str) -> float:
 
 
 def camera(text: str) -> int:
+    """The type of `--webcam`."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of a camera: they are 0, 1, ...")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a camera number: use 0, 1, ...")
     return int(text)
 
 
 def device(text: str) -> str:
+    """The type of `--device`."""
     try:
         return str(torch.device(text))
     except RuntimeError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no device of torch") from error
+        raise argparse.ArgumentTypeError(f"{text!r} is not a device of torch") from error
 
 
 def configure(args: argparse.Namespace) -> CfgNode:
-    """The config with what the flags override.
+    """The config with the values of the flags.
 
     Raises:
-        ValueError: a flag that the model or its inference mode does not read.
+        ValueError: the model or its inference mode does not use a given flag.
     """
-    # frames of a camera are shown when they come
+    # each frame of a camera is shown as soon as it is there
     batch_size = 1 if args.webcam is not None and not args.batch_size else args.batch_size
     cfg = inference_config(
         args.config_file,
@@ -158,20 +169,20 @@ def configure(args: argparse.Namespace) -> CfgNode:
     )
     if args.task is not CLASSIFICATION:
         node = cfg.MODEL.FLOW_DET
-        # what the model drops cannot be drawn
+        # the model must return all detections that are drawn
         node.SCORE_THRESHOLD = min(node.SCORE_THRESHOLD, args.score_threshold)
     return cfg
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status."""
+    """Runs the command; returns its exit status."""
     with user_errors():
         return detect(parse_args(argv))
 
 
 def detect(args: argparse.Namespace) -> int:
     """Runs the model on the images or frames; returns the exit status."""
-    # what is missing is said before a model is loaded
+    # missing files are reported before a model is loaded
     files = find_images(args.input) if args.input else []
     frames = None if args.input else open_frames(args)
     kind = ClassPredictor if args.task is CLASSIFICATION else Predictor
@@ -183,16 +194,17 @@ def detect(args: argparse.Namespace) -> int:
         return 0
     visualizer = DetectionVisualizer(predictor.class_names, args.score_threshold)
     if frames:
-        return film(args, frames, predictor, visualizer)
+        return detect_in_video(args, frames, predictor, visualizer)
     trajectory = TrajectoryOutputs(
         predictor.trajectory_times if args.trajectory else (), args.animate and f".{args.animate}"
     )
-    analyses = ask(args, predictor)
+    analyses = image_analyses(args, predictor)
     detect_images(predictor, files, visualizer, args.output, args.json, trajectory, analyses)
     return 0
 
 
-def ask(args: argparse.Namespace, predictor: Predictor) -> list[ImageAnalysis]:
+def image_analyses(args: argparse.Namespace, predictor: Predictor) -> list[ImageAnalysis]:
+    """What is computed per image besides the detections; see `--disagreement`."""
     if not args.disagreement:
         return []
     check_has_blocks(predictor.model)
@@ -200,25 +212,28 @@ def ask(args: argparse.Namespace, predictor: Predictor) -> list[ImageAnalysis]:
 
 
 def open_frames(args: argparse.Namespace) -> Frames:
+    """Opens the video or the camera, after a check of `--output`."""
     if args.output:
-        # checks it
         video_output_path(args.output, args.video or "camera")
     return VideoFile(args.video) if args.video else Camera(args.webcam)
 
 
-def film(
+def detect_in_video(
     args: argparse.Namespace, frames: Frames, predictor: Predictor, visualizer: DetectionVisualizer
 ) -> int:
-    """Detects in a video or camera; returns the exit status: that of Ctrl-C if it ended a video
-    early, which is the way to end a camera."""
-    recording = window = None
+    """Detects in the frames of a video or camera; returns the exit status.
+
+    The status is 130 if Ctrl-C stopped a video. A camera can only be stopped, so there it is 0.
+    """
+    writer = window = None
     if args.output:
-        recording = VideoWriter(video_output_path(args.output, frames.name), frames.fps)
+        writer = VideoWriter(video_output_path(args.output, frames.name), frames.fps)
     if args.show:
         window = Window(frames.name)
     try:
+        analyses = image_analyses(args, predictor)
         interrupted = detect_frames(
-            predictor, frames, visualizer, recording, window, args.json, ask(args, predictor)
+            predictor, frames, visualizer, writer, window, args.json, analyses
         )
     finally:
         frames.close()

@@ -1,11 +1,11 @@
-"""Writes a trained detector or classifier as one file that needs neither flowdet nor detectron2.
+"""Exports a trained detector or classifier as one file that needs neither flowdet nor detectron2.
 
     tools/export.py --config-file output/digits_flow/config.yaml \\
         --weights output/digits_flow/model_final.pth --output detector.onnx
 
-The inference mode and the image size are fixed, the batch is not. The file is compared with the
-model, on images of yours with --check, and only kept if both say the same. docs/export.md tells
-how to use it.
+The inference mode and the image size are fixed; the batch size is not. The outputs of the file are
+compared with those of the model on random images, or on the images of --check, and the file is
+kept only if they match. docs/export.md describes how to use it.
 """
 
 from __future__ import annotations
@@ -26,28 +26,34 @@ from flowdet.inference.classifier_predictor import ClassPredictor
 from flowdet.inference.predictor import BasePredictor, Predictor
 from flowdet.inference.settings import inference_config
 
-# how many images are made for the comparison where none are given
+# the number of random images for the comparison, without --check
 RANDOM_IMAGES = 4
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument
-    add("--config-file", required=True, help="config.yaml of a run, or one of configs/")
-    add("--weights", help="checkpoint of a training (default: MODEL.WEIGHTS of the config)")
-    add("--output", type=Path, required=True, help="the file: .onnx, or .pt2 with --format torch")
-    add("--format", choices=FORMATS, help="onnx or torch.export (default: by the file's name)")
-    size = ("H", "W")
-    add("--size", type=at_least_one, nargs=2, metavar=size, help="default: INPUT.FIXED_SIZE")
+    add("--config-file", required=True, help="config.yaml of a run, or path or name of a config")
+    add("--weights", help="checkpoint (default: MODEL.WEIGHTS of the config)")
+    add("--output", type=Path, required=True, help="the file: .onnx, or .pt2 for torch.export")
+    add(
+        "--format",
+        choices=FORMATS,
+        help="ONNX or torch.export (default: by the suffix of --output)",
+    )
+    size = "height and width of the images in pixels (default: INPUT.FIXED_SIZE)"
+    add("--size", type=at_least_one, nargs=2, metavar=("H", "W"), help=size)
     add("--mode", choices=INFERENCE_MODES, help="inference mode (default: the config's)")
     add("--steps", type=at_least_one, help="Euler steps of the multi-step modes")
-    add("--block", type=int, help="the block of single_step, from 0")
-    average = "the average of the weights (default: if SOLVER.EMA_DECAY kept one), or the last ones"
+    add("--block", type=int, help="the block of the mode single_step, from 0")
+    average = (
+        "export the averaged weights or the last ones (default: averaged, if the run has them)"
+    )
     add("--ema", action=argparse.BooleanOptionalAction, help=average)
-    add("--noise-input", action="store_true", help="noise can be given, instead of the config's")
-    add("--no-nms", action="store_true", help="of detectors: leave suppression to the user")
-    add("--check", nargs="+", metavar="IMAGE", help="images to compare on (default: random ones)")
-    add("--tolerance", type=float, default=1e-4, help="largest difference (default: 1e-4)")
+    add("--noise-input", action="store_true", help="make the initial noise an input of the graph")
+    add("--no-nms", action="store_true", help="export a detector without non-maximum suppression")
+    add("--check", nargs="+", metavar="IMAGE", help="images for the comparison (default: random)")
+    add("--tolerance", type=float, default=1e-4, help="largest accepted difference (default: 1e-4)")
     add("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config overrides")
     args = parser.parse_args(argv)
     by_suffix = {file.suffix: kind for kind, file in FORMATS.items()}
@@ -59,39 +65,45 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def load(args: argparse.Namespace) -> BasePredictor:
-    """The model on the CPU, with the preprocessing of the images.
+    """The model on the CPU, with its image preprocessing.
 
     Raises:
-        ValueError: flags that do not fit the model, or no image size.
+        ValueError: a flag does not fit the model, or there is no image size.
     """
     overrides = [*args.opts, *(["INPUT.FIXED_SIZE", args.size] if args.size else [])]
     overrides += ["SOLVER.EMA_DECAY", 0.0] if args.ema is False else []
-    chosen = {"mode": args.mode, "steps": args.steps, "block": args.block}
-    cfg = inference_config(args.config_file, overrides, device="cpu", **chosen)
+    plan = {"mode": args.mode, "steps": args.steps, "block": args.block}
+    cfg = inference_config(args.config_file, overrides, device="cpu", **plan)
     if not all(cfg.INPUT.FIXED_SIZE):
-        raise ValueError("the graph is for one image size: give --size H W, INPUT.FIXED_SIZE is 0")
-    classifies = task_of(cfg) is CLASSIFICATION
-    if classifies and args.no_nms:
+        raise ValueError("INPUT.FIXED_SIZE is 0 and a graph has one image size: give --size H W")
+    is_classifier = task_of(cfg) is CLASSIFICATION
+    if is_classifier and args.no_nms:
         raise ValueError("--no-nms is for detectors: leave it out")
-    predictor = (ClassPredictor if classifies else Predictor)(cfg, args.weights)
+    predictor = (ClassPredictor if is_classifier else Predictor)(cfg, args.weights)
     if args.ema and not predictor.averaged:
-        raise ValueError("--ema: the run kept no average of its weights (SOLVER.EMA_DECAY)")
+        raise ValueError(
+            "--ema: the run has no averaged weights, because its SOLVER.EMA_DECAY is 0"
+        )
     return predictor
 
 
 def build(args: argparse.Namespace, predictor: BasePredictor) -> Graph:
-    """The graph of the model; ValueError for flags that it cannot follow."""
+    """The graph of the model.
+
+    Raises:
+        ValueError: `--noise-input` for a model without initial noise.
+    """
     size = tuple(predictor.cfg.INPUT.FIXED_SIZE)
     graph = graph_of(predictor.model, size, suppress=not args.no_nms)
     if graph.noise is None and args.noise_input:
         raise ValueError(
-            f"a {type(predictor.model).__name__} starts from no noise: leave out --noise-input"
+            f"a {type(predictor.model).__name__} has no initial noise: leave out --noise-input"
         )
     return graph
 
 
 def images_to_check(args: argparse.Namespace, predictor: BasePredictor, graph: Graph) -> Tensor:
-    """uint8 [B, 3, H, W], prepared as the model's evaluation does."""
+    """The images for the comparison, uint8 [B, 3, H, W], preprocessed as for an evaluation."""
     if not args.check:
         shape = (RANDOM_IMAGES, 3, *graph.size)
         random = torch.Generator().manual_seed(0)
@@ -102,17 +114,17 @@ def images_to_check(args: argparse.Namespace, predictor: BasePredictor, graph: G
     return torch.stack([predictor.mapper(record)["image"] for record in records])
 
 
-def report(args: argparse.Namespace, metadata: dict[str, str], found: Difference) -> None:
-    """Prints what was written."""
+def report(args: argparse.Namespace, metadata: dict[str, str], difference: Difference) -> None:
+    """Prints the size of the file, its settings and its difference from the model."""
     mode = f", {metadata['mode']}" if "mode" in metadata else ""
     size = f"images of {metadata['height']} x {metadata['width']}"
     print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB, {size}{mode}")
-    compared = f"{found.images} {'images' if args.check else 'random images'}"
-    if found.detections is not None:
-        compared += f" with {found.detections} detections"
-    print(f"largest difference from the model: {found.largest:.1e} in {compared}")
-    if found.detections == 0:
-        print("nothing was detected: compare on images with objects, --check IMAGE ...")
+    compared = f"{difference.images} {'images' if args.check else 'random images'}"
+    if difference.detections is not None:
+        compared += f" with {difference.detections} detections"
+    print(f"largest difference from the model: {difference.largest:.1e} in {compared}")
+    if difference.detections == 0:
+        print("there are no detections: compare on images with objects, --check IMAGE ...")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -121,12 +133,12 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def export_model(args: argparse.Namespace) -> None:
-    """Exports the model, compares the file with it and prints the result."""
+    """Exports the model, compares the file with it, and prints the result."""
     FORMATS[args.format].check_packages()
     predictor = load(args)
     graph = build(args, predictor)
     metadata = metadata_of(predictor, graph, args.noise_input)
-    found = export(
+    difference = export(
         graph,
         args.output,
         args.format,
@@ -135,7 +147,7 @@ def export_model(args: argparse.Namespace) -> None:
         images=images_to_check(args, predictor, graph),
         tolerance=args.tolerance,
     )
-    report(args, metadata, found)
+    report(args, metadata, difference)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Generate the digits detection dataset: handwritten digits on textured backgrounds.
+"""Generates the digits detection dataset: handwritten digits on textured backgrounds.
 
-python tools/make_digits.py
-python tools/make_digits.py --output datasets/digits128 --image-size 128 --train 5000
+    tools/make_digits.py
+    tools/make_digits.py --output datasets/digits128 --image-size 128 --train 5000
+
+It needs no download. The same options give the same files.
 """
 
 from __future__ import annotations
@@ -22,12 +24,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--output",
         type=Path,
         default=datasets_root() / "digits",
-        help="folder to write (%(default)s)",
+        help="folder of the dataset (default: %(default)s)",
     )
-    add("--train", type=int, default=2000, help="training images (%(default)s)")
-    add("--test", type=int, default=400, help="test images (%(default)s)")
-    add("--image-size", type=int, default=96, help="height and width in pixels (%(default)s)")
-    add("--seed", type=int, default=0, help="same seed, same files (%(default)s)")
+    add("--train", type=int, default=2000, help="number of training images (default: %(default)s)")
+    add("--test", type=int, default=400, help="number of test images (default: %(default)s)")
+    add("--image-size", type=int, default=96, help="in pixels (default: %(default)s)")
+    add("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     add("--force", action="store_true", help="replace another digits dataset in the folder")
     return parser.parse_args(argv)
 
@@ -44,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
             force=args.force,
         )
     except (OSError, ValueError) as error:
-        sys.exit(f"make_digits: {error}")
+        sys.exit(f"error: {error}")
     counts = f"{args.train} training and {args.test} test images"
     print(f"{args.output}: {'wrote' if made else 'already holds these'} {counts}")
 

@@ -1,11 +1,11 @@
-"""Variance of each block's gradient over batches, flow against backprop (Figure 7).
+"""Variance of each block's gradient over batches, for flow and backprop (Figure 7).
 
     tools/measure_gradients.py MODEL.WEIGHTS output/digits_pretrain/backbone.pth
     tools/measure_gradients.py --config-file configs/voc_flow_r50.yaml --batches 100
 
-Both sides see the same batches, at the start and after some iterations of training; `backprop` has
-one loss, at the end, `backprop_auxiliary` one at every block. `KEY VALUE` pairs override the
-config.
+All methods get the same batches. The variance is measured before the training and after some of
+its iterations. `backprop` has one loss, at the last block; `backprop_auxiliary` has a loss at
+every block. `KEY VALUE` pairs override the config.
 """
 
 from __future__ import annotations
@@ -28,13 +28,29 @@ from flowdet.reporting.results import changed_keys
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument
-    add("--config-file", default="configs/digits_flow.yaml", help="of a FlowMatchingDetector")
-    add("--blocks", nargs="+", type=int, default=[4, 6], metavar="T")
-    add("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    add("--batches", type=int, default=50, metavar="N", help="over which the variance is")
-    add("--iterations", nargs="+", type=int, default=[0, 200], help="of training before it")
-    add("--output", type=Path, default=Path("output/gradient_variance"), metavar="FOLDER")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
+    add(
+        "--config-file",
+        default="configs/digits_flow.yaml",
+        help="path or name of the config of a FlowMatchingDetector",
+    )
+    add("--blocks", nargs="+", type=int, default=[4, 6], metavar="T", help="numbers of blocks")
+    add("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), help="default: all")
+    add("--batches", type=int, default=50, metavar="N", help="batches of the variance")
+    add(
+        "--iterations",
+        nargs="+",
+        type=int,
+        default=[0, 200],
+        help="after how many training iterations",
+    )
+    add(
+        "--output",
+        type=Path,
+        default=Path("output/gradient_variance"),
+        metavar="FOLDER",
+        help="default: %(default)s",
+    )
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
     args = parse_with_overrides(parser, argv)
     if min(args.iterations) < 0:
         parser.error(f"--iterations must not be negative, got {min(args.iterations)}")
@@ -42,7 +58,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def print_table(rows: list[dict]) -> None:
-    """A line per method, T and iteration."""
+    """Prints a line per method, T and iteration."""
     table: dict[tuple, list] = {}
     for row in rows:
         key = (row["method"], row["num_blocks"], row["iterations"])
@@ -67,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
             for name in args.methods
         ]
         measurements = variance_rows(variants, args.batches, args.iterations)
-        # one per block, and their ratio
+        # one value per block, and the ratio of the first and the last
         per_iteration = sum(variant.MODEL.FLOW_DET.NUM_BLOCKS + 1 for _, variant in variants)
         total = per_iteration * len(set(args.iterations))
         rows = list(tqdm(measurements, total=total, desc="measured", unit=" values"))

@@ -1,12 +1,13 @@
-"""What blocks learn from the image on interpolated states, over the time t of the state.
+"""How much flow blocks use the image when they are trained on interpolated states.
 
     tools/measure_leak.py MODEL.WEIGHTS output/digits_pretrain/backbone.pth
     tools/measure_leak.py --config-file configs/cls/digits_flow_vit.yaml --iterations 0 100 300
 
-Trains the blocks of a flow config on interpolated states for some iterations. Then, on fixed
-batches and at every t: the anchor loss, the same with the features of another image, which shows
-whether the image was looked at, and the norm of the gradient at the features. `KEY VALUE` pairs
-override the config.
+Interpolated states with t > 0 contain the target. This command trains the blocks of a flow config
+on them for some iterations. Then it measures on fixed batches, for every t: the anchor loss; the
+anchor loss with the features of another image, which is as low if the blocks ignore the image; and
+the norm of the loss's gradient with respect to the features. `KEY VALUE` pairs override the
+config.
 """
 
 from __future__ import annotations
@@ -28,17 +29,40 @@ from flowdet.reporting.results import changed_keys
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument
-    add("--config-file", default="configs/digits_flow.yaml", help="of a flow model")
-    add("--batches", type=at_least_one, default=8, metavar="N", help="over which is averaged")
-    add("--iterations", nargs="+", type=int, default=[0, 300], help="of training before it")
-    add("--times", nargs="+", type=float, default=[0, 0.2, 0.4, 0.6, 0.8, 0.95], metavar="T")
-    add("--output", type=Path, default=Path("output/leak"), metavar="FOLDER")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
+    add(
+        "--config-file",
+        default="configs/digits_flow.yaml",
+        help="path or name of the config of a flow model",
+    )
+    add(
+        "--batches",
+        type=at_least_one,
+        default=8,
+        metavar="N",
+        help="batches that are averaged over",
+    )
+    add(
+        "--iterations",
+        nargs="+",
+        type=int,
+        default=[0, 300],
+        help="after how many training iterations",
+    )
+    times = [0, 0.2, 0.4, 0.6, 0.8, 0.95]
+    add("--times", nargs="+", type=float, default=times, metavar="T", help="times of the states")
+    add(
+        "--output",
+        type=Path,
+        default=Path("output/leak"),
+        metavar="FOLDER",
+        help="default: %(default)s",
+    )
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
     args = parse_with_overrides(parser, argv)
     if min(args.iterations) < 0:
         parser.error(f"--iterations must not be negative, got {min(args.iterations)}")
     if min(args.times) < 0 or max(args.times) >= 1:
-        parser.error("--times must be from 0 to below 1")
+        parser.error("--times must be at least 0 and below 1")
     return args
 
 
@@ -49,7 +73,9 @@ def main(argv: list[str] | None = None) -> None:
         check_output_folder(args.output)
         cfg = resolve_config(load_config(args.config_file, args.opts))
         if cfg.MODEL.META_ARCHITECTURE.startswith("Backprop"):
-            raise ValueError(f"{args.config_file} is no config of a flow model: it has no states")
+            raise ValueError(
+                f"{args.config_file} is not the config of a flow model: give another one"
+            )
         cfg = with_interpolated_states(cfg)
         measurements = leak_rows(cfg, args.batches, args.iterations, args.times)
         total = len(set(args.iterations)) * len(args.times) * len(METRICS)

@@ -1,10 +1,11 @@
-"""Memory of a training step against the number of blocks T (Figure 3).
+"""Memory of a training step for several numbers of blocks T (Figure 3).
 
     tools/measure_memory.py
     tools/measure_memory.py --config-file configs/digits_flow.yaml --blocks 2 4 8 --batch-sizes 16
 
-Counts the bytes of the tensors that are kept for the backward pass; on a GPU also the peak of the
-allocator. Images are made up: no dataset is needed. `KEY VALUE` pairs override the config.
+It counts the bytes of the tensors that are kept for the backward pass, and on a GPU also the peak
+of the allocator. The images are synthetic, so no dataset is needed. `KEY VALUE` pairs override the
+config.
 """
 
 from __future__ import annotations
@@ -26,17 +27,34 @@ from flowdet.reporting.results import changed_keys
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument
-    add("--config-file", default="configs/voc_flow_r50.yaml", help="of a FlowMatchingDetector")
-    add("--blocks", nargs="+", type=int, default=[4, 8, 16, 20, 24], metavar="T")
-    add("--batch-sizes", nargs="+", type=int, default=[1, 8], metavar="B")
-    add("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    add("--output", type=Path, default=Path("output/memory"), metavar="FOLDER")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
+    add(
+        "--config-file",
+        default="configs/voc_flow_r50.yaml",
+        help="path or name of the config of a FlowMatchingDetector",
+    )
+    add(
+        "--blocks",
+        nargs="+",
+        type=int,
+        default=[4, 8, 16, 20, 24],
+        metavar="T",
+        help="numbers of blocks",
+    )
+    add("--batch-sizes", nargs="+", type=int, default=[1, 8], metavar="B", help="images per step")
+    add("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), help="default: all")
+    add(
+        "--output",
+        type=Path,
+        default=Path("output/memory"),
+        metavar="FOLDER",
+        help="default: %(default)s",
+    )
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
     return parse_with_overrides(parser, argv)
 
 
 def print_table(rows: list[dict], slopes: list[dict], metric: str) -> None:
-    """A metric over T, with its slope per block."""
+    """Prints a metric for every T, with its slope per block."""
     per_block = {
         (row["batch_size"], row["method"]): f"{row['mean']:,}"
         for row in slopes

@@ -1,12 +1,12 @@
-"""AP50 after every integration step of a trained detector, in every mode (Figure 6, right).
+"""AP after every integration step of a trained detector, in every inference mode (Figure 6, right).
 
     tools/measure_refinement.py --run output/digits_demo --max-steps 8
-    tools/measure_refinement.py --run output/table1_digits/flow_batch8_seed* --walks multi_step-1 \\
+    tools/measure_refinement.py --run output/table1_digits/flow_batch8_seed* --plans multi_step-1 \\
         multi_step-4 multi_step-16
 
-The blocks of a BackpropDetector are looked at in the same way. Of several runs it is the mean. With
---walks, MODE-STEPS or single_step-BLOCK, only these, and only where they end. `KEY VALUE` pairs
-override the config of the runs.
+For a BackpropDetector it is the AP after every layer. Several runs give mean and standard
+deviation. --plans evaluates only the named plans (MODE-STEPS, ensemble or single_step-BLOCK), and
+each only after its last step. `KEY VALUE` pairs override the configs of the runs.
 """
 
 from __future__ import annotations
@@ -32,17 +32,34 @@ from flowdet.reporting.results import changed_keys
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument
-    add("--run", type=Path, nargs="+", required=True, metavar="FOLDER", help="of the training")
-    add("--weights", help="default: model_final.pth of the run")
-    add("--max-steps", type=int, default=8, metavar="N")
-    add("--walks", nargs="+", metavar="MODE", help="instead of all modes with all steps")
-    add("--output", type=Path, default=Path("output/refinement"), metavar="FOLDER")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
+    add(
+        "--run",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FOLDER",
+        help="output folders of trainings",
+    )
+    add("--weights", help="checkpoint (default: model_final.pth of the run)")
+    add(
+        "--max-steps", type=int, default=8, metavar="N", help="largest number of steps (default: 8)"
+    )
+    add("--plans", nargs="+", metavar="PLAN", help="evaluate these plans (default: all)")
+    # the former name of --plans, in commands that result files record
+    add("--walks", nargs="+", dest="plans", help=argparse.SUPPRESS)
+    add(
+        "--output",
+        type=Path,
+        default=Path("output/refinement"),
+        metavar="FOLDER",
+        help="default: %(default)s",
+    )
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
     return parse_with_overrides(parser, argv)
 
 
 def print_table(rows: list[dict], metric: str) -> None:
-    """A line per walk, with the metric after each step."""
+    """Prints a line per plan, with the metric after each step."""
     lines: dict[tuple, list] = {}
     for row in rows:
         if row["metric"] == metric:
@@ -57,18 +74,18 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     with user_errors():
         check_output_folder(args.output)
-        by_run, seeds = [], []
+        rows_by_run, seeds = [], []
         for run in args.run:
             cfg, model = load_run(run, args.weights, args.opts)
             suffix = "-subset" if cfg.TEST.CLASS_SUBSET else ""
             metrics = [f"{name}{suffix}" for name in ("AP50", "AP75")]
-            if args.walks:
-                plans = [InferencePlan.parse(name) for name in args.walks]
+            if args.plans:
+                plans = [InferencePlan.parse(name) for name in args.plans]
             else:
                 plans = all_plans(cfg.MODEL.FLOW_DET.NUM_BLOCKS, args.max_steps)
-            by_run.append(refinement_rows(cfg, model, plans, metrics, not args.walks))
+            rows_by_run.append(refinement_rows(cfg, model, plans, metrics, not args.plans))
             seeds.append(max(cfg.SEED, 0))
-        rows = mean_over_runs(by_run)
+        rows = mean_over_runs(rows_by_run)
     for metric in metrics:
         print_table(rows, metric)
     save_measurement(

@@ -1,11 +1,12 @@
-"""Is disagreement a better confidence than the score? Calibration and selection of detections.
+"""Compares a detection's score with other measures of confidence: calibration and selection.
 
     tools/measure_uncertainty.py --run output/digits_demo
-    tools/measure_uncertainty.py --run output/voc_flow_r18_frozen --draws 8
+    tools/measure_uncertainty.py --run output/voc_flow_r18_frozen --samples 8
 
-Holds the score of every detection against what other draws of noise, the single blocks and the
-earlier steps of the transport say of the same query. Of a BackpropDetector it looks at the layers.
-`KEY VALUE` pairs override the config of the run.
+The other measures are the agreement of the detection with what other samples of the initial noise,
+the single blocks, and the earlier integration steps predict for the same query. For a
+BackpropDetector they are the agreement with its earlier layers. `KEY VALUE` pairs override the
+config of the run.
 """
 
 from __future__ import annotations
@@ -25,11 +26,18 @@ from flowdet.reporting.results import changed_keys
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument
-    add("--run", type=Path, required=True, metavar="FOLDER", help="OUTPUT_DIR of the training")
-    add("--weights", help="default: model_final.pth of the run")
-    add("--draws", type=at_least_one, default=4, metavar="N", help="of noise, beside the usual one")
-    add("--output", type=Path, default=Path("output/uncertainty"), metavar="FOLDER")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
+    add("--run", type=Path, required=True, metavar="FOLDER", help="output folder of a training")
+    add("--weights", help="checkpoint (default: model_final.pth of the run)")
+    samples = "further samples of the initial noise (default: 4)"
+    add("--samples", type=at_least_one, default=4, metavar="N", help=samples)
+    add(
+        "--output",
+        type=Path,
+        default=Path("output/uncertainty"),
+        metavar="FOLDER",
+        help="default: %(default)s",
+    )
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
     return parse_with_overrides(parser, argv)
 
 
@@ -38,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     with user_errors():
         check_output_folder(args.output)
         cfg, model = load_run(args.run, args.weights, args.opts)
-        rows, found = measure(cfg, model, args.draws)
+        rows, confidences = measure(cfg, model, args.samples)
     lines: dict[str, list] = {}
     for row in rows:
         lines.setdefault(row["measure"], []).append(row["mean"])
@@ -49,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
         args.output,
         "uncertainty",
         rows,
-        uncertainty_figure(found),
+        uncertainty_figure(confidences),
         config=str(args.run / "config.yaml"),
         seeds=[max(cfg.SEED, 0)],
         settings=changed_keys(cfg),

@@ -1,10 +1,10 @@
-"""Loss and AP50 over the epochs of any number of runs (Figure 2).
+"""Plots training metrics over the epochs of several runs (Figure 2).
 
     tools/plot_training.py --runs output/table1_digits/*batch8*
     tools/plot_training.py --runs output/a output/b --metrics total_loss bbox/AP75
 
-Runs that differ only in their seed become one line with a band from the least to the most. Works
-beside a running training, and on runs that were stopped.
+Runs that differ only in their seed become one line, with a band from the minimum to the maximum.
+The runs may be complete, interrupted or still training.
 """
 
 from __future__ import annotations
@@ -22,9 +22,27 @@ from flowdet.reporting.results import changed_keys
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument
-    add("--runs", nargs="+", type=Path, required=True, metavar="FOLDER", help="OUTPUT_DIRs")
-    add("--metrics", nargs="+", default=["total_loss", "bbox/AP50"], help="keys of metrics.json")
-    add("--output", type=Path, default=Path("output/curves"), metavar="FOLDER")
+    add(
+        "--runs",
+        nargs="+",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="output folders of trainings",
+    )
+    add(
+        "--metrics",
+        nargs="+",
+        default=["total_loss", "bbox/AP50"],
+        help="keys of metrics.json (default: total_loss bbox/AP50)",
+    )
+    add(
+        "--output",
+        type=Path,
+        default=Path("output/curves"),
+        metavar="FOLDER",
+        help="default: %(default)s",
+    )
     return parser.parse_args(argv)
 
 

@@ -1,7 +1,10 @@
-"""Pretrains the digits backbone: which digit, if any, lies under each cell of its feature map.
+"""Pretrains the backbone for the digits dataset: it classifies the digit in every feature map cell.
 
-Takes about a minute on a CPU and stands in for ImageNet weights. The scenes are made on the
-fly from the training digits only, so nothing of the test set is seen.
+    tools/pretrain_digits.py
+    tools/pretrain_digits.py --output output/digits_pretrain/backbone.pth --iterations 1000
+
+Takes about a minute on a CPU and replaces ImageNet weights. The images are generated from the
+training digits only; no test image is used.
 """
 
 from __future__ import annotations
@@ -25,8 +28,17 @@ from flowdet.engine import keep_freed_memory, load_config
 BACKGROUND = len(CLASS_NAMES)
 
 
-class Scenes(Dataset):
-    """Fresh scenes (image [3, H, W], the class of each cell [side, side])."""
+class LabeledScenes(Dataset):
+    """Generated images, each with the classes of its cells.
+
+    An item is an image, uint8 [3, H, W], and the class of every cell [H / stride, W / stride].
+
+    Args:
+        count: number of images.
+        image_size: height and width in pixels.
+        stride: height and width of a cell in pixels.
+        seed: of the generator; an image depends on the seed and its index only.
+    """
 
     def __init__(self, count: int, image_size: int, stride: int, seed: int):
         self.digits = DigitBank.load("train")
@@ -46,18 +58,29 @@ class Scenes(Dataset):
 
 
 def cell_classes(boxes: np.ndarray, classes: np.ndarray, size: int, stride: int) -> np.ndarray:
-    """The class whose box (absolute xyxy) holds a cell's centre, the smallest box first."""
-    centres = (np.arange(size // stride) + 0.5) * stride
-    labels = np.full((len(centres), len(centres)), BACKGROUND)
+    """The class of the smallest box that contains the center of each cell.
+
+    Args:
+        boxes: absolute xyxy [N, 4].
+        classes: class indices [N].
+        size: height and width of the image in pixels.
+        stride: height and width of a cell in pixels.
+
+    Returns:
+        Class indices [size / stride, size / stride], `BACKGROUND` outside of all boxes.
+    """
+    centers = (np.arange(size // stride) + 0.5) * stride
+    labels = np.full((len(centers), len(centers)), BACKGROUND)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     for i in np.argsort(-areas):
         x1, y1, x2, y2 = boxes[i]
-        rows = (centres >= y1) & (centres < y2)
-        labels[np.ix_(rows, (centres >= x1) & (centres < x2))] = classes[i]
+        rows = (centers >= y1) & (centers < y2)
+        labels[np.ix_(rows, (centers >= x1) & (centers < x2))] = classes[i]
     return labels
 
 
 def pretrain(args: argparse.Namespace) -> None:
+    """Trains the backbone and writes its weights to `args.output`."""
     cfg = load_config(args.config_file, ["MODEL.DEVICE", args.device])
     torch.manual_seed(args.seed)
     backbone = build_backbone(cfg)
@@ -65,7 +88,7 @@ def pretrain(args: argparse.Namespace) -> None:
     shape = backbone.output_shape()[name]
     classifier = nn.Conv2d(shape.channels, BACKGROUND + 1, 1)
     model = nn.ModuleDict({"backbone": backbone, "classifier": classifier}).to(args.device)
-    scenes = Scenes(
+    scenes = LabeledScenes(
         args.iterations * args.batch_size, cfg.INPUT.FIXED_SIZE[0], shape.stride, args.seed
     )
     loader = DataLoader(scenes, args.batch_size, num_workers=args.num_workers)
@@ -84,10 +107,10 @@ def pretrain(args: argparse.Namespace) -> None:
         loss.backward()
         optimizer.step()
         schedule.step()
-        inside = labels < BACKGROUND
-        right = (logits.argmax(1)[inside] == labels[inside]).float().mean().item()
-        accuracy = 0.98 * accuracy + 0.02 * right
-        progress.set_postfix(loss=f"{loss.item():.3f}", digit_cells_right=f"{accuracy:.2f}")
+        on_digits = labels < BACKGROUND
+        correct = (logits.argmax(1)[on_digits] == labels[on_digits]).float().mean().item()
+        accuracy = 0.98 * accuracy + 0.02 * correct
+        progress.set_postfix(loss=f"{loss.item():.3f}", digit_cell_accuracy=f"{accuracy:.2f}")
     args.output.parent.mkdir(parents=True, exist_ok=True)
     state = {f"backbone.{k}": v.cpu() for k, v in backbone.state_dict().items()}
     partial = args.output.with_suffix(".partial")
@@ -98,14 +121,17 @@ def pretrain(args: argparse.Namespace) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--config-file", default="configs/digits_flow.yaml")
-    parser.add_argument("--output", type=Path, default="output/digits_pretrain/backbone.pth")
-    parser.add_argument("--iterations", type=int, default=500)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--num-workers", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add = parser.add_argument
+    config, output = "configs/digits_flow.yaml", Path("output/digits_pretrain/backbone.pth")
+    add("--config-file", default=config, help="config with the backbone (default: %(default)s)")
+    add("--output", type=Path, default=output, help="checkpoint (default: %(default)s)")
+    add("--iterations", type=int, default=500, help="training iterations (default: %(default)s)")
+    add("--batch-size", type=int, default=32, help="images per iteration (default: %(default)s)")
+    add("--lr", type=float, default=3e-3, help="largest learning rate (default: %(default)s)")
+    add("--num-workers", type=int, default=1, help="processes of the loader (default: %(default)s)")
+    add("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    cpu_or_gpu = "cuda" if torch.cuda.is_available() else "cpu"
+    add("--device", default=cpu_or_gpu, help="cpu, cuda, ... (default: %(default)s)")
     return parser.parse_args(argv)
 
 

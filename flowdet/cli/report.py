@@ -3,8 +3,8 @@
     tools/report.py --run output/digits_flow
     tools/report.py --run output/digits_flow --output report.html --images 200
 
-Works beside a running training, and on runs that were stopped. Trainings end with it by themselves
-(TEST.REPORT).
+The run may be complete, interrupted or still training. A training writes its report itself at the
+end (config key TEST.REPORT).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from flowdet.reporting.report import write_report
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument
-    add("--run", type=Path, required=True, metavar="FOLDER", help="OUTPUT_DIR of a training")
-    add("--output", type=Path, metavar="FILE", help="the page (default: report.html in --run)")
-    add("--images", type=int, help="test images to look at (default: TEST.REPORT_IMAGES)")
+    add("--run", type=Path, required=True, metavar="FOLDER", help="output folder of a training")
+    add("--output", type=Path, metavar="FILE", help="the page (default: report.html in the run)")
+    add("--images", type=int, help="number of test images (default: TEST.REPORT_IMAGES)")
     return parser.parse_args(argv)
 
 

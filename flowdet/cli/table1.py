@@ -1,16 +1,16 @@
-"""Table 1: flow against backprop on a dataset, at equal epochs, over several seeds.
+"""Table 1: flow and backprop on one dataset with the same epochs, over several seeds.
 
     tools/table1.py
     tools/table1.py --dataset voc --budget 8:50 1:50 --seeds 3
     tools/table1.py --dataset voc --frozen TEST.CLASS_SUBSET "['cat','dog']"
     tools/table1.py --dataset voc --r18 TEST.CLASS_SUBSET "['cat','dog']"
 
-Trains every method at every budget (batch size:epochs[:learning rate]) with every seed, each by
-tools/train_net.py, measures memory and step time, and prints the table; table1.json and table1.md
-go to the output folder. Stopped, it goes on where it was when called again. --frozen (VOC) takes a
-frozen ResNet-18 up to stride 16, whose features are computed once for all runs and kept in the
-output folder: many epochs become affordable on a CPU. --r18 trains this trunk, too, on augmented
-images: for a GPU. `KEY VALUE` pairs override every config.
+Trains every method with every budget (batch size:epochs[:learning rate]) and every seed, measures
+memory and step time, prints the table, and writes table1.json and table1.md to the output folder.
+If the command is interrupted, run it again to continue. --frozen (VOC) uses a frozen ResNet-18 up
+to stride 16; its features are computed once for all runs and kept in the output folder, so that
+long trainings are possible on a CPU. --r18 (VOC) trains this ResNet-18 too, on augmented images:
+for a GPU. `KEY VALUE` pairs override every config.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from flowdet.experiments.comparison_table import accuracy_rows, comparison_table
 from flowdet.experiments.digits_setup import prepare_digits
 from flowdet.experiments.measurement import check_output_folder
 
-# by suite and method
+# the config of each method, by suite
 SUITES = {
     "digits": {
         "flow": "digits_flow",
@@ -64,34 +64,36 @@ BUDGETS = {
     "voc_frozen": ["16:30"],
     "voc_r18": ["16:20"],
 }
-# often enough for curves
+# evaluations during the training, for training curves
 PERIODS = ["TEST.EVAL_EPOCHS", "2"]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = table_parser(__doc__)
     add = parser.add_argument
-    add("--dataset", choices=("digits", "voc"), default="digits")
-    add("--frozen", action="store_true", help="VOC with a frozen ResNet-18, features kept")
+    add("--dataset", choices=("digits", "voc"), default="digits", help="default: digits")
+    add(
+        "--frozen", action="store_true", help="VOC with a frozen ResNet-18, whose features are kept"
+    )
     add("--r18", action="store_true", help="VOC with a ResNet-18, trained end to end")
-    add("--methods", nargs="+", choices=SUITES["digits"], help="default: all that there are")
+    add("--methods", nargs="+", choices=SUITES["digits"], help="default: all")
     add("--budget", nargs="+", metavar="BATCH:EPOCHS[:LR]", help="default: by dataset")
     args = parse_with_overrides(parser, argv)
     if (args.frozen or args.r18) and args.dataset != "voc":
         parser.error("--frozen and --r18 are for --dataset voc")
     if args.frozen and args.r18:
-        parser.error("--r18 trains the trunk that --frozen freezes: give one of them")
+        parser.error("--frozen freezes the backbone that --r18 trains: give one of them")
     args.suite = "voc_frozen" if args.frozen else "voc_r18" if args.r18 else args.dataset
     args.methods = args.methods or list(SUITES[args.suite])
     missing = set(args.methods) - set(SUITES[args.suite])
     if missing:
-        parser.error(f"there is no {', '.join(sorted(missing))} for this dataset and trunk")
+        parser.error(f"there is no {', '.join(sorted(missing))} for this dataset and backbone")
     args.output = args.output or Path("output") / f"table1_{args.suite}"
     return args
 
 
 def plan(args: argparse.Namespace) -> Comparison:
-    """All runs, checked."""
+    """Checks the options and plans all runs."""
     check_output_folder(args.output)
     budgets = [Budget.parse(text) for text in args.budget or BUDGETS[args.suite]]
     learning_rate = ["SOLVER.BASE_LR"] if any(budget.base_lr for budget in budgets) else []
@@ -111,7 +113,7 @@ def plan(args: argparse.Namespace) -> Comparison:
 
 
 def report(args: argparse.Namespace, comparison: Comparison) -> None:
-    """Measures the costs, prints the table and writes it."""
+    """Measures memory and step time, prints the table and writes it."""
     runs = comparison.runs
     dataset, subset = runs[0].cfg.DATASETS.TEST[0], runs[0].cfg.TEST.CLASS_SUBSET
     suffix = "-subset" if subset else ""
@@ -121,13 +123,13 @@ def report(args: argparse.Namespace, comparison: Comparison) -> None:
     try:
         rows += cost_rows(runs)
     except RuntimeError as error:
-        # a GPU may not hold all methods side by side: no reason to lose the accuracies
+        # a GPU may be too small for all methods at once; the accuracies are written anyway
         failures = [f"FAILED to measure memory and time: {error}"]
     classes = f"mean over {', '.join(subset)}" if subset else "mean over all classes"
     caption = (
         f"{dataset}, {args.seeds} seeds, mean +- standard deviation; AP after the last epoch, "
         f"{classes}; metric: {metric_name(dataset)}. Activations and step (one forward, backward "
-        "and update without data loading, the methods in turn) on made-up images."
+        "and update without data loading, the methods in turn) on synthetic images."
     )
     draw = functools.partial(comparison_table, rows, metrics)
     save_table(args.output / "table1", comparison, rows, caption, draw, failures)

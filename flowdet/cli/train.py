@@ -1,12 +1,13 @@
-"""Trains and evaluates: detectron2's flags, and `KEY value` pairs that override the config.
+"""Trains and evaluates a detector or a classifier.
 
     tools/train_net.py --config-file configs/digits_flow.yaml
     tools/train_net.py --config-file configs/voc_flow_r50.yaml --num-gpus 8 SOLVER.BASE_LR 2e-4
     tools/train_net.py --config-file configs/voc_flow_r50.yaml --data path/to/dataset
     tools/train_net.py --config-file RUN/config.yaml --eval-only MODEL.WEIGHTS RUN/model_final.pth
 
-`--data` takes a folder in VOC or COCO format, see docs/custom_datasets.md. `--resume` goes on where the
-run in OUTPUT_DIR stopped.
+`--config-file` takes a path or the name of one of flowdet's configs. `--data` takes a folder in
+VOC or COCO format, see docs/custom_datasets.md. `--resume` continues the run in OUTPUT_DIR from
+its last checkpoint. `KEY VALUE` pairs at the end override the config.
 """
 
 from __future__ import annotations
@@ -40,27 +41,27 @@ from flowdet.reporting.runs import set_metrics_aside
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """The resolved, frozen config of a run, with logging set up and the config saved."""
+    """Sets up logging and writes config.yaml; returns the resolved, frozen config."""
     path = config_path(args.config_file)
     cfg = load_config(path, args.opts)
     args.run_dir = cfg.OUTPUT_DIR
     if args.eval_only:
-        # beside the run: its own config.yaml and results.json stay what they were
+        # the config.yaml and results.json of the run stay unchanged
         cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "eval")
     setup_logger(output=cfg.OUTPUT_DIR, name="flowdet", distributed_rank=comm.get_rank())
     resolve_config(cfg, training=not args.eval_only)
     cfg.freeze()
-    # it prints the file, so a name of a config must be a path
+    # it reads the file to log it, so it needs the path even if a name was given
     default_setup(cfg, argparse.Namespace(**vars(args) | {"config_file": path}))
     return cfg
 
 
 def train(args: argparse.Namespace) -> dict | None:
-    """Trains or evaluates in one process of `launch`; returns the metrics of the evaluation."""
+    """Trains or evaluates, in every process of `launch`; returns the metrics of the evaluation."""
     with user_errors():
         cfg = setup(args)
         run = prepare(cfg, args)
-    # an image that cannot be read, logits that are not finite: the log has the traceback
+    # e.g. an unreadable image or logits that are not finite; the log contains the traceback
     with user_errors((OSError, ValueError)):
         results = run()
     if comm.is_main_process():
@@ -72,7 +73,7 @@ def train(args: argparse.Namespace) -> dict | None:
 
 
 def prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], dict | None]:
-    """Builds and loads everything; what it returns trains or evaluates."""
+    """Builds the model and the data; returns the function that trains or evaluates."""
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
     if args.eval_only:
@@ -80,7 +81,7 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], dict | None]
         weights = weights_to_evaluate(cfg, args)
         average = load_trained(cfg, model, weights, cfg.MODEL.CLASS_NAMES)
         return lambda: evaluate(cfg, model, average)
-    # what is wrong with the test images should not show after the first epochs
+    # reports problems of the test images before the training, not after its first epochs
     for name in cfg.DATASETS.TEST:
         Trainer.build_test_loader(cfg, name)
     if comm.is_main_process() and not (args.resume and last_checkpoint(args)):
@@ -91,18 +92,18 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], dict | None]
 
 
 def weights_to_evaluate(cfg: CfgNode, args: argparse.Namespace) -> str:
-    """`MODEL.WEIGHTS`; with --resume the last checkpoint of the run, if there is one."""
+    """The last checkpoint of the run with `--resume`; else, or without one, `MODEL.WEIGHTS`."""
     return (last_checkpoint(args) if args.resume else "") or cfg.MODEL.WEIGHTS
 
 
 def last_checkpoint(args: argparse.Namespace) -> str:
-    """Of the run; empty if there is none."""
+    """The path of the last checkpoint of the run; empty if there is none."""
     run = FlowDetCheckpointer(torch.nn.Identity(), args.run_dir)
     return run.get_checkpoint_file() if run.has_checkpoint() else ""
 
 
 def save_results(cfg: CfgNode, args: argparse.Namespace, results: dict) -> None:
-    """Writes the evaluation to results.json in the output folder, with what it came from."""
+    """Writes the metrics to results.json, with the command, config and seed they belong to."""
     by_dataset = {cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results
     rows = []
     for name, tasks in by_dataset.items():
@@ -116,13 +117,13 @@ def report(cfg: CfgNode) -> None:
     try:
         path = write_report(cfg.OUTPUT_DIR)
         logging.getLogger("flowdet").info("Report: %s", path)
-    # whatever it is: the training has ended well, and its results are written
+    # the training is complete and its results are written: a failing report must not hide that
     except Exception:
         logging.getLogger("flowdet").exception("the report could not be written")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Adds to detectron2's flags `--data` and `--opts`, which may precede the overrides."""
+    """Parses detectron2's flags and `--data`; `--opts` may come before the overrides."""
     argv = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--opts"]
     program = program_name()
     parser = default_argument_parser(with_program(__doc__, program))
@@ -135,12 +136,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if late:
         parser.error(f"{' '.join(late)}: flags go before the KEY VALUE pairs")
     if args.data:
-        # quoted, or a folder called 2024 would be taken for a number
+        # quoted, because a folder named 2024 would be read as a number
         args.opts = ["DATASETS.PATH", repr(args.data), *args.opts]
     if not args.config_file:
         parser.error("--config-file is missing, e.g. --config-file configs/digits_flow.yaml")
     if args.num_gpus > torch.cuda.device_count() and torch.cuda.device_count() > 0:
-        parser.error(f"--num-gpus {args.num_gpus}, but there are {torch.cuda.device_count()}")
+        parser.error(f"--num-gpus is {args.num_gpus}, but {torch.cuda.device_count()} are visible")
     if not torch.cuda.is_available():
         if args.num_gpus > 1 or args.num_machines > 1:
             parser.error("no GPU is visible: leave --num-gpus out to train on the CPU")
