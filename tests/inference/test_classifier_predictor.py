@@ -161,7 +161,7 @@ def test_class_names_cause_no_download(weights, monkeypatch, tmp_path):
     register_image_folder("unmade", tmp_path / "unmade")
     cfg = config("DATASETS.TRAIN", "('unmade',)", "DATASETS.TEST", "()", "DATASETS.DOWNLOAD", True)
     monkeypatch.setattr("flowdet.engine.resolve.download", lambda names: pytest.fail(str(names)))
-    with pytest.raises(FileNotFoundError, match="give the config.yaml that the training wrote"):
+    with pytest.raises(FileNotFoundError, match="the config.yaml that the training wrote"):
         ClassPredictor(cfg, weights)
 
 
