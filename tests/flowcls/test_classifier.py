@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from flowdet.engine import load_config
+from flowdet.engine.config import overlay_overrides
 from flowdet.experiments.memory import SavedBytes
 from flowdet.flow import block_local_losses
 from flowdet.flowcls.classifier import BlockLosses
@@ -54,7 +55,7 @@ def test_a_sequential_block_reaches_its_own_stages_alone():
 
 
 def test_a_sequential_block_sees_its_own_stage():
-    model = tiny_model("cifar10_flow_cnn_sequential").eval()
+    model = tiny_model("cifar10_flow_cnn+sequential").eval()
     features = model.reader(model.backbone(model.images_of(images())))
     assert [f.shape for f in features] == [(4, 4), (4, 6), (4, 8)]
     before = [model.logits(features, "single_step", block=k) for k in range(3)]
@@ -63,7 +64,7 @@ def test_a_sequential_block_sees_its_own_stage():
     assert [torch.equal(a, b) for a, b in zip(before, after)] == [True, False, True]
 
 
-@pytest.mark.parametrize("file", ["cifar10_flow_vit", "cifar10_flow_vit_paper"])
+@pytest.mark.parametrize("file", ["cifar10_flow_vit", "cifar10_flow_vit+paper"])
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_gradients_equal_those_of_the_joint_graph(file, topology):
     """The whole model's gradients against the same losses summed in one ordinary graph."""
@@ -88,7 +89,7 @@ def test_gradients_equal_those_of_the_joint_graph(file, topology):
 
 def test_the_paper_s_losses_by_hand():
     """Equations 14 to 19 for one block with fixed noise and time."""
-    model = tiny_model("cifar10_flow_vit_paper", NUM_BLOCKS=1).eval()
+    model = tiny_model("cifar10_flow_vit+paper", NUM_BLOCKS=1).eval()
     batch = images()
     labels = model.labels_of(batch)
     feature = model.reader(model.backbone(model.images_of(batch)))[0]
@@ -156,7 +157,7 @@ def test_a_batch_of_one_image_trains():
 
 
 @pytest.mark.parametrize(
-    "file", ["cifar10_flow_cnn", "cifar10_flow_vit_sequential_paper", "cifar10_backprop_vit"]
+    "file", ["cifar10_flow_cnn", "cifar10_flow_vit+sequential_paper_vit", "cifar10_flow_vit+backprop"]
 )
 def test_two_batches_of_one_are_one_batch_of_two(file):
     model = tiny_model(file).eval()
@@ -228,7 +229,7 @@ def test_alternate_trains_one_block_per_pass():
 
 @pytest.mark.parametrize("block", ["mlp", "light_mlp", "residual_mlp", "encoder"])
 @pytest.mark.parametrize("features", ["pooled", "tokens"])
-@pytest.mark.parametrize("file", ["digits_flow_vit", "digits_backprop_vit"])
+@pytest.mark.parametrize("file", ["digits_flow_vit", "digits_flow_vit+backprop"])
 def test_blocks_and_features(block, features, file):
     if (block, features) == ("encoder", "pooled"):
         with pytest.raises(ValueError, match="FEATURES tokens"):
@@ -244,7 +245,7 @@ def test_blocks_and_features(block, features, file):
 def test_the_baseline_has_the_parameters_of_the_flow_model():
     """Up to the time embedding, the estimate's input, the targets and the start."""
     extra = ("time_embedding", "input.estimate", "embedding.classes", "flow.start", "head.start")
-    assert count("cifar10_flow_vit", skip=extra) == count("cifar10_backprop_vit", skip=extra)
+    assert count("cifar10_flow_vit", skip=extra) == count("cifar10_flow_vit+backprop", skip=extra)
 
 
 def count(file, skip=()):
@@ -255,9 +256,9 @@ def count(file, skip=()):
 @pytest.mark.parametrize("dataset", ["cifar10", "imagenet_r"])
 def test_for_fine_tuning_both_have_as_many_parameters(dataset):
     sizes = []
-    for method in ("flow", "backprop"):
-        words = ["MODEL.WEIGHTS", "", "MODEL.FLOW_CLS.NUM_CLASSES", "10"]
-        cfg = load_config(str(CONFIGS / f"{dataset}_{method}_vit_b16.yaml"), words)
+    for overlay in ([], overlay_overrides("cls/bases/backprop_encoder")):
+        words = ["MODEL.WEIGHTS", "", "MODEL.FLOW_CLS.NUM_CLASSES", "10", *overlay]
+        cfg = load_config(str(CONFIGS / f"{dataset}_flow_vit_b16.yaml"), words)
         # shapes without memory
         with torch.device("meta"):
             model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
@@ -305,7 +306,7 @@ def test_wrong_keys_say_so(keys, message):
 
 def test_the_baseline_refuses_stages():
     with pytest.raises(ValueError, match="TOPOLOGY parallel"):
-        tiny_model("digits_backprop_vit", TOPOLOGY="sequential")
+        tiny_model("digits_flow_vit+backprop", TOPOLOGY="sequential")
 
 
 def test_wrong_batches_say_so():

@@ -6,6 +6,7 @@ import torch
 from detectron2.modeling import build_model
 
 from flowdet.engine import load_config
+from flowdet.engine.config import overlay_overrides
 from flowdet.flowcls import Classifier
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "cls"
@@ -29,10 +30,18 @@ SIZES = {
 
 
 def tiny_cfg(file: str = "digits_flow_vit", *overrides, **node_keys):
-    """A config with d = 16, 4 classes, 3 blocks; `node_keys` of MODEL.FLOW_CLS."""
+    """A config with d = 16, 4 classes and 3 blocks.
+
+    Args:
+        file: a config in configs/cls, with overlays from its `bases`: `cifar10_flow_cnn+paper`.
+        overrides: `KEY, value` pairs.
+        node_keys: keys of MODEL.FLOW_CLS.
+    """
+    config, *overlays = file.split("+")
+    words = [x for name in overlays for x in overlay_overrides(f"cls/bases/{name}")]
     keys = SIZES | {f"MODEL.FLOW_CLS.{name}": value for name, value in node_keys.items()}
-    words = [x for pair in keys.items() for x in pair]
-    return load_config(str(CONFIGS / f"{file}.yaml"), [*words, *overrides])
+    words += [x for pair in keys.items() for x in pair]
+    return load_config(str(CONFIGS / f"{config}.yaml"), [*words, *overrides])
 
 
 def tiny_model(file: str = "digits_flow_vit", *overrides, **node_keys) -> Classifier:

@@ -146,7 +146,7 @@ def test_permuting_the_test_labels_changes_accuracy_but_no_prediction(cfg, small
 
 def test_the_task_follows_the_meta_architecture():
     assert task_of(tiny_cfg()) is CLASSIFICATION
-    assert task_of(tiny_cfg("digits_backprop_vit")) is CLASSIFICATION
+    assert task_of(tiny_cfg("digits_flow_vit+backprop")) is CLASSIFICATION
     assert task_of(tiny_detector_cfg()) is DETECTION
     cfg = tiny_cfg()
     cfg.MODEL.META_ARCHITECTURE = "Nothing"
