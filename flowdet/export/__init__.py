@@ -1,10 +1,10 @@
-"""Trained models as single files: ONNX, or torch.export.
+"""Exports trained models as single files: ONNX, or torch.export.
 
-`graphs` makes a model a function of tensors, `suppression` the operator that it needs, `formats`
-writes and runs files, `check` compares them with the model.
+`graphs` turns a model into a function of tensors, `suppression` has the NMS operator of the graphs,
+`formats` writes and runs files, and `check` compares files with the PyTorch model.
 """
 
-from flowdet.export.check import Difference, difference, export
+from flowdet.export.check import Difference, export, measure_difference
 from flowdet.export.formats import FORMATS
 from flowdet.export.graphs import ClassificationGraph, DetectionGraph, Graph, graph_of
 from flowdet.export.metadata import metadata_of
@@ -15,8 +15,8 @@ __all__ = [
     "DetectionGraph",
     "Difference",
     "Graph",
-    "difference",
     "export",
     "graph_of",
+    "measure_difference",
     "metadata_of",
 ]

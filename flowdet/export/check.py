@@ -1,4 +1,4 @@
-"""Whether an exported file says what the model says; only such files are kept."""
+"""Compares exported files with the PyTorch model; only files with matching outputs are kept."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from torchvision.ops import batched_nms
 from flowdet.export.formats import FORMATS, Runner
 from flowdet.export.graphs import DetectionGraph, Graph
 
-# images at a time
+# number of images in a batch
 BATCH = 8
 
 
 class Difference(NamedTuple):
-    """How far a file is from the model.
+    """The difference of the outputs of a file and of the PyTorch model.
 
     Attributes:
-        largest: difference of scores or probabilities, and of boxes in shares of the image's sides,
-            from each detection to the nearest that the other has of its class; 1 or more where they
-            differ in number, or the other has none.
-        images: that were compared.
-        detections: of the model in them; None for a classifier.
+        largest: the largest difference of a score or probability, or of a box coordinate as a share
+            of the image's width or height. Each detection is compared with the nearest detection
+            of its class in the other output. It is 1 or more if the number of detections differs,
+            or if there is no detection of this class.
+        images: the number of images that were compared.
+        detections: the number of detections of the model in these images; None for a classifier.
     """
 
     largest: float
@@ -33,46 +34,49 @@ class Difference(NamedTuple):
 
 
 @torch.no_grad()
-def difference(graph: Graph, run: Runner, images: Tensor, give_noise: bool = False) -> Difference:
-    """Runs images, in batches and the first one alone, through a file and through the model.
+def measure_difference(
+    graph: Graph, run: Runner, images: Tensor, noise_input: bool = False
+) -> Difference:
+    """Runs images through a file and through the model, in batches and the first image alone.
 
     Args:
-        graph: that the file was written from.
-        run: the file, see `flowdet.export.formats`.
+        graph: the graph that the file was written from.
+        run: runs the file, see `flowdet.export.formats`.
         images: uint8 [B, 3, H, W].
-        give_noise: give `run` the noise of the graph.
+        noise_input: pass the noise of the graph to `run`.
     """
-    detects = isinstance(graph, DetectionGraph)
+    is_detector = isinstance(graph, DetectionGraph)
     differences = []
     for batch in [images[:1], *images.split(BATCH)]:
-        noise = graph.initial_noise(len(batch), None).contiguous() if give_noise else None
-        expected = (_detections if detects else _probabilities)(graph, batch)
-        found = _outputs(graph, run(batch, noise))
+        noise = graph.initial_noise(len(batch), None).contiguous() if noise_input else None
+        expected = (_detections if is_detector else _probabilities)(graph, batch)
+        outputs = _file_outputs(graph, run(batch, noise))
         differences += [
-            (_distance(one, other), len(one)) for one, other in zip(expected, found, strict=True)
+            (_distance(rows, other), len(rows))
+            for rows, other in zip(expected, outputs, strict=True)
         ]
-    # unlike max(), this does not pass over nan
+    # unlike max(), this returns nan if a difference is nan
     largest = float(torch.tensor([x for x, _ in differences]).max())
-    count = sum(count for _, count in differences[1:]) if detects else None
+    count = sum(count for _, count in differences[1:]) if is_detector else None
     return Difference(largest, len(images), count)
 
 
 def _detections(graph: DetectionGraph, images: Tensor) -> list[Tensor]:
-    """What the model finds in each image, see `_as_rows`."""
-    found = [x["instances"] for x in graph.model.inference([{"image": x} for x in images])]
-    return [_as_rows(graph, x.pred_boxes.tensor, x.scores, x.pred_classes) for x in found]
+    """The detections of the model in each image, as rows of `_detection_rows`."""
+    results = [x["instances"] for x in graph.model.inference([{"image": x} for x in images])]
+    return [_detection_rows(graph, x.pred_boxes.tensor, x.scores, x.pred_classes) for x in results]
 
 
 def _probabilities(graph: Graph, images: Tensor) -> list[Tensor]:
-    """What the model says of each image, see `_with_class`."""
-    found = graph.model.inference([{"image": x} for x in images], all_modes=False)
-    return [_with_class(x["logits"][0].softmax(dim=0)) for x in found]
+    """The class probabilities of the model for each image, as rows of `_class_rows`."""
+    results = graph.model.inference([{"image": x} for x in images], all_modes=False)
+    return [_class_rows(x["logits"][0].softmax(dim=0)) for x in results]
 
 
-def _outputs(graph: Graph, outputs: tuple[Tensor, ...]) -> list[Tensor]:
-    """What a file returns, in the form of `_detections` or `_probabilities`."""
+def _file_outputs(graph: Graph, outputs: tuple[Tensor, ...]) -> list[Tensor]:
+    """The outputs of a file, as rows like those of `_detections` or `_probabilities`."""
     if not isinstance(graph, DetectionGraph):
-        return [_with_class(x) for x in outputs[0]]
+        return [_class_rows(x) for x in outputs[0]]
     rules = graph.model.postprocess
     rows = []
     for boxes, scores, classes in zip(*outputs):
@@ -80,32 +84,37 @@ def _outputs(graph: Graph, outputs: tuple[Tensor, ...]) -> list[Tensor]:
         if not graph.suppress:
             best = batched_nms(boxes[keep], scores[keep], classes[keep], rules.nms_threshold)
             keep = keep[best[: rules.max_detections] if rules.max_detections >= 0 else best]
-        rows.append(_as_rows(graph, boxes[keep], scores[keep], classes[keep]))
+        rows.append(_detection_rows(graph, boxes[keep], scores[keep], classes[keep]))
     return rows
 
 
-def _as_rows(graph: DetectionGraph, boxes: Tensor, scores: Tensor, classes: Tensor) -> Tensor:
-    """One row per detection: the box in shares of the image's sides, score, class."""
+def _detection_rows(
+    graph: DetectionGraph, boxes: Tensor, scores: Tensor, classes: Tensor
+) -> Tensor:
+    """One row per detection, [N, 6]: box as shares of the image size, score, class."""
     height, width = graph.size
-    shares = boxes / boxes.new_tensor([width, height, width, height])
-    return torch.cat([shares, scores[:, None], classes[:, None]], dim=1)
+    relative = boxes / boxes.new_tensor([width, height, width, height])
+    return torch.cat([relative, scores[:, None], classes[:, None]], dim=1)
 
 
-def _with_class(probabilities: Tensor) -> Tensor:
-    """One row per class: its probability, and its index."""
+def _class_rows(probabilities: Tensor) -> Tensor:
+    """One row per class, [C, 2]: its probability and its index."""
     return torch.stack([probabilities, torch.arange(len(probabilities))], dim=1)
 
 
-def _distance(one: Tensor, other: Tensor) -> float:
-    """From rows to the nearest ones of another set, the largest; equal scores may come in any
-    order. Rows of different classes are 1 or more apart."""
-    if len(one) != len(other):
+def _distance(rows: Tensor, other: Tensor) -> float:
+    """The largest distance of a row [N, F] to the nearest row of the other set.
+
+    The order of the rows does not matter, as it is arbitrary for equal scores. The distance is the
+    maximum over the F columns, so rows of different classes are at least 1 apart.
+    """
+    if len(rows) != len(other):
         return 1.0
-    if not len(one):
+    if not len(rows):
         return 0.0
-    # cdist would pass over nan
-    between = (one[:, None] - other).abs().amax(dim=-1)
-    return float(torch.cat([between.amin(dim=0), between.amin(dim=1)]).max())
+    # unlike cdist, this returns nan if a value is nan
+    distances = (rows[:, None] - other).abs().amax(dim=-1)
+    return float(torch.cat([distances.amin(dim=0), distances.amin(dim=1)]).max())
 
 
 def export(
@@ -118,34 +127,39 @@ def export(
     images: Tensor,
     tolerance: float,
 ) -> Difference:
-    """Writes a file that says what the model says, or none.
+    """Writes a graph to a file, and keeps the file only if its outputs match the PyTorch model's.
 
     Args:
-        graph: to be written.
-        path: of the file; its folder is made.
+        graph: the graph to write.
+        path: the path of the file; its folder is created.
         kind: a key of `FORMATS`.
         metadata: see `metadata_of`.
-        noise_input: whether noise can be given, see `write_onnx` and `write_torch`.
+        noise_input: whether the file has an input for the noise, see `write_onnx` and
+            `write_torch`.
         images: uint8 [B, 3, H, W], on which the file is compared with the model.
-        tolerance: the largest `Difference` that may be.
+        tolerance: the maximum of `Difference.largest`.
 
     Raises:
-        ValueError: it says something else, or the graph has no noise to be given.
+        ValueError: the outputs differ by more, or the model has no initial noise that could be
+            an input.
     """
     if noise_input and graph.noise is None:
-        raise ValueError(f"a {type(graph.model).__name__} starts from no noise")
+        raise ValueError(
+            f"a {type(graph.model).__name__} has no initial noise: export without a noise input"
+        )
     file = FORMATS[kind]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial{file.suffix}")
     try:
         file.write(graph, partial, metadata, noise_input)
-        found = difference(graph, file.open(partial), images, noise_input)
-        if not found.largest <= tolerance:
+        difference = measure_difference(graph, file.open(partial), images, noise_input)
+        if not difference.largest <= tolerance:
             raise ValueError(
-                f"{path} is not written: the file differs from the model by {found.largest:.2g} "
-                f"(scores; boxes in shares of the image's sides), more than {tolerance:g}"
+                f"{path} is not written: its outputs differ from the model's by "
+                f"{difference.largest:.2g} (scores; boxes as shares of the image size), more than "
+                f"the tolerance {tolerance:g}"
             )
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    return found
+    return difference

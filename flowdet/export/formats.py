@@ -1,4 +1,4 @@
-"""Exported files: writing a graph as one, and running it again."""
+"""The file formats of exported models: writing a graph to a file, and running a file."""
 
 from __future__ import annotations
 
@@ -17,19 +17,24 @@ from torch import Tensor
 from flowdet.export.graphs import Graph
 from flowdet.export.suppression import onnx_translations
 
-# images, uint8 [B, 3, H, W], and noise [B, ..., d] or None, to the outputs of the graph
+# Runs a file. Arguments: images, uint8 [B, 3, H, W], and noise [B, ..., d] or None. It returns the
+# outputs of the graph.
 Runner = Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]
 
-# what torch.onnx writes by itself: another one would be converted from it
+# the version that torch.onnx writes without a conversion
 OPSET = 18
 EXTRA_FILE = "flowdet.json"
 
 
 def write_onnx(graph: Graph, path: Path, metadata: dict[str, str], noise_input: bool) -> None:
-    """Writes a graph as an ONNX file with metadata.
+    """Writes a graph as an ONNX file.
 
-    With `noise_input` it has a second input `noise`, [1, ..., d] or [B, ..., d], that need not be
-    given: the graph's own noise is its default.
+    Args:
+        graph: the graph.
+        path: the path of the file.
+        metadata: texts by key, stored as the model's properties.
+        noise_input: add an optional second input `noise`, [1, ..., d] or [B, ..., d], whose default
+            is the noise of the graph.
     """
     import onnx
 
@@ -39,7 +44,7 @@ def write_onnx(graph: Graph, path: Path, metadata: dict[str, str], noise_input: 
             program,
             dynamo=True,
             opset_version=OPSET,
-            # by name, so that the file calls it so
+            # a text names the dimension in the file
             dynamic_shapes=shapes | {"images": {0: "batch"}},
             input_names=list(shapes),
             output_names=list(graph.outputs),
@@ -56,8 +61,11 @@ def write_onnx(graph: Graph, path: Path, metadata: dict[str, str], noise_input: 
 
 
 def _make_optional(graph, noise: Tensor) -> None:
-    """An initializer of an input's name is its default in ONNX. It is traced for one noise that is
-    expanded to the batch, which ONNX's Expand also takes for one per image."""
+    """Gives the input `noise` of an ONNX graph a default: an initializer of the same name.
+
+    The graph was traced with noise [1, ..., d] that is expanded to the batch; ONNX's Expand also
+    accepts [B, ..., d].
+    """
     from onnx.numpy_helper import from_array
 
     graph.initializer.append(from_array(noise.numpy(), "noise"))
@@ -66,8 +74,14 @@ def _make_optional(graph, noise: Tensor) -> None:
 
 
 def write_torch(graph: Graph, path: Path, metadata: dict[str, str], noise_input: bool) -> None:
-    """Writes a graph by `torch.export.save`; the metadata lie in it as the extra file
-    `flowdet.json`. With `noise_input` its second argument is noise, [B, ..., d]."""
+    """Writes a graph with `torch.export.save`.
+
+    Args:
+        graph: the graph.
+        path: the path of the file.
+        metadata: texts by key, stored as JSON in the extra file `flowdet.json`.
+        noise_input: the program takes noise [B, ..., d] as its second argument.
+    """
     noise = [graph.initial_noise(2, None).contiguous()] if noise_input else []
     program, _ = _trace(graph, noise)
     torch.export.save(program, path, extra_files={EXTRA_FILE: json.dumps(metadata, indent=1)})
@@ -75,15 +89,23 @@ def write_torch(graph: Graph, path: Path, metadata: dict[str, str], noise_input:
 
 @torch.no_grad()
 def _trace(graph: Graph, noise: list[Tensor]) -> tuple[torch.export.ExportedProgram, dict]:
-    """The program for batches of any size, and which sizes of its inputs are free."""
-    # a batch of one would be taken for a constant
+    """Traces a graph for batches of any size.
+
+    Args:
+        graph: the graph.
+        noise: the example of the noise input, or nothing.
+
+    Returns:
+        The program, and the dynamic dimensions of each input.
+    """
+    # torch.export treats a dimension of size 1 as a constant
     images = torch.zeros(2, 3, *graph.size, dtype=torch.uint8)
     batch = torch.export.Dim("batch")
     shapes: dict = {"images": {0: batch}}
     if noise:
         shapes["noise"] = {0: batch} if len(noise[0]) > 1 else {}
     fast = torch.backends.mha.get_fastpath_enabled()
-    # fused attention is one operator that no other runtime knows
+    # the fused attention operator does not exist in other runtimes
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         program = torch.export.export(
@@ -96,7 +118,7 @@ def _trace(graph: Graph, noise: list[Tensor]) -> tuple[torch.export.ExportedProg
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without a warning for every operator that is not computed beforehand."""
+    """Suppresses the optimizer's warnings about operators that it does not fold to constants."""
     logger = logging.getLogger("onnxscript.optimizer")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -107,25 +129,25 @@ def _quiet() -> Iterator[None]:
 
 
 def open_onnx(path: Path) -> Runner:
-    """An ONNX file as a function, by ONNX Runtime on the CPU, in as many threads as torch uses."""
+    """Opens an ONNX file in ONNX Runtime on the CPU, with the number of threads of torch."""
     from onnxruntime import InferenceSession, SessionOptions
 
     options = SessionOptions()
-    # no warning that noise with a default is no constant
+    # errors only: ONNX Runtime warns of an input with a default
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
     session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def run(images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, ...]:
-        given = {"images": images} | ({} if noise is None else {"noise": noise})
-        outputs = session.run(None, {name: np.asarray(x) for name, x in given.items()})
+        inputs = {"images": images} | ({} if noise is None else {"noise": noise})
+        outputs = session.run(None, {name: np.asarray(x) for name, x in inputs.items()})
         return tuple(map(torch.from_numpy, outputs))
 
     return run
 
 
 def open_torch(path: Path) -> Runner:
-    """A file of `write_torch` as a function."""
+    """Opens a file of `write_torch`."""
     module = torch.export.load(path).module()
 
     @torch.no_grad()
@@ -137,13 +159,13 @@ def open_torch(path: Path) -> Runner:
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of exported file.
+    """A file format.
 
     Attributes:
-        suffix: of its files.
-        packages: that it needs beside torch.
-        write: see `write_onnx` and `write_torch`.
-        open: a file as a function.
+        suffix: the suffix of its files.
+        packages: the packages that it needs in addition to torch.
+        write: writes a graph to a file, see `write_onnx` and `write_torch`.
+        open: opens a file as a `Runner`.
     """
 
     suffix: str
@@ -152,7 +174,11 @@ class Format:
     open: Callable[[Path], Runner]
 
     def check_packages(self) -> None:
-        """Raises ValueError, saying what to install, if one is missing."""
+        """Checks that the packages are installed.
+
+        Raises:
+            ValueError: a package is missing; the message says how to install it.
+        """
         missing = [name for name in self.packages if find_spec(name) is None]
         if missing:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Trained models as functions from tensors to tensors of fixed shape, ready to be exported."""
+"""Trained models as functions of tensors with fixed output shapes, which can be exported."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ from flowdet.flowcls.classifier import FlowMatchingClassifier
 
 
 class Graph(nn.Module, ABC):
-    """What is exported: `graph(images)`, or `graph(images, noise)`.
+    """The module that is exported: `graph(images)` or `graph(images, noise)`.
 
-    `images` are the pixels as an image file holds them, uint8 [B, 3, H, W] in the channel order
-    `model.input_format`. B is free, the size is not: position codes and padding depend on it.
+    `images` are pixels from 0 to 255, uint8 [B, 3, H, W], in the channel order
+    `model.input_format`. B is free. H and W are fixed, as the positional encoding and the padding
+    depend on them.
 
     Args:
         model: in evaluation mode.
-        size: H and W.
+        size: (H, W).
 
     Attributes:
-        noise: z_0 for every image by `model.initial_noise`, [1, ..., d]; None for a model without.
-        outputs: names of what it returns, in order.
+        noise: z_0 of every image, [1, ..., d], from `model.initial_noise`; None for models without
+            initial noise.
+        outputs: the names of the returned tensors, in order.
+        description: a text about inputs and outputs, for the users of the file.
 
     Raises:
         ValueError: the model is in training mode.
@@ -47,39 +50,51 @@ class Graph(nn.Module, ABC):
         self.register_buffer("noise", model.initial_noise(1) if flows else None, persistent=False)
 
     def initial_noise(self, batch: int, noise: Tensor | None) -> Tensor:
-        """The given noise [B or 1, ..., d], or `self.noise`, for every image of a batch."""
+        """z_0 of every image of a batch, [B, ..., d].
+
+        Args:
+            batch: B.
+            noise: [B, ..., d] or [1, ..., d]; None for `self.noise`.
+        """
         noise = self.noise if noise is None else noise
         return noise.expand(batch, *noise.shape[1:])
 
     @abstractmethod
     def forward(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, ...]:
-        """See the class."""
+        """The outputs for a batch.
+
+        Args:
+            images: uint8 [B, 3, H, W].
+            noise: z_0, [B, ..., d] or [1, ..., d]; None for `self.noise`.
+        """
 
 
 class DetectionGraph(Graph):
-    """A detector. Returns, of the K best detections of each image, best first:
+    """A detector with its postprocessing.
 
-    `boxes` [B, K, 4] (absolute xyxy, in pixels of the H x W image), `scores` [B, K] and
-    `classes` [B, K] (int64). Where there are fewer, score 0 and class -1 fill the rest.
+    It returns the K best detections of each image, best first: `boxes` [B, K, 4] (absolute xyxy, in
+    pixels of the H x W image), `scores` [B, K] and `classes` [B, K] (int64). If an image has fewer
+    detections, the remaining rows have score 0 and class -1.
 
-    The detector's score threshold, clipping, class-wise suppression and limit of detections (K)
-    are part of it. Without suppression K is the number of queries times that of classes.
+    The graph includes the score threshold, the clipping of boxes, class-wise non-maximum
+    suppression (NMS) and the maximum number of detections K. Without NMS, K is the number of
+    queries times the number of classes.
 
     Args:
-        model: in evaluation mode. Its feature cache is passed by.
-        size: H and W.
-        suppress: drop the less confident of overlapping boxes of a class.
+        model: in evaluation mode. Its feature cache is not used.
+        size: (H, W).
+        suppress: include NMS.
 
     Raises:
-        ValueError: training mode, or a detector that decides how many steps an image needs.
+        ValueError: the model is in training mode, or has early exit.
     """
 
     outputs = ("boxes", "scores", "classes")
     description = (
         "Input: images, uint8 [batch, 3, height, width], 0 to 255, channels in input_format, "
         "resized to height x width. Output, best first: boxes [batch, K, 4], xyxy in pixels of "
-        "the resized image; scores [batch, K]; classes [batch, K], places in class_names. Unused "
-        "rows have score 0 and class -1."
+        "the resized image; scores [batch, K]; classes [batch, K], indices into class_names. "
+        "Unused rows have score 0 and class -1."
     )
 
     def __init__(self, model: SetDetector, size: tuple[int, int], suppress: bool = True):
@@ -87,7 +102,7 @@ class DetectionGraph(Graph):
         early_exit = model.settings.early_exit if isinstance(model, FlowMatchingDetector) else 0
         if early_exit:
             raise ValueError(
-                f"MODEL.FLOW_DET.EARLY_EXIT is {early_exit}, and an exported graph makes all of its "
+                f"MODEL.FLOW_DET.EARLY_EXIT is {early_exit}, but an exported graph always runs all "
                 "steps: export with MODEL.FLOW_DET.EARLY_EXIT 0"
             )
         self.suppress = suppress
@@ -108,7 +123,15 @@ class DetectionGraph(Graph):
         return self.select(clip_boxes_to_image(boxes, self.size), scores[..., :-1])
 
     def select(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes [B, M, 4] and scores [B, M, C] to the outputs."""
+        """Selects the K best detections.
+
+        Args:
+            boxes: absolute xyxy, [B, M, 4].
+            scores: [B, M, C].
+
+        Returns:
+            The outputs of the graph: boxes, scores, classes.
+        """
         rules, num_classes = self.model.postprocess, scores.shape[2]
         has_area = (boxes[..., 2:] > boxes[..., :2]).all(dim=-1, keepdim=True)
         scores = torch.where(has_area & (scores > rules.score_threshold), scores, 0.0)
@@ -117,7 +140,7 @@ class DetectionGraph(Graph):
             by_class = scores.transpose(1, 2)
             kept = unsuppressed(boxes, by_class, rules.nms_threshold, rules.score_threshold)
             scores = torch.where(kept.transpose(1, 2), scores, 0.0)
-            # negative: no limit, as in detectron2
+            # a negative maximum means no limit, as in detectron2
             limit = min(limit, rules.max_detections) if rules.max_detections >= 0 else limit
         best = scores.flatten(1).topk(limit)
         query = (best.indices // num_classes)[..., None].expand(-1, -1, 4)
@@ -126,7 +149,7 @@ class DetectionGraph(Graph):
 
 
 class ClassificationGraph(Graph):
-    """A classifier. Returns the `probabilities` of the classes, [B, C].
+    """A classifier. It returns the `probabilities` of the classes, [B, C].
 
     Arguments and errors are those of `Graph`.
     """
@@ -134,7 +157,7 @@ class ClassificationGraph(Graph):
     outputs = ("probabilities",)
     description = (
         "Input: images, uint8 [batch, 3, height, width], 0 to 255, channels in input_format, "
-        "resized to cover height x width and cropped at the centre. Output: probabilities "
+        "resized to cover height x width and cropped at the center. Output: probabilities "
         "[batch, classes], in the order of class_names."
     )
 
@@ -150,13 +173,18 @@ class ClassificationGraph(Graph):
 
 
 def graph_of(model: nn.Module, size: tuple[int, int], suppress: bool = True) -> Graph:
-    """The graph of a detector or classifier; arguments as of theirs.
+    """The graph of a detector or classifier.
+
+    Args:
+        model: a detector or classifier of flowdet, in evaluation mode.
+        size: (H, W) of the images.
+        suppress: include NMS in the graph of a detector.
 
     Raises:
-        ValueError: the model is neither, or cannot be exported as it is.
+        ValueError: another model, or one that cannot be exported with its settings.
     """
     if isinstance(model, SetDetector):
         return DetectionGraph(model, size, suppress)
     if isinstance(model, Classifier):
         return ClassificationGraph(model, size)
-    raise ValueError(f"a {type(model).__name__} is no detector or classifier of flowdet")
+    raise ValueError(f"a {type(model).__name__} is not a detector or classifier of flowdet")

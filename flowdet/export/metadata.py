@@ -1,4 +1,4 @@
-"""What a user of an exported file has to know beside the graph."""
+"""The metadata of an exported file: what its users need to prepare inputs and read outputs."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from flowdet.inference.predictor import BasePredictor
 
 
 def metadata_of(predictor: BasePredictor, graph: Graph, noise_input: bool) -> dict[str, str]:
-    """Texts by key; numbers, lists and truth values are written as JSON.
+    """The metadata as texts by key; numbers, lists and booleans are written as JSON.
 
     Args:
-        predictor: of the model that `graph` holds.
-        graph: of that model.
-        noise_input: whether the file takes noise.
+        predictor: the predictor of the model.
+        graph: the graph of the model.
+        noise_input: whether the file has an input for the noise.
     """
-    cfg, flows = predictor.cfg, graph.noise is not None
-    classifies = task_of(cfg) is CLASSIFICATION
+    cfg, has_flow = predictor.cfg, graph.noise is not None
+    is_classifier = task_of(cfg) is CLASSIFICATION
     entries = {
-        "task": "classification" if classifies else "detection",
+        "task": "classification" if is_classifier else "detection",
         "description": graph.description,
         "class_names": predictor.class_names,
         "input_format": cfg.INPUT.FORMAT,
@@ -31,16 +31,16 @@ def metadata_of(predictor: BasePredictor, graph: Graph, noise_input: bool) -> di
         "width": graph.size[1],
         "model": cfg.MODEL.META_ARCHITECTURE,
         "weights": "average" if predictor.averaged else "last",
-        **(_inference(graph) if flows else {}),
+        **(_inference(graph) if has_flow else {}),
         "noise_input": noise_input,
-        **({} if classifies else _rules(cfg, graph)),
+        **({} if is_classifier else _postprocessing(cfg, graph)),
         "flowdet_version": flowdet.__version__,
     }
     return {key: x if isinstance(x, str) else json.dumps(x) for key, x in entries.items()}
 
 
 def _inference(graph: Graph) -> dict:
-    """How the transport goes, and what its noise is."""
+    """The inference mode, and the standard deviation and shape of the initial noise."""
     model = graph.model
     return {
         "mode": model.settings.plan.name,
@@ -49,8 +49,8 @@ def _inference(graph: Graph) -> dict:
     }
 
 
-def _rules(cfg: CfgNode, graph: Graph) -> dict:
-    """What becomes of the decoded queries."""
+def _postprocessing(cfg: CfgNode, graph: Graph) -> dict:
+    """The postprocessing of the detections."""
     node = cfg.MODEL.FLOW_DET
     return {
         "score_threshold": node.SCORE_THRESHOLD,

@@ -1,4 +1,4 @@
-"""Class-wise suppression of a batch as one operator of fixed shape, in eager torch and in ONNX."""
+"""Class-wise non-maximum suppression (NMS) of a batch, as one operator of torch and of ONNX."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from torchvision.ops import batched_nms
 def unsuppressed(
     boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float
 ) -> Tensor:
-    """Which detections non-maximum suppression keeps, image by image and class by class.
+    """A mask of the detections that NMS keeps, for each image and each class separately.
 
-    torchvision's operator returns as many indices as it keeps, of one image; a graph for batches
-    needs one shape.
+    torchvision's NMS handles one image and returns a variable number of indices, but a graph for
+    batches needs a fixed output shape.
 
     Args:
         boxes: [B, M, 4], xyxy.
         scores: [B, C, M].
-        iou_threshold: above which the less confident of two boxes of a class is dropped.
-        score_threshold: at or below which a detection is dropped before.
+        iou_threshold: of two boxes of a class with a higher IoU, the one with the lower score is
+            removed.
+        score_threshold: detections with this score or less are removed before NMS.
 
     Returns:
-        bool, [B, C, M].
+        bool [B, C, M].
     """
     kept = torch.zeros_like(scores, dtype=torch.bool)
     for image in range(len(scores)):
@@ -41,21 +42,22 @@ def _(boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: floa
 
 
 def onnx_translations() -> dict:
-    """How `torch.onnx.export` writes the operator: as ONNX's own NonMaxSuppression."""
+    """The translation of the operator for `torch.onnx.export`: ONNX's NonMaxSuppression."""
     from onnxscript import opset18 as op
 
     def translate(boxes, scores, iou_threshold: float, score_threshold: float):
         shape = op.Shape(scores)
-        # (image, class, query) of each kept one
-        found = op.NonMaxSuppression(
+        # (image, class, query) of each detection that is kept
+        indices = op.NonMaxSuppression(
             boxes,
             scores,
             op.Shape(scores, start=2),
             op.Constant(value_float=iou_threshold),
             op.Constant(value_float=score_threshold),
         )
-        none = op.ConstantOfShape(shape)
-        ones = op.ConstantOfShape(op.Shape(found, end=1)) + 1.0
-        return op.Cast(op.ScatterND(none, found, ones), to=9)
+        zeros = op.ConstantOfShape(shape)
+        ones = op.ConstantOfShape(op.Shape(indices, end=1)) + 1.0
+        # 9 is ONNX's bool
+        return op.Cast(op.ScatterND(zeros, indices, ones), to=9)
 
     return {torch.ops.flowdet.unsuppressed.default: translate}

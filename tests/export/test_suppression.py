@@ -1,4 +1,4 @@
-"""Class-wise suppression: what it keeps, and that ONNX Runtime keeps the same."""
+"""Class-wise non-maximum suppression: what it keeps, and that ONNX Runtime keeps the same."""
 
 import numpy as np
 import pytest
@@ -10,20 +10,20 @@ from flowdet.export.suppression import onnx_translations, unsuppressed
 IOU, SCORE = 0.4, 0.2
 
 
-def crowd(seed=0):
-    """Boxes that overlap, [3, 30, 4], and scores, [3, 2, 30], some of them equal."""
+def overlapping_boxes(seed=0):
+    """Overlapping boxes, [3, 30, 4], and scores, [3, 2, 30], some of them equal."""
     random = torch.Generator().manual_seed(seed)
     corners = 20 * torch.rand(3, 30, 2, generator=random)
     boxes = torch.cat([corners, corners + 5 + 10 * torch.rand(3, 30, 2, generator=random)], dim=2)
     scores = torch.rand(3, 2, 30, generator=random)
     scores[0] = (scores[0] * 5).round() / 5
-    # an image without a candidate
+    # an image without a score above the threshold
     scores[1] *= SCORE
     return boxes, scores
 
 
-def test_keeps_the_best_of_what_overlaps():
-    boxes, scores = crowd()
+def test_best_of_overlapping_boxes_is_kept():
+    boxes, scores = overlapping_boxes()
     kept = unsuppressed(boxes, scores, IOU, SCORE)
     assert not kept[1].any() and not kept[scores <= SCORE].any()
     for image in (0, 2):
@@ -47,7 +47,7 @@ def test_onnx_keeps_the_same(tmp_path):
     file = str(tmp_path / "kept.onnx")
     torch.onnx.export(
         Kept().eval(),
-        crowd(),
+        overlapping_boxes(),
         file,
         dynamo=True,
         dynamic_shapes=({0: "batch"}, {0: "batch"}),
@@ -57,9 +57,9 @@ def test_onnx_keeps_the_same(tmp_path):
     )
     session = onnxruntime.InferenceSession(file)
     for seed in range(5):
-        boxes, scores = crowd(seed)
+        boxes, scores = overlapping_boxes(seed)
         for part in (slice(0, 3), slice(1, 2)):
-            given = {"boxes": boxes[part].numpy(), "scores": scores[part].numpy()}
-            (found,) = session.run(None, given)
+            inputs = {"boxes": boxes[part].numpy(), "scores": scores[part].numpy()}
+            (kept,) = session.run(None, inputs)
             expected = unsuppressed(boxes[part], scores[part], IOU, SCORE)
-            np.testing.assert_array_equal(found, expected)
+            np.testing.assert_array_equal(kept, expected)

@@ -101,5 +101,5 @@ def test_missing_key_of_an_old_run_has_its_default(tmp_path):
     (tmp_path / "config.yaml").write_text("".join(old_lines))
     assert read_run_config(tmp_path).MODEL.FLOW_DET.COUPLING == cfg.MODEL.FLOW_DET.COUPLING
     check_same_run(tmp_path, cfg)
-    with pytest.raises(ValueError, match=r"COUPLING 'ordered' \(here 'random'\)"):
-        check_same_run(tmp_path, tiny_cfg(COUPLING="random"))
+    with pytest.raises(ValueError, match=r"COUPLING 'random' \(here 'ordered'\)"):
+        check_same_run(tmp_path, tiny_cfg(COUPLING="ordered"))
