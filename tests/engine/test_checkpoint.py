@@ -1,27 +1,42 @@
+"""Loading checkpoints: of flowdet, of torchvision, of other classes, and files that do not fit."""
+
+import logging
+
 import pytest
 import torch
 from torchvision.models import resnet18, resnet50
 
-from flowdet.engine import FlowDetCheckpointer
-from tests.detection.tiny import batch, tiny_model
+from flowdet.engine import FlowDetCheckpointer, WholeModelCheckpointer, load_trained
+from flowdet.engine.hooks import average_of
+from tests.detection.tiny import batch, tiny_cfg, tiny_model
+from tests.flowcls.tiny import tiny_model as tiny_classifier
 
 
 def frozen_resnet(**keys):
     return tiny_model(file="voc_flow_r18_frozen.yaml", FEATURE_CACHE_GIB=0.0, **keys)
 
 
-def load(model, path, folder=""):
-    return FlowDetCheckpointer(model, str(folder)).load(str(path))
+def load(model, path, **options):
+    return FlowDetCheckpointer(model, **options).load(str(path))
 
 
-def save(tmp_path, state, name="weights.pth"):
-    torch.save(state, tmp_path / name)
-    return tmp_path / name
+def save(tmp_path, state):
+    torch.save(state, tmp_path / "weights.pth")
+    return tmp_path / "weights.pth"
+
+
+def save_model(tmp_path, model, **options):
+    FlowDetCheckpointer(model, str(tmp_path), **options).save("weights")
+    return tmp_path / "weights.pth"
+
+
+def copy_of_state(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 @pytest.fixture(scope="module")
 def teacher():
-    """A torchvision ResNet-18 whose batch norms are not at their start."""
+    """A torchvision ResNet-18 whose batch norms do not have their initial statistics."""
     torch.manual_seed(5)
     model = resnet18(weights=None)
     for name, buffer in model.named_buffers():
@@ -32,52 +47,61 @@ def teacher():
     return model.eval()
 
 
+@pytest.fixture(scope="module")
+def deep_teacher():
+    torch.manual_seed(0)
+    return resnet50(weights=None).eval()
+
+
 def up_to_layer3(model, x):
     x = model.maxpool(model.relu(model.bn1(model.conv1(x))))
     return model.layer3(model.layer2(model.layer1(x)))
 
 
-def test_a_torchvision_resnet_fills_the_whole_backbone(tmp_path, teacher):
+def assert_same_features(model, teacher):
+    """Both compute the same function; they have other kernels for batch norm."""
+    torch.manual_seed(1)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = up_to_layer3(teacher, x)
+        difference = (model.backbone(x)["res4"] - expected).abs().max()
+    assert difference < 1e-4 * expected.abs().max()
+
+
+def test_torchvision_resnet18_fills_the_whole_backbone(tmp_path, teacher):
     model = frozen_resnet().eval()
     for tensor in model.backbone.state_dict().values():
         tensor.fill_(float("nan"))
     load(model, save(tmp_path, teacher.state_dict()))
     for name, tensor in model.backbone.state_dict().items():
         assert torch.isfinite(tensor).all(), name
-    x = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        torch.testing.assert_close(model.backbone(x)["res4"], up_to_layer3(teacher, x))
+    assert_same_features(model, teacher)
 
 
-def test_a_torchvision_resnet50_fits_too(tmp_path):
-    torch.manual_seed(0)
-    teacher = resnet50(weights=None).eval()
-    model = tiny_model(file="voc_flow_r50_strong.yaml").eval()
-    load(model, save(tmp_path, teacher.state_dict()))
-    x = torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        torch.testing.assert_close(model.backbone(x)["res4"], up_to_layer3(teacher, x))
+def test_torchvision_resnet50_fits_too(tmp_path, deep_teacher):
+    model = tiny_model(file="voc_flow_r50.yaml").eval()
+    load(model, save(tmp_path, deep_teacher.state_dict()))
+    assert_same_features(model, deep_teacher)
 
 
-def test_another_depth_says_so(tmp_path):
-    path = save(tmp_path, resnet50(weights=None).state_dict())
-    with pytest.raises(ValueError, match="does not fit.*backbone"):
+def test_backbone_of_another_depth_is_refused(tmp_path, deep_teacher):
+    path = save(tmp_path, deep_teacher.state_dict())
+    with pytest.raises(ValueError, match="does not fit the model.*another backbone"):
         load(frozen_resnet(), path)
 
 
-def test_our_own_checkpoint_comes_back_as_it_was(tmp_path):
+def test_saved_model_is_loaded_unchanged(tmp_path):
     model = tiny_model(seed=1)
     model(batch())
-    FlowDetCheckpointer(model, str(tmp_path)).save("model_final")
     other = tiny_model(seed=2)
-    load(other, tmp_path / "model_final.pth")
+    load(other, save_model(tmp_path, model))
     expected = model.state_dict()
     assert expected["local.iterations"] == 1
     for name, tensor in other.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
 
 
-def test_backbone_weights_alone_leave_the_rest(tmp_path):
+def test_backbone_weights_alone_leave_the_rest_unchanged(tmp_path):
     donor = tiny_model(seed=1)
     state = {f"backbone.{k}": v for k, v in donor.backbone.state_dict().items()}
     model, untouched = tiny_model(seed=2), tiny_model(seed=2)
@@ -85,6 +109,24 @@ def test_backbone_weights_alone_leave_the_rest(tmp_path):
     for name, tensor in model.state_dict().items():
         source = donor if name.startswith("backbone.") else untouched
         assert torch.equal(tensor, source.state_dict()[name]), name
+
+
+def test_checkpoint_without_position_frequencies_has_those_of_the_config(tmp_path, caplog):
+    state = {k: v for k, v in tiny_model(seed=1).state_dict().items() if "frequencies" not in k}
+    model = tiny_model(seed=2, POSITION_MAX_FREQUENCY=3.0)
+    expected = model.neck.encoding.frequencies.clone()
+    with caplog.at_level(logging.WARNING):
+        load(model, save(tmp_path, {"model": state}))
+    assert torch.equal(model.neck.encoding.frequencies, expected)
+    assert caplog.text == ""
+
+
+def test_checkpoint_keeps_its_position_frequencies(tmp_path):
+    trained = tiny_model(POSITION_MAX_FREQUENCY=2.0)
+    model = tiny_model(POSITION_MAX_FREQUENCY=3.0)
+    load(model, save_model(tmp_path, trained))
+    assert torch.equal(model.neck.encoding.frequencies, trained.neck.encoding.frequencies)
+    assert model.flow.query_position.encoding is model.neck.encoding
 
 
 def test_missing_file(tmp_path):
@@ -96,51 +138,119 @@ def test_missing_file(tmp_path):
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.pkl"])
 @pytest.mark.parametrize("content", [b"", b"hello, this is no checkpoint", b"\x80\x02K"])
-def test_not_a_checkpoint(tmp_path, name, content):
+def test_file_that_is_not_a_checkpoint(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     checkpointer = FlowDetCheckpointer(tiny_model())
-    # the second time the same, not an error about the first
+    # the second time the same error, not one about the first
     for _ in range(2):
         with pytest.raises(ValueError, match=f"{name} is not a readable checkpoint"):
             checkpointer.load(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"model": [1, 2]}, torch.zeros(3)])
-def test_a_file_of_something_else(tmp_path, content):
+def test_file_that_holds_no_state_dict(tmp_path, content):
     with pytest.raises(ValueError, match="weights.pth"):
         load(tiny_model(), save(tmp_path, content))
 
 
-def test_another_class_count(tmp_path):
-    path = save(tmp_path, {"model": tiny_model(NUM_CLASSES=5).state_dict()})
-    with pytest.raises(ValueError, match="heads.classes.weight.*MODEL.REINIT_CLASSES True"):
-        load(tiny_model(), path)
+@pytest.mark.parametrize("make", [tiny_model, tiny_classifier], ids=["detector", "classifier"])
+def test_weights_of_another_model_are_refused(tmp_path, make):
+    path = save(tmp_path, {"model": {"encoder.weight": torch.zeros(3)}})
+    with pytest.raises(ValueError, match="none of the model's weights.*encoder.weight"):
+        load(make(), path)
+
+
+@pytest.mark.parametrize(
+    "make, tensor",
+    [(tiny_model, "heads.classes.weight"), (tiny_classifier, "probe.classifier.weight")],
+    ids=["detector", "classifier"],
+)
+def test_another_number_of_classes_is_refused(tmp_path, make, tensor):
+    path = save_model(tmp_path, make(NUM_CLASSES=5))
+    with pytest.raises(ValueError, match=f"{tensor}.*MODEL.REINIT_CLASSES True"):
+        load(make(NUM_CLASSES=6), path)
+
+
+def test_reinit_classes_keeps_the_initial_values_of_exactly_those_tensors(tmp_path, caplog):
+    path = save_model(tmp_path, tiny_classifier(NUM_CLASSES=10))
+    model = tiny_classifier(NUM_CLASSES=100)
+    initial = copy_of_state(model)
+    with caplog.at_level(logging.WARNING):
+        load(model, path, reinit_classes=True)
+    new = {
+        *("embedding.classes.weight", "embedding.projection.weight", "embedding.projection.bias"),
+        *("probe.classifier.weight", "probe.classifier.bias"),
+    }
+    messages = [record.getMessage() for record in caplog.records]
+    (message,) = [text for text in messages if "another number of classes" in text]
+    assert all(name in message for name in new)
+    loaded = torch.load(path, weights_only=True)["model"]
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, initial[name] if name in new else loaded[name]), name
+
+
+def test_reinit_classes_excuses_no_other_shape(tmp_path):
+    path = save_model(tmp_path, tiny_classifier(NUM_CLASSES=10, HIDDEN_DIM=32))
+    with pytest.raises(ValueError, match="does not fit the model"):
+        load(tiny_classifier(NUM_CLASSES=100), path, reinit_classes=True)
 
 
 def test_other_classes_of_the_same_number(tmp_path, caplog):
-    model, names = tiny_model(NUM_CLASSES=3), ["cat", "dog", "emu"]
-    FlowDetCheckpointer(model, str(tmp_path), class_names=names).save("model")
-    path, fresh = str(tmp_path / "model.pth"), tiny_model(NUM_CLASSES=3)
-    other = ["cat", "dog", "owl"]
-    with pytest.raises(ValueError, match=r"emu \(here owl\). set MODEL.REINIT_CLASSES True"):
-        FlowDetCheckpointer(fresh, class_names=other).load(path)
+    trained, names = tiny_model(NUM_CLASSES=3), ["cat", "dog", "emu"]
+    path = save_model(tmp_path, trained, class_names=names)
+    model, other = tiny_model(seed=1, NUM_CLASSES=3), ["cat", "dog", "owl"]
+    with pytest.raises(ValueError, match=r"emu \(model: owl\). set MODEL.REINIT_CLASSES True"):
+        load(model, path, class_names=other)
 
-    before = {k: v.clone() for k, v in fresh.state_dict().items()}
-    FlowDetCheckpointer(fresh, class_names=other, reinit_classes=True).load(path)
-    assert "heads.classes.weight" in caplog.text and "start anew" in caplog.text
-    theirs, kept = model.state_dict(), 0
-    for name, value in fresh.state_dict().items():
+    initial = copy_of_state(model)
+    load(model, path, class_names=other, reinit_classes=True)
+    assert "heads.classes.weight" in caplog.text and "initialized anew" in caplog.text
+    expected, kept = trained.state_dict(), 0
+    for name, value in model.state_dict().items():
         is_class = name.startswith(model.class_tensors)
-        assert torch.equal(value, before[name] if is_class else theirs[name])
+        assert torch.equal(value, initial[name] if is_class else expected[name]), name
         kept += is_class
     assert kept > 1
-    # those who do not say their classes take any, and the same classes are no question
-    FlowDetCheckpointer(fresh).load(path)
-    FlowDetCheckpointer(fresh, class_names=names).load(path)
-    assert torch.equal(fresh.heads.classes.weight, model.heads.classes.weight)
+    # a model without names accepts any, and the same names always fit
+    for options in ({}, {"class_names": names}):
+        again = tiny_model(seed=1, NUM_CLASSES=3)
+        load(again, path, **options)
+        assert torch.equal(again.heads.classes.weight, trained.heads.classes.weight)
 
 
-def test_weights_that_match_nothing(tmp_path):
-    path = save(tmp_path, {"model": {"encoder.weight": torch.zeros(3)}})
-    with pytest.raises(ValueError, match="none of the model's weights.*encoder.weight"):
-        load(tiny_model(), path)
+def test_whole_model_checkpointer_refuses_a_part(tmp_path):
+    model = tiny_model(seed=1)
+    state = {k: v for k, v in model.state_dict().items() if k.startswith("backbone.")}
+    checkpointer = WholeModelCheckpointer(tiny_model(seed=2))
+    with pytest.raises(ValueError, match=r"lacks \d+ of the model's weights \(in flow, heads"):
+        checkpointer.load(str(save(tmp_path, {"model": state})))
+    with pytest.raises(ValueError, match="no weights are given: set MODEL.WEIGHTS"):
+        checkpointer.load("")
+
+
+@pytest.fixture
+def ema_cfg():
+    cfg = tiny_cfg()
+    cfg.SOLVER.EMA_DECAY = 0.5
+    return cfg
+
+
+def test_moving_average_is_loaded_if_the_checkpoint_has_one(tmp_path, ema_cfg):
+    trained = tiny_model(seed=1)
+    average = average_of(trained, 0.5)
+    average.update_parameters(tiny_model(seed=2))
+    path = save_model(tmp_path, trained, ema=average)
+    model = tiny_model(seed=3)
+    loaded = load_trained(ema_cfg, model, str(path))
+    weight = trained.heads.classes.weight
+    assert torch.equal(model.heads.classes.weight, weight)
+    expected = average.module.heads.classes.weight
+    assert torch.equal(loaded.module.heads.classes.weight, expected)
+    assert not torch.equal(expected, weight)
+
+
+def test_without_a_moving_average_there_is_none(tmp_path, ema_cfg):
+    path = str(save_model(tmp_path, tiny_model()))
+    assert load_trained(ema_cfg, tiny_model(), path) is None
+    ema_cfg.SOLVER.EMA_DECAY = 0.0
+    assert load_trained(ema_cfg, tiny_model(), path) is None
