@@ -2,6 +2,8 @@ import json
 
 import pytest
 
+from flowdet.engine import load_config
+from flowdet.engine.config import overlay_overrides
 from flowdet.experiments.comparison import Budget, Run
 from flowdet.experiments.mode_table import line_key, mode_rows, mode_table
 from flowdet.reporting.results import result_rows
@@ -31,13 +33,13 @@ MODES = {
 
 @pytest.fixture
 def plan(tmp_path):
-    """Plans a run of a config, named after its line in the table."""
+    """Plans a run of a config with overlays, named after its line in the table."""
 
-    def build(config, seed=0):
+    def build(config, *overlays, seed=0):
         file = str(CONFIGS / "cls" / f"{config}.yaml")
-        run = Run.plan(file, Budget(16, 2), seed, tmp_path, TINY)
-        name = "_".join(line_key(run.cfg).values())
-        return Run.plan(file, Budget(16, 2), seed, tmp_path, TINY, name)
+        overrides = [x for name in overlays for x in overlay_overrides(f"cls/bases/{name}")]
+        name = "_".join(line_key(load_config(file, overrides)).values())
+        return Run.plan(file, Budget(16, 2), seed, tmp_path, [*overrides, *TINY], name)
 
     return build
 
@@ -64,27 +66,27 @@ def cells(table):
 
 
 @pytest.mark.parametrize(
-    "config, name",
+    "config, overlays, name",
     [
-        ("cifar10_flow_cnn", "cnn_parallel_flow"),
-        ("cifar10_flow_cnn_sequential_paper", "cnn_sequential_flow_paper"),
-        ("cifar10_backprop_vit", "vit_parallel_backprop"),
+        ("cifar10_flow_cnn", [], "cnn_parallel_flow"),
+        ("cifar10_flow_cnn", ["sequential", "paper"], "cnn_sequential_flow_paper"),
+        ("cifar10_flow_vit", ["backprop"], "vit_parallel_backprop"),
     ],
 )
-def test_names_of_runs(plan, config, name):
-    assert plan(config, seed=1).folder.name == f"{name}_seed1"
+def test_names_of_runs(plan, config, overlays, name):
+    assert plan(config, *overlays, seed=1).folder.name == f"{name}_seed1"
 
 
 def test_rows_of_every_mode_over_seeds(plan):
-    runs = [plan("cifar10_flow_cnn", seed) for seed in (0, 1, 2)]
+    runs = [plan("cifar10_flow_cnn", seed=seed) for seed in (0, 1, 2)]
     finish(runs[0], MODES)
     finish(runs[1], add(MODES, 2.0))
     rows = mode_rows(runs)
     ensemble = {"weights": None, "metric": "top1", "mode": "ensemble"}
     (row,) = [r for r in rows if ensemble.items() <= ({"weights": None} | r).items()]
     assert (row["mean"], row["std"], row["n"]) == (51.0, 1.41, 2)
-    place = {"backbone": "cnn", "topology": "parallel", "method": "flow", "num_blocks": 3}
-    assert all(place.items() <= row.items() for row in rows)
+    key = {"backbone": "cnn", "topology": "parallel", "method": "flow", "num_blocks": 3}
+    assert all(key.items() <= row.items() for row in rows)
     blocks = {row["block"]: row["mean"] for row in rows if row.get("mode") == "single_step"}
     assert blocks == {0: 42.0, 1: 43.0, 2: 44.0}
     # no second row for the configured mode
@@ -96,8 +98,8 @@ def test_rows_of_every_mode_over_seeds(plan):
 
 
 def test_one_line_per_backbone_topology_and_method(plan):
-    flow, sequential = plan("cifar10_flow_cnn"), plan("cifar10_flow_cnn_sequential")
-    backprop = plan("cifar10_backprop_vit")
+    flow, sequential = plan("cifar10_flow_cnn"), plan("cifar10_flow_cnn", "sequential")
+    backprop = plan("cifar10_flow_vit", "backprop")
     finish(flow, MODES)
     finish(backprop, {"top1": 90.0, "top1-head": 90.0, "top1-probe": 88.0})
     table = mode_table(mode_rows([flow, sequential, backprop]), style="github")
