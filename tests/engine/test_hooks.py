@@ -1,6 +1,9 @@
+"""Hooks that change how a model is trained."""
+
 import random
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,33 +17,35 @@ from flowdet.engine.hooks import (
 from tests.detection.tiny import batch, tiny_model
 
 
-def test_random_numbers_depend_on_the_iteration_only():
-    def draw(iteration):
-        hook = SeedEveryIteration(3)
+def test_random_numbers_depend_on_the_iteration_and_the_seed_only():
+    def draw(iteration, seed=3):
+        hook = SeedEveryIteration(seed)
         hook.trainer = SimpleNamespace(iter=iteration)
         hook.before_step()
-        return random.random(), torch.rand(1).item()
+        return random.random(), np.random.rand(), torch.rand(1).item()
 
-    assert draw(5) == draw(5)
-    assert draw(5) != draw(6)
+    first = draw(5)
+    assert draw(5) == first
+    for other in (draw(6), draw(5, seed=4)):
+        assert all(a != b for a, b in zip(first, other, strict=True))
 
 
-def test_idle_blocks_lose_their_gradients():
+def test_blocks_that_are_not_trained_lose_their_gradients():
     model = tiny_model(SCHEDULE="alternate", ITERS_PER_EPOCH=1)
     sum(model(batch()).values()).backward()
     for p in model.parameters():
-        # what DistributedDataParallel does
+        # as DistributedDataParallel does
         p.grad = torch.zeros_like(p) if p.grad is None else p.grad
     hook = DropIdleGradients()
     hook.trainer = SimpleNamespace(model=model)
     hook.after_backward()
-    assert model.local.learning == [0]
+    assert model.local.active_blocks == [0]
     for name, p in model.named_parameters():
         idle = name.startswith("flow.blocks.") and not name.startswith("flow.blocks.0.")
         assert (p.grad is None) == idle, name
 
 
-def test_the_average_of_the_weights_by_hand():
+def test_moving_average_by_hand():
     model = nn.BatchNorm1d(1)
     average = average_of(model, 0.75)
     hook = UpdateAverage(average)
@@ -49,13 +54,13 @@ def test_the_average_of_the_weights_by_hand():
         model.weight.data.fill_(weight)
         model.running_mean.fill_(mean)
         hook.after_step()
-    # the first one is copied: 4, then 3/4 4 + 1/4 8 = 5, then 3.75
+    # the first weights are copied: 4, then 3/4 * 4 + 1/4 * 8 = 5, then 3/4 * 5 = 3.75
     assert average.module.weight.item() == 3.75
     assert average.module.running_mean.item() == pytest.approx(0.75 * 1.25 + 0.75)
     assert not average.module.weight.requires_grad
 
 
 @pytest.mark.parametrize("decay", [1.0, -0.5, 2.0])
-def test_an_impossible_decay_says_so(decay):
-    with pytest.raises(ValueError, match="SOLVER.EMA_DECAY"):
+def test_decay_out_of_range_is_refused(decay):
+    with pytest.raises(ValueError, match=f"SOLVER.EMA_DECAY must be between 0 and 1, got {decay}"):
         average_of(nn.Linear(1, 1), decay)

@@ -1,3 +1,5 @@
+"""The optimizer: learning rates, weight decay and clipping."""
+
 import pytest
 import torch
 from torch import nn
@@ -30,37 +32,37 @@ def cfg():
 
 def settings(optimizer, model):
     """{parameter name: (learning rate, weight decay)}"""
-    found = {
+    by_parameter = {
         id(p): (group["lr"], group["weight_decay"])
         for group in optimizer.param_groups
         for p in group["params"]
     }
-    return {name: found[id(p)] for name, p in model.named_parameters()}
+    return {name: by_parameter[id(p)] for name, p in model.named_parameters()}
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_only_the_backbone_learns_slower(cfg, wrapped):
+def test_only_the_backbone_has_a_lower_learning_rate(cfg, wrapped):
     # DistributedDataParallel puts "module." before every name
     model = nn.ModuleDict({"module": Model()}) if wrapped else Model()
     prefix = "module." if wrapped else ""
-    found = settings(build_optimizer(cfg, model), model)
-    assert found[f"{prefix}backbone.0.weight"] == (pytest.approx(1e-3), 0.5)
-    assert found[f"{prefix}backbone.1.weight"] == (pytest.approx(1e-3), 0.0)
-    assert found[f"{prefix}backbone_like.weight"] == (1e-2, 0.5)
-    assert found[f"{prefix}head.bias"] == (1e-2, 0.5)
+    actual = settings(build_optimizer(cfg, model), model)
+    assert actual[f"{prefix}backbone.0.weight"] == (pytest.approx(1e-3), 0.5)
+    assert actual[f"{prefix}backbone.1.weight"] == (pytest.approx(1e-3), 0.0)
+    assert actual[f"{prefix}backbone_like.weight"] == (1e-2, 0.5)
+    assert actual[f"{prefix}head.bias"] == (1e-2, 0.5)
 
 
-def test_biases_and_momentum_are_those_of_detectron2s_keys(cfg):
+def test_detectron2_s_keys_for_biases_and_momentum_hold(cfg):
     cfg.SOLVER.BIAS_LR_FACTOR = 2.0
     cfg.SOLVER.WEIGHT_DECAY_BIAS = 0.25
     cfg.SOLVER.OPTIMIZER = "SGD"
     cfg.SOLVER.NESTEROV = True
     model = Model()
     optimizer = build_optimizer(cfg, model)
-    found = settings(optimizer, model)
-    assert found["backbone.0.bias"] == (pytest.approx(2e-3), 0.25)
-    assert found["backbone.0.weight"] == (pytest.approx(1e-3), 0.5)
-    assert found["head.bias"] == (2e-2, 0.25)
+    actual = settings(optimizer, model)
+    assert actual["backbone.0.bias"] == (pytest.approx(2e-3), 0.25)
+    assert actual["backbone.0.weight"] == (pytest.approx(1e-3), 0.5)
+    assert actual["head.bias"] == (2e-2, 0.25)
     assert all(group["nesterov"] for group in optimizer.param_groups)
 
 
@@ -72,7 +74,8 @@ def test_frozen_parameters_are_left_out(cfg):
 
 
 def step_sizes(cfg, scale):
-    """What one step of plain SGD with learning rate 1 moves: the gradient after clipping."""
+    """The norms of the gradient before clipping and after it: of a step of plain SGD with learning
+    rate 1."""
     cfg.SOLVER.OPTIMIZER = "SGD"
     cfg.SOLVER.BASE_LR = cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
     cfg.SOLVER.MOMENTUM = cfg.SOLVER.WEIGHT_DECAY = 0.0
@@ -95,7 +98,7 @@ def test_full_model_clipping_limits_the_norm_of_all_gradients_together(cfg):
     assert raw < 0.5 and moved == pytest.approx(raw, rel=1e-3)
 
 
-def test_a_probe_is_clipped_by_itself(cfg):
+def test_probe_is_clipped_separately(cfg):
     cfg.SOLVER.OPTIMIZER = "SGD"
 
     def after_a_step(probe_gradient):
@@ -109,22 +112,22 @@ def test_a_probe_is_clipped_by_itself(cfg):
 
     small, large = after_a_step(1.0), after_a_step(100.0)
     assert torch.equal(small["backbone"].weight, large["backbone"].weight)
-    # both are above the limit of the norm, so both moved by the limit
-    torch.testing.assert_close(small["probe"].weight, large["probe"].weight)
+    # both gradients are above the limit, so both are clipped to it
+    torch.testing.assert_close(small["probe"].weight, large["probe"].weight, rtol=1e-4, atol=0)
 
 
-def test_clipping_can_be_off_or_detectron2s(cfg):
+def test_clipping_can_be_off_or_of_a_type_of_detectron2(cfg):
     clip = cfg.SOLVER.CLIP_GRADIENTS
     clip.ENABLED = False
     raw, moved = step_sizes(cfg, scale=100.0)
     assert moved == pytest.approx(raw, rel=1e-3)
     clip.ENABLED, clip.CLIP_TYPE, clip.CLIP_VALUE = True, "value", 0.01
     raw, moved = step_sizes(cfg, scale=100.0)
-    numbers = sum(p.numel() for p in Model().parameters())
-    assert 0 < moved <= 0.01 * numbers**0.5 + 1e-6
+    count = sum(p.numel() for p in Model().parameters())
+    assert 0 < moved <= 0.01 * count**0.5 + 1e-6
 
 
-def test_clipping_keeps_closures_and_schedulers_working(cfg):
+def test_closures_and_schedulers_work_with_clipping(cfg):
     model = Model()
     optimizer = build_optimizer(cfg, model)
     assert isinstance(optimizer, torch.optim.AdamW)

@@ -1,3 +1,5 @@
+"""Modules in IMPORTS."""
+
 import sys
 
 import pytest
@@ -15,7 +17,7 @@ def test_a_file_is_imported_once(tmp_path, monkeypatch):
     del sys.parts_imported
 
 
-def test_files_of_one_name_are_two(tmp_path):
+def test_files_of_the_same_name_are_two_modules(tmp_path):
     for folder in "ab":
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "part.py").write_text(f"import sys\nsys.part_{folder} = True\n")
@@ -24,18 +26,20 @@ def test_files_of_one_name_are_two(tmp_path):
     del sys.part_a, sys.part_b
 
 
-def test_a_module_by_name(tmp_path, monkeypatch):
+def test_module_by_name(tmp_path, monkeypatch):
     (tmp_path / "my_own_parts.py").write_text("import my_own_lack\n")
     monkeypatch.syspath_prepend(tmp_path)
     import_parts(["json"])
-    with pytest.raises(ImportError, match="'my_lost_parts'.*not on the path.*or give a .py"):
+    with pytest.raises(
+        ImportError, match="'my_lost_parts'.*not on the path.*or give the path of a .py"
+    ):
         import_parts(["my_lost_parts"])
-    # what is missing is not the module that was named
+    # another module is missing than the named one
     with pytest.raises(ModuleNotFoundError, match="No module named 'my_own_lack'"):
         import_parts(["my_own_parts"])
 
 
-def test_what_fails_is_tried_again(tmp_path):
+def test_file_that_failed_is_imported_again(tmp_path):
     part = tmp_path / "part.py"
     part.write_text("import my_own_lack\n")
     with pytest.raises(ModuleNotFoundError, match="my_own_lack"):
