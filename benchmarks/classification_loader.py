@@ -1,34 +1,36 @@
 #!/usr/bin/env python
-"""Images per second of the training loader against those of the training step.
+"""Images per second of the training loader as a ratio to those of the training step.
 
     benchmarks/classification_loader.py
     benchmarks/classification_loader.py --config-file configs/cls/cifar100_flow_cnn.yaml \\
         --output docs/results/bench_loader.json DATASETS.DOWNLOAD True
 
-Both in this process, without loader workers, in turn, and the median of several rounds: a ratio
-above 1 says that one process's loading keeps up with the model. `KEY VALUE` pairs override the
-config. The loader needs the dataset of the config; the default's needs nothing.
+Loader and training step run in turn in this process, without loader workers; the values are medians
+over several rounds. A ratio above 1 means that a single process loads images faster than the model
+is trained. The dataset of the config must exist; the default config needs no download. `KEY VALUE`
+pairs override the config.
 """
 
 import argparse
 import itertools
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-import flowdet  # noqa: F401 - first: it silences a warning of detectron2's import
+from flowdet.cli.common import at_least_one, parse_with_overrides, user_errors
 
 # isort: split
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
-from flowdet.cli.common import parse_with_overrides, user_errors
 from flowdet.engine import build_optimizer, keep_freed_memory, load_config, resolve_config
 from flowdet.engine.config import with_keys
 from flowdet.engine.task_builders import task_of
 from flowdet.experiments.training_steps import train_step
 from flowdet.reporting.results import changed_keys, typed_command, write_results
 
-# added one after the other
+# each entry also has the augmentations of the entries before it
 AUGMENTATIONS = {
     "none": {"INPUT.CROP_PADDING": 0, "INPUT.RANDOM_FLIP": "none", "INPUT.AUTO_AUGMENT": ""}
     | {"INPUT.RANDOM_ERASING": 0.0, "INPUT.RANDOM_ROTATION": 0.0},
@@ -44,24 +46,24 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--config-file", default="configs/cls/digits_flow_vit.yaml")
-    add("--rounds", type=int, default=5, help="of which the median is taken")
-    add("--batches", type=int, default=4, help="per round")
-    add("--output", type=Path, help="a JSON for the figures")
+    add("--config-file", default="configs/cls/digits_flow_vit.yaml", help="of a classifier")
+    add("--rounds", type=at_least_one, default=5, help="measurements (default: 5)")
+    add("--batches", type=at_least_one, default=4, help="batches per round (default: 4)")
+    add("--output", type=Path, metavar="FILE", help="JSON file for the results")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
     return parse_with_overrides(parser, None)
 
 
-def seconds(function, count: int) -> float:
-    """The mean duration of a call."""
+def mean_seconds(function: Callable[[], object], count: int) -> float:
+    """The mean duration of a call, over `count` calls."""
     start = time.perf_counter()
     for _ in range(count):
         function()
     return (time.perf_counter() - start) / count
 
 
-def measure(args: argparse.Namespace, cfg) -> dict[str, float]:
-    """Seconds per batch: of the loader with each augmentation, and of the model's `step`."""
+def measure(args: argparse.Namespace, cfg: CfgNode) -> dict[str, float]:
+    """Seconds per batch of the loader with each augmentation, and of the training `step`."""
     loaders, keys = {}, {}
     for name, added in AUGMENTATIONS.items():
         keys |= added
@@ -71,11 +73,11 @@ def measure(args: argparse.Namespace, cfg) -> dict[str, float]:
     batch = next(loaders["none"])
     actions = {name: lambda it=loader: next(it) for name, loader in loaders.items()}
     actions["step"] = lambda: train_step(model, batch, optimizer)
-    found = {name: [] for name in actions}
+    seconds = {name: [] for name in actions}
     for _, (name, action) in itertools.product(range(args.rounds + 1), actions.items()):
-        found[name].append(seconds(action, args.batches))
+        seconds[name].append(mean_seconds(action, args.batches))
     # the first round warms up
-    return {name: statistics.median(values[1:]) for name, values in found.items()}
+    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
 
 
 def main() -> None:
@@ -84,11 +86,11 @@ def main() -> None:
     with user_errors():
         cfg = load_config(args.config_file, [*args.opts, "DATALOADER.NUM_WORKERS", "0"])
         resolve_config(cfg)
-        found = measure(args, cfg)
+        seconds = measure(args, cfg)
     size, rows = cfg.SOLVER.IMS_PER_BATCH, []
-    for name, value in found.items():
-        ratio = found["step"] / value
-        print(f"{name:16} {size / value:10.0f} images/s   {ratio:8.1f} x the model's step")
+    for name, value in seconds.items():
+        ratio = seconds["step"] / value
+        print(f"{name:16} {size / value:10.0f} images/s   {ratio:8.1f} x the training step")
         common = {"method": name, "dataset": cfg.DATASETS.TRAIN[0], "batch_size": size}
         rows.append(common | {"metric": "images_per_second", "mean": round(size / value, 1)})
         rows.append(common | {"metric": "ratio_to_step", "mean": round(ratio, 2)})

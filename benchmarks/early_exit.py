@@ -1,12 +1,14 @@
 #!/usr/bin/env python
-"""AP, steps and time of a trained detector whose images stop when their boxes stand still.
+"""AP, steps and time of a trained detector with early exit.
 
     benchmarks/early_exit.py --run output/digits_demo
     benchmarks/early_exit.py --run output/digits_demo --steps 16 --exits 0.01 0.03
 
-Walks `multi_step` with MODEL.FLOW_DET.EARLY_EXIT at each of the values (a share of the image's
-side; 0 takes all steps), one image at a time, as in use. Time is that of the walk, without the
-backbone, as a ratio to taking all steps. `KEY VALUE` pairs override the config of the run.
+With early exit an image takes no more steps once no box moves by more than a share of the image's
+side. The command evaluates the mode `multi_step` with each of these shares as
+MODEL.FLOW_DET.EARLY_EXIT (0 always takes all steps), one image at a time. The time is that of the
+integration without the backbone, as a ratio to taking all steps. `KEY VALUE` pairs override the
+config of the run.
 """
 
 import argparse
@@ -14,7 +16,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import flowdet  # noqa: F401 - first: it silences a warning of detectron2's import
+from flowdet.cli.common import at_least_one, parse_with_overrides, user_errors
 
 # isort: split
 import torch
@@ -22,7 +24,6 @@ from detectron2.config import CfgNode
 from tabulate import tabulate
 from tqdm import tqdm
 
-from flowdet.cli.common import at_least_one, parse_with_overrides, user_errors
 from flowdet.data.detection.loaders import build_test_loader
 from flowdet.detection import FlowMatchingDetector
 from flowdet.engine import keep_freed_memory
@@ -41,16 +42,22 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("--run", type=Path, required=True, metavar="FOLDER", help="OUTPUT_DIR of the training")
     add("--weights", help="default: model_final.pth of the run")
-    add("--steps", type=at_least_one, default=8, metavar="N", help="at most")
-    add("--exits", nargs="+", type=float, default=[0.003, 0.01, 0.03], metavar="SHARE")
-    add("--output", type=Path, help="a JSON for the figures")
+    add("--steps", type=at_least_one, default=8, metavar="N", help="maximum number of steps")
+    exits = "values of EARLY_EXIT (default: 0.003 0.01 0.03)"
+    add("--exits", nargs="+", type=float, default=[0.003, 0.01, 0.03], metavar="SHARE", help=exits)
+    add("--output", type=Path, metavar="FILE", help="JSON file for the results")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
     return parse_with_overrides(parser, None)
 
 
 @torch.no_grad()
 def measure(cfg: CfgNode, model: FlowMatchingDetector, exits: list[float]) -> dict[float, dict]:
-    """By exit: `AP50`, `AP75` in per cent, mean `steps` of an image, `seconds` of its walk."""
+    """Evaluates a detector on `DATASETS.TEST[0]` with each value of EARLY_EXIT.
+
+    Returns:
+        By value of EARLY_EXIT: `AP50` and `AP75` in percent, and the mean `steps` and `seconds` of
+        the integration per image.
+    """
     name = cfg.DATASETS.TEST[0]
     suffix = "-subset" if cfg.TEST.CLASS_SUBSET else ""
     evaluators = {share: build_evaluator(cfg, name) for share in exits}
@@ -65,8 +72,8 @@ def measure(cfg: CfgNode, model: FlowMatchingDetector, exits: list[float]) -> di
             solution = model.solve(tokens, z_0)
             seconds[share].append(time.perf_counter() - start)
             steps[share] += solution.steps.tolist()
-            (found,) = model.detections(solution.z_1, [x])
-            evaluators[share].process([x], [{"instances": found}])
+            (detections,) = model.detections(solution.z_1, [x])
+            evaluators[share].process([x], [{"instances": detections}])
     results = {}
     for share in exits:
         ap = evaluators[share].evaluate()["bbox"]
@@ -82,21 +89,21 @@ def main() -> None:
     with user_errors():
         cfg, model = load_run(args.run, args.weights, [*args.opts, "TEST.BATCH_SIZE", "1"])
         if not isinstance(model, FlowMatchingDetector):
-            raise ValueError(f"{args.run} holds no flow detector: it has no steps to leave out")
+            raise ValueError(f"{args.run} is not a run of a FlowMatchingDetector: it has no steps")
         plan = InferencePlan("multi_step", args.steps)
         model.settings = replace(model.settings, plan=plan)
         exits = list(dict.fromkeys([0.0, *args.exits]))
-        found = measure(cfg, model, exits)
-    for result in found.values():
-        result["time_ratio"] = result["seconds"] / found[0.0]["seconds"]
-    table = [[share, *(result[key] for key in METRICS)] for share, result in found.items()]
+        results = measure(cfg, model, exits)
+    for result in results.values():
+        result["time_ratio"] = result["seconds"] / results[0.0]["seconds"]
+    table = [[share, *(result[key] for key in METRICS)] for share, result in results.items()]
     formats = ("g", *[".2f"] * len(METRICS))
-    print(tabulate(table, ["exit", *METRICS], floatfmt=formats))
+    print(tabulate(table, ["early exit", *METRICS], floatfmt=formats))
     if args.output:
         common = {"method": "flow", "dataset": cfg.DATASETS.TEST[0], "num_steps": args.steps}
         rows = [
             common | {"early_exit": share, "metric": key, "mean": round(result[key], 3)}
-            for share, result in found.items()
+            for share, result in results.items()
             for key in METRICS
         ]
         write_results(

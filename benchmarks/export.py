@@ -1,20 +1,22 @@
 #!/usr/bin/env python
-"""Time of exported files against the model that they were made from.
+"""Time of exported files as a ratio to that of the PyTorch model.
 
     benchmarks/export.py --config-file output/digits_demo/config.yaml \\
         --weights output/digits_demo/model_final.pth --files detector.onnx detector.pt2
 
-The files are those of tools/export.py, of this config and these weights. All run in turn on the
-same random images, on the CPU, in as many threads (OMP_NUM_THREADS); `speed-up` is the model's
-median time divided by the file's.
+tools/export.py must have written the files from this config and these weights. Model and files run
+in turn on the same random images, on the CPU, with the same number of threads (OMP_NUM_THREADS).
+`speed-up` is the median time of the model divided by that of the file. `KEY VALUE` pairs override
+the config.
 """
 
 import argparse
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import flowdet  # noqa: F401 - first: it silences a warning of detectron2's import
+from flowdet.cli.common import at_least_one, parse_with_overrides, user_errors
 
 # isort: split
 import numpy as np
@@ -22,7 +24,6 @@ import torch
 from detectron2.config import CfgNode
 from tabulate import tabulate
 
-from flowdet.cli.common import at_least_one, parse_with_overrides, user_errors
 from flowdet.engine import keep_freed_memory
 from flowdet.engine.task_builders import CLASSIFICATION, task_of
 from flowdet.export import FORMATS
@@ -40,16 +41,21 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("--config-file", required=True, help="of the model")
     add("--weights", help="checkpoint of a training (default: MODEL.WEIGHTS of the config)")
-    add("--files", nargs="+", type=Path, required=True, help="exported from it")
+    add("--files", nargs="+", type=Path, required=True, help="files exported from this model")
     add("--batch-sizes", nargs="+", type=at_least_one, default=[1, 8], metavar="B")
-    add("--rounds", type=at_least_one, default=30, help="how often each runs")
-    add("--output", type=Path, help="a JSON for the speed-ups")
+    add("--rounds", type=at_least_one, default=30, help="measurements (default: 30)")
+    add("--output", type=Path, metavar="FILE", help="JSON file for the results")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
     return parse_with_overrides(parser, None)
 
 
 def open_file(path: Path) -> Runner:
-    """An exported file as a function; ValueError or OSError if it is none."""
+    """Opens an exported file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the suffix is not that of a format.
+    """
     kinds = {file.suffix: file for file in FORMATS.values()}
     if path.suffix not in kinds:
         raise ValueError(f"--files: {path} must end in {' or '.join(kinds)}")
@@ -59,20 +65,25 @@ def open_file(path: Path) -> Runner:
 
 
 @torch.no_grad()
-def seconds(ways: dict, rounds: int) -> dict[str, float]:
-    """Median time of each of the ways, functions without arguments, that run in turn."""
-    taken: dict[str, list[float]] = {name: [] for name in ways}
+def median_seconds(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """The median duration of each function; in a round they run one after the other."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds + 2):
-        for name, run in ways.items():
+        for name, run in runs.items():
             start = time.perf_counter()
             run()
-            taken[name].append(time.perf_counter() - start)
-    # the first two warm up
-    return {name: float(np.median(times[2:])) for name, times in taken.items()}
+            seconds[name].append(time.perf_counter() - start)
+    # the first two rounds warm up
+    return {name: float(np.median(durations[2:])) for name, durations in seconds.items()}
 
 
 def rows_of(cfg: CfgNode, table: list[list]) -> list[dict]:
-    """Speed-ups of the files, in the form of result files."""
+    """Rows of a result file: the speed-up of each file at each batch size.
+
+    Args:
+        cfg: the config of the model.
+        table: rows (name, batch size, milliseconds per image, speed-up).
+    """
     common = {"method": method_of(cfg), "metric": "speed_up", "std": None, "n": 1}
     common["threads"] = torch.get_num_threads()
     return [
@@ -87,17 +98,19 @@ def main() -> None:
     keep_freed_memory()
     with user_errors():
         cfg = inference_config(args.config_file, args.opts, device="cpu")
-        classifies = task_of(cfg) is CLASSIFICATION
-        model = (ClassPredictor if classifies else Predictor)(cfg, args.weights).model
-        eager = partial(model.inference, all_modes=False) if classifies else model.inference
+        is_classifier = task_of(cfg) is CLASSIFICATION
+        model = (ClassPredictor if is_classifier else Predictor)(cfg, args.weights).model
+        eager = partial(model.inference, all_modes=False) if is_classifier else model.inference
         files = {path.name: open_file(path) for path in args.files}
     table = []
     for batch in args.batch_sizes:
         images = torch.randint(0, 256, (batch, 3, *cfg.INPUT.FIXED_SIZE), dtype=torch.uint8)
-        ways = {"model": partial(eager, [{"image": image} for image in images])}
-        ways |= {name: partial(run, images, None) for name, run in files.items()}
-        found = seconds(ways, args.rounds)
-        table += [[name, batch, 1e3 * s / batch, found["model"] / s] for name, s in found.items()]
+        runs = {"model": partial(eager, [{"image": image} for image in images])}
+        runs |= {name: partial(run, images, None) for name, run in files.items()}
+        seconds = median_seconds(runs, args.rounds)
+        table += [
+            [name, batch, 1000 * s / batch, seconds["model"] / s] for name, s in seconds.items()
+        ]
     print(tabulate(table, ["", "batch", "ms per image", "speed-up"], floatfmt=".2f"))
     if args.output:
         write_results(
