@@ -118,6 +118,8 @@ def build_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ViTBackbone:
             f"MODEL.VIT.HIDDEN_DIM = {node.HIDDEN_DIM} is not a multiple of NUM_HEADS = "
             f"{node.NUM_HEADS}"
         )
+    if node.STEM not in ("patch", "conv"):
+        raise ValueError(f"unknown MODEL.VIT.STEM {node.STEM!r}: use 'patch' or 'conv'")
     vit = VisionTransformer(
         image_size=height,
         patch_size=node.PATCH_SIZE,
@@ -128,8 +130,6 @@ def build_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ViTBackbone:
         dropout=node.DROPOUT,
         conv_stem_configs=_conv_stem(node) if node.STEM == "conv" else None,
     )
-    if node.STEM not in ("patch", "conv"):
-        raise ValueError(f"unknown MODEL.VIT.STEM {node.STEM!r}: use 'patch' or 'conv'")
     return ViTBackbone(vit)
 
 

@@ -1,4 +1,4 @@
-"""Small classifiers and images, for the tests of flowcls and engine."""
+"""Small classifiers and images for tests."""
 
 from pathlib import Path
 
@@ -45,8 +45,8 @@ def tiny_cfg(file: str = "digits_flow_vit", *overrides, **node_keys):
 
 
 def tiny_model(file: str = "digits_flow_vit", *overrides, **node_keys) -> Classifier:
-    """The classifier of `tiny_cfg`, always with the same weights, not all of them at their
-    start (zeros would hide what is not connected)."""
+    """The classifier of `tiny_cfg`, always with the same weights. They are perturbed: parameters
+    that are initialized with zeros would hide missing connections."""
     torch.manual_seed(0)
     model = build_model(tiny_cfg(file, *overrides, **node_keys))
     with torch.no_grad():
@@ -56,7 +56,7 @@ def tiny_model(file: str = "digits_flow_vit", *overrides, **node_keys) -> Classi
 
 
 def images(count: int = 4, size: int = 32, num_classes: int = 4) -> list[dict]:
-    """Random images with labels in turn."""
+    """Random images with the labels 0, 1, 2, ... in turn."""
     generator = torch.Generator().manual_seed(1)
     return [
         {
