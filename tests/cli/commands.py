@@ -1,4 +1,4 @@
-"""What the tests of the commands share."""
+"""Config overrides that make the models of command tests small."""
 
 SMALL = [
     *("MODEL.FLOW_DET.HIDDEN_DIM", "32", "MODEL.SMALL_RESNET.CHANNELS", "[8,8,16]"),

@@ -1,10 +1,10 @@
-"""Words of a command line as options and overrides."""
+"""Options, overrides, errors and descriptions of all commands."""
 
 import argparse
 
 import pytest
 
-from flowdet.cli.common import parse_with_overrides
+from flowdet.cli.common import command_parser, parse_with_overrides, user_errors
 
 
 def parse(*words):
@@ -33,6 +33,39 @@ def test_overrides_follow_any_option(options, words):
     assert [args.methods, args.budget].count(None) == 2 - bool(options)
 
 
-def test_without_overrides():
+def test_a_command_line_without_overrides():
     assert parse("--methods", "CSE", "a.B").methods == ["CSE", "a.B"]
     assert parse().opts == []
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ValueError("a value is wrong"), "error: a value is wrong"),
+        (FileNotFoundError("there is no file x"), "error: there is no file x"),
+        # without the quotes of its str()
+        (KeyError("A.B is no config key"), "error: A.B is no config key"),
+    ],
+)
+def test_an_error_of_the_user_ends_the_program_with_its_message(error, message):
+    with pytest.raises(SystemExit) as end, user_errors():
+        raise error
+    assert end.value.code == message
+
+
+def test_other_errors_keep_their_traceback():
+    with pytest.raises(RuntimeError), user_errors():
+        raise RuntimeError("a bug")
+    with pytest.raises(KeyError), user_errors((OSError,)):
+        raise KeyError("a bug")
+
+
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [("/x/bin/flowdet-report", "flowdet-report"), ("/checkout/tools/report.py", "tools/report.py")],
+)
+def test_examples_start_with_the_program_as_it_was_started(monkeypatch, program, name):
+    monkeypatch.setattr("sys.argv", [program])
+    text = command_parser("What.\n\n    tools/x.py --run a\n\nNot tools/x.py here.\n").format_help()
+    assert text.startswith(f"usage: {name} ")
+    assert f"\n    {name} --run a\n\nNot tools/x.py here." in text

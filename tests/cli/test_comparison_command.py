@@ -1,3 +1,5 @@
+"""What the commands share that train several runs."""
+
 import json
 import sys
 
@@ -10,34 +12,40 @@ from flowdet.cli.comparison_command import (
     train_and_report,
 )
 from flowdet.experiments.comparison import Budget, Comparison, Run
+from tests.cli.conftest import restored_process
 from tests.detection.tiny import CONFIGS
 
 BUDGET_OPTIONS = {"SOLVER.MAX_ITER": "--budget"}
 
 
+@pytest.fixture(autouse=True)
+def restore_signal_handler():
+    with restored_process():
+        yield
+
+
 @pytest.fixture
 def comparison(tmp_path):
-    """A run that fails."""
+    """A comparison of one run, whose training fails."""
     script = tmp_path / "train.py"
     script.write_text("raise SystemExit('error: out of luck')")
     config = str(CONFIGS / "cls" / "digits_flow_vit.yaml")
-    return Comparison(
-        [Run.plan(config, Budget(16, 1), 1, tmp_path / "out", [])], [sys.executable, script]
-    )
+    run = Run.plan(config, Budget(16, 1), 1, tmp_path / "out", [])
+    return Comparison([run], [sys.executable, str(script)])
 
 
 @pytest.mark.parametrize(
     "key, option",
     [("SEED", "--seeds"), ("SOLVER.MAX_ITER", "--budget"), ("OUTPUT_DIR", "--output")],
 )
-def test_what_the_comparison_sets_cannot_be_overridden(key, option):
+def test_overrides_must_not_set_keys_of_options(key, option):
     check_overrides(["SOLVER.BASE_LR", "1"], BUDGET_OPTIONS)
     with pytest.raises(ValueError, match=f"{key} is set by {option}: leave it out"):
         check_overrides(["SOLVER.BASE_LR", "1", key, "1"], BUDGET_OPTIONS)
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "many"])
-def test_numbers_of_seeds(number, capsys):
+def test_the_number_of_seeds_must_be_positive(number, capsys):
     with pytest.raises(SystemExit):
         table_parser("").parse_args(["--seeds", number])
     assert f"--seeds: must be at least 1, got {number!r}" in capsys.readouterr().err
@@ -48,7 +56,7 @@ def test_failed_runs_are_named_below_the_table(comparison, tmp_path, capsys, mon
     rows = [{"metric": "top1", "mean": 1.0}]
 
     def report(finished):
-        save_table(tmp_path / "out/table", finished, rows, "Of what", "<{}>".format, ["No time"])
+        save_table(tmp_path / "out/table", finished, rows, "Caption", "<{}>".format, ["No time"])
 
     with pytest.raises(SystemExit, match="1 of 1 runs have failed"):
         train_and_report(lambda: comparison, report)
@@ -56,14 +64,14 @@ def test_failed_runs_are_named_below_the_table(comparison, tmp_path, capsys, mon
     failure = f"FAILED {run.folder}, exit status 1: error: out of luck"
     assert failure in capsys.readouterr().out
     caption, table, failures, origin = (tmp_path / "out/table.md").read_text().split("\n\n")
-    assert (caption, table) == ("Of what", "<github>")
+    assert (caption, table) == ("Caption", "<github>")
     assert failures.startswith(failure) and failures.endswith("\nNo time")
     assert origin == "Made by `tools/table9.py --seeds 1`.\n"
     content = json.loads((tmp_path / "out/table.json").read_text())
     assert content["rows"] == rows and content["seeds"] == [1]
 
 
-def test_a_mistake_in_the_plan_is_one_line():
+def test_an_error_in_the_plan_is_one_line():
     def plan():
         raise ValueError("no such thing")
 
@@ -71,10 +79,10 @@ def test_a_mistake_in_the_plan_is_one_line():
         train_and_report(plan, lambda comparison: None)
 
 
-def test_a_stop(comparison, monkeypatch):
+def test_an_interruption_says_how_to_continue(comparison, monkeypatch):
     def stop():
         raise KeyboardInterrupt
 
     monkeypatch.setattr(comparison, "train", stop)
-    with pytest.raises(SystemExit, match="stopped: the same command goes on from here"):
+    with pytest.raises(SystemExit, match="stopped: run the same command again to continue"):
         train_and_report(lambda: comparison, lambda comparison: None)

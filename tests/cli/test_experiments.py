@@ -1,4 +1,4 @@
-"""The commands that measure, as a user types them, on a digits set of 12 images."""
+"""The commands behind the paper's tables and figures, on a digits dataset of 12 images."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 from tests.cli.commands import FOUR_IMAGES, SMALL
 from tests.cli.conftest import ROOT
 
-# what they need beside SMALL to be fast
+# SMALL, and further overrides that make experiments fast
 TINY = [*SMALL, "MODEL.FLOW_DET.NUM_BLOCKS", "2", "TEST.BATCH_SIZE", "4"]
 
 
@@ -17,7 +17,7 @@ def results(folder, name):
     return content
 
 
-def test_table1_from_nothing_and_again(run, tmp_path):
+def test_table1_and_the_measurements_of_its_runs(run, tmp_path, trainings_in_process):
     words = ("tools/table1.py", "--budget", "4:1", "--seeds", 1, "--methods", "flow", "backprop")
     words += ("--output", tmp_path, "MODEL.WEIGHTS", "", *TINY)
     status, output = run(*words)
@@ -29,14 +29,14 @@ def test_table1_from_nothing_and_again(run, tmp_path):
     assert {row["metric"] for row in rows} >= {"AP50", "AP75", "activation_bytes", "step_seconds"}
     assert all(row["mean"] == 0 for row in rows if row["metric"] == "missing_runs")
 
-    made = (tmp_path / "flow_batch4_seed0" / "model_final.pth").stat().st_mtime_ns
+    # the trained runs are not trained again
+    written = (tmp_path / "flow_batch4_seed0" / "model_final.pth").stat().st_mtime_ns
     status, output = run(*words)
     assert status == 0, output
-    assert (tmp_path / "flow_batch4_seed0" / "model_final.pth").stat().st_mtime_ns == made
+    assert (tmp_path / "flow_batch4_seed0" / "model_final.pth").stat().st_mtime_ns == written
 
     status, output = run(*words, "MODEL.FLOW_DET.NOISE_SCALE", "0.2")
     assert status == 1 and "holds a run of another config: MODEL.FLOW_DET.NOISE_SCALE" in output
-    assert "Traceback" not in output
 
     curves = ("tools/plot_training.py", "--runs", tmp_path / "flow_batch4_seed0")
     status, output = run(*curves, "--metrics", "bbox/AP50", "--output", tmp_path / "curves")
@@ -47,19 +47,21 @@ def test_table1_from_nothing_and_again(run, tmp_path):
     status, output = run(*refinement, "--max-steps", 2, "--output", tmp_path / "refinement")
     assert status == 0, output
     assert (tmp_path / "refinement" / "refinement.png").stat().st_size > 1000
-    walks = ("--walks", "single_step-1", "ensemble", "--output", tmp_path / "walks")
-    status, output = run(*refinement, *walks)
-    assert status == 0, output
-    rows = results(tmp_path / "walks", "refinement")["rows"]
-    assert [row["mode"] for row in rows] == ["single_step"] * 2 + ["ensemble"] * 2
+    # the second one is the option's name in older result files
+    for option in ("--plans", "--walks"):
+        words = (option, "single_step-1", "ensemble", "--output", tmp_path / option)
+        status, output = run(*refinement, *words)
+        assert status == 0, output
+        rows = results(tmp_path / option, "refinement")["rows"]
+        assert [row["mode"] for row in rows] == ["single_step"] * 2 + ["ensemble"] * 2
 
-    # after one epoch nothing is right
+    # after one epoch no detection is a true positive
     uncertainty = ("tools/measure_uncertainty.py", "--run", tmp_path / "flow_batch4_seed0")
     status, output = run(*uncertainty, "--output", tmp_path / "uncertainty")
     assert status == 1 and "Is the model trained?" in output.splitlines()[-1]
 
 
-def test_ablation(run, tmp_path):
+def test_ablation_trains_in_a_process_of_its_own(run, tmp_path):
     study = tmp_path / "few.yaml"
     study.write_text(
         f"config: {ROOT}/configs/digits_flow.yaml\nbudget: '4:1'\nmodes: [multi_step-2, ensemble]\n"
@@ -105,16 +107,16 @@ def test_leak(run, tmp_path):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (("table1.py", "--dataset", "voc", "--frozen"), "Dataset folder"),
-        (("table1.py", "--budget", "8"), "'8' is no budget"),
+        (("table1.py", "--dataset", "voc", "--frozen"), "dataset folder"),
+        (("table1.py", "--budget", "8"), "'8' is not a budget"),
         (("table1.py", "--frozen"), "--frozen and --r18 are for --dataset voc"),
         (("table1.py", "--dataset", "voc", "--frozen", "--r18"), "give one of them"),
         (
             ("table1.py", "--dataset", "voc", "--r18", "--methods", "flow_paper"),
-            "there is no flow_paper for this dataset and trunk",
+            "there is no flow_paper for this dataset and backbone",
         ),
         (("table3.py", "--suite", "cifar10_small"), "make it with datasets/make_image_folder.py"),
-        (("ablation.py", "--study", "none.yaml"), "there is no study 'none.yaml'"),
+        (("ablation.py", "--study", "none.yaml"), "there is no study file 'none.yaml'"),
         (
             ("ablation.py", "--study", "configs/ablations/digits.yaml", "--only", "dream"),
             "there is no variant 'dream', only default, backprop",
@@ -127,10 +129,10 @@ def test_leak(run, tmp_path):
         (("plot_training.py", "--runs", "a", "--output", "README.md"), "README.md is a file"),
     ],
 )
-def test_bad_input_is_one_line(run, tmp_path, words, message):
+def test_an_error_of_the_user_writes_nothing(run, tmp_path, words, message):
     tool, *rest = words
     output_folder = () if "--output" in words else ("--output", tmp_path / "out")
     status, output = run(f"tools/{tool}", *rest, *output_folder)
-    assert status != 0 and "Traceback" not in output
+    assert status != 0
     assert message in output
     assert not (tmp_path / "out").exists()

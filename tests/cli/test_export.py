@@ -1,6 +1,5 @@
-"""tools/export.py from the command line to detections of the file alone."""
+"""tools/export.py, from the command line to detections of the exported file."""
 
-import importlib.util
 import json
 import re
 
@@ -9,6 +8,7 @@ import pytest
 from detectron2.modeling import build_model
 from PIL import Image
 
+from flowdet.cli import export
 from flowdet.engine import load_config
 from flowdet.inference.predictor import Predictor
 from tests.cli.commands import FOUR_IMAGES, SMALL
@@ -16,14 +16,6 @@ from tests.cli.conftest import ROOT
 
 BACKPROP = str(ROOT / "configs" / "digits_backprop.yaml")
 CLASSIFIER = str(ROOT / "configs" / "cls" / "digits_flow_vit.yaml")
-
-
-@pytest.fixture(scope="module")
-def export():
-    spec = importlib.util.spec_from_file_location("export_tool", ROOT / "tools" / "export.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +29,7 @@ def trained(run, tmp_path_factory):
     return folder
 
 
-def arguments(export, folder, *words):
+def arguments(folder, *words):
     config = ("--config-file", folder / "config.yaml", "--weights", folder / "model_final.pth")
     return export.parse_args(list(map(str, [*config, *words])))
 
@@ -52,7 +44,7 @@ def photo(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_example_of_the_documentation_finds_what_the_model_finds(
+def test_the_example_of_the_documentation_gives_the_detections_of_the_model(
     run, trained, photo, tmp_path, monkeypatch, capsys
 ):
     pytest.importorskip("onnxscript")
@@ -75,11 +67,11 @@ def test_the_example_of_the_documentation_finds_what_the_model_finds(
     printed = capsys.readouterr().out.splitlines()
     cfg = load_config(str(trained / "config.yaml"), ["MODEL.FLOW_DET.NUM_STEPS", 1])
     (result,) = Predictor(cfg, str(trained / "model_final.pth"))([photo])
-    found = result["instances"]
-    assert len(found) == len(printed) == (names["scores"] > 0).sum() > 0
-    np.testing.assert_allclose(names["scores"][0, : len(found)], found.scores, atol=1e-4)
-    boxes = names["boxes"][0, : len(found)] * names["to_photo"]
-    np.testing.assert_allclose(boxes, found.pred_boxes.tensor, atol=0.01)
+    detections = result["instances"]
+    assert len(detections) == len(printed) == (names["scores"] > 0).sum() > 0
+    np.testing.assert_allclose(names["scores"][0, : len(detections)], detections.scores, atol=1e-4)
+    boxes = names["boxes"][0, : len(detections)] * names["to_photo"]
+    np.testing.assert_allclose(boxes, detections.pred_boxes.tensor, atol=0.01)
 
     about = names["about"]
     assert about["weights"] == "average" and about["mode"] == "multi_step-1"
@@ -89,11 +81,11 @@ def test_the_example_of_the_documentation_finds_what_the_model_finds(
     assert about["score_threshold"] == "0.05"
 
 
-def test_torch_and_the_last_weights(export, trained, tmp_path, capsys):
+def test_torch_export_of_the_last_weights(trained, tmp_path, capsys):
     file = tmp_path / "new" / "detector.pt2"
     words = ("--output", file, "--mode", "single_step", "--block", 1, "--no-ema")
-    args = arguments(export, trained, *words, "--no-nms", "--noise-input", "--size", 64, 80)
-    export.main(args)
+    args = arguments(trained, *words, "--no-nms", "--noise-input", "--size", 64, 80)
+    export.export_model(args)
     assert file.is_file() and args.format == "torch"
     output = capsys.readouterr().out
     assert "images of 64 x 80, single_step-1" in output and "4 random images with" in output
@@ -102,11 +94,11 @@ def test_torch_and_the_last_weights(export, trained, tmp_path, capsys):
     assert (about["weights"], about["nms"], about["noise_input"]) == ("last", "false", "true")
 
 
-def test_nothing_found_is_said(export, trained, tmp_path, capsys):
+def test_an_export_without_detections_is_reported(trained, tmp_path, capsys):
     none = ("--opts", "MODEL.FLOW_DET.SCORE_THRESHOLD", 1.0)
     words = ("--output", tmp_path / "a.pt2", "--mode", "single_step", *none)
-    export.main(arguments(export, trained, *words))
-    assert "nothing was detected: compare on images with objects" in capsys.readouterr().out
+    export.export_model(arguments(trained, *words))
+    assert "there are no detections: compare on images with objects" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -114,24 +106,27 @@ def test_nothing_found_is_said(export, trained, tmp_path, capsys):
     [
         (["--opts", "INPUT.FIXED_SIZE", "[0, 0]"], "give --size H W"),
         (["--opts", "MODEL.FLOW_DET.EARLY_EXIT", 0.1], "EARLY_EXIT is 0.1"),
-        (["--ema", "--opts", "SOLVER.EMA_DECAY", 0], "kept no average"),
-        (["--mode", "ensemble", "--steps", 3], "steps is for the multi-step modes"),
+        (["--ema", "--opts", "SOLVER.EMA_DECAY", 0], "no averaged weights"),
+        (
+            ["--mode", "ensemble", "--steps", 3],
+            "steps is for mode multi_step or multi_step_ensemble",
+        ),
         (["--check", "nowhere.jpg"], "nowhere.jpg"),
     ],
 )
-def test_what_cannot_be_done(export, trained, tmp_path, words, message):
-    args = arguments(export, trained, "--output", tmp_path / "a.pt2", *words)
+def test_impossible_exports_write_nothing(trained, tmp_path, words, message):
+    args = arguments(trained, "--output", tmp_path / "a.pt2", *words)
     with pytest.raises((ValueError, OSError), match=message):
-        export.main(args)
+        export.export_model(args)
     assert not (tmp_path / "a.pt2").exists()
 
 
-def test_flags_for_other_models(export, trained):
-    args = arguments(export, trained, "--output", "a.onnx", "--noise-input")
+def test_flags_of_other_models_are_refused(trained):
+    args = arguments(trained, "--output", "a.onnx", "--noise-input")
     predictor = export.load(args)
     cfg = load_config(BACKPROP, ["MODEL.FLOW_DET.NUM_CLASSES", 10, "MODEL.DEVICE", "cpu"])
     predictor.model = build_model(cfg).eval()
-    with pytest.raises(ValueError, match="starts from no noise: leave out --noise-input"):
+    with pytest.raises(ValueError, match="has no initial noise: leave out --noise-input"):
         export.build(args, predictor)
     words = ["--config-file", CLASSIFIER, "--output", "a.onnx", "--no-nms"]
     with pytest.raises(ValueError, match="--no-nms is for detectors"):
@@ -146,7 +141,7 @@ def test_flags_for_other_models(export, trained):
         (["--output", "model.onnx", "--size", "64", "0"], "at least 1"),
     ],
 )
-def test_wrong_flags(export, words, message, capsys):
+def test_wrong_flags_are_refused(words, message, capsys):
     with pytest.raises(SystemExit):
         export.parse_args(["--config-file", BACKPROP, *words])
     assert message in capsys.readouterr().err

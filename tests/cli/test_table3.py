@@ -1,19 +1,18 @@
-"""tools/table3.py, as a user types it, and its suites."""
+"""tools/table3.py and its suites."""
 
 import json
-import runpy
+from types import SimpleNamespace
 
 import pytest
 
+from flowdet.cli import table3
 from flowdet.engine import load_config
+from flowdet.engine.config_files import config_path
 from flowdet.experiments.mode_table import line_key
 from tests.cli.commands import SMALL_VIT
-from tests.cli.conftest import ROOT
-
-TOOL = runpy.run_path(str(ROOT / "tools" / "table3.py"))
 
 
-def test_table3_from_nothing_and_again(run, tmp_path):
+def test_the_digits_suite_trains_once_and_is_not_trained_again(run, tmp_path, trainings_in_process):
     words = ("tools/table3.py", "--suite", "digits", "--epochs", 1, "--batch-size", 256)
     words += ("--seeds", 1, "--output", tmp_path, *SMALL_VIT)
     status, output = run(*words)
@@ -30,10 +29,10 @@ def test_table3_from_nothing_and_again(run, tmp_path):
     }
 
     model = tmp_path / "vit_parallel_flow_seed0" / "model_final.pth"
-    made = model.stat().st_mtime_ns
+    written = model.stat().st_mtime_ns
     status, output = run(*words, "DATASETS.DOWNLOAD", "True")
     assert status == 0, output
-    assert model.stat().st_mtime_ns == made
+    assert model.stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize(
@@ -44,38 +43,44 @@ def test_table3_from_nothing_and_again(run, tmp_path):
         (["--epochs", "0"], "--epochs: must be at least 1, got '0'"),
     ],
 )
-def test_options_that_make_no_sense(words, message, capsys):
+def test_wrong_options_are_refused(words, message, capsys):
     with pytest.raises(SystemExit):
-        TOOL["parse_args"](words)
+        table3.parse_args(words)
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "key, option", [("SOLVER.MAX_ITER", "--epochs"), ("SOLVER.IMS_PER_BATCH", "--batch-size")]
 )
-def test_what_options_set_cannot_be_overridden(key, option, tmp_path):
-    args = TOOL["parse_args"](["--output", str(tmp_path), "--opts", key, "4"])
+def test_overrides_must_not_set_keys_of_options(key, option, tmp_path):
+    args = table3.parse_args(["--output", str(tmp_path), "--opts", key, "4"])
     with pytest.raises(ValueError, match=f"{key} is set by {option}: leave it out"):
-        TOOL["plan"](args)
+        table3.plan(args)
 
 
-@pytest.mark.parametrize("suite", TOOL["SUITES"])
-def test_the_configs_of_a_suite_are_what_it_says(suite):
-    for place, config in TOOL["SUITES"][suite].items():
-        assert config.startswith(suite.removesuffix("_small"))
-        cfg = load_config(str(ROOT / "configs" / "cls" / f"{config}.yaml"))
-        assert tuple(line_key(cfg).values()) == place
+def load_line(line, overrides=()):
+    return load_config(config_path(f"cls/{line.config}"), [*line.overrides(), *overrides])
 
 
-def test_the_small_suite(monkeypatch):
+@pytest.mark.parametrize("suite", table3.SUITES)
+def test_the_lines_of_a_suite_have_its_backbone_topology_and_method(suite):
+    dataset = suite.removesuffix("_small").removesuffix("_vit_b16")
+    for key, line in table3.SUITES[suite].items():
+        assert line.config.startswith(f"{dataset}_flow")
+        assert tuple(line_key(load_line(line)).values()) == key
+
+
+def test_the_small_suite_has_few_images_and_epochs(monkeypatch):
     planned = []
-    monkeypatch.setattr(TOOL["Run"], "plan", lambda *given: planned.append(given))
-    args = TOOL["parse_args"](["--suite", "cifar10_small", "SOLVER.BASE_LR", "1"])
+    monkeypatch.setattr(
+        table3, "Run", SimpleNamespace(plan=lambda *arguments: planned.append(arguments))
+    )
+    args = table3.parse_args(["--suite", "cifar10_small", "SOLVER.BASE_LR", "1"])
     cfgs = []
     for backbone, epochs in (("cnn", 6), ("vit", 3)):
-        file = str(TOOL["CONFIGS"] / f"cifar10_flow_{backbone}.yaml")
-        TOOL["plan_run"](args, file, backbone, 0)
-        _, budget, _, _, overrides, name = planned[-1]
+        line = table3.SUITES["cifar10_small"][backbone, "parallel", "flow"]
+        table3.plan_run(args, line, backbone, 0)
+        file, budget, _, _, overrides, name = planned[-1]
         assert (budget.batch_size, budget.epochs) == (64, epochs)
         assert name == f"{backbone}_parallel_flow"
         cfgs.append(load_config(file, overrides))
@@ -87,13 +92,14 @@ def test_the_small_suite(monkeypatch):
     assert (cnn.MODEL.FLOW_CLS.BLOCK_DIM, vit.MODEL.FLOW_CLS.BLOCK_DIM) == (512, 1024)
 
 
-def test_backprop_is_there_with_every_topology(monkeypatch):
-    monkeypatch.setitem(TOOL["plan"].__globals__, "plan_run", lambda args, file, *_: file)
-    monkeypatch.setitem(TOOL["plan"].__globals__, "Comparison", lambda runs, _: runs)
+def test_every_topology_is_compared_with_backprop(monkeypatch):
+    monkeypatch.setattr(table3, "plan_run", lambda args, line, backbone, seed: line)
+    monkeypatch.setattr(table3, "Comparison", lambda runs: runs)
     words = ["--suite", "cifar100", "--backbones", "cnn", "--topologies", "sequential"]
-    files = TOOL["plan"](TOOL["parse_args"]([*words, "--seeds", "1"]))
-    assert [file.rpartition("/")[2] for file in files] == [
-        "cifar100_flow_cnn_sequential.yaml",
-        "cifar100_flow_cnn_sequential_paper.yaml",
-        "cifar100_backprop_cnn.yaml",
+    lines = table3.plan(table3.parse_args([*words, "--seeds", "1"]))
+    keys = [tuple(line_key(load_line(line)).values()) for line in lines]
+    assert keys == [
+        ("cnn", "sequential", "flow"),
+        ("cnn", "sequential", "flow_paper"),
+        ("cnn", "parallel", "backprop"),
     ]
