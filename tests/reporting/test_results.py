@@ -1,11 +1,14 @@
 import json
 import math
+import sys
+from pathlib import Path
 
 import pytest
 from detectron2.config import get_cfg
 
+import flowdet
 from flowdet import add_flowdet_config
-from flowdet.reporting.results import changed_keys, result_rows, write_results
+from flowdet.reporting.results import changed_keys, result_rows, typed_command, write_results
 from tests.detection.tiny import tiny_cfg
 
 
@@ -57,3 +60,18 @@ def test_changed_keys_reproduce_the_config():
     add_flowdet_config(again)
     again.merge_from_list([x for pair in keys.items() for x in pair])
     assert again.MODEL == cfg.MODEL and again.SOLVER == cfg.SOLVER
+
+
+@pytest.mark.parametrize(
+    "program, name",
+    [
+        ("/checkout/tools/train_net.py", "tools/train_net.py"),
+        ("/usr/bin/flowdet-train", "flowdet-train"),
+        (f"{Path(flowdet.__file__).parent}/cli/train.py", "python -m flowdet.cli.train"),
+    ],
+)
+def test_typed_command(monkeypatch, program, name):
+    monkeypatch.setattr(sys, "argv", [program, "--config-file", "a b.yaml"])
+    assert typed_command() == f"{name} --config-file 'a b.yaml'"
+    monkeypatch.setattr(sys, "argv", [program])
+    assert typed_command() == name
