@@ -62,8 +62,9 @@ def _add_flow_keys(node: CfgNode) -> None:
     node.NUM_BLOCKS = 4
     # Embedding dimension d.
     node.HIDDEN_DIM = 128
-    # Attention heads of a block that has attention, and dropout probability in a block.
+    # Attention heads of a block, if it has attention.
     node.NUM_HEADS = 4
+    # Dropout probability in a block.
     node.DROPOUT = 0.0
 
     # What a block predicts: "velocity" (the paper) or "target" (a correction of the previous
@@ -73,14 +74,15 @@ def _add_flow_keys(node: CfgNode) -> None:
     node.SELF_CONDITIONING = True
     # Standard deviation of the noise z_0.
     node.NOISE_SCALE = 0.3
-    # Whether target embeddings are layer-normalized, and whether the losses train them.
+    # Whether target embeddings are layer-normalized.
     node.NORMALIZE_TARGET = True
+    # Whether the losses train the target embeddings.
     node.LEARN_TARGET = False
 
     # States z_t that the blocks are trained on: "interpolated" (the paper: between noise and
     # target) or "rollout" (on-policy: block k on the state that the blocks before it lead to).
     node.TRAINING_STATES = "rollout"
-    # Numbers of Euler steps that a rollout is drawn from, e.g. [1, 2, 4, 8]; [] is always T.
+    # The number of Euler steps of a rollout is drawn from these, e.g. [1, 2, 4, 8]. [] is T.
     node.ROLLOUT_STEPS = []
     # Gaussian noise on the intermediate estimates of a rollout, as a share of their standard
     # deviation, times 1 - t. It simulates the larger errors made on unseen images.
@@ -101,7 +103,7 @@ def _add_flow_keys(node: CfgNode) -> None:
     node.FLOW_WEIGHT = 0.02
     node.CLASS_WEIGHT = 4.0
 
-    # Inference mode: "single_step", "ensemble", "multi_step" or "multi_step_ensemble".
+    # Inference mode: "single_step", "ensemble", "multi_step", "multi_step_ensemble" or your own.
     node.INFERENCE_MODE = "multi_step"
     # Euler steps of the multi-step modes. 0 is one per block.
     node.NUM_STEPS = 8
@@ -208,8 +210,9 @@ def _add_classification_keys(node: CfgNode) -> None:
     # What a block reads of a feature map: "pooled" (the mean over positions, [B, c]) or "tokens"
     # (all positions, [B, N, c]).
     node.FEATURES = "pooled"
-    # Hidden units of a block, and residual layers of "residual_mlp".
+    # Hidden units of a block.
     node.BLOCK_DIM = 512
+    # Residual layers of "residual_mlp".
     node.BLOCK_LAYERS = 2
     # Whether class logits are computed from the class embedding (tied) or by a separate projection
     # (W_cls).
@@ -268,8 +271,9 @@ def _add_classification_data_keys(cfg: CfgNode) -> None:
     cfg.INPUT.RESIZED_CROP_AREA = 0.0
     # Policy of torchvision's AutoAugment: "cifar10", "imagenet" or "svhn". "" is off.
     cfg.INPUT.AUTO_AUGMENT = ""
-    # Probability that a rectangle of the image is erased, and largest rotation in degrees.
+    # Probability that a rectangle of the image is erased.
     cfg.INPUT.RANDOM_ERASING = 0.0
+    # Largest random rotation in degrees.
     cfg.INPUT.RANDOM_ROTATION = 0.0
 
 
@@ -281,9 +285,9 @@ def _add_evaluation_keys(cfg: CfgNode) -> None:
     cfg.TEST.CLASS_SUBSET = []
     # Images of each test dataset whose results every evaluation writes to TensorBoard. 0 is off.
     cfg.TEST.SAMPLE_IMAGES = 6
-    # Whether a training writes report.html at its end, and the number of test images of which the
-    # report shows the best and the worst. 0 leaves those out.
+    # Whether a training writes report.html at its end.
     cfg.TEST.REPORT = True
+    # Number of test images of which the report shows the best and the worst. 0 leaves them out.
     cfg.TEST.REPORT_IMAGES = 100
 
 
