@@ -121,8 +121,9 @@ def _add_detection_model_keys(node: CfgNode) -> None:
     node.NECK_NORM = "GN"
     node.NECK_BLOCKS = 1
     # Frequency of the fastest sine of the positional encoding, in cycles per image. 0 derives it
-    # from the token grid: half the tokens along the shorter side of INPUT.FIXED_SIZE, minus one.
-    # More than half the tokens would alias. A checkpoint keeps the value it was trained with.
+    # from the token grid: half the tokens along the shorter side of an image (INPUT.FIXED_SIZE or
+    # MIN_SIZE_TEST), minus one. More than half the tokens would alias. A checkpoint keeps the value
+    # it was trained with.
     node.POSITION_MAX_FREQUENCY = 0.0
     # Hidden units of the feed-forward part of a transformer block.
     node.FEEDFORWARD_DIM = 512

@@ -1,11 +1,13 @@
 """FlowMatchingClassifier and BackpropClassifier as models."""
 
+import logging
 import random
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from flowdet.events import warn_of_untrained_blocks
 from flowdet.experiments.memory import SavedBytes
 from flowdet.flow import InferencePlan, block_local_losses
 from tests.flowcls.tiny import images, tiny_model
@@ -285,3 +287,57 @@ def test_noise_at_inference_is_the_same_for_all_images_and_depends_on_the_seed()
     model = tiny_model()
     assert torch.equal(model.initial_noise(2)[0], model.initial_noise(3)[2])
     assert not torch.equal(model.initial_noise(1), tiny_model(NOISE_SEED=1).initial_noise(1))
+
+
+@pytest.fixture
+def warnings_of(caplog):
+    """The warnings about untrained blocks of two inferences with a model of these keys."""
+    warn_of_untrained_blocks.cache_clear()
+
+    def run(**keys):
+        model = tiny_model(**keys).eval()
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "flowdet.events"):
+            for _ in range(2):
+                model(images(1))
+        return [record.getMessage() for record in caplog.records]
+
+    yield run
+    warn_of_untrained_blocks.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("mode", "block", "blocks"),
+    [
+        ("ensemble", 0, "blocks 1, 2 "),
+        ("multi_step_ensemble", 0, "blocks 1, 2 "),
+        ("single_step", -1, "block 2 "),
+    ],
+)
+def test_mode_with_blocks_that_were_not_trained_at_the_start_warns_once(
+    warnings_of, mode, block, blocks
+):
+    (message,) = warnings_of(INFERENCE_MODE=mode, SINGLE_STEP_BLOCK=block, LEARN_AT_START=False)
+    assert f"inference mode {mode}" in message and f"evaluates {blocks}at t = 0" in message
+    assert "MODEL.FLOW_CLS.INFERENCE_MODE multi_step" in message
+    assert "MODEL.FLOW_CLS.LEARN_AT_START True" in message
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"INFERENCE_MODE": "multi_step", "LEARN_AT_START": False},
+        {"INFERENCE_MODE": "single_step", "LEARN_AT_START": False},
+        # the default: LEARN_AT_START
+        {"INFERENCE_MODE": "ensemble"},
+        {"INFERENCE_MODE": "single_step", "SINGLE_STEP_BLOCK": -1},
+        {
+            "INFERENCE_MODE": "ensemble",
+            "LEARN_AT_START": False,
+            "TRAINING_STATES": "interpolated",
+        },
+    ],
+    ids=str,
+)
+def test_mode_with_trained_blocks_does_not_warn(warnings_of, keys):
+    assert warnings_of(**keys) == []
