@@ -43,12 +43,8 @@ def update_config(loaded: dict, source: str, num_queries: int) -> None:
                 del node[key]
                 node[new_key] = new_value
     datasets = loaded.get("DATASETS", {})
-    # names of the custom dataset of this config
-    for split in {"TRAIN", "TEST"} & set(datasets) if datasets.get("PATH") else ():
-        names = tuple(datasets[split])
-        datasets[split] = new_names = tuple(map(_renamed_dataset, names))
-        if new_names != names:
-            _warn(source, f"DATASETS.{split}", f"DATASETS.{split}", names, new_names)
+    if datasets.get("PATH"):
+        _rename_custom_datasets(datasets, source)
 
 
 def update_overrides(overrides: list, num_queries: int) -> list:
@@ -85,8 +81,19 @@ def _renamed(key: str, value: Any, num_queries: int) -> tuple[str, Any]:
     return new_key, value
 
 
-def _renamed_dataset(name: str) -> str:
-    return f"custom_{name.removeprefix('own_')}" if name.startswith("own_") else name
+def _rename_custom_datasets(datasets: dict, source: str) -> None:
+    for split in ("TRAIN", "TEST"):
+        names = datasets.get(split)
+        # a run writes lists; a string is an expression that a user wrote
+        if not isinstance(names, (list, tuple)):
+            continue
+        new_names = [
+            f"custom_{name.removeprefix('own_')}" if name.startswith("own_") else name
+            for name in names
+        ]
+        if new_names != [*names]:
+            _warn(source, f"DATASETS.{split}", f"DATASETS.{split}", names, new_names)
+            datasets[split] = new_names
 
 
 def _warn(source: str, key: str, new_key: str, value: Any, new_value: Any) -> None:
