@@ -23,6 +23,9 @@ __all__ = ["VOCEvaluator", "build_evaluator", "metric_name"]
 logger = logging.getLogger(__name__)
 
 _THRESHOLDS = range(50, 100, 5)  # IoU in percent
+# `voc_eval` reads whole pixels only. The IoU does not depend on the unit, so both sides are written
+# in units of 1 / _UNITS_PER_PIXEL, in which fractional corners are whole numbers, or nearly so.
+_UNITS_PER_PIXEL = 1024
 _METRICS = {True: "VOC 2007 11-point", False: "area under the curve (VOC 2010 and later)"}
 
 
@@ -76,8 +79,9 @@ class VOCEvaluator(DatasetEvaluator):
         for record, output in zip(inputs, outputs, strict=True):
             instances = output["instances"].to(self._cpu_device)
             number = self._ground_truth.numbers[record["image_id"]]
-            # VOC counts pixels from 1 and includes the last one
-            boxes = instances.pred_boxes.tensor.numpy() + (1, 1, 0, 0)
+            # VOC counts from 1 and includes the last unit
+            units = instances.pred_boxes.tensor.double().numpy() * _UNITS_PER_PIXEL
+            boxes = units + (1, 1, 0, 0)
             detections = zip(
                 boxes.tolist(),
                 instances.scores.tolist(),
@@ -86,7 +90,7 @@ class VOCEvaluator(DatasetEvaluator):
             )
             for box, score, class_id in detections:
                 # all digits: rounded scores would tie, and ties are sorted by file order
-                numbers = " ".join(f"{x:.9g}" for x in (score, *box))
+                numbers = " ".join(f"{x:.12g}" for x in (score, *box))
                 self._predictions[class_id].append(f"{number} {numbers}")
 
     def evaluate(self) -> OrderedDict | None:
@@ -118,30 +122,31 @@ class VOCEvaluator(DatasetEvaluator):
         logger.info(
             f"Evaluating {self._dataset_name}; metric: {metric}, difficult objects are ignored."
         )
-        absent = [name for name in self._class_names if not self._ground_truth.counts[name]]
+        counts = self._ground_truth.counts
+        absent = [name for i, name in enumerate(self._class_names) if not counts[i]]
         if absent:
             logger.info(f"Classes without objects, left out of the means: {', '.join(absent)}.")
 
     def _class_aps(self, class_id: int, lines: list[str]) -> list[float]:
         """The average precision of one class at each IoU threshold, in percent."""
-        name = self._class_names[class_id]
-        if not self._ground_truth.counts[name]:
+        if not self._ground_truth.counts[class_id]:
             return [float("nan")] * len(_THRESHOLDS)
         with tempfile.TemporaryDirectory(prefix="voc_eval_") as folder:
             template = f"{folder}/{{}}.txt"
-            Path(template.format(name)).write_text("\n".join(lines))
+            Path(template.format(class_id)).write_text("\n".join(lines))
             return [
-                100 * float(self._voc_eval(template, name, percent / 100)[2])
+                100 * float(self._voc_eval(template, class_id, percent / 100)[2])
                 for percent in _THRESHOLDS
             ]
 
-    def _voc_eval(self, template: str, class_name: str, threshold: float) -> tuple:
+    def _voc_eval(self, template: str, class_id: int, threshold: float) -> tuple:
         """Recall, precision and average precision of a class, by detectron2."""
         return voc_eval(
             template,
             self._ground_truth.template,
             self._ground_truth.listing,
-            class_name,
+            # a class is known by its index there: a name with a slash is no file name
+            str(class_id),
             ovthresh=threshold,
             use_07_metric=self._is_2007,
         )
@@ -187,7 +192,8 @@ class _GroundTruth:
 
     detectron2's reader fails on fractional corners (VOC 2012 has some), on missing optional tags
     (many custom datasets) and on image ids with spaces. Therefore the annotations that flowdet has
-    read are written again, in numbered files.
+    read are written again, in numbered files, with class indices for names and corners in units of
+    1 / 1024 pixel.
 
     Args:
         dataset_name: a registered detection dataset.
@@ -197,7 +203,7 @@ class _GroundTruth:
         template: path of an annotation file, with `{}` for its number.
         listing: path of the file that lists the numbers.
         numbers: the number of every image id.
-        counts: the number of objects of every class, without difficult ones.
+        counts: the number of objects of every class index, without difficult ones.
     """
 
     def __init__(self, dataset_name: str, reader: Callable[[], list[dict]]):
@@ -205,24 +211,22 @@ class _GroundTruth:
         self.template = f"{self._folder.name}/{{}}.xml"
         self.listing = f"{self._folder.name}/images.txt"
         self.numbers: dict[str, str] = {}
-        self.counts: Counter[str] = Counter()
-        class_names = MetadataCatalog.get(dataset_name).thing_classes
+        self.counts: Counter[int] = Counter()
         for record in get_detection_dicts(dataset_name, keep_difficult=True):
-            self._add(record, class_names)
+            self._add(record)
         Path(self.listing).write_text("\n".join(self.numbers.values()))
 
-    def _add(self, record: dict, class_names: Sequence[str]) -> None:
+    def _add(self, record: dict) -> None:
         objects = record["annotations"]
-        names = [class_names[o["category_id"]] for o in objects]
         difficult = [o["difficult"] for o in objects]
-        self.counts.update(n for n, flag in zip(names, difficult, strict=True) if not flag)
+        self.counts.update(o["category_id"] for o in objects if not o["difficult"])
         number = self.numbers.setdefault(record["image_id"], str(len(self.numbers)))
         write_voc_annotation(
             Path(self.template.format(number)),
             Path(record["file_name"]).name,
             (record["height"], record["width"]),
-            np.array([o["bbox"] for o in objects]),
-            names,
+            np.array([o["bbox"] for o in objects]) * _UNITS_PER_PIXEL,
+            [str(o["category_id"]) for o in objects],
             difficult,
         )
 

@@ -5,13 +5,15 @@ import logging
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from detectron2.data.datasets.coco import convert_to_coco_json
 from detectron2.evaluation import PascalVOCDetectionEvaluator
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, BoxMode, Instances
 
 from flowdet.config import add_flowdet_config
 from flowdet.data.custom import register_custom
@@ -212,3 +214,37 @@ def test_coco_datasets_use_the_coco_evaluator(cfg, tmp_path):
     with pytest.raises(ValueError, match="CLASS_SUBSET is for VOC"):
         build_evaluator(cfg, "coco_pets")
     DatasetCatalog.remove("coco_pets")
+
+
+@pytest.mark.parametrize("size", [1.5, 3.0, 8.0, 60.0])
+@pytest.mark.parametrize("kind", ["pascal_voc", "coco"])
+def test_detections_equal_to_the_ground_truth_have_ap_100(kind, size, cfg, tmp_path):
+    """Random fractional corners, of objects of every size; two classes with unusual names."""
+    rng = np.random.default_rng(int(10 * size))
+    names = ["car/truck", "../R&D <x>"]
+    records = []
+    for image in range(12):
+        corners = rng.uniform(0, 200 - 2 * size, (3, 2))
+        boxes = np.hstack([corners, corners + rng.uniform(0.7, 1.3, (3, 2)) * size])
+        objects = [
+            {"bbox": box, "category_id": int(rng.integers(2)), "difficult": 0, "iscrowd": 0}
+            for box in boxes.tolist()
+        ]
+        annotations = [{**o, "bbox_mode": BoxMode.XYXY_ABS} for o in objects]
+        file = {"file_name": f"{image}.jpg", "image_id": image, "height": 200, "width": 200}
+        records.append({**file, "annotations": annotations})
+    DatasetCatalog.register("fractional", lambda: records)
+    meta = MetadataCatalog.get("fractional")
+    meta.set(thing_classes=names, evaluator_type=kind, year=2012)
+    if kind == "coco":
+        meta.set(json_file=str(tmp_path / "gt.json"))
+        convert_to_coco_json("fractional", meta.json_file)
+        meta.set(thing_dataset_id_to_contiguous_id={0: 0, 1: 1})
+    evaluator = build_evaluator(cfg, "fractional", str(tmp_path))
+    detections = {
+        r["image_id"]: [(a["bbox"], a["category_id"], 0.9) for a in r["annotations"]]
+        for r in records
+    }
+    results = evaluate(evaluator, detections)
+    # up to an IoU of 0.95
+    assert results["AP"] == pytest.approx(100)
