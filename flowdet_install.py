@@ -1,11 +1,11 @@
-"""Put detectron2 on this machine: ``python flowdet_install.py``.
+"""Installs detectron2: ``python flowdet_install.py`` or ``flowdet-install-detectron2``.
 
 detectron2 is not on PyPI under its own name, and building it from its repository needs git, a
-compiler and a matching CUDA toolkit. flowdet uses none of its compiled operators. The default
-here therefore takes the pure-Python copy of detectron2 that a package on PyPI carries, gives it
-back its own name and installs it as a local wheel. ``--official`` builds the original instead.
+compiler and a matching CUDA toolkit. flowdet uses none of its compiled operators. By default this
+program therefore repacks the pure-Python copy of detectron2 that a package on PyPI contains as a
+wheel named detectron2, and installs it. ``--official`` builds the official source instead.
 
-Standard library only: this must run before detectron2, hence before ``import flowdet``.
+It uses the standard library only, because it runs before detectron2 is installed.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ REQUIRED_MODULES = (
     "detectron2.engine",
 )
 
-CHANGE_NOTICE = f"# Changed by {COMMAND}: see REPACKED.txt beside this package's metadata.\n"
+CHANGE_NOTICE = f"# Changed by {COMMAND}: see REPACKED.txt in this package's metadata folder.\n"
 
 NOTICE = """\
 detectron2
@@ -75,10 +75,10 @@ Copyright 2019, Facebook, Inc
 Copyright (c) Facebook, Inc. and its affiliates.
 """
 
-SUMMARY = "Unofficial repack of detectron2 0.6 without compiled operators, made by flowdet"
+SUMMARY = "Unofficial repack of detectron2 0.6 without compiled operators, built by flowdet"
 
 DESCRIPTION = f"""\
-This is not an official build of detectron2. `{COMMAND}` made it on this machine:
+This is not an official build of detectron2. `{COMMAND}` built it:
 
 - source: the sub-package `{SOURCE_PACKAGE}` of the PyPI wheel `{SOURCE_REQUIREMENT}`
   (sha256 {SOURCE_SHA256});
@@ -93,11 +93,11 @@ License 2.0. The original lives at {OFFICIAL_REPOSITORY}.
 
 
 class InstallError(Exception):
-    """What went wrong, where, and what to do about it; shown to the user as it is."""
+    """An error whose message is shown to the user: what is wrong, where, and what to do."""
 
 
 class Patch(NamedTuple):
-    """One source change: ``old`` must occur exactly once in ``file``."""
+    """A change of a source file: ``old``, which must occur exactly once in ``file``, to ``new``."""
 
     file: str
     old: str
@@ -105,7 +105,7 @@ class Patch(NamedTuple):
     why: str
 
 
-# Only what stops or litters an import or a training run with today's torch and setuptools.
+# Only changes that prevent an error or a warning with current versions of torch and setuptools.
 PATCHES = (
     Patch(
         "detectron2/model_zoo/model_zoo.py",
@@ -119,7 +119,7 @@ PATCHES = (
         "detectron2.model_zoo", os.path.join("configs", config_path)
     )""",
         """os.path.join(os.path.dirname(__file__), "configs", config_path)""",
-        "finds its config files without pkg_resources",
+        "its config files are located without pkg_resources",
     ),
     Patch(
         "detectron2/modeling/anchor_generator.py",
@@ -156,6 +156,7 @@ PATCHES = (
 
 
 def check_sha256(path: Path, expected: str) -> None:
+    """Raises InstallError if a file has another checksum."""
     actual = hashlib.sha256(path.read_bytes()).hexdigest()
     if actual != expected:
         raise InstallError(
@@ -165,7 +166,7 @@ def check_sha256(path: Path, expected: str) -> None:
 
 
 def read_sources(wheel: Path) -> dict[str, bytes]:
-    """The files of the detectron2 copy in ``wheel``, named as they will be installed."""
+    """Reads the copy of detectron2 in ``wheel``: file contents by their path after installation."""
     prefix = SOURCE_PACKAGE.replace(".", "/") + "/"
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -175,12 +176,13 @@ def read_sources(wheel: Path) -> dict[str, bytes]:
         raise InstallError(f"{wheel} is not a wheel (not a zip file). Download it again.") from None
     if "detectron2/__init__.py" not in files:
         raise InstallError(
-            f"{wheel} carries no {prefix}__init__.py. Pass the {SOURCE_REQUIREMENT} wheel."
+            f"{wheel} does not contain {prefix}__init__.py. Pass the {SOURCE_REQUIREMENT} wheel."
         )
     return files
 
 
 def apply_patch(text: str, patch: Patch) -> str:
+    """Returns the patched text; raises InstallError unless the old text occurs exactly once."""
     count = text.count(patch.old)
     if count != 1:
         raise InstallError(
@@ -191,7 +193,7 @@ def apply_patch(text: str, patch: Patch) -> str:
 
 
 def convert(files: dict[str, bytes], patches: Sequence[Patch]) -> dict[str, bytes]:
-    """Rename the package inside every Python file and apply ``patches``."""
+    """Renames the package in every Python file and applies ``patches``."""
     missing = sorted({patch.file for patch in patches} - files.keys())
     if missing:
         raise InstallError(
@@ -208,13 +210,13 @@ def convert(files: dict[str, bytes], patches: Sequence[Patch]) -> dict[str, byte
         for patch in patches:
             if patch.file == name:
                 text = apply_patch(text, patch)
-        if text != original:  # the licence asks that changed files say so
+        if text != original:  # the license requires a notice in changed files
             converted[name] = (CHANGE_NOTICE + text).encode("utf-8")
     return converted
 
 
 def license_text() -> bytes:
-    """The Apache License 2.0: flowdet's own, from the checkout or from its installed metadata."""
+    """The Apache License 2.0: flowdet's own file, in the checkout or in its installed metadata."""
     candidates = [Path(__file__).resolve().parent / "LICENSE"]
     try:
         files = importlib.metadata.files("flowdet") or []
@@ -225,13 +227,13 @@ def license_text() -> bytes:
         if path.is_file() and b"Apache License" in path.read_bytes():
             return path.read_bytes()
     raise InstallError(
-        f"the Apache licence text that belongs into the wheel was not found at {candidates[0]}. "
-        f"Run flowdet_install.py from a flowdet checkout, or install flowdet with pip."
+        f"the Apache license, a part of the wheel, was not found at {candidates[0]}. "
+        "Run flowdet_install.py from a flowdet checkout, or install flowdet with pip."
     )
 
 
 def metadata_files(patches: Sequence[Patch]) -> dict[str, bytes]:
-    """Everything in the dist-info folder except RECORD."""
+    """The files of the dist-info folder except RECORD."""
     metadata = [
         "Metadata-Version: 2.4",
         "Name: detectron2",
@@ -266,7 +268,7 @@ def metadata_files(patches: Sequence[Patch]) -> dict[str, bytes]:
 
 
 def record(files: dict[str, bytes]) -> bytes:
-    """The RECORD file: a hash and a size for every other file (PEP 376 and 427)."""
+    """The RECORD file: hash and size of every other file (PEP 376 and 427)."""
     lines = []
     for name in sorted(files):
         digest = base64.urlsafe_b64encode(hashlib.sha256(files[name]).digest()).rstrip(b"=")
@@ -276,7 +278,7 @@ def record(files: dict[str, bytes]) -> bytes:
 
 
 def write_wheel(files: dict[str, bytes], path: Path) -> None:
-    """Write ``files`` so that equal contents give equal bytes, whatever the machine."""
+    """Writes a wheel with the same bytes for the same contents, on every machine."""
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -297,7 +299,7 @@ def build_wheel(
     sha256: str = SOURCE_SHA256,
     patches: Sequence[Patch] = PATCHES,
 ) -> Path:
-    """Repack the detectron2 copy in the wheel ``source``; returns the new wheel's path."""
+    """Repacks the copy of detectron2 in the wheel ``source``; returns the path of the new wheel."""
     if not source.is_file():
         raise InstallError(f"there is no file {source}. Pass the {SOURCE_REQUIREMENT} wheel.")
     check_sha256(source, sha256)
@@ -312,14 +314,16 @@ def build_wheel(
 
 
 def say(message: str) -> None:
-    print(message, flush=True)  # pip writes to the same terminal in between
+    print(message, flush=True)  # before the output of pip
 
 
 def try_import() -> tuple[bool, str]:
-    """Import detectron2 in a fresh interpreter: (True, version and place) or (False, why not)."""
+    """Imports detectron2 in a new process: (True, version and folder) or (False, error message)."""
     code = f"import {', '.join(REQUIRED_MODULES)}\n"
     code += "print(detectron2.__version__, 'in', detectron2.__path__[0])"
-    with tempfile.TemporaryDirectory() as empty:  # a folder named detectron2 here must not count
+    with (
+        tempfile.TemporaryDirectory() as empty
+    ):  # not the working directory, which may contain a folder detectron2
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=empty, capture_output=True, text=True
         )
@@ -328,7 +332,7 @@ def try_import() -> tuple[bool, str]:
 
 
 def pip(*arguments: str, hint: str) -> None:
-    """Run pip with this interpreter; its own output tells the details of a failure."""
+    """Runs pip of this Python; raises InstallError, with ``hint``, if it fails."""
     if importlib.util.find_spec("pip") is None:
         raise InstallError(
             f"{sys.executable} has no pip. Run `{sys.executable} -m ensurepip --upgrade` first."
@@ -340,12 +344,12 @@ def pip(*arguments: str, hint: str) -> None:
 
 
 def download_source(folder: Path) -> Path:
-    say(f"downloading {SOURCE_REQUIREMENT}, which carries a copy of detectron2")
+    say(f"downloading {SOURCE_REQUIREMENT}, which contains a copy of detectron2")
     pip(
         "download",
         "--no-deps",
         "--only-binary=:all:",
-        "--ignore-requires-python",  # its limit is for other parts of that package
+        "--ignore-requires-python",  # which applies to other parts of that package
         f"--dest={folder}",
         SOURCE_REQUIREMENT,
         hint=(
@@ -357,6 +361,7 @@ def download_source(folder: Path) -> Path:
 
 
 def need_torch() -> None:
+    """Raises InstallError if torch or torchvision is not installed."""
     missing = [name for name in ("torch", "torchvision") if importlib.util.find_spec(name) is None]
     if missing:
         raise InstallError(
@@ -372,7 +377,7 @@ def install_repacked(from_wheel: Path | None) -> None:
         say(f"installing {wheel.name} and what it requires")
         hint = "detectron2 itself was not touched."
         pip("install", *REQUIRES, hint=hint)
-        # What it requires is there by now; only a detectron2 of this version is to be replaced.
+        # its requirements are installed; only an installed detectron2 is replaced
         pip("install", "--no-deps", "--force-reinstall", str(wheel), hint=hint)
 
 
@@ -400,23 +405,23 @@ def install_official() -> None:
 
 def install(args: argparse.Namespace) -> None:
     if not args.force:
-        works, found = try_import()
+        works, result = try_import()
         if works:
-            say(f"detectron2 {found} works: nothing to do (--force replaces it)")
+            say(f"detectron2 {result} works: nothing to do (--force replaces it)")
             return
-        say(f"no working detectron2 here ({found})")
+        say(f"there is no working detectron2 ({result})")
     need_torch()
     if args.official:
         install_official()
     else:
         install_repacked(args.from_wheel)
-    works, found = try_import()
+    works, result = try_import()
     if not works:
         raise InstallError(
-            f"detectron2 was installed but cannot be imported: {found}. Run "
+            f"detectron2 was installed but cannot be imported: {result}. Run "
             f"`{sys.executable} -c 'import {', '.join(REQUIRED_MODULES)}'` to see where it fails."
         )
-    say(f"detectron2 {found} is installed and works")
+    say(f"detectron2 {result} is installed and works")
 
 
 def build_only(args: argparse.Namespace) -> None:
@@ -426,16 +431,16 @@ def build_only(args: argparse.Namespace) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=COMMAND, description="Install detectron2 for flowdet.")
-    parser.add_argument("--force", action="store_true", help="replace a working detectron2, too")
-    way = parser.add_mutually_exclusive_group()
-    way.add_argument(
+    parser = argparse.ArgumentParser(prog=COMMAND, description="Installs detectron2 for flowdet.")
+    parser.add_argument("--force", action="store_true", help="also replace a working detectron2")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
         "--from-wheel",
         type=Path,
         metavar="FILE",
         help=f"use this {SOURCE_REQUIREMENT} wheel instead of downloading it",
     )
-    way.add_argument(
+    source.add_argument(
         "--official",
         action="store_true",
         help="build the official source with its compiled operators (needs git and a compiler)",
@@ -447,7 +452,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Runs the command; returns its exit status."""
     parser = make_parser()
     args = parser.parse_args(argv)
     if args.official and args.wheel_dir:

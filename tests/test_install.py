@@ -1,4 +1,4 @@
-"""The installer of detectron2, on a tiny stand-in for the wheel that carries it."""
+"""The installer of detectron2, with a small replacement for the wheel that contains it."""
 
 import base64
 import email
@@ -108,7 +108,7 @@ def test_record_lists_every_file_with_its_hash(wheel):
         assert int(size) == len(files[name])
 
 
-def test_metadata_says_what_it_is(wheel):
+def test_metadata_describe_the_repack(wheel):
     files = read(wheel)
     info = flowdet_install.DIST_INFO
     metadata = email.message_from_bytes(files[f"{info}/METADATA"])
@@ -173,7 +173,7 @@ def test_patch_that_does_not_match_builds_nothing(source, tmp_path, patch, compl
     assert not (tmp_path / "built").exists()
 
 
-# ---- what can go wrong --------------------------------------------------------------------
+# ---- errors -------------------------------------------------------------------------------
 
 
 def test_wrong_sha256_is_one_clear_error(source, tmp_path):
@@ -194,11 +194,11 @@ def test_missing_and_broken_wheels(tmp_path):
     with pytest.raises(InstallError, match="not a wheel"):
         build(broken, tmp_path)
     foreign = make_source(tmp_path / "foreign.whl", names=["LabGym/__init__.py"])
-    with pytest.raises(InstallError, match="carries no LabGym/detectron2/"):
+    with pytest.raises(InstallError, match="does not contain LabGym/detectron2/"):
         build(foreign, tmp_path)
 
 
-def test_failed_download_names_the_way_around(tmp_path):
+def test_a_failed_download_names_the_alternative(tmp_path):
     done = run_installer(
         "--wheel-dir",
         tmp_path / "built",
@@ -272,7 +272,9 @@ def test_installs_requirements_first_then_detectron2(source, pip_calls, monkeypa
     assert last_line == "detectron2 0.6 in site-packages is installed and works"
 
 
-def test_says_so_when_the_import_still_fails(source, pip_calls, monkeypatch, capsys):
+def test_a_failing_import_after_the_installation_is_an_error(
+    source, pip_calls, monkeypatch, capsys
+):
     monkeypatch.setattr(flowdet_install, "build_wheel", lambda source, out: build(source, out))
     monkeypatch.setattr(flowdet_install, "try_import", lambda: (False, "No module named 'yacs'"))
     assert flowdet_install.main(["--from-wheel", str(source)]) == 1

@@ -5,6 +5,7 @@ SMALL = [
     *("DATALOADER.NUM_WORKERS", "0", "SOLVER.WARMUP_ITERS", "0"),
 ]
 FOUR_IMAGES = ["SOLVER.IMS_PER_BATCH", "4"]
+NO_REPORT = ["TEST.REPORT", "False"]
 # of a classifier with a ViT
 SMALL_VIT = [
     *("MODEL.VIT.HIDDEN_DIM", "16", "MODEL.VIT.NUM_LAYERS", "2", "MODEL.VIT.NUM_HEADS", "2"),

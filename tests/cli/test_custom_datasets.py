@@ -6,7 +6,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from tests.cli.commands import FOUR_IMAGES, SMALL
+from tests.cli.commands import FOUR_IMAGES, NO_REPORT, SMALL
 from tests.cli.conftest import ROOT
 
 CONFIG = ("--config-file", ROOT / "configs" / "digits_flow.yaml")
@@ -33,7 +33,16 @@ def test_check_train_evaluate_and_draw(run, datasets, tmp_path, kind):
     assert f"{kind.upper()} format, 10 classes" in output and "no problems" in output
     assert Image.open(sheet).width > 2 * 320
 
-    words = (*data, *SMALL, *FOUR_IMAGES, "SOLVER.MAX_EPOCHS", 2, "OUTPUT_DIR", tmp_path)
+    words = (
+        *data,
+        *SMALL,
+        *FOUR_IMAGES,
+        *NO_REPORT,
+        "SOLVER.MAX_EPOCHS",
+        2,
+        "OUTPUT_DIR",
+        tmp_path,
+    )
     status, output = run("tools/train_net.py", *CONFIG, *words)
     assert status == 0, output
     assert "6 training images, 1.5 iterations per epoch, 3 iterations in all" in output

@@ -4,11 +4,12 @@ import json
 
 import pytest
 
-from tests.cli.commands import FOUR_IMAGES, SMALL
+from flowdet.cli import measure_refinement
+from tests.cli.commands import FOUR_IMAGES, NO_REPORT, SMALL
 from tests.cli.conftest import ROOT
 
 # SMALL, and further overrides that make experiments fast
-TINY = [*SMALL, "MODEL.FLOW_DET.NUM_BLOCKS", "2", "TEST.BATCH_SIZE", "4"]
+TINY = [*SMALL, *NO_REPORT, "MODEL.FLOW_DET.NUM_BLOCKS", "2", "TEST.BATCH_SIZE", "4"]
 
 
 def results(folder, name):
@@ -47,18 +48,22 @@ def test_table1_and_the_measurements_of_its_runs(run, tmp_path, trainings_in_pro
     status, output = run(*refinement, "--max-steps", 2, "--output", tmp_path / "refinement")
     assert status == 0, output
     assert (tmp_path / "refinement" / "refinement.png").stat().st_size > 1000
-    # the second one is the option's name in older result files
-    for option in ("--plans", "--walks"):
-        words = (option, "single_step-1", "ensemble", "--output", tmp_path / option)
-        status, output = run(*refinement, *words)
-        assert status == 0, output
-        rows = results(tmp_path / option, "refinement")["rows"]
-        assert [row["mode"] for row in rows] == ["single_step"] * 2 + ["ensemble"] * 2
+    plans = ("--plans", "single_step-1", "ensemble", "--output", tmp_path / "plans")
+    status, output = run(*refinement, *plans)
+    assert status == 0, output
+    rows = results(tmp_path / "plans", "refinement")["rows"]
+    assert [row["mode"] for row in rows] == ["single_step"] * 2 + ["ensemble"] * 2
 
     # after one epoch no detection is a true positive
     uncertainty = ("tools/measure_uncertainty.py", "--run", tmp_path / "flow_batch4_seed0")
     status, output = run(*uncertainty, "--output", tmp_path / "uncertainty")
     assert status == 1 and "Is the model trained?" in output.splitlines()[-1]
+
+
+def test_plans_by_their_name_in_older_result_files():
+    words = ["--run", "a", "--walks", "ensemble", "multi_step-4"]
+    assert measure_refinement.parse_args(words).plans == ["ensemble", "multi_step-4"]
+    assert measure_refinement.parse_args(["--run", "a"]).plans is None
 
 
 def test_ablation_trains_in_a_process_of_its_own(run, tmp_path):

@@ -11,7 +11,7 @@ from PIL import Image
 from flowdet.cli import export
 from flowdet.engine import load_config
 from flowdet.inference.predictor import Predictor
-from tests.cli.commands import FOUR_IMAGES, SMALL
+from tests.cli.commands import FOUR_IMAGES, NO_REPORT, SMALL
 from tests.cli.conftest import ROOT
 
 BACKPROP = str(ROOT / "configs" / "digits_backprop.yaml")
@@ -22,7 +22,13 @@ CLASSIFIER = str(ROOT / "configs" / "cls" / "digits_flow_vit.yaml")
 def trained(run, tmp_path_factory):
     """A training of two iterations that keeps an average of its weights."""
     folder = tmp_path_factory.mktemp("run")
-    config = ("--config-file", ROOT / "configs" / "digits_flow.yaml", *SMALL, *FOUR_IMAGES)
+    config = (
+        "--config-file",
+        ROOT / "configs" / "digits_flow.yaml",
+        *SMALL,
+        *FOUR_IMAGES,
+        *NO_REPORT,
+    )
     keys = ("SOLVER.MAX_ITER", 2, "SOLVER.EMA_DECAY", 0.5, "MODEL.FLOW_DET.NUM_BLOCKS", 2)
     status, output = run("tools/train_net.py", *config, *keys, "OUTPUT_DIR", folder)
     assert status == 0, output
@@ -73,12 +79,12 @@ def test_the_example_of_the_documentation_gives_the_detections_of_the_model(
     boxes = names["boxes"][0, : len(detections)] * names["to_photo"]
     np.testing.assert_allclose(boxes, detections.pred_boxes.tensor, atol=0.01)
 
-    about = names["about"]
-    assert about["weights"] == "average" and about["mode"] == "multi_step-1"
-    assert json.loads(about["class_names"]) == list("0123456789")
-    assert json.loads(about["noise_shape"]) == [20, 32]
-    assert (about["nms"], about["noise_input"]) == ("true", "false")
-    assert about["score_threshold"] == "0.05"
+    metadata = names["metadata"]
+    assert metadata["weights"] == "average" and metadata["mode"] == "multi_step-1"
+    assert json.loads(metadata["class_names"]) == list("0123456789")
+    assert json.loads(metadata["noise_shape"]) == [20, 32]
+    assert (metadata["nms"], metadata["noise_input"]) == ("true", "false")
+    assert metadata["score_threshold"] == "0.05"
 
 
 def test_torch_export_of_the_last_weights(trained, tmp_path, capsys):
@@ -90,8 +96,12 @@ def test_torch_export_of_the_last_weights(trained, tmp_path, capsys):
     output = capsys.readouterr().out
     assert "images of 64 x 80, single_step-1" in output and "4 random images with" in output
     predictor = export.load(args)
-    about = export.metadata_of(predictor, export.build(args, predictor), True)
-    assert (about["weights"], about["nms"], about["noise_input"]) == ("last", "false", "true")
+    metadata = export.metadata_of(predictor, export.build(args, predictor), True)
+    assert (metadata["weights"], metadata["nms"], metadata["noise_input"]) == (
+        "last",
+        "false",
+        "true",
+    )
 
 
 def test_an_export_without_detections_is_reported(trained, tmp_path, capsys):

@@ -9,12 +9,12 @@ from flowdet.cli import table3
 from flowdet.engine import load_config
 from flowdet.engine.config_files import config_path
 from flowdet.experiments.mode_table import line_key
-from tests.cli.commands import SMALL_VIT
+from tests.cli.commands import NO_REPORT, SMALL_VIT
 
 
 def test_the_digits_suite_trains_once_and_is_not_trained_again(run, tmp_path, trainings_in_process):
     words = ("tools/table3.py", "--suite", "digits", "--epochs", 1, "--batch-size", 256)
-    words += ("--seeds", 1, "--output", tmp_path, *SMALL_VIT)
+    words += ("--seeds", 1, "--output", tmp_path, *SMALL_VIT, *NO_REPORT)
     status, output = run(*words)
     assert status == 0, output
     assert "Made by `tools/table3.py" in (tmp_path / "table3.md").read_text()

@@ -1,12 +1,16 @@
 """The files in tools/: each runs the command of flowdet.cli that its name says."""
 
+import logging
 import os
+import signal
 import subprocess
 import sys
+import warnings
 
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from tests.cli.conftest import ROOT
+from tests.cli.conftest import LOGGERS, ROOT
 
 TOOLS = sorted(path.name for path in (ROOT / "tools").glob("*.py"))
 MODULES = {path.stem for path in (ROOT / "flowdet" / "cli").glob("*.py")}
@@ -36,3 +40,21 @@ def test_a_file_runs_as_a_process(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{folder}: wrote 2 training and 1 test images\n"
     assert (folder / "manifest.json").is_file()
+
+
+def test_the_test_fixture_restores_the_process(run, tmp_path):
+    def state():
+        loggers = [logging.getLogger(name) for name in LOGGERS]
+        return [
+            (os.getcwd(), dict(os.environ), sys.argv, list(sys.path), set(DatasetCatalog)),
+            [(x.handlers[:], x.level, x.propagate) for x in loggers],
+            MetadataCatalog.get("digits_test").dirname,
+            (signal.getsignal(signal.SIGTERM), list(warnings.filters)),
+        ]
+
+    before = state()
+    words = ("tools/train_net.py", "--config-file", "digits_flow", "OUTPUT_DIR", tmp_path)
+    # it fails after logging, environment and datasets have been set up
+    status, output = run(*words, "TEST.BATCH_SIZE", 0)
+    assert status == 1 and str(run.datasets) not in MetadataCatalog.get("digits_test").dirname
+    assert state() == before

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from flowdet.reporting.runs import read_metrics
-from tests.cli.commands import FOUR_IMAGES, SMALL, SMALL_VIT
+from tests.cli.commands import FOUR_IMAGES, NO_REPORT, SMALL, SMALL_VIT
 from tests.cli.conftest import ROOT
 
 
@@ -23,7 +23,7 @@ def test_train_resume_evaluate_and_report_a_detector(run, tmp_path):
     assert "tools/train_net.py --config-file" in (tmp_path / "report.html").read_text()
     assert {row["metric"] for row in json.loads(results)["rows"]} >= {"AP", "AP50", "AP75"}
 
-    status, output = train(run, tmp_path, "--resume", "SOLVER.MAX_ITER", 3)
+    status, output = train(run, tmp_path, "--resume", "SOLVER.MAX_ITER", 3, *NO_REPORT)
     assert status == 0, output
     assert "Starting training from iteration 2" in output
     results = (tmp_path / "results.json").read_text()
@@ -33,13 +33,15 @@ def test_train_resume_evaluate_and_report_a_detector(run, tmp_path):
     assert status == 0, output
     # an evaluation does not change the files of the run
     assert (tmp_path / "results.json").read_text() == results
-    assert (tmp_path / "config.yaml").read_text() == config.replace("MAX_ITER: 2", "MAX_ITER: 3")
+    assert (tmp_path / "config.yaml").read_text() == config.replace(
+        "MAX_ITER: 2", "MAX_ITER: 3"
+    ).replace("REPORT: true", "REPORT: false")
     assert (tmp_path / "eval" / "results.json").is_file()
 
     # another training in the same folder does not mix its metrics with those of the first
     before = read_metrics(tmp_path)
     assert before[-1]["iteration"] > 1
-    status, output = train(run, tmp_path, "SOLVER.MAX_ITER", 1)
+    status, output = train(run, tmp_path, "SOLVER.MAX_ITER", 1, *NO_REPORT)
     assert status == 0, output
     assert read_metrics(tmp_path)[-1]["iteration"] == 1
     (tmp_path / "metrics_1.json").rename(tmp_path / "metrics.json")
@@ -55,7 +57,7 @@ def test_train_resume_evaluate_and_report_a_detector(run, tmp_path):
 
 def test_train_resume_and_evaluate_a_classifier(run, tmp_path):
     words = ("--config-file", ROOT / "configs/cls/digits_flow_vit.yaml", *SMALL_VIT)
-    words += ("SOLVER.EMA_DECAY", 0.5, "OUTPUT_DIR", tmp_path)
+    words += ("SOLVER.EMA_DECAY", 0.5, "OUTPUT_DIR", tmp_path, *NO_REPORT)
     status, output = run("tools/train_net.py", *words, "SOLVER.MAX_ITER", 2)
     assert status == 0, output
     assert "| single_step-1 " in output
@@ -98,13 +100,8 @@ def test_pretraining_and_the_overfit_set(run, tmp_path):
     assert status == 0, output
     assert backbone.is_file()
 
-    copy = (
-        "datasets/make_overfit_set.py",
-        "--source",
-        run.datasets / "digits",
-        "--output",
-        tmp_path / "few",
-    )
+    copy = ("datasets/make_overfit_set.py", "--source", run.datasets / "digits")
+    copy += ("--output", tmp_path / "few")
     status, output = run(*copy, "--images", 3)
     assert status == 0, output
     train_ids = (tmp_path / "few/ImageSets/Main/train.txt").read_text().split()
