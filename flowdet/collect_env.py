@@ -16,7 +16,7 @@ _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "Pillow", "opencv-python-
 
 
 def collect_env() -> str:
-    """The report, as text. It never fails: what cannot be found out is named with the reason."""
+    """The report, as text. It never fails: instead of a missing part it gives the reason."""
     lines = [
         f"flowdet {flowdet.__version__} in {Path(flowdet.__file__).parent}",
         f"configs: {_configs_folder()}",

@@ -1,5 +1,4 @@
-"""Draws the detections of a trained detector in images and videos, or prints a classifier's
-classes.
+"""Draws a detector's detections in images and videos, or prints a classifier's classes.
 
     tools/demo.py --config-file output/digits_flow/config.yaml \\
         --weights output/digits_flow/model_final.pth --input photos/*.jpg --output detections/

@@ -4,6 +4,7 @@ import argparse
 
 import pytest
 
+from flowdet.cli import report
 from flowdet.cli.common import command_parser, parse_with_overrides, user_errors
 
 
@@ -62,7 +63,11 @@ def test_other_errors_keep_their_traceback():
 
 @pytest.mark.parametrize(
     ("program", "name"),
-    [("/x/bin/flowdet-report", "flowdet-report"), ("/checkout/tools/report.py", "tools/report.py")],
+    [
+        ("/x/bin/flowdet-report", "flowdet-report"),
+        ("/checkout/tools/report.py", "tools/report.py"),
+        (report.__file__, "python -m flowdet.cli.report"),
+    ],
 )
 def test_examples_start_with_the_program_as_it_was_started(monkeypatch, program, name):
     monkeypatch.setattr("sys.argv", [program])

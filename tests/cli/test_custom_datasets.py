@@ -33,17 +33,8 @@ def test_check_train_evaluate_and_draw(run, datasets, tmp_path, kind):
     assert f"{kind.upper()} format, 10 classes" in output and "no problems" in output
     assert Image.open(sheet).width > 2 * 320
 
-    words = (
-        *data,
-        *SMALL,
-        *FOUR_IMAGES,
-        *NO_REPORT,
-        "SOLVER.MAX_EPOCHS",
-        2,
-        "OUTPUT_DIR",
-        tmp_path,
-    )
-    status, output = run("tools/train_net.py", *CONFIG, *words)
+    words = (*data, *SMALL, *FOUR_IMAGES, *NO_REPORT, "SOLVER.MAX_EPOCHS", 2)
+    status, output = run("tools/train_net.py", *CONFIG, *words, "OUTPUT_DIR", tmp_path)
     assert status == 0, output
     assert "6 training images, 1.5 iterations per epoch, 3 iterations in all" in output
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
