@@ -33,7 +33,7 @@ class Trainer(DefaultTrainer):
     """Trains the `MODEL.META_ARCHITECTURE` of a resolved config."""
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """As of detectron2; a resumed run goes on with the images that it would have seen next."""
+        """As of detectron2; a resumed run continues with the images that would have come next."""
         super().resume_or_load(resume)
         if self.start_iter > 0:
             self._trainer.reset_data_loader(

@@ -249,6 +249,22 @@ def test_moving_average_is_loaded_if_the_checkpoint_has_one(tmp_path, ema_cfg):
     assert not torch.equal(expected, weight)
 
 
+def test_moving_average_without_position_frequencies_has_those_of_the_config(tmp_path, ema_cfg):
+    trained = tiny_model(seed=1)
+    path = save_model(tmp_path, trained, ema=average_of(trained, 0.5))
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["ema"]["n_averaged"] += 1
+    for key in ("model", "ema"):
+        checkpoint[key] = {k: v for k, v in checkpoint[key].items() if "frequencies" not in k}
+    torch.save(checkpoint, path)
+    model = tiny_model(seed=2)
+    average = load_trained(ema_cfg, model, str(path))
+    expected = trained.state_dict()
+    for loaded in (model, average.module):
+        for name, tensor in loaded.state_dict().items():
+            assert torch.equal(tensor, expected[name]), name
+
+
 def test_without_a_moving_average_there_is_none(tmp_path, ema_cfg):
     path = str(save_model(tmp_path, tiny_model()))
     assert load_trained(ema_cfg, tiny_model(), path) is None
