@@ -115,8 +115,10 @@ def fresh_loggers():
     finally:
         for logger, (handlers, level, propagate) in zip(loggers, before):
             for added in logger.handlers:
-                if added.stream not in (sys.stdout, sys.stderr):
-                    added.stream.close()
+                # log files alone: other handlers belong to the process or to pytest
+                if type(added) is logging.StreamHandler and hasattr(added.stream, "name"):
+                    if added.stream not in (sys.__stdout__, sys.__stderr__):
+                        added.stream.close()
             logger.handlers[:], logger.propagate = handlers, propagate
             logger.setLevel(level)
         clear_logging_caches()

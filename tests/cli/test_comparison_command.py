@@ -1,6 +1,7 @@
 """What the commands share that train several runs."""
 
 import json
+import signal
 import sys
 
 import pytest
@@ -12,7 +13,6 @@ from flowdet.cli.comparison_command import (
     train_and_report,
 )
 from flowdet.experiments.comparison import Budget, Comparison, Run
-from tests.cli.conftest import restored_process
 from tests.detection.tiny import CONFIGS
 
 BUDGET_OPTIONS = {"SOLVER.MAX_ITER": "--budget"}
@@ -20,8 +20,9 @@ BUDGET_OPTIONS = {"SOLVER.MAX_ITER": "--budget"}
 
 @pytest.fixture(autouse=True)
 def restore_signal_handler():
-    with restored_process():
-        yield
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.fixture
