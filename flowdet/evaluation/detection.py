@@ -1,5 +1,6 @@
 """Detection accuracy: VOC average precision, per class and over class subsets, or COCO's."""
 
+import json
 import logging
 import tempfile
 from collections import Counter, OrderedDict, defaultdict
@@ -18,7 +19,7 @@ from detectron2.utils import comm
 from flowdet.data.detection.loaders import get_detection_dicts
 from flowdet.data.detection.voc import write_voc_annotation
 
-__all__ = ["VOCEvaluator", "build_evaluator", "metric_name"]
+__all__ = ["COCOBoxEvaluator", "VOCEvaluator", "build_evaluator", "metric_name"]
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +153,59 @@ class VOCEvaluator(DatasetEvaluator):
         )
 
 
+class COCOBoxEvaluator(COCOEvaluator):
+    """detectron2's COCO evaluator of boxes, for datasets whose evaluation copy has other image ids
+    (`evaluation_image_ids` in the metadata) and for detectors without a single detection.
+
+    Args:
+        dataset_name: a registered dataset.
+        output_folder: the evaluator writes its files here; None writes none.
+    """
+
+    def __init__(self, dataset_name: str, output_folder: str | None = None):
+        # the fast implementation needs detectron2's compiled operators
+        super().__init__(dataset_name, ("bbox",), output_dir=output_folder, use_fast_impl=False)
+        self._image_ids = self._metadata.get("evaluation_image_ids")
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Stores the detections of a batch; arguments as of `VOCEvaluator.process`."""
+        if self._image_ids:
+            inputs = [{**x, "image_id": self._image_ids[x["image_id"]]} for x in inputs]
+        super().process(inputs, outputs)
+
+    def evaluate(self, img_ids: Sequence | None = None) -> dict:
+        """As of detectron2's evaluator. The result file has the image ids of the dataset."""
+        results = super().evaluate(img_ids)
+        if self._image_ids and self._output_dir and comm.is_main_process():
+            self._restore_image_ids(Path(self._output_dir) / "coco_instances_results.json")
+        return results
+
+    def _restore_image_ids(self, path: Path) -> None:
+        ids = {number: image_id for image_id, number in self._image_ids.items()}
+        rows = json.loads(path.read_text())
+        path.write_text(json.dumps([{**row, "image_id": ids[row["image_id"]]} for row in rows]))
+
+    def _derive_coco_results(self, coco_eval, iou_type, class_names=None) -> dict[str, float]:
+        """Without any detection, detectron2 gives nan: it is 0 if there are objects to detect."""
+        if coco_eval is not None:
+            return super()._derive_coco_results(coco_eval, iou_type, class_names)
+        objects = [a for a in self._coco_api.dataset["annotations"] if not a["iscrowd"]]
+        counts = Counter(a["category_id"] for a in objects)
+        overall = 0.0 if objects else float("nan")
+        results = dict.fromkeys(("AP", "AP50", "AP75"), overall)
+        for index, name in enumerate(class_names or []):
+            category = next(i for i, k in self._category_index().items() if k == index)
+            results[f"AP-{name}"] = 0.0 if counts[category] else float("nan")
+        logger.warning("%s: the model has no detection at all", self._metadata.name)
+        return results
+
+    def _category_index(self) -> dict[int, int]:
+        """The class index of every category id."""
+        return self._metadata.get("thing_dataset_id_to_contiguous_id") or {
+            i: i for i in range(len(self._metadata.thing_classes))
+        }
+
+
 def build_evaluator(
     cfg: CfgNode, dataset_name: str, output_folder: str | None = None
 ) -> DatasetEvaluator:
@@ -177,8 +231,7 @@ def build_evaluator(
         )
     if subset:
         raise ValueError(f"TEST.CLASS_SUBSET is for VOC datasets; {dataset_name!r} is COCO.")
-    # the fast implementation needs detectron2's compiled operators
-    return COCOEvaluator(dataset_name, output_dir=output_folder, use_fast_impl=False)
+    return COCOBoxEvaluator(dataset_name, output_folder)
 
 
 def metric_name(dataset_name: str) -> str:

@@ -248,3 +248,54 @@ def test_detections_equal_to_the_ground_truth_have_ap_100(kind, size, cfg, tmp_p
     results = evaluate(evaluator, detections)
     # up to an IoU of 0.95
     assert results["AP"] == pytest.approx(100)
+
+
+# values as annotation tools write them; every object is one to detect
+UNUSUAL = {
+    "no ids": {"id": ...},
+    "id 0 and repeated ids": {"id": 0},
+    "text ids": {"id": "a"},
+    "crowd as text": {"iscrowd": "0"},
+    "crowd null": {"iscrowd": None},
+    "crowd false": {"iscrowd": "false"},
+    "area null": {"area": None},
+    "area text": {"area": "large"},
+    "area 0": {"area": 0},
+    "area negative": {"area": -1},
+    "nothing": {"id": ..., "iscrowd": ..., "area": ...},
+}
+IMAGE_IDS = {
+    "integers": lambda i: 7 * i,
+    "text": lambda i: f"scan/{i}",
+    "mixed": lambda i: i if i % 2 else str(i),
+}
+
+
+@pytest.mark.parametrize("image_ids", IMAGE_IDS)
+@pytest.mark.parametrize("values", UNUSUAL)
+def test_unusual_values_of_coco_files_do_not_change_the_evaluation(
+    values, image_ids, cfg, tmp_path
+):
+    root = write_coco(tmp_path / "pets")
+    data = load_coco(root, "val")
+    for annotation in data["annotations"]:
+        for key, value in UNUSUAL[values].items():
+            annotation.pop(key, None)
+            if value is not ...:
+                annotation[key] = value
+        annotation["image_id"] = IMAGE_IDS[image_ids](annotation["image_id"])
+    for image in data["images"]:
+        image["id"] = IMAGE_IDS[image_ids](image["id"])
+    save_coco(root, data, "val")
+    name = register_custom(root)["val"]
+    records = DatasetCatalog.get(name)
+    evaluator = build_evaluator(cfg, name, str(tmp_path / "out"))
+    perfect = {
+        r["image_id"]: [(a["bbox"], a["category_id"], 0.9) for a in r["annotations"]]
+        for r in records
+    }
+    assert evaluate(evaluator, perfect)["AP"] == pytest.approx(100)
+    rows = json.loads((tmp_path / "out/coco_instances_results.json").read_text())
+    assert {row["image_id"] for row in rows} == {r["image_id"] for r in records}
+    nothing = evaluate(evaluator, {image_id: [] for image_id in perfect})
+    assert nothing["AP"] == nothing["AP50"] == 0 and nothing["AP-cat"] == 0

@@ -12,7 +12,7 @@ from detectron2.structures import BoxMode
 from flowdet.data.custom.layout import COCOSplit
 from flowdet.data.custom.problems import ClassList, Problem, Report, check_box
 
-__all__ = ["fill_missing_fields", "load_json", "read_coco"]
+__all__ = ["evaluation_copy", "load_json", "read_coco", "read_flag"]
 
 _LISTS = ("images", "annotations", "categories")
 
@@ -75,29 +75,51 @@ def read_coco(
     return [r for r in records.values() if r["file_name"]], classes, class_indices
 
 
-def fill_missing_fields(data: dict) -> bool:
-    """Adds to a COCO file, in place, what COCO's evaluation reads and many tools leave out.
+def evaluation_copy(data: dict) -> tuple[dict, dict[object, int] | None]:
+    """A COCO file for COCO's evaluation, with every value in the form that it expects.
 
-    These are `info`, `area`, `iscrowd`, and unique annotation ids above 0: COCO's evaluation counts
-    an object with id 0 as missed.
+    Annotation ids are numbered from 1: the evaluation counts an object with id 0 as missed, and one
+    of two objects with the same id as well. `iscrowd` is 0 or 1, and `area` is that of the box
+    unless the file has a positive number. Image ids are numbered if they are not all integers.
 
     Args:
-        data: the content of the file, from `load_json`, without problems.
+        data: the content of the file, from `load_json`, without problems. It is not changed.
 
     Returns:
-        Whether anything was added.
+        The copy; and the new image id of every image id, None if they stay the same.
     """
-    annotations = data["annotations"]
-    ids = {a.get("id") for a in annotations}
-    is_complete = "info" in data and len(ids) == len(annotations) and not {0, None} & ids
-    is_complete &= all("area" in a and "iscrowd" in a for a in annotations)
-    if not is_complete:
-        data.setdefault("info", {})
-        for number, annotation in enumerate(annotations, 1):
-            annotation["id"] = number
-            annotation.setdefault("iscrowd", 0)
-            annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
-    return not is_complete
+    images, image_ids = data["images"], None
+    if not all(type(image["id"]) is int for image in images):
+        image_ids = {image["id"]: number for number, image in enumerate(images, 1)}
+        images = [{**image, "id": image_ids[image["id"]]} for image in images]
+    annotations = [
+        {
+            **annotation,
+            "id": number,
+            "image_id": image_ids[annotation["image_id"]] if image_ids else annotation["image_id"],
+            "iscrowd": read_flag(annotation.get("iscrowd")),
+            "area": _area(annotation),
+        }
+        for number, annotation in enumerate(data["annotations"], 1)
+    ]
+    copy = {"info": {}, **data, "images": images, "annotations": annotations}
+    return copy, image_ids
+
+
+def _area(annotation: dict) -> float:
+    """`area` if it is a positive number, otherwise the area of the box, in square pixels."""
+    area, (_, _, width, height) = annotation.get("area"), annotation["bbox"]
+    return area if _is_number(area) and area > 0 else width * height
+
+
+def read_flag(value: object) -> int | None:
+    """A flag such as `iscrowd`: 0 or 1; None for a value that is neither.
+
+    Missing, null and empty values are 0; numbers and booleans, also as text, are read.
+    """
+    text = "0" if value is None else str(value).strip().lower()
+    values = {"": 0, "0": 0, "0.0": 0, "false": 0, "no": 0, "1": 1, "1.0": 1, "true": 1, "yes": 1}
+    return values.get(text)
 
 
 def _category_names(path: Path, categories: list[dict], report: Report) -> dict[int, str]:
@@ -214,6 +236,10 @@ def _add_annotation(
     if not _is_box(box):
         text = f"bbox is {box!r}; give [x, y, width, height]"
         return report(Problem("unreadable annotation", where, text))
+    crowd = read_flag(annotation.get("iscrowd"))
+    if crowd is None:
+        text = f"iscrowd is {annotation['iscrowd']!r}; give 0 or 1"
+        return report(Problem("unreadable annotation", where, text))
     x, y, w, h = box
     size = (record["height"], record["width"])
     corners = check_box((x, y, x + w, y + h), size, names[category], where, report)
@@ -224,11 +250,15 @@ def _add_annotation(
                 "category_id": class_indices[category],
                 "bbox": corners,
                 "bbox_mode": BoxMode.XYXY_ABS,
-                "iscrowd": int(annotation.get("iscrowd", 0)),
+                "iscrowd": crowd,
             }
         )
 
 
 def _is_box(box: object) -> bool:
-    has_four_entries = isinstance(box, list) and len(box) == 4
-    return has_four_entries and all(isinstance(x, (int, float)) and math.isfinite(x) for x in box)
+    return isinstance(box, list) and len(box) == 4 and all(_is_number(x) for x in box)
+
+
+def _is_number(value: object) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)

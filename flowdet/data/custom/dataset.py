@@ -11,7 +11,7 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from flowdet.data.custom.coco import fill_missing_fields, load_json, read_coco
+from flowdet.data.custom.coco import evaluation_copy, load_json, read_coco
 from flowdet.data.custom.layout import SPLITS, COCOSplit, Layout, VOCSplit, find_layout
 from flowdet.data.custom.problems import ClassList, Problem, Report, raise_first
 from flowdet.data.custom.voc import read_class_file, read_voc
@@ -147,13 +147,12 @@ class CustomDataset:
         if content.coco is None:
             return
         meta.set(thing_dataset_id_to_contiguous_id=content.category_index)
-        json_file = self.layout.splits[split].json_file
-        if fill_missing_fields(content.coco):
-            self._scratch = self._scratch or tempfile.TemporaryDirectory(prefix="coco_")
-            json_file = Path(self._scratch.name) / f"{split}.json"
-            json_file.write_text(json.dumps(content.coco))
-        # detectron2's COCO evaluator reads this file
-        meta.set(json_file=str(json_file))
+        copy, image_ids = evaluation_copy(content.coco)
+        self._scratch = self._scratch or tempfile.TemporaryDirectory(prefix="coco_")
+        json_file = Path(self._scratch.name) / f"{split}.json"
+        json_file.write_text(json.dumps(copy))
+        # read by the COCO evaluator
+        meta.set(json_file=str(json_file), evaluation_image_ids=image_ids)
 
 
 def register_custom(folder: str | Path) -> dict[str, str]:

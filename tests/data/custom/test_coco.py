@@ -8,7 +8,7 @@ from detectron2.structures import BoxMode
 
 from flowdet.data.custom import CustomDataset
 from flowdet.data.custom.check import check_dataset
-from flowdet.data.custom.coco import fill_missing_fields
+from flowdet.data.custom.coco import evaluation_copy, read_flag
 from tests.data.custom.example_datasets import (
     boxes_of,
     coco_file,
@@ -109,15 +109,47 @@ def test_boxes_that_leave_the_image_by_a_pixel_are_clipped(root):
     assert boxes_of(read_all(root)["train"])[0][1][1][1] == [40.5, 0, 64, 48]
 
 
-def test_fields_that_the_evaluation_reads_are_filled_in(root):
-    assert not fill_missing_fields(load_coco(root))
+def test_the_evaluation_copy_has_numbered_annotations_flags_and_areas(root):
     data = load_coco(root)
-    data["annotations"][0]["id"] = 0
-    del data["annotations"][1]["area"], data["annotations"][1]["iscrowd"]
-    assert fill_missing_fields(data)
-    assert [a["id"] for a in data["annotations"]] == [1, 2, 3, 4]
-    assert data["annotations"][1]["area"] == 600 and data["annotations"][1]["iscrowd"] == 0
-    assert not fill_missing_fields(data)
+    data["annotations"][0] |= {"id": 0, "iscrowd": "1", "area": None}
+    data["annotations"][1] |= {"id": "b", "iscrowd": None, "area": "large"}
+    data["annotations"][2] |= {"id": "b", "iscrowd": "false", "area": 0}
+    del data["annotations"][3]["area"], data["annotations"][3]["iscrowd"]
+    copy, image_ids = evaluation_copy(data)
+    annotations = copy["annotations"]
+    assert [a["id"] for a in annotations] == [1, 2, 3, 4] and image_ids is None
+    assert [a["iscrowd"] for a in annotations] == [1, 0, 0, 0]
+    for a in annotations:
+        assert a["area"] == a["bbox"][2] * a["bbox"][3]
+    # the dataset itself is not changed
+    assert data["annotations"][0]["id"] == 0 and "info" in copy
+
+
+def test_positive_areas_are_kept(root):
+    data = load_coco(root)
+    data["annotations"][0]["area"] = 12.5
+    assert evaluation_copy(data)[0]["annotations"][0]["area"] == 12.5
+
+
+def test_image_ids_that_are_not_all_integers_are_numbered(root):
+    data = load_coco(root)
+    for annotation in data["annotations"]:
+        annotation["image_id"] = {1: "scan/7", 2: 2}[annotation["image_id"]]
+    data["images"][0]["id"] = "scan/7"
+    copy, image_ids = evaluation_copy(data)
+    assert image_ids == {"scan/7": 1, 2: 2}
+    assert [x["id"] for x in copy["images"]] == [1, 2]
+    assert {a["image_id"] for a in copy["annotations"]} == {1, 2}
+
+
+@pytest.mark.parametrize(
+    "value, flag",
+    [(None, 0), ("", 0), (0, 0), (False, 0), ("0", 0), ("False", 0), (0.0, 0)]
+    + [(1, 1), (True, 1), ("1", 1), ("true", 1), (1.0, 1)]
+    + [("maybe", None), (2, None), ([], None), ({}, None)],
+)
+def test_flags(value, flag):
+    assert read_flag(value) == flag
 
 
 # how the dataset is broken, and the error
@@ -154,6 +186,10 @@ BROKEN = {
     "not a number": (
         change("annotations", 1, "bbox", to=[40, 10, float("nan"), 2]),
         r"annotation 2 of a.png: bbox is \[40, 10, nan, 2\]",
+    ),
+    "unknown flag": (
+        change("annotations", 1, "iscrowd", to="maybe"),
+        r"annotation 2 of a.png: iscrowd is 'maybe'; give 0 or 1",
     ),
     "no images": (
         lambda root: [change(x, to=[], split="val")(root) for x in ("images", "annotations")],

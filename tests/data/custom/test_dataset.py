@@ -1,6 +1,8 @@
 """CustomDataset and its registration: names, metadata, what is read when."""
 
+import json
 import shutil
+from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -33,11 +35,14 @@ def test_metadata_of_voc(voc):
 
 def test_metadata_of_coco(coco):
     register_custom(coco)
-    DatasetCatalog.get("custom_pets_val")
+    records = DatasetCatalog.get("custom_pets_val")
     meta = MetadataCatalog.get("custom_pets_val")
     assert (meta.evaluator_type, meta.thing_classes) == ("coco", ["cat", "dog"])
     assert meta.thing_dataset_id_to_contiguous_id == {2: 0, 5: 1}
-    assert meta.json_file == str(coco / "annotations" / "instances_val.json")
+    # a copy for the evaluation, with the ids of the dataset
+    images = json.loads(Path(meta.json_file).read_text())["images"]
+    assert [image["id"] for image in images] == [r["image_id"] for r in records]
+    assert meta.evaluation_image_ids is None
 
 
 def test_evaluator_reads_a_completed_copy_of_an_incomplete_json_file(coco):
