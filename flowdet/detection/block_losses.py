@@ -18,6 +18,7 @@ from flowdet.flow import (
     TrainingStatesFactory,
     add_losses,
     couple,
+    flow_loss,
     make_training_states,
     without_gradient,
 )
@@ -97,7 +98,7 @@ class BlockLosses:
             assigned = self._match(sample, logits, boxes)
             found, stats = self.criterion(logits, boxes, self.targets, assigned, self.normalizer)
             target = gather_targets(embeddings, assigned) if z_1 is None else z_1
-            loss_flow = self.flow.flow_loss(prediction, sample.state, target)
+            loss_flow = flow_loss(prediction, sample.state, target, self.flow.prediction)
             found["loss_flow"] = self.criterion.weights.flow * loss_flow
             weight = self.criterion.weights.start if sample.is_start else self.block_weights[block]
             add_losses(losses, {name: weight * loss for name, loss in found.items()})

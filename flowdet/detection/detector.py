@@ -27,11 +27,13 @@ from flowdet.flow import (
     Solution,
     StateSettings,
     TrainingStatesFactory,
+    inference_noise,
     make_training_states,
     optimal_transport_coupling,
     ordered_coupling,
     random_coupling,
     solve,
+    training_noise,
 )
 
 COUPLINGS = {
@@ -139,9 +141,8 @@ class FlowMatchingDetector(SetDetector):
         """The losses of the single blocks on the states made by `make`, and their inputs: token
         vectors and target embeddings."""
         embeddings = self.target_embedding(targets)
-        z_0 = self.noise_scale * torch.randn(
-            len(targets.counts), self.num_queries, embeddings.shape[-1], device=self.device
-        )
+        shape = (len(targets.counts), self.num_queries, embeddings.shape[-1])
+        z_0 = training_noise(shape, self.noise_scale, self.device)
         block_losses = BlockLosses(
             flow=self.flow,
             heads=self.heads,
@@ -225,7 +226,5 @@ class FlowMatchingDetector(SetDetector):
         """z_0 at inference, [B, M, d]: the same for every image, drawn with the configured seed or
         `seed`."""
         seed = self.settings.noise_seed if seed is None else seed
-        generator = torch.Generator().manual_seed(seed)
-        dim = self.target_embedding.classes.embedding_dim
-        noise = torch.randn(1, self.num_queries, dim, generator=generator)
-        return (self.noise_scale * noise).to(self.device).expand(batch, -1, -1)
+        shape = (self.num_queries, self.target_embedding.classes.embedding_dim)
+        return inference_noise(shape, self.noise_scale, seed, batch, self.device)

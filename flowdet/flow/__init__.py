@@ -1,17 +1,21 @@
 """Flow matching with block-local training, in plain torch: nothing else is imported.
 
 - `path`: the linear path between noise and target, and its Euler step.
-- `time`: the time embedding.
+- `noise`: z_0 in training and at inference.
 - `state`: the state z_t, and the prediction of a block at it.
+- `time_embedding`: the input t of a block.
+- `time_intervals`: which block serves a time t, and the times of the Euler steps.
 - `blocks`: flow blocks for one state vector per image.
 - `ensemble`: T blocks on shared features.
 - `training_states`: the states that blocks are trained on.
-- `local`: block-local losses as one autograd node.
-- `schedule`: which blocks are trained in an iteration.
+- `loss`: the flow-matching loss.
+- `block_local`: block-local losses as one autograd node.
+- `training_schedule`: which blocks are trained in an iteration.
 - `modes`: which blocks make an Euler step at inference.
 - `solvers`: the Euler solver.
 """
 
+from flowdet.flow.block_local import HalfPrecisionScale, add_losses, block_local_losses
 from flowdet.flow.blocks import (
     EncoderFlowBlock,
     MLPFlowBlock,
@@ -19,7 +23,7 @@ from flowdet.flow.blocks import (
     StateInput,
 )
 from flowdet.flow.ensemble import PREDICTIONS, FlowEnsemble
-from flowdet.flow.local import HalfPrecisionScale, add_losses, block_local_losses
+from flowdet.flow.loss import flow_loss
 from flowdet.flow.modes import (
     INFERENCE_MODES,
     InferencePlan,
@@ -27,6 +31,7 @@ from flowdet.flow.modes import (
     Step,
     register_mode,
 )
+from flowdet.flow.noise import inference_noise, training_noise
 from flowdet.flow.path import (
     LinearPath,
     PathSample,
@@ -35,10 +40,10 @@ from flowdet.flow.path import (
     ordered_coupling,
     random_coupling,
 )
-from flowdet.flow.schedule import SCHEDULES, LocalTraining, blocks_to_train
 from flowdet.flow.solvers import Solution, solve
 from flowdet.flow.state import FlowState, PerBlockFeatures, Prediction, select_rows
-from flowdet.flow.time import TimeEmbedding
+from flowdet.flow.time_embedding import TimeEmbedding
+from flowdet.flow.training_schedule import SCHEDULES, LocalTraining, blocks_to_train
 from flowdet.flow.training_states import (
     TRAINING_STATES,
     InterpolatedStates,
@@ -79,6 +84,8 @@ __all__ = [
     "block_local_losses",
     "blocks_to_train",
     "couple",
+    "flow_loss",
+    "inference_noise",
     "make_training_states",
     "optimal_transport_coupling",
     "ordered_coupling",
@@ -86,5 +93,6 @@ __all__ = [
     "register_mode",
     "select_rows",
     "solve",
+    "training_noise",
     "without_gradient",
 ]

@@ -5,19 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowdet.flow.path import LinearPath, expand_time
+from flowdet.flow.path import LinearPath
 from flowdet.flow.state import FlowState, PerBlockFeatures, Prediction
+from flowdet.flow.time_intervals import block_at, step_times
 
 PREDICTIONS = ("velocity", "target")
-
-
-def block_at(t: float, num_blocks: int) -> int:
-    """The block, from 0, that serves time `t` in [0, 1) (eq. 24)."""
-    # i / N can be a rounding error below the border of an interval
-    return min(int(num_blocks * t + 1e-6), num_blocks - 1)
 
 
 class FlowEnsemble(nn.Module):
@@ -88,19 +82,8 @@ class FlowEnsemble(nn.Module):
         return torch.stack(estimates).mean(dim=0)
 
     def times(self, num_steps: int) -> list[float]:
-        """The times of the Euler steps, from 0 to 1, `num_steps + 1` numbers.
-
-        A regular grid (eq. 25) if there are at most T steps. With more steps, `velocity` refines
-        the grid. `target` divides the interval of the last block instead: an earlier block that is
-        evaluated twice would see an estimate it has corrected already, which never happens in
-        training.
-        """
-        count = self.num_blocks
-        if self.prediction == "velocity" or num_steps <= count:
-            return [i / num_steps for i in range(num_steps + 1)]
-        share = 1 / (num_steps - count + 1)
-        finer = [(count - 1 + i * share) / count for i in range(1, num_steps - count + 1)]
-        return [k / count for k in range(count)] + finer + [1.0]
+        """The times of `num_steps` Euler steps, see `step_times`."""
+        return step_times(num_steps, self.num_blocks, self.prediction == "velocity")
 
     def advance(self, state: FlowState, z1_hat: Tensor, t: float, t_next: float) -> FlowState:
         """The Euler step of the whole batch from `t` to `t_next` towards `z1_hat`.
@@ -113,18 +96,3 @@ class FlowEnsemble(nn.Module):
         if self.prediction == "target" and block_at(t, self.num_blocks) == self.num_blocks - 1:
             estimate = self.path.step(state.estimate, z1_hat, t, t_next)
         return FlowState(z, torch.full_like(state.t, t_next), estimate)
-
-    def flow_loss(self, prediction: Prediction, state: FlowState, z_1: Tensor) -> Tensor:
-        """The flow-matching loss of a prediction, a scalar (eq. 14, mean over elements).
-
-        For `velocity` the mean squared error to the velocity from the state to `z_1`; for `target`
-        that of `z1_hat` to `z_1`, which differs by the factor `(1 - t)^2` only and stays finite
-        near t = 1.
-        """
-        if self.prediction == "target":
-            return F.mse_loss(prediction.z1_hat.float(), z_1.float())
-        if state.z_0 is not None:
-            velocity = z_1 - state.z_0
-        else:
-            velocity = (z_1 - state.z) / (1 - expand_time(state.t, state.z))
-        return F.mse_loss(prediction.output.float(), velocity.float())

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from flowdet.flow.ensemble import FlowEnsemble, block_at
+from flowdet.flow.ensemble import FlowEnsemble
 from flowdet.flow.state import FlowState
+from flowdet.flow.time_intervals import block_at
 from flowdet.flow.training_states import StateSettings
 
 

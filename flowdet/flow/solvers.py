@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from flowdet.flow.ensemble import FlowEnsemble, block_at
+from flowdet.flow.ensemble import FlowEnsemble
 from flowdet.flow.modes import INFERENCE_MODES, InferencePlan, Step
 from flowdet.flow.path import expand_time
 from flowdet.flow.state import FlowState
+from flowdet.flow.time_intervals import block_at
 
 # `converged(before, after)`: whether two consecutive estimates [B, ..., d] need no more steps, [B]
 Converged = Callable[[Tensor, Tensor], Tensor]

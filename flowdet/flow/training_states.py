@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from flowdet.flow.ensemble import FlowEnsemble, block_at
+from flowdet.flow.ensemble import FlowEnsemble
 from flowdet.flow.state import FlowState
+from flowdet.flow.time_intervals import block_at
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -23,8 +22,11 @@ from flowdet.flow import (
     TrainingSample,
     TrainingStatesFactory,
     add_losses,
+    flow_loss,
+    inference_noise,
     make_training_states,
     solve,
+    training_noise,
 )
 from flowdet.flowcls.base_classifier import Classifier
 from flowdet.flowcls.build import build_flow, build_shared_parts
@@ -152,9 +154,8 @@ class FlowMatchingClassifier(Classifier):
 
     def initial_noise(self, batch: int) -> Tensor:
         """z_0 at inference, [B, d]: the same for every image."""
-        generator = torch.Generator().manual_seed(self.settings.noise_seed)
-        noise = torch.randn(1, self.embedding.dim, generator=generator)
-        return (self.noise_scale * noise).to(self.device).expand(batch, -1)
+        seed = self.settings.noise_seed
+        return inference_noise((self.embedding.dim,), self.noise_scale, seed, batch, self.device)
 
     def logits(
         self, features: list[Tensor], plan: InferencePlan, z_0: Tensor | None = None
@@ -240,7 +241,7 @@ class BlockLosses:
         """
         *features, z_1 = inputs
         if self._states is None:
-            z_0 = self.noise_scale * torch.randn_like(z_1)
+            z_0 = training_noise(z_1.shape, self.noise_scale, z_1.device).to(z_1.dtype)
             self._states = self.make(self.settings, self.flow, z_0, self.arrange(features))
         losses: dict[str, Tensor] = {}
 
@@ -248,7 +249,7 @@ class BlockLosses:
             read = features if sample.trains_features else [x.detach() for x in features]
             prediction = self.flow.predict(block, sample.state, self.arrange(read))
             logits = self.embedding.logits(prediction.z1_hat).float()
-            loss_flow = self.flow.flow_loss(prediction, sample.state, z_1)
+            loss_flow = flow_loss(prediction, sample.state, z_1, self.flow.prediction)
             add_losses(
                 losses,
                 {

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from flowdet.flow import FlowEnsemble, solve
-from flowdet.flow.ensemble import block_at
 from tests.flow.toy import DIM, IdentityTime, TimesBlock, constants, mlps
 
 Z_0 = torch.zeros(2, DIM)
@@ -40,12 +39,6 @@ def test_modes_by_hand():
     assert z_1[0, 0] == pytest.approx(0.5 * 1 + 0.5 * 2, abs=1e-5)
     z_1 = solve(ensemble, Z_0, None, "multi_step_ensemble", num_steps=7).z_1
     assert z_1[0, 0] == pytest.approx(3, abs=1e-5)
-
-
-def test_block_at_every_border():
-    for count in (1, 3, 4, 7, 20):
-        assert [block_at(i / count, count) for i in range(count)] == list(range(count))
-    assert block_at(0.999999999, 4) == 3
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 5, 10])

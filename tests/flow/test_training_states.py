@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flowdet.flow import StateSettings, make_training_states, solve
-from flowdet.flow.ensemble import block_at
+from flowdet.flow.time_intervals import block_at
 from tests.flow.toy import DIM, mlps
 
 FEATURES = torch.randn(2, 5)

@@ -4,6 +4,9 @@ The *forward* of the node builds the graph of block k, takes its gradients and f
 block k + 1 begins. Its *backward* returns the summed gradients. From outside the losses are
 ordinary scalars: any trainer that calls `backward()` once on their sum works, with AMP and
 DistributedDataParallel too, and only one block's activations are in memory at a time.
+
+Here the gradient is stopped at the shared *features*. The *state* that a block is trained on passes
+none to the block before it either: see `training_states`.
 """
 
 from __future__ import annotations

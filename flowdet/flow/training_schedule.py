@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from flowdet.flow.local import BlockLoss, HalfPrecisionScale, block_local_losses
+from flowdet.flow.block_local import BlockLoss, HalfPrecisionScale, block_local_losses
 
 SCHEDULES = ("joint", "alternate")
 
