@@ -1,14 +1,14 @@
-"""Flow matching with block-local training, in plain torch: nothing else is imported.
+"""Flow matching with block-local training. Of all packages it imports only torch.
 
 - `path`: the linear path between noise and target, and its Euler step.
 - `time`: the time embedding.
-- `state`: the state z_t, and the prediction of a block at it.
+- `state`: the state z_t, and the prediction of a block.
 - `blocks`: flow blocks for one state vector per image.
 - `ensemble`: T blocks on shared features.
 - `training_states`: the states that blocks are trained on.
 - `local`: block-local losses as one autograd node.
 - `schedule`: which blocks are trained in an iteration.
-- `modes`: which blocks make an Euler step at inference.
+- `modes`: inference modes, which select the blocks of an Euler step.
 - `solvers`: the Euler solver.
 """
 

@@ -1,4 +1,4 @@
-"""T flow blocks on shared features: the interface of training and solvers to the blocks."""
+"""FlowEnsemble: T flow blocks on shared features, as training and the solvers call them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ PREDICTIONS = ("velocity", "target")
 
 
 def block_at(t: float, num_blocks: int) -> int:
-    """The block, from 0, that serves time `t` in [0, 1) (eq. 24)."""
-    # i / N can be a rounding error below the border of an interval
+    """Returns the index (from 0) of the block that serves time `t` (eq. 24).
+
+    Block k serves [k / T, (k + 1) / T); the last block also serves t = 1.
+    """
+    # i / N can lie a rounding error below the start of an interval
     return min(int(num_blocks * t + 1e-6), num_blocks - 1)
 
 
@@ -24,15 +27,15 @@ class FlowEnsemble(nn.Module):
     """The T parallel predictors v_theta_1 .. v_theta_T (3.2.1) and the parts they share.
 
     Args:
-        blocks: T modules called as `block(z_t, time_embedding, features, estimate, position)`;
-            counted from 0 here.
+        blocks: T modules called as `block(z_t, time_embedding, features, estimate, position)`.
+            Their indices start at 0 (in the paper at 1).
         time_embedding: maps t [B] to [B, d].
-        prediction: `velocity`: the output is the velocity, `z1_hat = z_t + (1 - t) output`
+        prediction: `velocity`: the output is the velocity, and `z1_hat = z_t + (1 - t) output`
             (the paper, eq. 15); `target`: the output corrects the previous estimate,
-            `z1_hat = estimate + output`, which defines the velocity.
-        start: the estimate before the first step, [..., d] without batch dimension; learned
-            if it is an `nn.Parameter`. Needed for `target`.
-        query_position: maps the estimate (or None) to the `position` of the blocks.
+            `z1_hat = estimate + output`, and the velocity follows from `z1_hat`.
+        start: the estimate before the first step, [..., d] without batch dimension. It is learned
+            if it is an `nn.Parameter`. `target` needs it.
+        query_position: maps the estimate (or None) to the argument `position` of the blocks.
 
     Raises:
         ValueError: no block, unknown prediction, or `target` without a start.
@@ -66,13 +69,15 @@ class FlowEnsemble(nn.Module):
         return len(self.blocks)
 
     def initial_state(self, z_0: Tensor) -> FlowState:
-        """The state at t = 0 for noise `z_0`, [B, ..., d]."""
+        """Returns the state at t = 0 for noise `z_0`, [B, ..., d]."""
         start = None if self.start is None else self.start.expand_as(z_0)
         return FlowState(z_0, z_0.new_zeros(z_0.shape[0]), start, z_0)
 
     def predict(self, block: int, state: FlowState, features: object) -> Prediction:
-        """The prediction of a block (from 0) at a state. The block gets `features` as they are, or
-        its own entry of `PerBlockFeatures`."""
+        """Evaluates block `block` (from 0) at a state.
+
+        The block gets `features` unchanged, or its own entry if they are `PerBlockFeatures`.
+        """
         if isinstance(features, PerBlockFeatures):
             features = features[block]
         position = self.query_position and self.query_position(state.estimate)
@@ -83,17 +88,17 @@ class FlowEnsemble(nn.Module):
         return Prediction(output, self.path.target_of(state.z, output, state.t))
 
     def mean_estimate(self, state: FlowState, features: object) -> Tensor:
-        """The mean `z1_hat` of all blocks (eq. 27-28), [B, ..., d]."""
+        """Returns the mean `z1_hat` of all blocks (eq. 27-28), [B, ..., d]."""
         estimates = [self.predict(k, state, features).z1_hat for k in range(self.num_blocks)]
         return torch.stack(estimates).mean(dim=0)
 
     def times(self, num_steps: int) -> list[float]:
-        """The times of the Euler steps, from 0 to 1, `num_steps + 1` numbers.
+        """Returns the time grid of the Euler steps: `num_steps + 1` numbers from 0 to 1.
 
-        A regular grid (eq. 25) if there are at most T steps. With more steps, `velocity` refines
-        the grid. `target` divides the interval of the last block instead: an earlier block that is
-        evaluated twice would see an estimate it has corrected already, which never happens in
-        training.
+        The grid is regular (eq. 25) for `velocity`, and for `target` with at most T steps. With
+        more steps, `target` divides only the interval of the last block further. On a regular grid,
+        an earlier block would be evaluated on an estimate that it has already corrected, which
+        never happens in training.
         """
         count = self.num_blocks
         if self.prediction == "velocity" or num_steps <= count:
@@ -103,11 +108,12 @@ class FlowEnsemble(nn.Module):
         return [k / count for k in range(count)] + finer + [1.0]
 
     def advance(self, state: FlowState, z1_hat: Tensor, t: float, t_next: float) -> FlowState:
-        """The Euler step of the whole batch from `t` to `t_next` towards `z1_hat`.
+        """Takes the Euler step of the whole batch from `t` to `t_next` toward `z1_hat`.
 
-        `z1_hat` becomes the estimate of the next state. In the interval of the last block, which
-        can have several steps, the estimate takes the same Euler step as z instead, so that the
-        correction per step shrinks as the number of steps grows.
+        `z1_hat` [B, ..., d] becomes the estimate of the next state. One case differs: for `target`,
+        in the interval of the last block, the estimate takes the same Euler step as z. This
+        interval can have several steps, and the correction per step then shrinks as their number
+        grows.
         """
         z, estimate = self.path.step(state.z, z1_hat, t, t_next), z1_hat
         if self.prediction == "target" and block_at(t, self.num_blocks) == self.num_blocks - 1:
@@ -115,11 +121,11 @@ class FlowEnsemble(nn.Module):
         return FlowState(z, torch.full_like(state.t, t_next), estimate)
 
     def flow_loss(self, prediction: Prediction, state: FlowState, z_1: Tensor) -> Tensor:
-        """The flow-matching loss of a prediction, a scalar (eq. 14, mean over elements).
+        """Returns the flow-matching loss of a prediction, a scalar (eq. 14, mean over elements).
 
-        For `velocity` the mean squared error to the velocity from the state to `z_1`; for `target`
-        that of `z1_hat` to `z_1`, which differs by the factor `(1 - t)^2` only and stays finite
-        near t = 1.
+        For `velocity` it is the mean squared error between the output and the velocity from the
+        state to `z_1` [B, ..., d]. For `target` it is the mean squared error between `z1_hat` and
+        `z_1`: this differs only by the factor `(1 - t)^2`, and stays finite near t = 1.
         """
         if self.prediction == "target":
             return F.mse_loss(prediction.z1_hat.float(), z_1.float())
