@@ -14,8 +14,8 @@ from flowdet.flow.modes import INFERENCE_MODES, InferencePlan, Step
 from flowdet.flow.path import expand_time
 from flowdet.flow.state import FlowState
 
-# `converged(before, after)` compares two consecutive estimates [B, ..., d]. It returns [B], True for
-# the batch elements that need no more steps.
+# `converged(before, after)` compares two consecutive estimates, [B, ..., d]. It returns [B], True
+# for the batch elements that need no more steps.
 Converged = Callable[[Tensor, Tensor], Tensor]
 
 
