@@ -1,9 +1,9 @@
 """flowdet: a DETR-style detector, and a classifier, trained block by block without backpropagation
 through the blocks. A plugin for detectron2.
 
-Importing it is cheap: nothing else is imported. `add_flowdet_config`, `get_config`, `load` and
-`register` import detectron2 and register the meta-architectures, backbones and datasets when they
-are first called. `flowdet.flow` needs nothing but torch.
+Importing this package imports no other package. Its functions import detectron2, and register the
+meta-architectures, backbones and datasets, when they are first used. `flowdet.flow` needs only
+torch.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ def register() -> None:
     """
     try:
         with warnings.catch_warnings():
-            # fvcore scripts a function on import, which torch warns of: no user can act on it
+            # fvcore scripts a function on import: torch warns about it, and users cannot change it
             warnings.filterwarnings("ignore", ".*torch.jit.script.*", FutureWarning)
             import detectron2.modeling  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            "flowdet needs detectron2, which is not importable here "
+            "flowdet needs detectron2, which cannot be imported "
             f"({error}). Install it with: flowdet-install-detectron2 "
             "(in a checkout: python flowdet_install.py)"
         ) from error
@@ -52,7 +52,11 @@ def register() -> None:
 
 
 def add_flowdet_config(cfg: CfgNode) -> None:
-    """Adds flowdet's keys with their defaults to a detectron2 config, in place; see `register`."""
+    """Registers flowdet and adds its keys, with their defaults, to a detectron2 config in place.
+
+    Raises:
+        ImportError: detectron2 cannot be imported.
+    """
     register()
     from flowdet.config import add_flowdet_config
 
@@ -60,7 +64,7 @@ def add_flowdet_config(cfg: CfgNode) -> None:
 
 
 def __getattr__(name: str):
-    """`load`, `get_config` and `list_configs`, imported when they are first used."""
+    """Imports `load`, `get_config` and `list_configs` when they are first used."""
     if name == "load":
         register()
         from flowdet.inference.loading import load

@@ -1,4 +1,4 @@
-"""The configuration keys that flowdet adds to detectron2's, with their defaults."""
+"""The config keys that flowdet adds to detectron2's, with their defaults."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from flowdet.flow import InferencePlan, InferenceSettings, StateSettings
 def add_flowdet_config(cfg: CfgNode) -> None:
     """Adds flowdet's keys to a detectron2 config, in place.
 
-    The defaults are the recommended recipe: that of `configs/voc_flow_r50.yaml` for detection. The
-    digits configs override what suits small images; `configs/paper/` sets the paper's values.
-    `flowdet.add_flowdet_config` also registers the models and datasets.
+    The defaults are the recommended recipe, which `configs/voc_flow_r50.yaml` uses for detection.
+    The configs of the digits override some of them for small images. The configs in
+    `configs/paper/` set the paper's values. `flowdet.add_flowdet_config` also registers the models
+    and datasets.
     """
     _add_model_keys(cfg)
     cfg.MODEL.FLOW_DET = CfgNode()
@@ -34,27 +35,28 @@ def add_flowdet_config(cfg: CfgNode) -> None:
 
 
 def _add_model_keys(cfg: CfgNode) -> None:
-    # Modules that are imported before anything is built, by name or as paths of .py files. They
-    # register parts of your own, such as a backbone (docs/extending.md).
+    # Modules that are imported before the model is built: names, or paths of .py files. They
+    # register your own parts, such as a backbone (docs/extending.md).
     cfg.IMPORTS = []
-    # Fine-tuning on other classes: whether the tensors of MODEL.WEIGHTS that depend on the classes
-    # are left out, so that they start from random values. If False, other classes are an error.
+    # For fine-tuning on other classes: if the classes of MODEL.WEIGHTS differ from those of the
+    # dataset, do not load the tensors that depend on the classes, so that they start from random
+    # values. If False, other classes are an error.
     cfg.MODEL.REINIT_CLASSES = False
     # Class names. A run takes them from its datasets and saves them in its config.yaml, so that its
-    # model can be used where the datasets are missing.
+    # model can be used without the datasets.
     cfg.MODEL.CLASS_NAMES = []
 
 
 def _add_flow_keys(node: CfgNode) -> None:
-    """The keys that detection and classification share. Each has one meaning in both."""
+    """The keys that detection and classification share. Each has the same meaning in both."""
     # Number of classes C. 0 takes it from the class names of the training dataset.
     node.NUM_CLASSES = 0
-    # Feature maps of the backbone that the blocks read, by name. In FLOW_CLS, [] stands for all
-    # stages of the backbone, and TOPOLOGY decides which block reads which.
+    # Names of the backbone's feature maps that the blocks get. In FLOW_CLS, [] means all stages of
+    # the backbone, and TOPOLOGY decides which block gets which.
     node.IN_FEATURES = ["res4"]
 
-    # Type of the flow blocks. In FLOW_DET a name of DETECTION_BLOCK_REGISTRY: "transformer" (D.1)
-    # or your own. In FLOW_CLS a name of CLASSIFICATION_BLOCK_REGISTRY: "mlp" (eq. 7-8), "light_mlp"
+    # Type of the flow blocks. In FLOW_DET a name in DETECTION_BLOCK_REGISTRY: "transformer" (D.1)
+    # or your own. In FLOW_CLS a name in CLASSIFICATION_BLOCK_REGISTRY: "mlp" (eq. 7-8), "light_mlp"
     # (one hidden layer), "residual_mlp", "encoder" (a transformer encoder layer, for tokens) or
     # your own.
     node.BLOCK = "transformer"
@@ -62,7 +64,7 @@ def _add_flow_keys(node: CfgNode) -> None:
     node.NUM_BLOCKS = 4
     # Embedding dimension d.
     node.HIDDEN_DIM = 128
-    # Attention heads of a block, if it has attention.
+    # Number of attention heads of a block, if it has attention.
     node.NUM_HEADS = 4
     # Dropout probability in a block.
     node.DROPOUT = 0.0
@@ -80,32 +82,33 @@ def _add_flow_keys(node: CfgNode) -> None:
     node.LEARN_TARGET = False
 
     # States z_t that the blocks are trained on: "interpolated" (the paper: between noise and
-    # target) or "rollout" (on-policy: block k on the state that the blocks before it lead to).
+    # target) or "rollout" (on-policy: block k is trained on the state that the previous blocks
+    # produce).
     node.TRAINING_STATES = "rollout"
-    # The number of Euler steps of a rollout is drawn from these, e.g. [1, 2, 4, 8]. [] is T.
+    # The number of Euler steps of a rollout is drawn from these, e.g. [1, 2, 4, 8]. [] means T.
     node.ROLLOUT_STEPS = []
-    # Gaussian noise on the intermediate estimates of a rollout, as a share of their standard
-    # deviation, times 1 - t. It simulates the larger errors made on unseen images.
+    # Gaussian noise on the intermediate estimates of a rollout, as a fraction of their standard
+    # deviation, times 1 - t. It simulates the larger errors that are made on unseen images.
     node.STATE_NOISE = 0.3
-    # Whether every block is also trained at t = 0 in every iteration. INFERENCE_MODE "ensemble",
-    # "multi_step_ensemble", and "single_step" with a block other than 0 need it.
+    # Whether every block is also trained at t = 0 in every iteration. With rollouts, INFERENCE_MODE
+    # "ensemble", "multi_step_ensemble", and "single_step" with a block other than 0 need it.
     node.LEARN_AT_START = False
-    # With LEARN_AT_START: whether the losses at t > 0 pass a gradient to the features too, not only
-    # those at t = 0.
+    # With LEARN_AT_START: whether the losses at t > 0 also pass a gradient to the features.
+    # Otherwise only the losses at t = 0 do.
     node.STATES_TRAIN_FEATURES = True
     # Blocks that are trained in an iteration: "joint" (all) or "alternate" (Algorithm 1: one per
     # epoch, in turn).
     node.SCHEDULE = "joint"
-    # Iterations of an epoch, for "alternate". 0 takes it from the size of the training dataset.
+    # Iterations per epoch, for "alternate". 0 takes them from the size of the training dataset.
     node.ITERS_PER_EPOCH = 0
     # Weights of the flow loss (eq. 14) and of the classification loss. In FLOW_DET, CLASS_WEIGHT is
-    # also a weight of the matching cost.
+    # also the weight of the class probability in the matching cost.
     node.FLOW_WEIGHT = 0.02
     node.CLASS_WEIGHT = 4.0
 
     # Inference mode: "single_step", "ensemble", "multi_step", "multi_step_ensemble" or your own.
     node.INFERENCE_MODE = "multi_step"
-    # Euler steps of the multi-step modes. 0 is one per block.
+    # Number of Euler steps of the multi-step modes. 0 means one step per block.
     node.NUM_STEPS = 8
     # Block of "single_step", from 0. Negative numbers count from the end: -1 is the last block.
     node.SINGLE_STEP_BLOCK = 0
@@ -114,89 +117,90 @@ def _add_flow_keys(node: CfgNode) -> None:
 
 
 def _add_detection_model_keys(node: CfgNode) -> None:
-    # Number of queries M, the maximum number of objects of a training image.
+    # Number of queries M, which is also the maximum number of objects in a training image.
     node.NUM_QUERIES = 50
-    # Normalization after the 1x1 projection of the features ("" for none), and the number of
-    # residual convolution blocks that follow it.
+    # Normalization after the 1x1 projection of the features ("" for none), and number of residual
+    # convolution blocks after it.
     node.NECK_NORM = "GN"
     node.NECK_BLOCKS = 1
-    # Frequency of the fastest sine of the positional encoding, in cycles per image. 0 derives it
-    # from the token grid: half the tokens along the shorter side of an image (INPUT.FIXED_SIZE or
-    # MIN_SIZE_TEST), minus one. More than half the tokens would alias. A checkpoint keeps the value
-    # it was trained with.
+    # Frequency of the fastest sine of the positional encoding, in cycles per image. 0 means half
+    # the number of tokens along the shorter side of an image (INPUT.FIXED_SIZE or MIN_SIZE_TEST),
+    # minus one. A frequency above half the number of tokens would alias. A checkpoint keeps the
+    # frequencies that it was trained with.
     node.POSITION_MAX_FREQUENCY = 0.0
     # Hidden units of the feed-forward part of a transformer block.
     node.FEEDFORWARD_DIM = 512
     # Head that decodes embeddings to boxes: "linear" (the paper) or "mlp".
     node.BOX_HEAD = "mlp"
 
-    # Whether queries start from learned estimates whose boxes lie on a grid, and have a learned
-    # positional encoding.
+    # Whether queries have learned positional encodings, and start from learned estimates of z_1
+    # whose boxes lie on a grid.
     node.ANCHORED_QUERIES = True
     # Whether cross-attention is centered at the box that the estimate decodes to.
     node.BOX_ANCHORED_ATTENTION = True
-    # Points per side of a grid in that box at which the blocks also sample the feature maps. 0 is
-    # off.
+    # The blocks also sample the feature maps at a grid of points in the box that the estimate
+    # decodes to. This is the number of points per side. 0 is off.
     node.BOX_SAMPLES = 5
 
-    # Memory in GiB for the features of a frozen backbone, which then sees each image once. For
-    # augmentations with few outcomes (none, flips). 0 is off.
+    # Memory in GiB for cached features of a frozen backbone, which then sees each image once. It
+    # suits augmentations with few outcomes (none, flips). 0 is off.
     node.FEATURE_CACHE_GIB = 0.0
     # Folder where the cached features are also written, for later runs with the same images and
-    # backbone. "" is none.
+    # backbone. "" is off.
     node.FEATURE_CACHE_DIR = ""
 
 
 def _add_detection_training_keys(node: CfgNode) -> None:
-    # Query that gets an object's target in interpolated states: "ordered", "random" or
+    # How targets are assigned to queries in interpolated states: "ordered", "random" or
     # "optimal_transport". Rollouts use the matching of the detection loss.
     node.COUPLING = "random"
     # Matching of queries and objects in the detection loss: "per_block" (each block, or layer of
-    # the baseline, matches its own prediction) or "shared" (all use the matching of the first).
+    # the baseline, matches its own prediction) or "shared" (all blocks use the matching of the
+    # first block).
     node.MATCHING = "shared"
-    # Weights of the L1 and the GIoU loss of the boxes, and of these parts of the matching cost.
+    # Weights of L1 and GIoU of the boxes, in the loss and in the matching cost.
     node.BBOX_WEIGHT = 5.0
     node.GIOU_WEIGHT = 2.0
-    # Weight of the background in the classification loss, summed over the queries of an image. Each
-    # background query has this divided by NUM_QUERIES, at most 1, so the value holds for any number
-    # of queries.
+    # Weight of the background in the classification loss, summed over the queries of an image. The
+    # weight of one background query is this value divided by NUM_QUERIES, and at most 1. So the
+    # value suits any number of queries.
     node.BACKGROUND_WEIGHT_PER_IMAGE = 2.0
     # Whether the target probability of a matched query's class is the IoU of its box, so that
-    # scores rank boxes.
+    # scores rank boxes by their quality.
     node.IOU_AWARE_TARGETS = True
-    # Weight of the losses of the first block (of BackpropDetector: layer). It doubles from block to
+    # Weight of the losses of the first block (in BackpropDetector: layer). It doubles from block to
     # block, up to 1.
     node.FIRST_BLOCK_WEIGHT = 0.25
     # With LEARN_AT_START: weight of the losses at t = 0.
     node.START_WEIGHT = 0.25
 
-    # BackpropDetector alone: whether every layer has a loss, not only the last.
+    # Only for BackpropDetector: whether every layer has a loss, not only the last.
     node.AUXILIARY_LOSSES = True
-    # BackpropDetector alone: whether no gradient passes from a layer to the ones before it.
+    # Only for BackpropDetector: whether the gradient is stopped between layers.
     node.DETACH_LAYERS = False
-    # BackpropDetector alone: whether the blocks' activations are recomputed in the backward pass
+    # Only for BackpropDetector: whether the blocks' activations are recomputed in the backward pass
     # (gradient checkpointing).
     node.CHECKPOINT_BLOCKS = False
 
 
 def _add_detection_inference_keys(node: CfgNode) -> None:
-    # The steps of an image stop once no box that could be reported moves by more than this share of
-    # the image's side. 0 is off.
+    # An image takes no more steps once no box that could be reported moves by more than this
+    # fraction of the image's side. 0 is off.
     node.EARLY_EXIT = 0.0
     # Scores are multiplied by box stability: the estimate before the last step is perturbed this
     # many times, the step is re-run, and the IoU with the original box is averaged. Each sample
-    # costs one call of a block. 0 is off.
+    # costs one step. 0 is off.
     node.STABILITY_SAMPLES = 4
-    # Noise of the perturbed estimates, as a share of their standard deviation.
+    # Noise of the perturbed estimates, as a fraction of their standard deviation.
     node.STABILITY_NOISE = 0.2
-    # Detections with a score at or below this are dropped.
+    # Detections whose score is not above this value are dropped.
     node.SCORE_THRESHOLD = 0.01
     # IoU threshold of class-wise non-maximum suppression.
     node.NMS_THRESHOLD = 0.5
 
 
 def _add_classification_keys(node: CfgNode) -> None:
-    # The defaults that differ from those of FLOW_DET.
+    # defaults that differ from those of FLOW_DET
     node.IN_FEATURES = []
     node.BLOCK = "mlp"
     node.STATE_NOISE = 0.0
@@ -205,31 +209,32 @@ def _add_classification_keys(node: CfgNode) -> None:
     node.CLASS_WEIGHT = 1.0
     node.NUM_STEPS = 0
 
-    # Which block reads which feature map: "parallel" (all read the last of IN_FEATURES) or
-    # "sequential" (block k reads the k-th, so IN_FEATURES must have NUM_BLOCKS).
+    # Which block gets which feature map: "parallel" (all blocks get the last of IN_FEATURES) or
+    # "sequential" (block k gets the k-th; IN_FEATURES must have NUM_BLOCKS names).
     node.TOPOLOGY = "parallel"
-    # What a block reads of a feature map: "pooled" (the mean over positions, [B, c]) or "tokens"
+    # Form of the features that a block gets: "pooled" (the mean over positions, [B, c]) or "tokens"
     # (all positions, [B, N, c]).
     node.FEATURES = "pooled"
     # Hidden units of a block.
     node.BLOCK_DIM = 512
-    # Residual layers of "residual_mlp".
+    # Number of residual layers of "residual_mlp".
     node.BLOCK_LAYERS = 2
-    # Whether class logits are computed from the class embedding (tied) or by a separate projection
-    # (W_cls).
+    # Whether class logits are computed with the target embeddings (tied), not with a separate
+    # projection (W_cls).
     node.TIE_CLASSES = False
-    # Numbers of Euler steps that an evaluation reports. [] is 1, 2, T and 2T.
+    # Numbers of Euler steps that an evaluation reports. [] means 1, 2, T and 2T.
     node.EVAL_STEPS = []
 
 
 def _add_backbone_keys(cfg: CfgNode) -> None:
-    # Channels of the stem, res2 and res3 (strides 4, 4, 8) of "build_small_resnet_backbone", and
-    # the number of residual blocks of res2 and res3.
+    # Numbers of channels of the stem, res2 and res3 (strides 4, 4, 8) of
+    # "build_small_resnet_backbone", and numbers of residual blocks of res2 and res3.
     cfg.MODEL.SMALL_RESNET = CfgNode({"CHANNELS": [32, 32, 128], "BLOCKS": [1, 2]})
-    # Channels of the stages of "build_cnn_backbone". Each stage halves the size of its input.
+    # Numbers of channels of the stages of "build_cnn_backbone". Each stage halves the size of its
+    # input.
     cfg.MODEL.CNN = CfgNode({"CHANNELS": [96, 384, 1536]})
-    # Sizes of "build_vit_backbone": torchvision's VisionTransformer for images of INPUT.FIXED_SIZE.
-    # STEM is "patch" (linear patches) or "conv" (convolutions down to the same patches).
+    # "build_vit_backbone": torchvision's VisionTransformer for images of INPUT.FIXED_SIZE. STEM is
+    # "patch" (a linear projection of patches) or "conv" (convolutions to equally many tokens).
     cfg.MODEL.VIT = CfgNode(
         {
             "PATCH_SIZE": 4,
@@ -247,62 +252,67 @@ def _add_detection_data_keys(cfg: CfgNode) -> None:
     # Folder of a detection dataset in one of the layouts of docs/custom_datasets.md. It replaces
     # DATASETS.TRAIN and TEST. `tools/train_net.py --data` sets it.
     cfg.DATASETS.PATH = ""
-    # Whether objects marked difficult (VOC) are trained on. The evaluator ignores them.
+    # Whether objects that are marked difficult (VOC) are used in training. The evaluator always
+    # ignores them.
     cfg.DATASETS.TRAIN_ON_DIFFICULT = False
-    # (height, width) that every image is resized to, in training and testing. [0, 0] is off: then
-    # INPUT.MIN_SIZE_* and MAX_SIZE_* hold.
+    # (height, width) to which every image is resized, in training and testing. [0, 0] is off: then
+    # INPUT.MIN_SIZE_* and MAX_SIZE_* apply.
     cfg.INPUT.FIXED_SIZE = [0, 0]
-    # Training augmentation: brightness, contrast and saturation are scaled by 1 +- this. 0 is off.
+    # Augmentation in detection: brightness, contrast and saturation are multiplied by random
+    # factors from 1 - x to 1 + x, where x is this value. 0 is off.
     cfg.INPUT.COLOR_JITTER = 0.0
-    # Training augmentation: the image is scaled by a factor from this range, then cropped or padded
-    # to INPUT.FIXED_SIZE. [1, 1] is off.
+    # Augmentation in detection: the image is scaled by a random factor from this range, then
+    # cropped or padded to INPUT.FIXED_SIZE. [1, 1] is off.
     cfg.INPUT.SCALE_JITTER = [1.0, 1.0]
 
 
 def _add_classification_data_keys(cfg: CfgNode) -> None:
-    # Whether missing classification datasets are downloaded, with torchvision's code.
+    # Whether missing classification datasets are downloaded (by torchvision).
     cfg.DATASETS.DOWNLOAD = False
-    # Memory in GiB: the images of a classification dataset are decoded once and kept if they need
-    # at most this much.
+    # Memory limit in GiB. The images of a classification dataset are decoded only once and kept in
+    # memory if they need at most this much.
     cfg.DATALOADER.IN_MEMORY_GIB = 2.0
-    # Augmentations of classification; INPUT.RANDOM_FLIP holds too. Pixels that are padded before a
-    # random crop of the original size.
+    # Augmentation in classification: number of pixels of padding before a random crop of the
+    # original size. 0 is off. (detectron2's INPUT.RANDOM_FLIP also applies to classification.)
     cfg.INPUT.CROP_PADDING = 0
-    # Smallest share of the image's area in a random resized crop. 0 is off.
+    # Augmentation in classification: smallest fraction of the image's area in a random resized
+    # crop. 0 is off.
     cfg.INPUT.RESIZED_CROP_AREA = 0.0
-    # Policy of torchvision's AutoAugment: "cifar10", "imagenet" or "svhn". "" is off.
+    # Augmentation in classification: policy of torchvision's AutoAugment, "cifar10", "imagenet" or
+    # "svhn". "" is off.
     cfg.INPUT.AUTO_AUGMENT = ""
-    # Probability that a rectangle of the image is erased.
+    # Augmentation in classification: probability that a random rectangle of the image is erased.
     cfg.INPUT.RANDOM_ERASING = 0.0
-    # Largest random rotation in degrees.
+    # Augmentation in classification: largest angle of a random rotation, in degrees.
     cfg.INPUT.RANDOM_ROTATION = 0.0
 
 
 def _add_evaluation_keys(cfg: CfgNode) -> None:
-    # Images per batch and process in evaluation.
+    # Number of images per batch in evaluation, in each process.
     cfg.TEST.BATCH_SIZE = 8
-    # Names of the classes over which AP-subset, AP50-subset and AP75-subset are averaged, in
-    # addition to the means over all classes.
+    # Names of classes. VOC evaluation also reports the means over them, as AP-subset, AP50-subset
+    # and AP75-subset.
     cfg.TEST.CLASS_SUBSET = []
-    # Images of each test dataset whose results every evaluation writes to TensorBoard. 0 is off.
+    # Number of images of each test dataset whose results every evaluation writes to TensorBoard. 0
+    # is off.
     cfg.TEST.SAMPLE_IMAGES = 6
     # Whether a training writes report.html at its end.
     cfg.TEST.REPORT = True
-    # Number of test images of which the report shows the best and the worst. 0 leaves them out.
+    # Number of test images from which the report shows the best and the worst. 0 leaves them out.
     cfg.TEST.REPORT_IMAGES = 100
 
 
 def _add_solver_keys(cfg: CfgNode) -> None:
     # Optimizer: "AdamW" or "SGD".
     cfg.SOLVER.OPTIMIZER = "AdamW"
-    # Learning rate of the backbone, as a share of BASE_LR.
+    # Learning rate of the backbone, as a fraction of BASE_LR.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
-    # Decay of an exponential moving average of the weights. The average is evaluated too; the names
-    # of its results end in "_ema". 0 is off.
+    # Decay of an exponential moving average of the weights. The average is also evaluated; the
+    # names of its results end in "_ema". 0 is off.
     cfg.SOLVER.EMA_DECAY = 0.0
-    # The schedule in epochs of the training dataset. MAX_EPOCHS above 0 sets MAX_ITER. The others
-    # set STEPS, WARMUP_ITERS, CHECKPOINT_PERIOD and TEST.EVAL_PERIOD in the same way; 0 or []
-    # leaves those as they are.
+    # The schedule in epochs of the training dataset. MAX_EPOCHS above 0 sets MAX_ITER. In the same
+    # way, the others set STEPS, WARMUP_ITERS, CHECKPOINT_PERIOD and TEST.EVAL_PERIOD. 0 or []
+    # leaves the number of iterations unchanged.
     cfg.SOLVER.MAX_EPOCHS = 0
     cfg.SOLVER.STEP_EPOCHS = []
     cfg.SOLVER.WARMUP_EPOCHS = 0
@@ -311,7 +321,11 @@ def _add_solver_keys(cfg: CfgNode) -> None:
 
 
 def state_settings(node: CfgNode) -> StateSettings:
-    """The training states of `MODEL.FLOW_DET` or `MODEL.FLOW_CLS`."""
+    """Returns the settings of the training states in `MODEL.FLOW_DET` or `MODEL.FLOW_CLS`.
+
+    Raises:
+        ValueError: a key is unknown or out of range.
+    """
     return StateSettings(
         kind=node.TRAINING_STATES,
         learn_at_start=node.LEARN_AT_START,
@@ -322,8 +336,13 @@ def state_settings(node: CfgNode) -> StateSettings:
 
 
 def inference_settings(node: CfgNode) -> InferenceSettings:
-    """The inference settings of `MODEL.FLOW_DET` or `MODEL.FLOW_CLS`. `NUM_STEPS` 0 is one step per
-    block; a negative `SINGLE_STEP_BLOCK` counts from the end."""
+    """Returns the inference settings in `MODEL.FLOW_DET` or `MODEL.FLOW_CLS`.
+
+    `NUM_STEPS` 0 means one step per block. A negative `SINGLE_STEP_BLOCK` counts from the end.
+
+    Raises:
+        ValueError: `EARLY_EXIT` is negative.
+    """
     count, block = node.NUM_BLOCKS, node.SINGLE_STEP_BLOCK
     plan = InferencePlan(
         node.INFERENCE_MODE, node.NUM_STEPS or count, block + count if block < 0 else block
@@ -333,11 +352,12 @@ def inference_settings(node: CfgNode) -> InferenceSettings:
 
 @dataclass(frozen=True)
 class PixelSettings:
-    """What a backbone expects of pixels.
+    """The form of pixels that a backbone expects.
 
     Attributes:
-        mean, std: per channel, in the order of `format`, for values from 0 to 255.
-        format: "RGB" or "BGR".
+        mean, std: mean and standard deviation of each channel, in the order of `format`, for values
+            from 0 to 255.
+        format: order of the channels, "RGB" or "BGR".
     """
 
     mean: Sequence[float]
@@ -346,5 +366,5 @@ class PixelSettings:
 
 
 def pixel_settings(cfg: CfgNode) -> PixelSettings:
-    """The normalization and channel order of a config."""
+    """Returns the normalization and the order of channels in a config."""
     return PixelSettings(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.FORMAT)

@@ -1,4 +1,4 @@
-"""What models report while they run: scalars for the trainer's event storage, and warnings."""
+"""Logs scalars and warnings of a model while it runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from flowdet.flow import InferencePlan, StateSettings
 
 
 def log_scalars(scalars: dict[str, Tensor]) -> None:
-    """Writes scalars to the event storage, if there is one, with a single copy to the host."""
+    """Writes scalar tensors to detectron2's event storage, with a single copy to the host.
+
+    Outside a training there is no event storage, and nothing is written.
+    """
     if has_event_storage() and scalars:
         values = torch.stack([x.float() for x in scalars.values()]).tolist()
         get_event_storage().put_scalars(**dict(zip(scalars, values, strict=True)))
@@ -23,8 +26,9 @@ def log_scalars(scalars: dict[str, Tensor]) -> None:
 def warn_of_untrained_blocks(
     plan: InferencePlan, states: StateSettings, num_blocks: int, node: str
 ) -> None:
-    """Warns, once per set of arguments, if inference evaluates blocks at t = 0 that were never
-    trained there: their estimates are arbitrary.
+    """Warns if inference evaluates blocks at t = 0 that were never trained at t = 0.
+
+    The estimates of such blocks are arbitrary. The warning is logged once per set of arguments.
 
     Args:
         plan: the inference mode.

@@ -57,7 +57,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def read_study(args: argparse.Namespace) -> Study:
     """The study with the variants of `--only`."""
-    # the installed package has the files of configs/ablations, too
+    # the installed package also contains configs/ablations/
     shipped = configs_folder() / str(args.study).removeprefix("configs/")
     study = Study.read(shipped if shipped.is_file() and not args.study.is_file() else args.study)
     return study.select(args.only) if args.only else study
@@ -86,7 +86,7 @@ def plan(args: argparse.Namespace) -> Comparison:
 
 
 def report(args: argparse.Namespace, comparison: Comparison) -> None:
-    """Evaluates every mode, prints the table and writes it."""
+    """Evaluates every mode, prints the table and writes it with its figure."""
     study, runs = read_study(args), comparison.runs
     rows = ablation_rows(group_by_variant(study, runs), study.modes)
     dataset, subset = runs[0].cfg.DATASETS.TEST[0], runs[0].cfg.TEST.CLASS_SUBSET

@@ -2,7 +2,8 @@
 
     tools/check_data.py --data path/to/dataset --config-file configs/voc_flow_r50.yaml
 
-It opens every image, counts classes and box sizes, and draws a sheet of images with their boxes.
+It opens every image, counts objects per class and box sizes, and draws a sheet of images with their
+boxes.
 With a config it also compares the number of objects with the number of queries, and the object
 sizes with the input size. The exit status is 1 if there are problems. docs/custom_datasets.md
 describes the accepted layouts.
@@ -42,7 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--examples",
         type=at_least_one,
         default=10,
-        help="problems listed per kind (default: %(default)s)",
+        help="problems to list per kind (default: %(default)s)",
     )
     add(
         "--skip-images",
@@ -100,7 +101,7 @@ def check(args: argparse.Namespace) -> int:
 
 
 def sheet_of_valid_images(checked: DatasetCheck, count: int) -> Image.Image:
-    """A sheet of images with their boxes, without the images that have problems."""
+    """Draws a sheet of images with their boxes; images with problems are left out."""
     invalid = {problem.where for problem in checked.problems}
     records = {
         split: [r for r in split_records if r["file_name"] not in invalid]

@@ -1,4 +1,4 @@
-"""What all commands share: one-line errors, types of options, config overrides."""
+"""Shared code of all commands: one-line errors, option types, config overrides."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flowdet.reporting.results import program_name
 
 
 def command_parser(description: str) -> argparse.ArgumentParser:
-    """A parser whose help prints the description unchanged, except for `with_program`."""
+    """Returns a parser whose help prints the description, changed only by `with_program`."""
     program = program_name()
     return argparse.ArgumentParser(
         prog=program,
@@ -22,7 +22,7 @@ def command_parser(description: str) -> argparse.ArgumentParser:
 
 
 def with_program(description: str, program: str) -> str:
-    """Replaces `tools/NAME.py` at the start of the indented example lines by this program."""
+    """Replaces `tools/NAME.py` at the start of indented example lines by the program's name."""
     return re.sub(r"^    tools/\w+\.py", f"    {program}", description, flags=re.MULTILINE)
 
 
@@ -30,30 +30,30 @@ def with_program(description: str, program: str) -> str:
 def user_errors(
     kinds: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, ImportError),
 ) -> Iterator[None]:
-    """Ends the program with a one-line message for errors of the user: a wrong file, key or value.
+    """Ends the program with a one-line message if a file, key or value of the user is wrong.
 
     Args:
-        kinds: the exceptions that are printed this way; all others pass through.
+        kinds: the exceptions that end the program this way; all others are raised as usual.
     """
     try:
         yield
     except kinds as error:
-        # str() of a KeyError puts its message in quotes
+        # str() of a KeyError adds quotes to its message
         sys.exit(f"error: {error.args[0] if isinstance(error, KeyError) else error}")
 
 
 def at_least_one(text: str) -> int:
-    """The type of an option that is a whole number above 0.
+    """Converts the text of an option to an integer of at least 1.
 
     Raises:
-        argparse.ArgumentTypeError: the text is not such a number.
+        argparse.ArgumentTypeError: the text is not an integer of at least 1.
     """
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text!r}")
     return int(text)
 
 
-# a config key: SOLVER.BASE_LR and the like, or one of the keys without a dot
+# a config key: one with a dot, such as SOLVER.BASE_LR, or one of the four keys without a dot
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+|SEED|OUTPUT_DIR|VIS_PERIOD|CUDNN_BENCHMARK")
 
 
@@ -62,12 +62,12 @@ def parse_with_overrides(
 ) -> argparse.Namespace:
     """Parses a command line that ends with `KEY VALUE` pairs.
 
-    Everything after the first config key, or after `--opts`, goes to `opts`, even if an option that
-    takes any number of words comes before it.
+    Everything from the first config key on, or after `--opts`, goes to `opts`, even if the option
+    before it takes any number of words.
 
     Args:
-        parser: has a positional argument `opts` that takes the remainder.
-        argv: the command line; None for that of this process.
+        parser: a parser with a positional argument `opts` that takes the remainder.
+        argv: the arguments of the command line; None takes `sys.argv[1:]`.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     start = next(

@@ -1,4 +1,4 @@
-"""What the commands share that train several runs and print a table of them."""
+"""Shared code of the commands that train several runs and print a table of the results."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def check_overrides(overrides: Sequence[str], options: Mapping[str, str]) -> Non
 
     Args:
         overrides: `KEY VALUE` pairs.
-        options: the option of each such key, besides those of `--seeds` and `--output`.
+        options: the option that sets each such key, in addition to `--seeds` and `--output`.
 
     Raises:
         ValueError: an override sets such a key.
@@ -55,7 +55,7 @@ def train_and_report(plan: Callable[[], Comparison], report: Callable[[Compariso
     An error of the user, an interruption or a failed run ends the program with a one-line message
     and a nonzero status.
     """
-    # SIGTERM also stops the training process that is running
+    # with this handler SIGTERM also stops the training process
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     keep_freed_memory()
     with user_errors():
@@ -79,15 +79,15 @@ def save_table(
     draw: Callable[[str], str],
     failures: Sequence[str] = (),
 ) -> None:
-    """Prints a table with the failed runs, and writes it as Markdown and its rows as JSON.
+    """Prints a table and the failed runs; writes both as Markdown, and the rows as JSON.
 
     Args:
         path: path of both files, without suffix.
         comparison: the runs of the table.
         rows: rows of the result file.
         caption: text above the table.
-        draw: returns the table in a given style of tabulate.
-        failures: further failures, one line each, printed after those of the runs.
+        draw: returns the table in a style of tabulate.
+        failures: further failures, one line each, printed after the failed runs.
     """
     runs, command = comparison.runs, typed_command()
     failed = [f"FAILED {folder}, {why}" for folder, why in comparison.failed.items()]

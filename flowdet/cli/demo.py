@@ -5,8 +5,8 @@
 
 If --output is a folder, it gets one picture per image; if it is a picture (sheet.png), all images
 are drawn on that sheet. --trajectory also draws the boxes after every integration step. --animate
-gif also animates the boxes from noise to objects. --disagreement draws how much the flow blocks
-differ.
+gif also animates the boxes from noise to objects. --disagreement also draws how much the boxes of
+the flow blocks differ.
 
     ... --video street.mp4 --output detections.mp4
     ... --webcam --show
@@ -16,7 +16,7 @@ Only --show needs a display. Ctrl-C stops a video or camera and keeps what is wr
     tools/demo.py --config-file output/digits_flow_vit/config.yaml \\
         --weights output/digits_flow_vit/model_final.pth --input photos/ --top 3
 
-prints the 3 most probable classes of every image, because this config is of a classifier.
+prints the 3 most probable classes of every image, because this is the config of a classifier.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from flowdet.inference.video_writer import (
 )
 from flowdet.visualization.drawing import DetectionVisualizer
 
-# flags of one task only, and flags for images or videos only, as attributes of the parsed arguments
+# attributes of the parsed arguments: flags for one task only, and flags for images or videos only
 DETECTOR_FLAGS = (
     *("video", "webcam", "show", "output", "trajectory", "animate", "disagreement"),
     "score_threshold",
@@ -83,7 +83,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=probability,
         help=f"lowest score that is drawn (default: {SCORE_THRESHOLD})",
     )
-    add("--classify", action="store_true", help="exit with an error if the config is of a detector")
+    add("--classify", action="store_true", help="exit with an error for the config of a detector")
     add("--top", type=at_least_one, help=f"classes per image of a classifier (default: {TOP})")
     add("--mode", choices=INFERENCE_MODES, help="inference mode (default: the config's)")
     add("--steps", type=at_least_one, help="Euler steps of the multi-step modes")
@@ -100,14 +100,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Ends the program if the flags do not fit the task or each other."""
+    """Ends the program if a flag does not apply to the task, or two flags exclude each other."""
     own, other, unusable = "detector", "classifier", CLASSIFIER_FLAGS
     if args.task is CLASSIFICATION:
         own, other, unusable = "classifier", "detector", DETECTOR_FLAGS
     given = [x for x in unusable if getattr(args, x) is not parser.get_default(x)]
     if given:
         flags = ", ".join("--" + x.replace("_", "-") for x in given)
-        parser.error(f"{flags}: only for {other}s, but the config is of a {own}")
+        parser.error(f"{flags}: only for {other}s, but this is the config of a {own}")
     kind, unusable = ("images", VIDEO_FLAGS) if args.input else ("videos", IMAGE_FLAGS)
     given = [x for x in unusable if getattr(args, x)]
     if given:
@@ -124,7 +124,7 @@ def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
 
 
 def probability(text: str) -> float:
-    """The type of an option from 0 to 1."""
+    """Converts the text of an option to a number from 0 to 1."""
     try:
         value = float(text)
     except ValueError:
@@ -135,27 +135,29 @@ def probability(text: str) -> float:
 
 
 def camera(text: str) -> int:
-    """The type of `--webcam`."""
+    """Converts the text of `--webcam` to the number of a camera."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a camera number: use 0, 1, ...")
     return int(text)
 
 
 def device(text: str) -> str:
-    """The type of `--device`."""
+    """Checks the text of `--device`."""
     try:
         return str(torch.device(text))
     except RuntimeError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a device of torch") from error
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a torch device: use cpu, cuda, cuda:1, ..."
+        ) from error
 
 
 def configure(args: argparse.Namespace) -> CfgNode:
-    """The config with the values of the flags.
+    """Loads the config and sets the values of the flags.
 
     Raises:
         ValueError: the model or its inference mode does not use a given flag.
     """
-    # each frame of a camera is shown as soon as it is there
+    # a batch of one: each frame of a camera is shown as soon as it is read
     batch_size = 1 if args.webcam is not None and not args.batch_size else args.batch_size
     cfg = inference_config(
         args.config_file,
@@ -181,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def detect(args: argparse.Namespace) -> int:
     """Runs the model on the images or frames; returns the exit status."""
-    # missing files are reported before a model is loaded
+    # opened first, so that missing files are reported before the model is loaded
     files = find_images(args.input) if args.input else []
     frames = None if args.input else open_frames(args)
     kind = ClassPredictor if args.task is CLASSIFICATION else Predictor
@@ -203,7 +205,7 @@ def detect(args: argparse.Namespace) -> int:
 
 
 def image_analyses(args: argparse.Namespace, predictor: Predictor) -> list[ImageAnalysis]:
-    """What is computed per image besides the detections; see `--disagreement`."""
+    """Returns the per-image analyses of the flags; `--disagreement` is the only one."""
     if not args.disagreement:
         return []
     check_has_blocks(predictor.model)
@@ -211,7 +213,7 @@ def image_analyses(args: argparse.Namespace, predictor: Predictor) -> list[Image
 
 
 def open_frames(args: argparse.Namespace) -> Frames:
-    """Opens the video or the camera, after a check of `--output`."""
+    """Checks `--output`, then opens the video or the camera."""
     if args.output:
         video_output_path(args.output, args.video or "camera")
     return VideoFile(args.video) if args.video else Camera(args.webcam)
@@ -222,7 +224,8 @@ def detect_in_video(
 ) -> int:
     """Detects in the frames of a video or camera; returns the exit status.
 
-    The status is 130 if Ctrl-C stopped a video. A camera can only be stopped, so there it is 0.
+    The status is 130 if Ctrl-C stopped a video file. For a camera it is 0, because Ctrl-C is the
+    usual way to stop it.
     """
     writer = window = None
     if args.output:

@@ -1,11 +1,12 @@
-"""Exports a trained detector or classifier as one file that needs neither flowdet nor detectron2.
+"""Exports a trained detector or classifier as one ONNX or torch.export file.
 
     tools/export.py --config-file output/digits_flow/config.yaml \\
         --weights output/digits_flow/model_final.pth --output detector.onnx
 
-The inference mode and the image size are fixed; the batch size is not. The outputs of the file are
-compared with those of the model on random images, or on the images of --check, and the file is
-kept only if they match. docs/export.md describes how to use it.
+An ONNX file runs without flowdet and detectron2. The inference mode and the image size are fixed in
+the file; the batch size is free. The outputs of the file are compared with those of the model on
+random images, or on the images of --check. The file is kept only if they match. docs/export.md
+describes how to use it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--config-file", required=True, help="config.yaml of a run, or path or name of a config")
     add("--weights", help="checkpoint (default: MODEL.WEIGHTS of the config)")
-    add("--output", type=Path, required=True, help="the file: .onnx, or .pt2 for torch.export")
+    add("--output", type=Path, required=True, help="file to write: .onnx, or .pt2 for torch.export")
     add(
         "--format",
         choices=FORMATS,
@@ -65,17 +66,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def load(args: argparse.Namespace) -> BasePredictor:
-    """The model on the CPU, with its image preprocessing.
+    """Loads the model on the CPU, with its image preprocessing.
 
     Raises:
-        ValueError: a flag does not fit the model, or there is no image size.
+        ValueError: a flag does not apply to the model, or the image size is not set.
     """
     overrides = [*args.opts, *(["INPUT.FIXED_SIZE", args.size] if args.size else [])]
     overrides += ["SOLVER.EMA_DECAY", 0.0] if args.ema is False else []
     plan = {"mode": args.mode, "steps": args.steps, "block": args.block}
     cfg = inference_config(args.config_file, overrides, device="cpu", **plan)
     if not all(cfg.INPUT.FIXED_SIZE):
-        raise ValueError("INPUT.FIXED_SIZE is 0 and a graph has one image size: give --size H W")
+        raise ValueError("INPUT.FIXED_SIZE is 0, but a graph needs one image size: give --size H W")
     is_classifier = task_of(cfg) is CLASSIFICATION
     if is_classifier and args.no_nms:
         raise ValueError("--no-nms is for detectors: leave it out")
@@ -88,10 +89,10 @@ def load(args: argparse.Namespace) -> BasePredictor:
 
 
 def build(args: argparse.Namespace, predictor: BasePredictor) -> Graph:
-    """The graph of the model.
+    """Builds the graph of the model.
 
     Raises:
-        ValueError: `--noise-input` for a model without initial noise.
+        ValueError: `--noise-input` was given for a model without initial noise.
     """
     size = tuple(predictor.cfg.INPUT.FIXED_SIZE)
     graph = graph_of(predictor.model, size, suppress=not args.no_nms)
@@ -103,7 +104,7 @@ def build(args: argparse.Namespace, predictor: BasePredictor) -> Graph:
 
 
 def images_to_check(args: argparse.Namespace, predictor: BasePredictor, graph: Graph) -> Tensor:
-    """The images for the comparison, uint8 [B, 3, H, W], preprocessed as for an evaluation."""
+    """Returns the images for the comparison, uint8 [B, 3, H, W], preprocessed as in evaluation."""
     if not args.check:
         shape = (RANDOM_IMAGES, 3, *graph.size)
         random = torch.Generator().manual_seed(0)
@@ -124,7 +125,7 @@ def report(args: argparse.Namespace, metadata: dict[str, str], difference: Diffe
         compared += f" with {difference.detections} detections"
     print(f"largest difference from the model: {difference.largest:.1e} in {compared}")
     if difference.detections == 0:
-        print("there are no detections: compare on images with objects, --check IMAGE ...")
+        print("nothing was detected: compare on images with objects, --check IMAGE ...")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Variance of each block's gradient over batches, for flow and backprop (Figure 7).
+"""Measures the variance of each block's gradient over batches, for flow and backprop (Figure 7).
 
     tools/measure_gradients.py MODEL.WEIGHTS output/digits_pretrain/backbone.pth
     tools/measure_gradients.py --config-file configs/voc_flow_r50.yaml --batches 100
@@ -35,13 +35,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--blocks", nargs="+", type=int, default=[4, 6], metavar="T", help="numbers of blocks")
     add("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), help="default: all")
-    add("--batches", type=int, default=50, metavar="N", help="batches of the variance")
+    add(
+        "--batches",
+        type=int,
+        default=50,
+        metavar="N",
+        help="batches to compute the variance over (default: 50)",
+    )
     add(
         "--iterations",
         nargs="+",
         type=int,
         default=[0, 200],
-        help="after how many training iterations",
+        help="numbers of training iterations to measure after (default: 0 200)",
     )
     add(
         "--output",
@@ -58,7 +64,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def print_table(rows: list[dict]) -> None:
-    """Prints a line per method, T and iteration."""
+    """Prints one line per method, T and number of iterations."""
     table: dict[tuple, list] = {}
     for row in rows:
         key = (row["method"], row["num_blocks"], row["iterations"])
@@ -83,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
             for name in args.methods
         ]
         measurements = variance_rows(variants, args.batches, args.iterations)
-        # one value per block, and the ratio of the first and the last
+        # one value per block, and the ratio of the first to the last
         per_iteration = sum(variant.MODEL.FLOW_DET.NUM_BLOCKS + 1 for _, variant in variants)
         total = per_iteration * len(set(args.iterations))
         rows = list(tqdm(measurements, total=total, desc="measured", unit=" values"))

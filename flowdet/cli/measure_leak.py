@@ -1,13 +1,17 @@
-"""How much flow blocks use the image when they are trained on interpolated states.
+"""Measures how much flow blocks use the image when they are trained on interpolated states.
 
     tools/measure_leak.py MODEL.WEIGHTS output/digits_pretrain/backbone.pth
     tools/measure_leak.py --config-file configs/cls/digits_flow_vit.yaml --iterations 0 100 300
 
 Interpolated states with t > 0 contain the target. This command trains the blocks of a flow config
-on them for some iterations. Then it measures on fixed batches, for every t: the anchor loss; the
-anchor loss with the features of another image, which is as low if the blocks ignore the image; and
-the norm of the loss's gradient with respect to the features. `KEY VALUE` pairs override the
-config.
+on such states for some iterations. Then it measures three values on fixed batches, for every t:
+
+- the anchor loss, the sum of all losses except the flow loss;
+- the anchor loss with the features of another image, which is equally low if the blocks ignore the
+  image;
+- the norm of the gradient of the anchor loss with respect to the features.
+
+`KEY VALUE` pairs override the config.
 """
 
 from __future__ import annotations
@@ -39,14 +43,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=at_least_one,
         default=8,
         metavar="N",
-        help="batches that are averaged over",
+        help="batches to average over (default: 8)",
     )
     add(
         "--iterations",
         nargs="+",
         type=int,
         default=[0, 300],
-        help="after how many training iterations",
+        help="numbers of training iterations to measure after (default: 0 300)",
     )
     times = [0, 0.2, 0.4, 0.6, 0.8, 0.95]
     add("--times", nargs="+", type=float, default=times, metavar="T", help="times of the states")

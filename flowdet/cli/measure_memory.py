@@ -1,4 +1,4 @@
-"""Memory of a training step for several numbers of blocks T (Figure 3).
+"""Measures the memory of a training step for several numbers of blocks T (Figure 3).
 
     tools/measure_memory.py
     tools/measure_memory.py --config-file configs/digits_flow.yaml --blocks 2 4 8 --batch-sizes 16
@@ -54,7 +54,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def print_table(rows: list[dict], slopes: list[dict], metric: str) -> None:
-    """Prints a metric for every T, with its slope per block."""
+    """Prints a metric for every T, and its increase per block."""
     per_block = {
         (row["batch_size"], row["method"]): f"{row['mean']:,}"
         for row in slopes

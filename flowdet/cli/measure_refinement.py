@@ -1,12 +1,12 @@
-"""AP after every integration step of a trained detector, in every inference mode (Figure 6, right).
+"""Measures the AP of a detector after every integration step, in every mode (Figure 6, right).
 
     tools/measure_refinement.py --run output/digits_demo --max-steps 8
     tools/measure_refinement.py --run output/table1_digits/flow_batch8_seed* --plans multi_step-1 \\
         multi_step-4 multi_step-16
 
-For a BackpropDetector it is the AP after every layer. Several runs give mean and standard
-deviation. --plans evaluates only the named plans (MODE-STEPS, ensemble or single_step-BLOCK), and
-each only after its last step. `KEY VALUE` pairs override the configs of the runs.
+A BackpropDetector is evaluated after every layer. For several runs the command reports the mean and
+the standard deviation. With --plans it evaluates only the named plans (MODE-STEPS, ensemble or
+single_step-BLOCK), each after its last step. `KEY VALUE` pairs override the configs of the runs.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--max-steps", type=int, default=8, metavar="N", help="largest number of steps (default: 8)"
     )
     add("--plans", nargs="+", metavar="PLAN", help="evaluate these plans (default: all)")
-    # the former name of --plans, in commands that result files record
+    # the former name of --plans, which recorded commands in result files use
     add("--walks", nargs="+", dest="plans", help=argparse.SUPPRESS)
     add(
         "--output",
@@ -59,7 +59,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def print_table(rows: list[dict], metric: str) -> None:
-    """Prints a line per plan, with the metric after each step."""
+    """Prints one line per plan, with the metric after each step."""
     lines: dict[tuple, list] = {}
     for row in rows:
         if row["metric"] == metric:

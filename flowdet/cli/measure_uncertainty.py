@@ -3,10 +3,10 @@
     tools/measure_uncertainty.py --run output/digits_demo
     tools/measure_uncertainty.py --run output/voc_flow_r18_frozen --samples 8
 
-The other measures are the agreement of the detection with what other samples of the initial noise,
-the single blocks, and the earlier integration steps predict for the same query. For a
-BackpropDetector they are the agreement with its earlier layers. `KEY VALUE` pairs override the
-config of the run.
+The other measures are box stability, box size, and the agreement with other predictions for the
+same query: those of other samples of the initial noise, of each block, and of earlier integration
+steps. A BackpropDetector has only the predictions of its earlier layers. `KEY VALUE` pairs override
+the config of the run.
 """
 
 from __future__ import annotations

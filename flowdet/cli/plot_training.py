@@ -3,7 +3,8 @@
     tools/plot_training.py --runs output/table1_digits/*batch8*
     tools/plot_training.py --runs output/a output/b --metrics total_loss bbox/AP75
 
-Runs that differ only in their seed become one line, with a band from the minimum to the maximum.
+Runs that differ only in their seed are drawn as one line, the mean, with a band from minimum to
+maximum.
 The runs may be complete, interrupted or still training.
 """
 

@@ -1,10 +1,10 @@
-"""Pretrains the backbone for the digits dataset: it classifies the digit in every feature map cell.
+"""Pretrains the backbone of the digits configs by classifying every cell of its feature map.
 
     tools/pretrain_digits.py
     tools/pretrain_digits.py --output output/digits_pretrain/backbone.pth --iterations 1000
 
-Takes about a minute on a CPU and replaces ImageNet weights. The images are generated from the
-training digits only; no test image is used.
+The weights take the place of ImageNet weights. Pretraining takes about a minute on a CPU. The
+images are generated from the training digits only; no test image is used.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ BACKGROUND = len(CLASS_NAMES)
 
 
 class LabeledScenes(Dataset):
-    """Generated images, each with the classes of its cells.
+    """Generated images with a class label for every cell of the feature map.
 
-    An item is an image, uint8 [3, H, W], and the class of every cell [H / stride, W / stride].
+    An item is an image, uint8 RGB [3, H, W], and the class of every cell, int64
+    [H / stride, W / stride].
 
     Args:
         count: number of images.
         image_size: height and width in pixels.
         stride: height and width of a cell in pixels.
-        seed: of the generator; an image depends on the seed and its index only.
+        seed: random seed; an image depends only on the seed and its index.
     """
 
     def __init__(self, count: int, image_size: int, stride: int, seed: int):
@@ -58,7 +59,7 @@ class LabeledScenes(Dataset):
 
 
 def cell_classes(boxes: np.ndarray, classes: np.ndarray, size: int, stride: int) -> np.ndarray:
-    """The class of the smallest box that contains the center of each cell.
+    """Returns, for each cell, the class of the smallest box that contains its center.
 
     Args:
         boxes: absolute xyxy [N, 4].

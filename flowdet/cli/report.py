@@ -1,10 +1,10 @@
-"""Writes a run as one HTML page: curves, results per class, best and worst images, config.
+"""Writes the report of a run: an HTML page with curves, class results, example images and config.
 
     tools/report.py --run output/digits_flow
     tools/report.py --run output/digits_flow --output report.html --images 200
 
-The run may be complete, interrupted or still training. A training writes its report itself at the
-end (config key TEST.REPORT).
+The run may be complete, interrupted or still training. A training writes this report at its end,
+unless the config key TEST.REPORT is False.
 """
 
 from __future__ import annotations

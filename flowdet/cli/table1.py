@@ -1,16 +1,17 @@
-"""Table 1: flow and backprop on one dataset with the same epochs, over several seeds.
+"""Compares flow and backprop on one dataset with equal epochs, over several seeds (Table 1).
 
     tools/table1.py
     tools/table1.py --dataset voc --budget 8:50 1:50 --seeds 3
     tools/table1.py --dataset voc --frozen TEST.CLASS_SUBSET "['cat','dog']"
     tools/table1.py --dataset voc --r18 TEST.CLASS_SUBSET "['cat','dog']"
 
-Trains every method with every budget (batch size:epochs[:learning rate]) and every seed, measures
-memory and step time, prints the table, and writes table1.json and table1.md to the output folder.
-If the command is interrupted, run it again to continue. --frozen (VOC) uses a frozen ResNet-18 up
-to stride 16; its features are computed once for all runs and kept in the output folder, so that
-long trainings are possible on a CPU. --r18 (VOC) trains this ResNet-18 too, on augmented images:
-for a GPU. `KEY VALUE` pairs override every config.
+The command trains every method with every budget (batch size:epochs[:learning rate]) and every
+seed, measures memory and step time, prints the table, and writes table1.json and table1.md to the
+output folder. If it is interrupted, run it again to continue.
+
+--frozen (VOC) uses a frozen ResNet-18 up to stride 16. Its features are computed once for all runs
+and kept in the output folder, so that long trainings are possible on a CPU. --r18 (VOC) trains this
+ResNet-18 too, on augmented images, and needs a GPU. `KEY VALUE` pairs override every config.
 """
 
 from __future__ import annotations
@@ -72,12 +73,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = table_parser(__doc__)
     add = parser.add_argument
     add("--dataset", choices=("digits", "voc"), default="digits", help="default: digits")
-    add(
-        "--frozen", action="store_true", help="VOC with a frozen ResNet-18, whose features are kept"
-    )
+    add("--frozen", action="store_true", help="VOC with a frozen ResNet-18 and cached features")
     add("--r18", action="store_true", help="VOC with a ResNet-18, trained end to end")
     add("--methods", nargs="+", choices=SUITES["digits"], help="default: all")
-    add("--budget", nargs="+", metavar="BATCH:EPOCHS[:LR]", help="default: by dataset")
+    add("--budget", nargs="+", metavar="BATCH:EPOCHS[:LR]", help="default: that of the dataset")
     args = parse_with_overrides(parser, argv)
     if (args.frozen or args.r18) and args.dataset != "voc":
         parser.error("--frozen and --r18 are for --dataset voc")
@@ -128,8 +127,8 @@ def report(args: argparse.Namespace, comparison: Comparison) -> None:
     classes = f"mean over {', '.join(subset)}" if subset else "mean over all classes"
     caption = (
         f"{dataset}, {args.seeds} seeds, mean +- standard deviation; AP after the last epoch, "
-        f"{classes}; metric: {metric_name(dataset)}. Activations and step (one forward, backward "
-        "and update without data loading, the methods in turn) on synthetic images."
+        f"{classes}; metric: {metric_name(dataset)}. Activations and step time (forward, backward "
+        "and update, without data loading) are measured on synthetic images, in turn."
     )
     draw = functools.partial(comparison_table, rows, metrics)
     save_table(args.output / "table1", comparison, rows, caption, draw, failures)

@@ -1,11 +1,11 @@
-"""Tables 2 to 5: accuracy of every inference mode, by backbone, topology and method.
+"""Compares the accuracy of every inference mode, backbone, topology and method (Tables 2 to 5).
 
     tools/table3.py
     tools/table3.py --suite cifar10_small --seeds 3
     tools/table3.py --suite cifar100 --backbones vit --methods flow backprop --seeds 1
 
-Trains every model of a suite with every seed, prints the table, and writes table3.json and
-table3.md to the output folder. An interrupted command continues when it is called again.
+The command trains every model of a suite with every seed, prints the table, and writes table3.json
+and table3.md to the output folder. If it is interrupted, run it again to continue.
 
 Suites: `digits` (needs no download), `cifar10_small` (10,000 images of
 datasets/make_image_folder.py, few epochs, a narrow CNN, no AutoAugment), and with the paper's
@@ -37,12 +37,12 @@ from flowdet.experiments.comparison import Budget, Comparison, Run
 from flowdet.experiments.measurement import check_output_folder
 from flowdet.experiments.mode_table import averaged_weights, line_key, mode_rows, mode_table
 
-# the changes of `cifar10_small` to the configs of `cifar10`: common ones, and by backbone
+# keys in which `cifar10_small` differs from `cifar10`: for all models, then for each backbone
 SMALL = {
     "DATASETS.TRAIN": ("cifar10_subset_train",),
     "DATASETS.TEST": ("cifar10_subset_test",),
     "DATALOADER.NUM_WORKERS": 0,
-    # few epochs: small batches, and none of the parts that only help in a long training
+    # few epochs: small batches, and no settings that only help in a long training
     "SOLVER.WARMUP_EPOCHS": 1,
     "SOLVER.IMS_PER_BATCH": 64,
     "SOLVER.EMA_DECAY": 0.0,
@@ -98,8 +98,8 @@ def backbone_lines(
     Args:
         config: a config in configs/cls.
         backbone: `cnn` or `vit`.
-        sequential: the overlays of the sequential topology; empty for no such lines.
-        sequential_paper: its overlays with the paper's recipe.
+        sequential: the overlays of the sequential topology; without them it gets no lines.
+        sequential_paper: the overlays of the sequential topology with the paper's recipe.
         backprop: the overlay of the end-to-end baseline, which reads the last stage.
     """
     lines = {
@@ -115,7 +115,7 @@ def backbone_lines(
 
 
 def cifar_suite(dataset: str, cnn_overlay: str) -> Suite:
-    """All methods and topologies, with a CNN and with a ViT.
+    """The lines of all methods and topologies, with a CNN and with a ViT.
 
     Args:
         dataset: `cifar10` or `cifar100`.
@@ -218,7 +218,7 @@ def plan(args: argparse.Namespace) -> Comparison:
 
 
 def plan_run(args: argparse.Namespace, line: Line, backbone: str, seed: int) -> Run:
-    """A run of a line, with the config's batch size and epochs unless the options set others."""
+    """Plans a run of a line; the options `--batch-size` and `--epochs` override the config."""
     keys = OVERRIDES.get(args.suite, {}).get(backbone, {})
     suite_overrides = [str(word) for pair in keys.items() for word in pair]
     overrides = [*line.overrides(), *suite_overrides, *args.opts]

@@ -6,8 +6,8 @@
     tools/train_net.py --config-file RUN/config.yaml --eval-only MODEL.WEIGHTS RUN/model_final.pth
 
 `--config-file` takes a path or the name of one of flowdet's configs. `--data` takes a folder in
-VOC or COCO format, see docs/custom_datasets.md. `--resume` continues the run in OUTPUT_DIR from
-its last checkpoint. `KEY VALUE` pairs at the end override the config.
+VOC or COCO format (docs/custom_datasets.md). `--resume` continues the run in OUTPUT_DIR from its
+last checkpoint. `KEY VALUE` pairs at the end override the config.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     setup_logger(output=cfg.OUTPUT_DIR, name="flowdet", distributed_rank=comm.get_rank())
     resolve_config(cfg, training=not args.eval_only)
     cfg.freeze()
-    # it reads the file to log it, so it needs the path even if a name was given
+    # default_setup logs the config file, so it needs a path even if a name was given
     default_setup(cfg, argparse.Namespace(**vars(args) | {"config_file": path}))
     return cfg
 
@@ -61,7 +61,7 @@ def train(args: argparse.Namespace) -> dict | None:
     with user_errors():
         cfg = setup(args)
         run = prepare(cfg, args)
-    # e.g. an unreadable image or logits that are not finite; the log contains the traceback
+    # such as an unreadable image or logits that are not finite; the log contains the traceback
     with user_errors((OSError, ValueError)):
         results = run()
     if comm.is_main_process():
@@ -81,7 +81,7 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], dict | None]
         weights = weights_to_evaluate(cfg, args)
         average = load_trained(cfg, model, weights, cfg.MODEL.CLASS_NAMES)
         return lambda: evaluate(cfg, model, average)
-    # reports problems of the test images before the training, not after its first epochs
+    # built once here, so that problems of the test datasets are reported before the training
     for name in cfg.DATASETS.TEST:
         Trainer.build_test_loader(cfg, name)
     if comm.is_main_process() and not (args.resume and last_checkpoint(args)):
@@ -92,18 +92,18 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], dict | None]
 
 
 def weights_to_evaluate(cfg: CfgNode, args: argparse.Namespace) -> str:
-    """The last checkpoint of the run with `--resume`; else, or without one, `MODEL.WEIGHTS`."""
+    """With `--resume` the last checkpoint of the run, if it has one; otherwise `MODEL.WEIGHTS`."""
     return (last_checkpoint(args) if args.resume else "") or cfg.MODEL.WEIGHTS
 
 
 def last_checkpoint(args: argparse.Namespace) -> str:
-    """The path of the last checkpoint of the run; empty if there is none."""
+    """The path of the last checkpoint of the run; "" if there is none."""
     run = FlowDetCheckpointer(torch.nn.Identity(), args.run_dir)
     return run.get_checkpoint_file() if run.has_checkpoint() else ""
 
 
 def save_results(cfg: CfgNode, args: argparse.Namespace, results: dict) -> None:
-    """Writes the metrics to results.json, with the command, config and seed they belong to."""
+    """Writes the metrics, the command, the config file and the seed to results.json."""
     by_dataset = {cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results
     rows = []
     for name, tasks in by_dataset.items():
@@ -119,11 +119,11 @@ def report(cfg: CfgNode) -> None:
         logging.getLogger("flowdet").info("Report: %s", path)
     # the training is complete and its results are written: a failing report must not hide that
     except Exception:
-        logging.getLogger("flowdet").exception("the report could not be written")
+        logging.getLogger("flowdet").exception("The report could not be written")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parses detectron2's flags and `--data`; `--opts` may come before the overrides."""
+    """Parses detectron2's flags and `--data`. `--opts` before the overrides is optional."""
     argv = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--opts"]
     program = program_name()
     parser = default_argument_parser(with_program(__doc__, program))
@@ -141,7 +141,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if not args.config_file:
         parser.error("--config-file is missing, e.g. --config-file configs/digits_flow.yaml")
     if args.num_gpus > torch.cuda.device_count() and torch.cuda.device_count() > 0:
-        parser.error(f"--num-gpus is {args.num_gpus}, but {torch.cuda.device_count()} are visible")
+        parser.error(
+            f"--num-gpus is {args.num_gpus}, but {torch.cuda.device_count()} GPUs are visible"
+        )
     if not torch.cuda.is_available():
         if args.num_gpus > 1 or args.num_machines > 1:
             parser.error("no GPU is visible: leave --num-gpus out to train on the CPU")

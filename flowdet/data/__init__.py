@@ -1,7 +1,7 @@
 """Datasets and data loaders.
 
-detection/       registered detection datasets: reading, mapping, loaders, the digits
+detection/       registered detection datasets: reading, mapping, loaders, the digits dataset
 classification/  registered classification datasets: reading, augmentation, loaders
-custom/          a user's folder in VOC or COCO format, without code
+custom/          reads a user's folder in VOC or COCO format; needs no code of the user
 image_files.py   finds image files on disk
 """

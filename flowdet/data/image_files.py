@@ -21,7 +21,7 @@ def find_images(inputs: Iterable[str | Path]) -> list[Path]:
         inputs: paths of files or folders, or glob patterns.
 
     Returns:
-        The paths, sorted, each file once.
+        The sorted paths; each file is listed once.
 
     Raises:
         FileNotFoundError: a file does not exist, or a folder or pattern contains no image.
@@ -35,7 +35,7 @@ def find_images(inputs: Iterable[str | Path]) -> list[Path]:
 
 
 def evenly_spaced_indices(length: int, count: int) -> list[int]:
-    """Picks `count` evenly spaced indices of a list of `length` entries; all if it has fewer."""
+    """Picks `count` evenly spaced indices of a list of `length` entries, or all if it has fewer."""
     count = min(count, length)
     return [(2 * i + 1) * length // (2 * count) for i in range(count)]
 
@@ -55,7 +55,7 @@ def _expand(text: str) -> list[Path]:
     images = [x for x in candidates if x.suffix.lower() in suffixes and x.is_file()]
     if not images:
         raise FileNotFoundError(
-            f"{reason} ({len(candidates)} files were looked at, none has the suffix of an image)"
+            f"{reason}: {len(candidates)} files were examined, none has the suffix of an image"
         )
     return images
 
@@ -64,7 +64,7 @@ def _expand(text: str) -> list[Path]:
 def image_suffixes() -> set[str]:
     """Returns the lower-case suffixes, such as ".jpg", of the image formats that PIL can read.
 
-    PIL also reads documents, videos and scientific data; their suffixes are left out.
+    Suffixes of documents, videos and scientific data, which PIL also reads, are left out.
     """
     return {
         suffix
@@ -74,7 +74,7 @@ def image_suffixes() -> set[str]:
 
 
 def _check_header(file: Path) -> None:
-    """Raises OSError for a file that is not an image, before a long run reaches it."""
+    """Raises OSError if a file is not an image, so that a long run does not stop at it later."""
     try:
         Image.open(file).close()
     # PIL reports some broken files as SyntaxError

@@ -1,6 +1,6 @@
-"""FlowMatchingDetector, its baseline and their parts.
+"""FlowMatchingDetector, its end-to-end baseline and their parts.
 
-Importing it registers them with detectron2.
+Importing this package registers them with detectron2.
 """
 
 from flowdet.detection.backbones import build_small_resnet_backbone

@@ -1,4 +1,4 @@
-"""A narrow ResNet for small images and CPUs; larger ones are detectron2's own."""
+"""A narrow ResNet for small images and CPUs. Other ResNets come from detectron2."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
 
 @BACKBONE_REGISTRY.register()
 def build_small_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    """Stem, res2 (stride 4) and res3 (stride 8) of basic blocks, `MODEL.SMALL_RESNET` wide.
+    """Builds a ResNet with a stem, res2 (stride 4) and res3 (stride 8), of basic blocks.
 
-    Uses `MODEL.RESNETS.NORM` and `OUT_FEATURES`.
+    `MODEL.SMALL_RESNET` has the numbers of channels and blocks. `MODEL.RESNETS` has the
+    normalization (`NORM`) and the feature maps that are returned (`OUT_FEATURES`).
     """
     norm = cfg.MODEL.RESNETS.NORM
     stem_channels, *channels = cfg.MODEL.SMALL_RESNET.CHANNELS

@@ -23,18 +23,19 @@ from flowdet.flow import add_losses
 
 @META_ARCH_REGISTRY.register()
 class BackpropDetector(SetDetector):
-    """The baseline: learned queries pass T blocks in turn; gradients flow through all of them.
+    """The baseline: learned queries pass through T blocks in sequence, trained end to end.
 
     It has every part of `FlowMatchingDetector` except the noise, the time embedding, the target
     embeddings and the blocks' input for the previous estimate.
 
     Args:
-        blocks: T flow blocks, not self-conditioned; each corrects the queries.
+        blocks: T flow blocks that are not self-conditioned. The output of each is added to the
+            queries.
         queries: learned initial queries, [M, d].
-        query_position: maps the queries [B, M, d] to their positions; None for none.
+        query_position: maps the queries [B, M, d] to their positional encodings; None for none.
         auxiliary_losses: every layer has a loss, not only the last (as in DETR).
-        detach_layers: no gradient from a layer to the ones before it: isolates the cost of
-            block-local training from that of flow matching.
+        detach_layers: no gradient passes from a layer to the previous layers. This separates the
+            effect of block-local training from the effect of flow matching.
         checkpoint_blocks: recompute the blocks' activations in the backward pass (gradient
             checkpointing).
         parts: the arguments of `SetDetector`.
@@ -92,7 +93,7 @@ class BackpropDetector(SetDetector):
         return [k / len(self.blocks) for k in range(1, len(self.blocks) + 1)]
 
     def layers(self, tokens: ImageTokens) -> list[Tensor]:
-        """The queries after every block, T times [B, M, d]."""
+        """Returns the queries after every block, T tensors [B, M, d]."""
         z = self._start(tokens)
         layers = []
         for block in self.blocks:
@@ -106,7 +107,7 @@ class BackpropDetector(SetDetector):
         return self.queries.expand(tokens.tokens.shape[0], -1, -1)
 
     def _correction(self, block: nn.Module, z: Tensor, tokens: ImageTokens) -> Tensor:
-        """The output of a block, which is added to the queries."""
+        """Returns the output of a block, which is added to the queries."""
         position = self.query_position(z) if self.query_position else None
         no_time = z.new_zeros(z.shape[0], z.shape[-1])
         arguments = (z, no_time, tokens, None, position)
@@ -115,7 +116,7 @@ class BackpropDetector(SetDetector):
         return block(*arguments)
 
     def losses(self, tokens: ImageTokens, targets: Targets) -> dict[str, Tensor]:
-        """The loss of the last layer, and of the others if `auxiliary_losses`, summed by name."""
+        """Sums the losses of all layers; without `auxiliary_losses` only the last has losses."""
         layers = self.layers(tokens)
         normalizer = self.criterion.normalizer(targets, self.num_queries)
         first = 0 if self.auxiliary_losses else len(layers) - 1
@@ -134,7 +135,7 @@ class BackpropDetector(SetDetector):
         return total
 
     def refine(self, tokens: ImageTokens, trajectory: bool = False) -> Refinement:
-        """The queries after the last block, or with `trajectory` after every block."""
+        """Returns the queries after the last block, or with `trajectory` after every block."""
         layers = self.layers(tokens)
         before = [self._start(tokens), *layers][-2]
         return Refinement(
@@ -144,6 +145,6 @@ class BackpropDetector(SetDetector):
         )
 
     def state_trajectory(self, tokens: ImageTokens) -> tuple[list[float], list[Tensor]]:
-        """The times, and the learned queries followed by the queries after every block."""
+        """Returns T + 1 times, the learned queries at t = 0, and the queries after every block."""
         times = [0.0, *self.trajectory_times]
         return times, [self._start(tokens), *self.layers(tokens)]

@@ -1,4 +1,4 @@
-"""The losses of one flow block: flow loss and detection loss on its training states (eq. 19)."""
+"""The losses of a flow block: flow loss and detection loss on its training states (eq. 19)."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ from flowdet.flow.path import Coupling
 
 
 class BlockLosses:
-    """`block_loss(k, features)` of one iteration, for `flowdet.flow.block_local_losses`.
+    """The function `block_loss(k, features)` of one iteration, for `block_local_losses`.
 
     Args:
-        flow: the blocks.
-        heads, matcher, criterion: decode and score estimates; the criterion holds the weights.
-        settings: the training states.
-        coupling: which query gets which target in interpolated states.
-        shared_matching: all blocks use the matching of the first; else each matches its own
-            prediction.
-        tokens: image tokens; `features` replaces their vectors.
+        flow: the T blocks.
+        heads, matcher, criterion: decode estimates and compute their detection loss. The criterion
+            also has the weights of all losses.
+        settings: how the training states are made.
+        coupling: assigns targets to queries in interpolated states.
+        shared_matching: all blocks use the matching of the first block; otherwise each block
+            matches its own prediction.
+        tokens: image tokens. Their vectors are replaced by those in `features`.
         targets: the objects.
         z_0: noise, [B, M, d].
         make: makes the training states, see `make_training_states`.
@@ -78,10 +79,10 @@ class BlockLosses:
         self._matchings: dict[bool, Tensor] = {}
 
     def __call__(self, block: int, features: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The losses of a block by name.
+        """Computes the losses of a block by name.
 
         Args:
-            block: from 0, in ascending order.
+            block: index of the block, from 0. Calls are in ascending order.
             features: the token vectors [B, N, d] and the target embeddings [B, G + 1, d].
         """
         tokens, embeddings = features
@@ -96,12 +97,12 @@ class BlockLosses:
             prediction = self.flow.predict(block, sample.state, self.tokens.with_tokens(read))
             logits, boxes = self.heads(prediction.z1_hat)
             assigned = self._match(sample, logits, boxes)
-            found, stats = self.criterion(logits, boxes, self.targets, assigned, self.normalizer)
+            parts, stats = self.criterion(logits, boxes, self.targets, assigned, self.normalizer)
             target = gather_targets(embeddings, assigned) if z_1 is None else z_1
             loss_flow = flow_loss(prediction, sample.state, target, self.flow.prediction)
-            found["loss_flow"] = self.criterion.weights.flow * loss_flow
+            parts["loss_flow"] = self.criterion.weights.flow * loss_flow
             weight = self.criterion.weights.start if sample.is_start else self.block_weights[block]
-            add_losses(losses, {name: weight * loss for name, loss in found.items()})
+            add_losses(losses, {name: weight * loss for name, loss in parts.items()})
             statistics.update(stats)
             return prediction.z1_hat
 
@@ -110,7 +111,7 @@ class BlockLosses:
         return losses
 
     def _begin(self, tokens: Tensor, embeddings: Tensor) -> None:
-        """Makes the states and, for interpolated ones, the coupling of queries and targets."""
+        """Makes the states and, for interpolated states, the coupling of queries and targets."""
         features = self.tokens.with_tokens(tokens)
         self._states = self.make(self.settings, self.flow, self.z_0, features)
         if self.settings.kind == "interpolated":
@@ -120,7 +121,7 @@ class BlockLosses:
                 self._coupled = couple(ordered, index)
 
     def _match(self, sample: TrainingSample, logits: Tensor, boxes: Tensor) -> Tensor:
-        """The object of each query, [B, M]; -1 is background."""
+        """Returns the index of the object of each query, [B, M]; -1 is background."""
         if not self.shared_matching:
             return self.matcher(logits, boxes, self.targets)
         # a rollout continues from t = 0 with the same queries; interpolated states do not

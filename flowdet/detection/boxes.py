@@ -1,4 +1,4 @@
-"""Box arithmetic on normalized cxcywh boxes: grids, sample points, IoU, absolute coordinates."""
+"""Box arithmetic: grids of boxes, sample points, IoU, conversion of coordinates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torchvision.ops import box_convert
 
 
 def grid_boxes(count: int) -> Tensor:
-    """`count` boxes that tile the image in rows, [count, 4], normalized cxcywh."""
+    """Returns boxes that tile the image in rows, [count, 4], normalized cxcywh."""
     rows = max(round(count**0.5), 1)
     boxes = []
     for row in range(rows):
@@ -20,13 +20,14 @@ def grid_boxes(count: int) -> Tensor:
 
 
 def box_points(boxes: Tensor, count: int) -> Tensor:
-    """A grid of `count` x `count` points in each box, the outer ones on its edges.
+    """Returns a grid of `count` x `count` points in each box. The outer points lie on its edges.
 
     Args:
         boxes: [..., 4], normalized cxcywh.
+        count: number of points per side.
 
     Returns:
-        (x, y), normalized, [..., count * count, 2], row by row.
+        (x, y) in normalized image coordinates, [..., count * count, 2], in row-major order.
     """
     steps = torch.linspace(-0.5, 0.5, count, device=boxes.device)
     offsets = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1).reshape(-1, 2)
@@ -34,15 +35,15 @@ def box_points(boxes: Tensor, count: int) -> Tensor:
 
 
 def to_corners(boxes: Tensor) -> Tensor:
-    """cxcywh [..., 4] as xyxy."""
+    """Converts boxes [..., 4] from cxcywh to xyxy."""
     return box_convert(boxes, "cxcywh", "xyxy")
 
 
 def paired_iou(one: Tensor, other: Tensor) -> Tensor:
-    """IoU of box i of `one` with box i of `other`, both xyxy [..., 4]: [...]. It is 0 for two boxes
-    without area.
+    """Computes the IoU of box i of `one` with box i of `other`: [..., 4], xyxy, to [...].
 
-    detectron2's `matched_pairwise_iou` would fix the batch size in an exported graph.
+    It is 0 for two boxes without area. detectron2's `matched_pairwise_iou` is not used, because it
+    would fix the batch size in an exported graph.
     """
     sides = torch.minimum(one[..., 2:], other[..., 2:]) - torch.maximum(
         one[..., :2], other[..., :2]
@@ -57,7 +58,12 @@ def _area(boxes: Tensor) -> Tensor:
 
 
 def to_absolute(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Normalized cxcywh [..., 4] as absolute xyxy in an image of (height, width), clipped to it."""
+    """Converts boxes [..., 4] from normalized cxcywh to absolute xyxy, clipped to the image.
+
+    Args:
+        boxes: normalized cxcywh.
+        size: (height, width) of the image, in pixels.
+    """
     height, width = size
     scale = boxes.new_tensor([width, height, width, height])
     pixels = Boxes(to_corners(boxes.reshape(-1, 4)) * scale)

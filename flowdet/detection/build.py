@@ -1,4 +1,4 @@
-"""The parts of a detector from `MODEL.FLOW_DET`."""
+"""Builds the parts of a detector from the config node `MODEL.FLOW_DET`."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from flowdet.registry import registered
 
 DETECTION_BLOCK_REGISTRY = Registry("DETECTION_BLOCK")
 DETECTION_BLOCK_REGISTRY.__doc__ = """
-Flow blocks of a detector, by the name in `MODEL.FLOW_DET.BLOCK`. An entry is called with the node
-`MODEL.FLOW_DET` and `self_conditioned`, and returns a module with the call signature of
+Flow blocks of a detector, by the name in `MODEL.FLOW_DET.BLOCK`. An entry is a function of the node
+`MODEL.FLOW_DET` and of `self_conditioned`. It returns a module with the call signature of
 `TransformerFlowBlock`.
 """
 
 
 def build_shared_parts(cfg: CfgNode) -> dict:
-    """The parts that all detectors have, as keyword arguments of `SetDetector`.
+    """Builds the parts that all detectors have, as keyword arguments of `SetDetector`.
 
     Raises:
-        ValueError: `MODEL.FLOW_DET.IN_FEATURES` names a feature map that the backbone lacks, or a
-            size is impossible.
+        ValueError: the value of a key is unknown, out of range, or does not fit another key; or
+            `IN_FEATURES` names a feature map that the backbone does not have.
     """
     flow_cfg = cfg.MODEL.FLOW_DET
     _check_sizes(flow_cfg)
@@ -72,12 +72,12 @@ def build_shared_parts(cfg: CfgNode) -> dict:
 
 
 def build_loss_weights(flow_cfg: CfgNode) -> LossWeights:
-    """The weights of `MODEL.FLOW_DET`. The background weight is shared out among the queries."""
+    """Builds the loss weights. The background weight is divided by the number of queries."""
     return LossWeights(
         classes=flow_cfg.CLASS_WEIGHT,
         bbox=flow_cfg.BBOX_WEIGHT,
         giou=flow_cfg.GIOU_WEIGHT,
-        # never above that of an object, however few queries there are
+        # at most the weight of an object, however few queries there are
         background=min(flow_cfg.BACKGROUND_WEIGHT_PER_IMAGE / flow_cfg.NUM_QUERIES, 1.0),
         flow=flow_cfg.FLOW_WEIGHT,
         first_block=flow_cfg.FIRST_BLOCK_WEIGHT,
@@ -86,11 +86,13 @@ def build_loss_weights(flow_cfg: CfgNode) -> LossWeights:
 
 
 def max_position_frequency(cfg: CfgNode, in_shapes: Sequence[ShapeSpec]) -> float:
-    """`MODEL.FLOW_DET.POSITION_MAX_FREQUENCY`, in cycles per image; where it is 0, half the tokens
+    """Returns the frequency of the fastest sine of the positional encoding, in cycles per image.
+
+    It is `MODEL.FLOW_DET.POSITION_MAX_FREQUENCY`. If that is 0, it is half the number of tokens
     along the shorter side of an image on the finest feature map, minus one, and at least 1.
 
     Raises:
-        ValueError: it is negative, or 0 and the number of tokens is not known.
+        ValueError: the key is negative; or it is 0, and the number of tokens is not known.
     """
     frequency = cfg.MODEL.FLOW_DET.POSITION_MAX_FREQUENCY
     if frequency < 0:
@@ -103,9 +105,9 @@ def max_position_frequency(cfg: CfgNode, in_shapes: Sequence[ShapeSpec]) -> floa
     strides = [shape.stride for shape in in_shapes]
     if not side or None in strides:
         raise ValueError(
-            "MODEL.FLOW_DET.POSITION_MAX_FREQUENCY 0 derives it from the token grid, but the image "
-            "size (INPUT.FIXED_SIZE, INPUT.MIN_SIZE_TEST) or the stride of the backbone is not "
-            "known: set it to less than half the tokens along the shorter side of an image"
+            "MODEL.FLOW_DET.POSITION_MAX_FREQUENCY 0 needs the number of tokens along the shorter "
+            "side of an image, but the image size (INPUT.FIXED_SIZE, INPUT.MIN_SIZE_TEST) or the "
+            "stride of the backbone is not known: set the key to less than half that number"
         )
     return max(side / min(strides) / 2 - 1, 1.0)
 
@@ -126,10 +128,10 @@ def _stability(flow_cfg: CfgNode) -> BoxStability | None:
 def build_flow(
     flow_cfg: CfgNode, encoding: SinePositionalEncoding, heads: DetectionHeads
 ) -> FlowEnsemble:
-    """The flow ensemble of `MODEL.FLOW_DET`.
+    """Builds the flow ensemble of `MODEL.FLOW_DET`.
 
     Raises:
-        ValueError: a key needs another one that is off.
+        ValueError: unknown block, or a key needs another key that is off.
     """
     positions = build_query_positions(flow_cfg, encoding, heads)
     anchored = flow_cfg.ANCHORED_QUERIES
@@ -148,16 +150,16 @@ def build_flow(
 
 
 def _start_estimates(flow_cfg: CfgNode, heads: DetectionHeads) -> nn.Parameter:
-    """[M, d]; trained if any gradient reaches them."""
+    """Returns the initial estimates [M, d]. They are trained only if the blocks use them."""
     reached = flow_cfg.SELF_CONDITIONING or flow_cfg.PREDICTION == "target"
     return nn.Parameter(heads.embed(grid_boxes(flow_cfg.NUM_QUERIES)), requires_grad=reached)
 
 
 def build_blocks(flow_cfg: CfgNode, self_conditioned: bool) -> list[nn.Module]:
-    """The T blocks of `MODEL.FLOW_DET`.
+    """Builds the T blocks of `MODEL.FLOW_DET`.
 
     Raises:
-        ValueError: there is no such block.
+        ValueError: unknown `BLOCK`.
     """
     build = registered(DETECTION_BLOCK_REGISTRY, flow_cfg.BLOCK, "MODEL.FLOW_DET.BLOCK")
     return [build(flow_cfg, self_conditioned) for _ in range(flow_cfg.NUM_BLOCKS)]
@@ -180,10 +182,11 @@ def transformer(flow_cfg: CfgNode, self_conditioned: bool) -> TransformerFlowBlo
 def build_query_positions(
     flow_cfg: CfgNode, encoding: SinePositionalEncoding, heads: DetectionHeads
 ) -> QueryPositionalEncoding | None:
-    """Positional encodings of anchored queries; None if they are not anchored.
+    """Builds the positional encodings of anchored queries; None without `ANCHORED_QUERIES`.
 
     Raises:
-        ValueError: box-anchored attention without anchors, or box samples without it.
+        ValueError: box-anchored attention without anchored queries, or box samples without
+            box-anchored attention.
     """
     if flow_cfg.BOX_SAMPLES and not flow_cfg.BOX_ANCHORED_ATTENTION:
         raise ValueError(

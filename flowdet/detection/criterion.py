@@ -20,11 +20,11 @@ class LossWeights:
     """Weights of the losses of a detector.
 
     Attributes:
-        classes, bbox, giou: of the three parts of the detection loss.
-        background: of one background query in the classification loss.
-        flow: of the flow loss.
-        first_block: of all losses of the first block (of `BackpropDetector`: layer).
-        start: of the losses at t = 0 that `StateSettings.learn_at_start` adds.
+        classes, bbox, giou: weights of the classification, L1 and GIoU losses.
+        background: weight of one background query in the classification loss.
+        flow: weight of the flow loss.
+        first_block: weight of all losses of the first block (in `BackpropDetector`: layer).
+        start: weight of the losses at t = 0 that `StateSettings.learn_at_start` adds.
 
     Raises:
         ValueError: a weight is out of its range.
@@ -56,18 +56,23 @@ class LossWeights:
             )
 
     def per_block(self, num_blocks: int) -> list[float]:
-        """The weight of each block (of the baseline: layer): doubled from `first_block` up to 1, so
-        that shared parts are trained more for the last ones, whose boxes are reported."""
+        """Returns the weight of the losses of each block (in the baseline: layer).
+
+        It is `first_block` for the first block, and doubles from block to block up to 1. So the
+        shared parts are trained mostly for the last blocks, whose boxes are reported.
+        """
         return [min(self.first_block * 2**k, 1.0) for k in range(num_blocks)]
 
 
 class LossNormalizer(NamedTuple):
-    """The divisors of the summed losses, averaged over all processes: the gradients of several
-    processes then equal those of one.
+    """The divisors of the summed losses. They do not depend on the matching.
+
+    They are averages over all processes. The gradients of several processes then equal those of one
+    process with the whole batch.
 
     Attributes:
         boxes: the number of objects, at least 1.
-        classes: the class weights summed over all queries. Neither depends on the matching.
+        classes: the class weights, summed over all queries.
     """
 
     boxes: Tensor
@@ -75,14 +80,14 @@ class LossNormalizer(NamedTuple):
 
 
 class SetCriterion(nn.Module):
-    """Cross-entropy over all queries, L1 and GIoU over the matched ones.
+    """The detection loss: cross-entropy over all queries, L1 and GIoU over matched queries.
 
     Args:
         num_classes: C; class C is background.
-        weights: of the losses.
-        iou_aware_targets: soft class targets for matched queries: the IoU of the box for the class
-            of the object and the rest for background, so that scores rank boxes. The background
-            weight applies to unmatched queries only.
+        weights: weights of the losses.
+        iou_aware_targets: use soft class targets for matched queries. The target probability of the
+            object's class is the IoU of the predicted box, and background gets the rest, so that
+            scores rank boxes. The background weight applies only to unmatched queries.
 
     Raises:
         ValueError: `iou_aware_targets` without a background weight.
@@ -103,7 +108,7 @@ class SetCriterion(nn.Module):
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     def normalizer(self, targets: Targets, num_queries: int) -> LossNormalizer:
-        """Computed once per iteration: it takes one reduction over the processes."""
+        """Computes the divisors of the losses. Call it once per iteration, in all processes."""
         objects = sum(targets.counts)
         background = len(targets.counts) * num_queries - objects
         values = self.class_weights.new_tensor(
@@ -122,18 +127,19 @@ class SetCriterion(nn.Module):
         assigned: Tensor,
         normalizer: LossNormalizer,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The weighted losses, and statistics for the log.
+        """Computes the weighted losses, and statistics for the log.
 
         Args:
             logits: [B, M, C + 1].
             boxes: [B, M, 4], normalized cxcywh.
             targets: the objects.
-            assigned: object of each query, [B, M]; -1 is background.
-            normalizer: of this iteration.
+            assigned: index of the object of each query, [B, M]; -1 is background.
+            normalizer: the divisors of this iteration.
 
         Returns:
-            `loss_cls`, `loss_bbox`, `loss_giou`; and `matched_iou`, `class_accuracy` (means
-            over the matched queries, without gradient; absent if there are none).
+            The losses `loss_cls`, `loss_bbox` and `loss_giou`; and the statistics `matched_iou` and
+            `class_accuracy`, which are means over the matched queries, without gradient. Without
+            matched queries there are no statistics.
         """
         matched = (assigned >= 0).nonzero(as_tuple=True)
         pred_boxes = boxes[matched].float()
@@ -148,7 +154,7 @@ class SetCriterion(nn.Module):
         return losses, self._statistics(logits, target_classes, matched, iou)
 
     def _target_classes(self, targets: Targets, assigned: Tensor) -> Tensor:
-        """The class of each query, [B, M]; C is background."""
+        """Returns the target class of each query, [B, M]; C is background."""
         with_background = F.pad(targets.classes, (0, 1), value=self.num_classes)
         last = targets.classes.shape[1]
         return with_background.gather(1, assigned.masked_fill(assigned < 0, last))
@@ -156,11 +162,11 @@ class SetCriterion(nn.Module):
     def _class_loss(
         self, logits: Tensor, target_classes: Tensor, matched: tuple[Tensor, Tensor], iou: Tensor
     ) -> Tensor:
-        """The summed, weighted cross-entropy to soft class targets."""
+        """Returns the weighted cross-entropy to the class targets, summed over the queries."""
         soft_targets = F.one_hot(target_classes, self.num_classes + 1).to(self.class_weights)
         if self.iou_aware_targets:
             soft_targets[matched] *= iou[:, None]
-            # divided by the background weight, so that it weighs as much as the class
+            # divided by the background weight, so that it weighs as much as the object's class
             soft_targets[(*matched, -1)] = (1 - iou) / self.weights.background
         loss = F.cross_entropy(
             logits.float().transpose(1, 2),
@@ -171,7 +177,10 @@ class SetCriterion(nn.Module):
         return self.weights.classes * loss
 
     def _box_losses(self, pred_boxes: Tensor, target_boxes: Tensor) -> dict[str, Tensor]:
-        """The summed, weighted L1 and GIoU losses of matched boxes [N, 4], normalized cxcywh."""
+        """Returns the weighted, summed L1 and GIoU losses of matched boxes [N, 4].
+
+        The boxes are normalized cxcywh.
+        """
         giou = generalized_box_iou_loss(
             to_corners(pred_boxes), to_corners(target_boxes), reduction="sum"
         )

@@ -1,5 +1,7 @@
-"""FlowMatchingDetector: a DETR-style detector whose decoder blocks are trained by flow matching,
-each from its own loss (3, A.1, A.3)."""
+"""FlowMatchingDetector: a DETR-style detector whose decoder blocks are trained by flow matching.
+
+Each block has its own loss (sections 3, A.1, A.3).
+"""
 
 from __future__ import annotations
 
@@ -45,24 +47,24 @@ COUPLINGS = {
 
 @META_ARCH_REGISTRY.register()
 class FlowMatchingDetector(SetDetector):
-    """A detector whose T flow blocks map noise to class + box embeddings.
+    """A detector whose T flow blocks map noise to embeddings of class and box.
 
     Args:
         flow: the T blocks.
-        target_embedding: encodes the ground truth.
-        states: the training states of the blocks.
-        coupling: which query gets an object's target in interpolated states: `ordered`, `random` or
+        target_embedding: encodes the ground truth as z_1.
+        states: how the training states of the blocks are made.
+        coupling: how targets are assigned to queries in interpolated states: `ordered`, `random` or
             `optimal_transport`.
-        schedule: `joint` or `alternate`.
-        iters_per_epoch: iterations of an epoch, for `alternate`.
+        schedule: `joint` or `alternate`, see `blocks_to_train`.
+        iters_per_epoch: iterations per epoch, for `alternate`.
         noise_scale: standard deviation of z_0.
-        settings: inference mode, early exit (an image takes no more steps once no box moves by more
-            than this share of the image's side) and the seed of z_0, which is the same for every
-            image, so that results do not depend on the batch.
+        settings: inference mode, early exit and seed of z_0. Early exit: an image takes no more
+            steps once no box moves by more than this fraction of the image's side. z_0 is the same
+            for every image, so that results do not depend on the batch.
         parts: the arguments of `SetDetector`.
 
     Raises:
-        ValueError: a setting is unknown, out of range, or needs another one.
+        ValueError: a setting is unknown, out of range, or needs another setting.
     """
 
     @configurable
@@ -125,7 +127,7 @@ class FlowMatchingDetector(SetDetector):
         return self.flow.times(plan.num_steps if INFERENCE_MODES[plan.mode].has_steps else 1)[1:]
 
     def losses(self, tokens: ImageTokens, targets: Targets) -> dict[str, Tensor]:
-        """The summed losses of the blocks that are trained in this iteration (eq. 19)."""
+        """Computes the losses of the blocks that are trained in this iteration, summed (eq. 19)."""
         block_losses, inputs = self.block_losses(tokens, targets)
         parameters = [*self.flow.parameters(), *self.heads.parameters()]
         losses = self.local.losses(block_losses, inputs, parameters)
@@ -138,8 +140,17 @@ class FlowMatchingDetector(SetDetector):
         targets: Targets,
         make: TrainingStatesFactory = make_training_states,
     ) -> tuple[BlockLosses, list[Tensor]]:
-        """The losses of the single blocks on the states made by `make`, and their inputs: token
-        vectors and target embeddings."""
+        """Returns the loss function of the blocks for one batch, and its inputs.
+
+        Args:
+            tokens: image tokens.
+            targets: the objects.
+            make: makes the training states.
+
+        Returns:
+            The loss function, called as `block_losses(block, inputs)`; and its inputs, the token
+            vectors [B, N, d] and the target embeddings [B, G + 1, d].
+        """
         embeddings = self.target_embedding(targets)
         shape = (len(targets.counts), self.num_queries, embeddings.shape[-1])
         z_0 = training_noise(shape, self.noise_scale, self.device)
@@ -159,8 +170,10 @@ class FlowMatchingDetector(SetDetector):
         return block_losses, [tokens.tokens, embeddings]
 
     def inference(self, batched_inputs: list[dict], *args, **kwargs) -> list[dict]:
-        """As of `SetDetector`; warns once if the mode evaluates blocks at t = 0 that were never
-        trained there."""
+        """See `SetDetector.inference`.
+
+        Warns once if the inference mode evaluates blocks at t = 0 that were never trained there.
+        """
         warn_of_untrained_blocks(
             self.settings.plan, self.states, self.flow.num_blocks, "MODEL.FLOW_DET"
         )
@@ -169,18 +182,23 @@ class FlowMatchingDetector(SetDetector):
     def refine(
         self, tokens: ImageTokens, trajectory: bool = False, z_0: Tensor | None = None
     ) -> Refinement:
-        """z_1, or with `trajectory` the estimate of it after every step. `z_0` is the noise
-        [B, M, d]; by default `initial_noise`."""
+        """Computes z_1, or with `trajectory` the estimate of z_1 after every step.
+
+        Args:
+            tokens: image tokens.
+            trajectory: return the estimates of all steps.
+            z_0: noise, [B, M, d]; by default `initial_noise`.
+        """
         z_0 = self.initial_noise(len(tokens.tokens)) if z_0 is None else z_0
         refinement = self.refinement_of(self.solve(tokens, z_0, trajectory))
-        # after an early exit the estimate stays the same
+        # after an early exit, the estimate stays the same
         num_steps = len(self.trajectory_times) if trajectory else 1
         missing = num_steps - len(refinement.estimates)
         return refinement._replace(estimates=refinement.estimates + [refinement.z_1] * missing)
 
     @staticmethod
     def refinement_of(solution: Solution) -> Refinement:
-        """The result of a solver as a `Refinement`, with the trajectory if it was kept."""
+        """Converts the result of a solver. It contains the trajectory if the solver kept it."""
         last, reevaluate = solution.last_state, solution.reevaluate
         return Refinement(
             [*solution.estimates[:-1], solution.z_1],
@@ -189,14 +207,18 @@ class FlowMatchingDetector(SetDetector):
         )
 
     def state_trajectory(self, tokens: ImageTokens) -> tuple[list[float], list[Tensor]]:
-        """The times and states z_t of the solver, from the noise at t = 0 to z_1."""
+        """Returns the times and states z_t of the solver, from the noise at t = 0 to z_1."""
         solution = self.solve(tokens, self.initial_noise(len(tokens.tokens)), trajectory=True)
-        # after an early exit the remaining path is a straight line to the estimate
+        # after an early exit, the remaining path is a straight line to the estimate
         path = [(t, z) for t, z in zip(solution.times, solution.states) if t < 1]
         return [*(t for t, _ in path), 1.0], [*(z for _, z in path), solution.z_1]
 
     def block_estimates(self, tokens: ImageTokens) -> Tensor:
-        """The estimate of z_1 of each block at the state before the last step, [T, B, M, d]."""
+        """Evaluates every block at the state before the last step.
+
+        Returns:
+            The estimates of z_1, [T, B, M, d].
+        """
         state = self.solve(tokens, self.initial_noise(len(tokens.tokens))).last_state
         blocks = range(self.flow.num_blocks)
         return torch.stack([self.flow.predict(k, state, tokens).z1_hat for k in blocks])
@@ -216,15 +238,22 @@ class FlowMatchingDetector(SetDetector):
         )
 
     def _converged(self, before: Tensor, after: Tensor) -> Tensor:
-        """Whether no reportable box of an image moves by more than `early_exit`, [B]."""
+        """Returns whether all boxes of an image that could be reported have converged, [B].
+
+        A box has converged if no coordinate (normalized cxcywh) changes by more than `early_exit`.
+        """
         moved = (self.heads.boxes(after) - self.heads.boxes(before)).abs().amax(dim=-1)
         scores = self.heads.classes(after).float().softmax(dim=-1)[..., :-1].amax(dim=-1)
         moved = moved.masked_fill(scores <= self.postprocess.score_threshold, 0)
         return moved.amax(dim=1) <= self.settings.early_exit
 
     def initial_noise(self, batch: int, seed: int | None = None) -> Tensor:
-        """z_0 at inference, [B, M, d]: the same for every image, drawn with the configured seed or
-        `seed`."""
+        """Draws z_0 for inference, [B, M, d]. It is the same for every image.
+
+        Args:
+            batch: B.
+            seed: by default the configured seed.
+        """
         seed = self.settings.noise_seed if seed is None else seed
         shape = (self.num_queries, self.target_embedding.classes.embedding_dim)
         return inference_noise(shape, self.noise_scale, seed, batch, self.device)

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 class FeatureCache:
     """Keeps the feature maps of a frozen backbone in main memory, in float16.
 
-    Keys are hashes of the pixels after augmentation: a flipped image is another entry, so the cache
-    is correct for every augmentation. It pays for those with few outcomes (none, or flips).
+    The key of an entry is a hash of the pixels after augmentation. A flipped image is another
+    entry, so the cache is correct for every augmentation. It saves time for augmentations with few
+    outcomes (none, or flips).
 
     Args:
-        max_gib: of memory; once it is full, further images are computed each time.
-        folder: the features are also written here, for later runs on the same images and
+        max_gib: memory limit in GiB. Once it is reached, the features of new images are computed
+            every time.
+        folder: folder where the features are also written, for later runs on the same images and
             weights; "" for none.
     """
 
@@ -32,7 +34,7 @@ class FeatureCache:
         self.files = _FeatureFiles(Path(folder)) if folder else None
 
     def __deepcopy__(self, memo: dict) -> FeatureCache:
-        """An empty cache: a copied model may get other weights."""
+        """Returns an empty cache, because a copied model may get other weights."""
         return FeatureCache(self.max_gib, str(self.files.root) if self.files else "")
 
     def clear(self) -> None:
@@ -44,7 +46,11 @@ class FeatureCache:
 
     @staticmethod
     def check(backbone: nn.Module) -> None:
-        """Raises ValueError if the backbone is trained or its output depends on the batch."""
+        """Checks that a backbone can be cached.
+
+        Raises:
+            ValueError: the backbone is trained, or its output depends on the batch.
+        """
         trained = [name for name, p in backbone.named_parameters() if p.requires_grad]
         norms = [m for m in backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         if trained or norms:
@@ -56,14 +62,19 @@ class FeatureCache:
 
     @torch.no_grad()
     def __call__(self, backbone: nn.Module, images: Tensor) -> dict[str, Tensor]:
-        """The output of `backbone(images)` for images [B, C, H, W], in their dtype."""
+        """Returns the output of `backbone(images)`, rounded to float16, in the dtype of the images.
+
+        Args:
+            backbone: the frozen backbone.
+            images: [B, C, H, W].
+        """
         keys = [_key(image) for image in images]
         rows = self._read(backbone, [key for key in keys if key not in self.store])
         new = {k: i for i, k in enumerate(keys) if k not in self.store and k not in rows}
         if new:
             computed = backbone(images[list(new.values())])
-            for place, key in enumerate(new):
-                rows[key] = {name: x[place].half().cpu() for name, x in computed.items()}
+            for i, key in enumerate(new):
+                rows[key] = {name: x[i].half().cpu() for name, x in computed.items()}
                 self._keep(key, rows[key])
         rows_of_batch = [rows.get(key) or self.store[key] for key in keys]
         return {
@@ -91,22 +102,25 @@ class FeatureCache:
         elif self.max_bytes:
             logging.getLogger(__name__).warning(
                 "the feature cache is full at %d images; raise "
-                "MODEL.FLOW_DET.FEATURE_CACHE_GIB to hold more",
+                "MODEL.FLOW_DET.FEATURE_CACHE_GIB to cache more",
                 len(self.store),
             )
-            # warns once; the entries stay in use
+            # this warns only once; the entries stay in use
             self.max_bytes = 0
 
 
 def _key(image: Tensor) -> bytes:
-    """The key of an image: a hash of its shape and pixels."""
+    """Returns the key of an image: a hash of its shape and pixels."""
     digest = hashlib.blake2b(repr(tuple(image.shape)).encode(), digest_size=16)
     digest.update(image.cpu().numpy().tobytes())
     return digest.digest()
 
 
 class _FeatureFiles:
-    """One file per image, in a subfolder per backbone: its structure, outputs and weights."""
+    """Files of features, one per image, in a subfolder per backbone.
+
+    The name of the subfolder is a hash of the backbone's structure, outputs and weights.
+    """
 
     def __init__(self, root: Path):
         self.root = root
@@ -115,7 +129,7 @@ class _FeatureFiles:
     def use_weights_of(self, backbone: nn.Module) -> None:
         """Computes the hash of the backbone, once, and makes its subfolder."""
         if self.weights is None:
-            # strides and the like are not in the weights
+            # the weights do not contain strides and similar settings
             structure = f"{backbone!r} {sorted(backbone.output_shape())}"
             digest = hashlib.blake2b(structure.encode(), digest_size=16)
             for name, x in backbone.state_dict().items():
@@ -125,7 +139,7 @@ class _FeatureFiles:
             (self.root / self.weights).mkdir(parents=True, exist_ok=True)
 
     def read(self, key: bytes) -> dict[str, Tensor] | None:
-        """The features of an image; None if there is no readable file."""
+        """Returns the features of an image; None if there is no readable file."""
         try:
             return torch.load(self._path(key), weights_only=True)
         except (OSError, EOFError, RuntimeError, pickle.UnpicklingError):

@@ -15,8 +15,8 @@ class DetectionHeads(nn.Module):
     Args:
         dim: d.
         num_classes: C; the logits have C + 1 columns, background last.
-        box_head: `linear` (the paper), or `mlp`: the same plus a two-layer perceptron that
-            is initialized to output zero.
+        box_head: `linear` (the paper), or `mlp`: the linear head plus a two-layer perceptron whose
+            output is 0 at initialization.
 
     Raises:
         ValueError: unknown box head.
@@ -25,7 +25,9 @@ class DetectionHeads(nn.Module):
     def __init__(self, dim: int, num_classes: int, box_head: str = "linear"):
         super().__init__()
         if box_head not in BOX_HEADS:
-            raise ValueError(f"unknown MODEL.FLOW_DET.BOX_HEAD {box_head!r}: use {BOX_HEADS}")
+            raise ValueError(
+                f"unknown MODEL.FLOW_DET.BOX_HEAD {box_head!r}: use one of {BOX_HEADS}"
+            )
         self.classes = nn.Linear(dim, num_classes + 1)
         self.box = nn.Linear(dim, 4)
         self.box_mlp = MLP(dim, [dim, 4]) if box_head == "mlp" else None
@@ -34,17 +36,26 @@ class DetectionHeads(nn.Module):
             nn.init.zeros_(self.box_mlp[-2].bias)
 
     def boxes(self, z: Tensor) -> Tensor:
-        """Embeddings [..., d] to boxes [..., 4], normalized cxcywh."""
+        """Decodes embeddings [..., d] to boxes [..., 4], normalized cxcywh."""
         raw = self.box(z) if self.box_mlp is None else self.box(z) + self.box_mlp(z)
         return raw.float().sigmoid()
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings [..., d] to logits [..., C + 1] and boxes [..., 4], normalized cxcywh."""
+        """Decodes embeddings [..., d] to logits [..., C + 1] and boxes [..., 4].
+
+        The boxes are normalized cxcywh.
+        """
         return self.classes(z).float(), self.boxes(z)
 
     @torch.no_grad()
     def embed(self, boxes: Tensor) -> Tensor:
-        """The embeddings of least norm that the linear box head decodes to `boxes`: [M, 4],
-        normalized cxcywh, to [M, d]."""
+        """Returns the embeddings of least norm that the linear box head decodes to `boxes`.
+
+        Args:
+            boxes: [M, 4], normalized cxcywh.
+
+        Returns:
+            Embeddings [M, d].
+        """
         raw = torch.logit(boxes, eps=1e-4) - self.box.bias
         return raw @ torch.linalg.pinv(self.box.weight).T

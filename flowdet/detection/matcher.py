@@ -16,16 +16,17 @@ def solve_assignment(costs: Tensor, counts: list[int] | None = None) -> Tensor:
 
     Args:
         costs: [B, M, G].
-        counts: the number of valid columns of each element, the rest is padding; None: all.
+        counts: number of columns of each batch element without padding; None if there is no
+            padding.
 
     Returns:
-        The column of every row, [B, M]; -1 for rows without one.
+        The column of every row, [B, M]; -1 for rows without a column.
 
     Raises:
         ValueError: a cost is not finite.
     """
     assigned = torch.full(costs.shape[:2], -1)
-    # the one copy to the host
+    # a single copy to the host
     for i, cost in enumerate(costs.detach().float().cpu()):
         # padded targets are excluded from the assignment
         cost = cost[:, : None if counts is None else counts[i]]
@@ -46,9 +47,9 @@ class HungarianMatcher(nn.Module):
     `cost = -class_weight * p(class) + bbox_weight * L1 + giou_weight * (-GIoU)`, in float32.
 
     Args:
-        class_weight: of the class probability.
-        bbox_weight: of the L1 distance of the boxes (normalized cxcywh).
-        giou_weight: of the generalised IoU.
+        class_weight: weight of the class probability.
+        bbox_weight: weight of the L1 distance of the boxes (normalized cxcywh).
+        giou_weight: weight of the generalized IoU.
 
     Raises:
         ValueError: all weights are 0.
@@ -64,15 +65,15 @@ class HungarianMatcher(nn.Module):
 
     @torch.no_grad()
     def forward(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
-        """Matches a batch.
+        """Matches the queries and objects of a batch.
 
         Args:
             logits: [B, M, C + 1].
             boxes: [B, M, 4], normalized cxcywh.
-            targets: the objects; at most M per image.
+            targets: the objects, at most M per image.
 
         Returns:
-            The object of each query, [B, M]; -1 is background.
+            The index of the object of each query, [B, M]; -1 is background.
 
         Raises:
             ValueError: a prediction is NaN or inf.
@@ -82,7 +83,7 @@ class HungarianMatcher(nn.Module):
         return solve_assignment(costs, targets.counts)
 
     def costs(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
-        """The costs of all pairs, [B, M, G]."""
+        """Returns the costs of all pairs of a query and an object, [B, M, G]."""
         classes = targets.classes[:, None].expand(-1, logits.shape[1], -1)
         probability = logits.softmax(-1).gather(2, classes)
         giou = torch.vmap(generalized_box_iou)(to_corners(boxes), to_corners(targets.boxes))

@@ -1,4 +1,4 @@
-"""Backbone feature maps to the image tokens that the blocks attend to (D.1)."""
+"""TokenNeck: maps the backbone's feature maps to the tokens that the blocks attend to (D.1)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from flowdet.detection.tokens import ImageTokens, TokenGrid
 
 
 class TokenNeck(nn.Module):
-    """1x1 projection to d, optional residual blocks, 2-D positional encoding.
+    """Applies a 1x1 projection to d, residual blocks, and a 2-D positional encoding.
 
-    Several feature maps are concatenated to one token sequence, with a learned embedding per level.
+    Several feature maps become one token sequence, with a learned embedding per level.
 
     Args:
-        in_shapes: channels of the feature maps, and strides if they are known.
+        in_shapes: channels of the feature maps, and their strides if known.
         dim: d.
-        encoding: of positions in the image.
-        norm: detectron2's name of a normalization after the projection, "" for none.
-        num_blocks: residual blocks of two 3x3 convolutions after it, e.g. to adapt the
-            features of a frozen backbone.
+        encoding: positional encoding of points in the image.
+        norm: detectron2's name of a normalization after the projection; "" for none.
+        num_blocks: number of residual blocks of two 3x3 convolutions after the projection. They
+            adapt the features of a frozen backbone, for example.
     """
 
     def __init__(
@@ -54,12 +54,12 @@ class TokenNeck(nn.Module):
         image_sizes: Sequence[tuple[int, int]],
         padded_size: tuple[int, int],
     ) -> ImageTokens:
-        """Tokens of a padded batch.
+        """Computes the tokens of a padded batch.
 
         Args:
             feature_maps: one [B, C, H, W] per level.
-            image_sizes: (height, width) of each image without padding, in pixels; a single one
-                holds for all.
+            image_sizes: (height, width) of each image without padding, in pixels. A single entry
+                applies to all images.
             padded_size: (height, width) of the batch, in pixels.
         """
         tokens, positions, paddings, grids = [], [], [], []
@@ -81,8 +81,11 @@ class TokenNeck(nn.Module):
         )
 
     def _steps(self, level: int, shape: tuple, padded_size: tuple) -> tuple[float, float]:
-        """Pixels between tokens, (vertical, horizontal). It is the stride if that is known, so that
-        the position of a token does not depend on the padding of its batch."""
+        """Returns the distance of tokens in pixels, (vertical, horizontal).
+
+        It is the stride if that is known. The position of a token then does not depend on the
+        padding of its batch.
+        """
         stride = self.strides[level]
         if stride:
             return stride, stride
@@ -90,8 +93,11 @@ class TokenNeck(nn.Module):
 
 
 def _token_grid(shape, steps, image_sizes, device) -> tuple[TokenGrid, Tensor, Tensor]:
-    """The grid; the centers (x, y) of its tokens in normalized coordinates, [B, H * W, 2]; and
-    whether each is padding, [B, H * W]."""
+    """Returns a token grid, the token centers, and a mask.
+
+    Centers are (x, y) in normalized image coordinates, [B or 1, H * W, 2]. The mask [B or 1, H * W]
+    is True for padding.
+    """
     height, width = shape
     y = (torch.arange(height, device=device) + 0.5) * steps[0]
     x = (torch.arange(width, device=device) + 0.5) * steps[1]

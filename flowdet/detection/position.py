@@ -16,25 +16,28 @@ from flowdet.flow import without_gradient
 class SinePositionalEncoding(nn.Module):
     """Sine and cosine encoding of points in the unit square: [..., 2] to [..., dim].
 
-    The frequencies are saved with the weights: a model keeps those it was trained with, whatever
-    the size of its images later.
+    The frequencies are saved with the weights. So a model keeps the frequencies that it was trained
+    with, even if it is used with images of another size.
 
     Args:
-        dim: of the encoding, a multiple of 4.
-        max_frequency: cycles per image of the fastest sine. More than half the number of tokens
-            along a side aliases: distant tokens get similar encodings.
+        dim: dimension of the encoding, a multiple of 4.
+        max_frequency: frequency of the fastest sine, in cycles per image. A frequency above half
+            the number of tokens along a side would alias: distant tokens get similar encodings.
+
+    Raises:
+        ValueError: `dim` is not a multiple of 4.
     """
 
     def __init__(self, dim: int, max_frequency: float):
         super().__init__()
         if dim % 4:
             raise ValueError(f"MODEL.FLOW_DET.HIDDEN_DIM must be a multiple of 4, got {dim}")
-        # half a cycle over the image tells its two ends apart
+        # the slowest sine has half a cycle per image: it distinguishes the two ends of a side
         cycles = torch.logspace(math.log10(0.5), math.log10(max_frequency), dim // 4)
         self.register_buffer("frequencies", 2 * math.pi * cycles)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
-        # older checkpoints lack the frequencies: those of the config hold
+        # older checkpoints do not contain the frequencies: the values from the config stay
         state_dict.setdefault(f"{prefix}frequencies", self.frequencies)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
@@ -46,17 +49,17 @@ class SinePositionalEncoding(nn.Module):
 class QueryPositionalEncoding(nn.Module):
     """Positional encodings of anchored queries, and sample points in their boxes.
 
-    Self-attention uses a learned encoding per query. Cross-attention uses the encoding of the box
-    center that the estimate decodes to, plus an MLP of the whole box (box-anchored attention).
+    Self-attention uses a learned encoding per query. Cross-attention uses the box that the estimate
+    decodes to (box-anchored attention): the encoding of its center, plus an MLP of the encodings of
+    center and size.
 
     Args:
-        encoding: shared with the image tokens.
+        encoding: the positional encoding of the image tokens.
         dim: d.
-        anchors: boxes that initialize the learned encodings, [M, 4], normalized cxcywh.
-        decode_boxes: maps estimates [B, M, d] to boxes [B, M, 4], normalized cxcywh. None
-            switches box-anchored attention off: both attentions use the learned encoding.
-        box_samples: also return a grid of so many sample points per side of the box; 0 for none.
-            Needs `decode_boxes`.
+        anchors: boxes whose centers initialize the learned encodings, [M, 4], normalized cxcywh.
+        decode_boxes: maps estimates [B, M, d] to boxes [B, M, 4], normalized cxcywh. None turns
+            box-anchored attention off: both attentions use the learned encoding.
+        box_samples: number of sample points per side of a box; 0 for none. It needs `decode_boxes`.
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class QueryPositionalEncoding(nn.Module):
             self.mlp = nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, dim))
 
     def forward(self, estimate: Tensor | None) -> QueryPosition:
-        """Positions of the queries with the estimate [B, M, d]."""
+        """Returns encodings and points for an estimate [B, M, d], without gradient to the boxes."""
         if self.decode_boxes is None:
             return QueryPosition(self.own, self.own)
         with without_gradient():

@@ -1,4 +1,4 @@
-"""From decoded queries to detections in the original image (A.3.4, D.1)."""
+"""PostProcessor: turns decoded queries into detections in the original image (A.3.4, D.1)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from flowdet.detection.boxes import to_corners
 
 
 class PostProcessor(nn.Module):
-    """Score threshold, class-wise non-maximum suppression, limit of detections per image.
+    """Applies a score threshold, class-wise non-maximum suppression, and a limit of detections.
 
-    A query can give detections of several classes; the score is the softmax probability.
+    The score of a detection is the softmax probability of its class. A query can give detections of
+    several classes.
 
     Args:
-        score_threshold: detections at or below it are dropped.
-        nms_threshold: IoU above which the lower-scoring of two boxes of a class is dropped; 1
-            keeps all.
-        max_detections: per image.
+        score_threshold: detections whose score is not above it are dropped.
+        nms_threshold: if the IoU of two boxes of a class is above it, the box with the lower score
+            is dropped; 1 keeps all boxes.
+        max_detections: maximum number of detections per image.
 
     Raises:
         ValueError: a threshold outside [0, 1].
@@ -42,18 +43,18 @@ class PostProcessor(nn.Module):
         output_size: tuple[int, int],
         score_factors: Tensor | None = None,
     ) -> Instances:
-        """The detections of one image.
+        """Computes the detections of one image.
 
         Args:
             logits: [M, C + 1], background last.
             boxes: [M, 4], normalized cxcywh.
             image_size: (height, width) of the model's input, in pixels.
-            output_size: (height, width) of the original image.
-            score_factors: [M], multiply the scores; None for 1.
+            output_size: (height, width) of the original image, in pixels.
+            score_factors: factors by which the scores are multiplied, [M]; None for 1.
 
         Returns:
             `pred_boxes` (absolute xyxy in the original image), `scores`, `pred_classes` and
-            `pred_queries` (the query of each detection), best first.
+            `pred_queries` (the index of the query of each detection), by descending score.
         """
         instances, queries = fast_rcnn_inference_single_image(
             *self.decode(logits, boxes, image_size, score_factors),
@@ -72,8 +73,12 @@ class PostProcessor(nn.Module):
         image_size: tuple[int, int],
         score_factors: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Boxes as absolute xyxy, [..., M, 4], and scores, [..., M, C + 1]; arguments as of
-        `forward`."""
+        """Computes boxes in pixels and scores; for the arguments see `forward`.
+
+        Returns:
+            Boxes, absolute xyxy in the model's input, not clipped, [..., M, 4]; and scores,
+            background last, [..., M, C + 1].
+        """
         height, width = image_size
         scale = boxes.new_tensor([width, height, width, height])
         scores = logits.softmax(-1)

@@ -1,4 +1,4 @@
-"""SetDetector: what a detector with M queries consists of, however its blocks are trained."""
+"""SetDetector: the parts that all detectors with M queries have, however they are trained."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ from flowdet.detection.tokens import ImageTokens
 
 MATCHINGS = ("per_block", "shared")
 
-# A per-image analysis: a callback that gets the detector, the tokens of images of one size, their
-# inputs and their detections, and returns a dict per image, which is merged into its result.
+# A per-image analysis is a callback. It gets the detector, the tokens of images of one size, their
+# inputs and their detections. It returns a dict per image, which is merged into the image's result.
 ImageAnalysis = Callable[
     ["SetDetector", ImageTokens, list[dict], list[Instances]], list[dict[str, Any]]
 ]
 
 
 class SetDetector(nn.Module, ABC):
-    """Images to M query embeddings to detections; subclasses compute the embeddings.
+    """Base class of the detectors. Subclasses compute M query embeddings from the image tokens.
 
     Args:
         backbone: any detectron2 backbone.
-        in_features: names of the feature maps that the neck reads.
-        neck: feature maps to image tokens.
-        heads: decode embeddings.
-        matcher, criterion: the detection loss.
+        in_features: names of the backbone's feature maps that the neck gets.
+        neck: maps feature maps to image tokens.
+        heads: decode query embeddings to class logits and boxes.
+        matcher, criterion: compute the detection loss.
         matching: `per_block`: each block (layer) matches its own prediction with the objects;
             `shared`: all blocks of an iteration use the matching of the first.
-        postprocess: decoded queries to detections.
-        num_queries: M, the maximum number of objects of a training image.
+        postprocess: turns decoded queries into detections.
+        num_queries: M, which is also the maximum number of objects in a training image.
         pixels: normalization and channel order of the images.
-        feature_cache: of a frozen backbone; None for no cache.
-        stability: multiplies the scores; None leaves them.
+        feature_cache: caches the features of a frozen backbone; None for no cache.
+        stability: computes the factors by which scores are multiplied; None for no factors.
 
     Raises:
-        ValueError: unknown matching, or a cache for a backbone that is trained.
+        ValueError: unknown matching, or a feature cache for a backbone that is not frozen.
     """
 
     # prefixes of the tensors whose shape depends on the number of classes
@@ -103,20 +103,23 @@ class SetDetector(nn.Module, ABC):
 
     @abstractmethod
     def losses(self, tokens: ImageTokens, targets: Targets) -> dict[str, Tensor]:
-        """The losses of a batch, to be summed with equal weight."""
+        """Computes the losses of a batch, to be summed with equal weight."""
 
     @abstractmethod
     def refine(self, tokens: ImageTokens, trajectory: bool = False) -> Refinement:
-        """The query embeddings after the last step, or with `trajectory` after every step."""
+        """Computes query embeddings after the last step, or with `trajectory` after every step."""
 
     def stability_factors(self, refinement: Refinement) -> Tensor | None:
-        """The factors of the scores, [B, M]; None for 1."""
+        """Returns the factors by which scores are multiplied, [B, M]; None without `stability`."""
         return self.stability and self.stability(refinement, self.heads.boxes)
 
     @abstractmethod
     def state_trajectory(self, tokens: ImageTokens) -> tuple[list[float], list[Tensor]]:
-        """The times from 0 to 1 and the states [B, M, d] at these times, the last one the final
-        embeddings. Between two times the state moves on a straight line."""
+        """Returns times from 0 to 1 and the states [B, M, d] at these times.
+
+        The last state is the final embeddings. Between two times the state moves on a straight
+        line.
+        """
 
     @property
     @abstractmethod
@@ -128,11 +131,15 @@ class SetDetector(nn.Module, ABC):
         return self.pixel_mean.device
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
-        """detectron2's contract: dicts with `image` [C, H, W] and, in training, `instances`.
+        """Computes losses in training, and detections otherwise, as detectron2's detectors do.
+
+        Args:
+            batched_inputs: dicts with `image` [C, H, W] (0 to 255). In training they also have
+                `instances`, otherwise optionally the `height` and `width` of the original image.
 
         Returns:
-            In training the losses, to be summed with equal weight; else, for every image,
-            `{"instances": Instances}` as `PostProcessor` describes.
+            In training the losses, to be summed with equal weight. Otherwise a dict
+            `{"instances": Instances}` per image; `PostProcessor` describes the fields.
         """
         if not self.training:
             return self.inference(batched_inputs)
@@ -140,7 +147,13 @@ class SetDetector(nn.Module, ABC):
         return self.losses(self.encode(batched_inputs), targets)
 
     def prepare_targets(self, batched_inputs: list[dict]) -> Targets:
-        """The padded ground truth of a batch; warns once of images with too many objects."""
+        """Returns the padded ground truth of a batch.
+
+        If an image has more objects than there are queries, it logs a warning, once per training.
+
+        Raises:
+            ValueError: a label is outside 0 to C - 1.
+        """
         targets = Targets.from_instances(
             [x["instances"].to(self.device) for x in batched_inputs],
             self.num_queries,
@@ -170,12 +183,16 @@ class SetDetector(nn.Module, ABC):
         trajectory: bool = False,
         analyses: Sequence[ImageAnalysis] = (),
     ) -> list[dict]:
-        """Detections of a batch of any size, in the configured inference mode.
+        """Detects objects in images of any sizes, in the configured inference mode.
 
         Args:
-            batched_inputs: dicts with `image` and optionally the original `height`, `width`.
-            trajectory: also return `trajectory`, the decoded `Instances` after every step.
-            analyses: callbacks whose results are merged into the results.
+            batched_inputs: see `forward`.
+            trajectory: also return the detections after every step.
+            analyses: callbacks whose dicts are merged into the results.
+
+        Returns:
+            A dict per image: `instances`, with `trajectory` also `trajectory` (a list of
+            `Instances`, one per step), and what the analyses return.
         """
         results: list[dict] = [{}] * len(batched_inputs)
         for indices in group_by_size(batched_inputs):
@@ -196,19 +213,22 @@ class SetDetector(nn.Module, ABC):
         return results
 
     def encode(self, batched_inputs: list[dict]) -> ImageTokens:
-        """Images to tokens, padded to one size. Inference batches only images of one size (see
-        `group_by_size`), so that the result of an image does not depend on its batch."""
+        """Computes the tokens of images, which are padded to one size.
+
+        Inference puts only images of equal size into a batch (see `group_by_size`), so that the
+        result of an image does not depend on the other images.
+        """
         batch = self.pad([self.normalize(x["image"].to(self.device)) for x in batched_inputs])
         cache = self.feature_cache
         features = cache(self.backbone, batch.tensor) if cache else self.backbone(batch.tensor)
         return self.to_tokens(features, batch.image_sizes, tuple(batch.tensor.shape[-2:]))
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Pixels from 0 to 255, [..., C, H, W], as the backbone expects them."""
+        """Normalizes pixels from 0 to 255, [..., C, H, W], by mean and standard deviation."""
         return (images - self.pixel_mean) / self.pixel_std
 
     def pad(self, images: list[Tensor]) -> ImageList:
-        """Images [C, H, W] of any sizes as a batch of a size that the backbone supports."""
+        """Pads images [C, H, W] of any sizes to one size that the backbone supports."""
         return ImageList.from_tensors(
             images,
             self.backbone.size_divisibility,
@@ -221,14 +241,16 @@ class SetDetector(nn.Module, ABC):
         image_sizes: Sequence[tuple[int, int]],
         padded_size: tuple[int, int],
     ) -> ImageTokens:
-        """The backbone's feature maps as tokens; sizes as of `TokenNeck`."""
+        """Maps the backbone's feature maps to tokens; for the sizes see `TokenNeck.forward`."""
         return self.neck([features[name] for name in self.in_features], image_sizes, padded_size)
 
     def detections(
         self, z: Tensor, batched_inputs: list[dict], score_factors: Tensor | None = None
     ) -> list[Instances]:
-        """The detections of every image from embeddings [B, M, d]; `score_factors` [B, M] multiply
-        their scores."""
+        """Decodes query embeddings [B, M, d] to the detections of every image.
+
+        The scores are multiplied by `score_factors` [B, M].
+        """
         logits, boxes = self.heads(z)
         results = []
         for i, x in enumerate(batched_inputs):
@@ -239,13 +261,13 @@ class SetDetector(nn.Module, ABC):
 
 
 def original_size(batched_input: dict) -> tuple[int, int]:
-    """(height, width) of the image whose pixels the boxes of an input are scaled to."""
+    """Returns (height, width) of the original image. Its pixels are the unit of predicted boxes."""
     height, width = batched_input["image"].shape[-2:]
     return batched_input.get("height", height), batched_input.get("width", width)
 
 
 def group_by_size(batched_inputs: Sequence[dict]) -> list[list[int]]:
-    """The indices of the images, grouped by image size."""
+    """Returns the indices of the images, grouped by image size."""
     groups: dict[torch.Size, list[int]] = {}
     for i, x in enumerate(batched_inputs):
         groups.setdefault(x["image"].shape, []).append(i)

@@ -1,4 +1,4 @@
-"""Box stability: the IoU of a box with the boxes that perturbed estimates lead to."""
+"""Box stability: the mean IoU of a box with the boxes that follow from perturbed estimates."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ class Refinement(NamedTuple):
     """The query embeddings after the steps (or layers) of a detector.
 
     Attributes:
-        estimates: the final embeddings, [B, M, d]; with `trajectory` those after every step.
-        last_input: the estimate before the last step, [B, M, d].
-        rerun_last_step: maps another estimate before the last step to the result of that step, both
+        estimates: the embeddings after every step of a trajectory, each [B, M, d]; without a
+            trajectory only the final embeddings.
+        last_input: the estimate before the last step, [B, M, d]; None if there is no estimate.
+        rerun_last_step: maps another estimate before the last step to the result of this step, both
             [B, M, d].
     """
 
     estimates: list[Tensor]
-    last_input: Tensor
+    last_input: Tensor | None
     rerun_last_step: Callable[[Tensor], Tensor]
 
     @property
@@ -32,20 +33,21 @@ class Refinement(NamedTuple):
 
 
 class BoxStability(nn.Module):
-    """Scores the stability of boxes under perturbation of the estimate before the last step.
+    """Measures the stability of boxes under perturbation of the estimate before the last step.
 
     The estimate is perturbed `samples` times, the last step is re-run, and the IoU of the resulting
-    box with the original one is averaged. It is near 1 if the image determines the box, and lower
+    box with the original box is averaged. It is near 1 if the image determines the box. It is lower
     for small boxes than for large ones.
 
     Args:
-        samples: perturbations, at the cost of one block call each.
-        noise: standard deviation of the perturbation, as a share of that of an image's estimates.
+        samples: number of perturbations, at least 1. Each of them re-runs the last step.
+        noise: standard deviation of the perturbations, as a fraction of the standard deviation of
+            an image's estimates; above 0.
         shape: (M, d). The perturbations are the same for all images.
-        seed: of the perturbations.
+        seed: seed of the perturbations.
 
     Raises:
-        ValueError: no samples, or no noise.
+        ValueError: `samples` or `noise` is out of its range.
     """
 
     def __init__(self, samples: int, noise: float, shape: tuple[int, int], seed: int = 0):
@@ -55,16 +57,16 @@ class BoxStability(nn.Module):
                 "MODEL.FLOW_DET.STABILITY_SAMPLES must be at least 0 and STABILITY_NOISE above 0, "
                 f"got {samples} and {noise}"
             )
-        # z_0 is drawn with the seed itself; torch uses its lower 32 bits
+        # an offset, because z_0 is drawn with the seed itself; torch uses the lower 32 bits
         generator = torch.Generator().manual_seed(seed + 2**31)
         values = noise * torch.randn(samples, *shape, generator=generator)
         self.register_buffer("noise", values, persistent=False)
 
     def forward(self, refinement: Refinement, decode_boxes: Callable[[Tensor], Tensor]) -> Tensor:
-        """The stability of every query's box, [B, M], in [0, 1].
+        """Computes the stability of the box of every query, [B, M], in [0, 1].
 
         Args:
-            refinement: of the detector.
+            refinement: the result of `SetDetector.refine`.
             decode_boxes: maps embeddings [B, M, d] to boxes [B, M, 4], normalized cxcywh.
         """
         before, boxes = refinement.last_input, to_corners(decode_boxes(refinement.z_1))

@@ -14,13 +14,16 @@ from torchvision.ops import box_convert
 
 @dataclass(frozen=True)
 class Targets:
-    """The objects of a batch; object g of image b is real if `g < counts[b]`.
+    """The objects of a batch, padded to G per image.
+
+    The first `counts[b]` of image b are objects, the others are padding.
 
     Attributes:
         classes: [B, G], 0 for padding.
         boxes: [B, G, 4], normalized cxcywh.
-        counts: objects per image, one int each.
-        dropped: (image in the batch, objects left out) of images with too many objects.
+        counts: number of objects of each image.
+        dropped: (index in the batch, number of dropped objects) of each image with too many
+            objects.
     """
 
     classes: Tensor
@@ -32,15 +35,16 @@ class Targets:
     def from_instances(
         instances: Sequence[Instances], max_objects: int, num_classes: int
     ) -> Targets:
-        """From detectron2's ground truth (absolute xyxy in the resized image).
+        """Converts detectron2's ground truth.
 
         Args:
-            instances: with `gt_boxes` and `gt_classes`, one per image.
-            max_objects: if an image has more, the largest are kept.
+            instances: one per image, with `gt_boxes` (absolute xyxy in the resized image) and
+                `gt_classes`.
+            max_objects: if an image has more objects, the largest are kept.
             num_classes: C, to check the labels.
 
         Raises:
-            ValueError: a label outside 0 .. C - 1.
+            ValueError: a label is outside 0 to C - 1.
         """
         rows, dropped = [], []
         for i, x in enumerate(instances):
@@ -62,10 +66,11 @@ class Targets:
         )
         labels = targets.classes.flatten()
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+            wrong = labels.min() if labels.min() < 0 else labels.max()
             raise ValueError(
-                f"a label is {int(labels.min())} or {int(labels.max())}, but the model has classes "
-                f"0 to {num_classes - 1}: set MODEL.FLOW_DET.NUM_CLASSES to the dataset's number "
-                "of classes (0 takes it from the dataset)"
+                f"an object has label {int(wrong)}, but the model has classes 0 to "
+                f"{num_classes - 1}: set MODEL.FLOW_DET.NUM_CLASSES to the dataset's number of "
+                "classes (0 takes it from the dataset)"
             )
         return targets
 
@@ -76,9 +81,9 @@ class TargetEmbedding(nn.Module):
     Args:
         num_classes: C.
         dim: d.
-        normalize: apply LayerNorm (without parameters), so that all targets have the same norm.
-        learned: the losses train the embeddings (the paper); otherwise they keep their initial
-            values.
+        normalize: apply LayerNorm without parameters, so that all targets have the same norm.
+        learned: whether the losses train the embeddings (as in the paper); otherwise they keep
+            their initial values.
     """
 
     def __init__(self, num_classes: int, dim: int, normalize: bool = False, learned: bool = True):
@@ -89,7 +94,7 @@ class TargetEmbedding(nn.Module):
         self.requires_grad_(learned)
 
     def forward(self, targets: Targets) -> Tensor:
-        """Embeddings of all objects, then that of background: [B, G + 1, d]."""
+        """Returns the embeddings of all objects, then the background embedding: [B, G + 1, d]."""
         objects = self.classes(targets.classes) + self.box(targets.boxes)
         background = self.classes.weight[-1].expand(len(objects), 1, -1)
         z_1 = torch.cat([objects, background.to(objects)], dim=1)
@@ -97,21 +102,18 @@ class TargetEmbedding(nn.Module):
 
 
 def gather_targets(embeddings: Tensor, assigned: Tensor) -> Tensor:
-    """The target embedding of every query.
+    """Returns the target embedding z_1 of every query, [B, M, d].
 
     Args:
         embeddings: [B, G + 1, d], background last.
-        assigned: object of each query, [B, M]; -1 is background.
-
-    Returns:
-        z_1, [B, M, d].
+        assigned: index of the object of each query, [B, M]; -1 is background.
     """
     index = assigned.masked_fill(assigned < 0, embeddings.shape[1] - 1)
     return embeddings.gather(1, index[..., None].expand(-1, -1, embeddings.shape[-1]))
 
 
 def ordered_assignment(targets: Targets, num_queries: int) -> Tensor:
-    """Object g to query g, background to the rest: [B, M], -1 is background."""
+    """Assigns object g to query g, and background (-1) to the other queries: [B, M]."""
     counts = torch.tensor(targets.counts, device=targets.classes.device)[:, None]
     index = torch.arange(num_queries, device=counts.device).expand(len(targets.counts), -1)
     return index.masked_fill(index >= counts, -1)

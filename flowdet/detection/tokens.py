@@ -1,4 +1,4 @@
-"""Image tokens on grids, and sampling them at points (bilinear)."""
+"""Image tokens on grids, and their bilinear sampling at points."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from flowdet.flow import select_rows
 
 @dataclass(frozen=True)
 class TokenGrid:
-    """The tokens of one feature map: a regular grid over the image, row by row.
+    """The grid of the tokens of one feature map. The tokens are in row-major order.
 
     Attributes:
-        height, width: in tokens.
-        extent: (x, y) of the end of the grid in normalized image coordinates, [B, 2]; above 1 if it
-            covers padding.
+        height, width: size of the grid in tokens.
+        extent: (x, y) of the lower right corner of the grid in normalized image coordinates,
+            [B or 1, 2]; above 1 if the grid covers padding.
     """
 
     height: int
@@ -33,9 +33,8 @@ class ImageTokens:
     Attributes:
         tokens: [B, N, d].
         position: their positional encoding, [B or 1, N, d] or None.
-        padding: [B, N], True for padding tokens, which are masked in attention; None if there are
-            none.
-        grids: the feature maps of the tokens, in their order.
+        padding: [B, N], True for padding tokens, which attention ignores; None without padding.
+        grids: the grids of the feature maps, in the order of the tokens.
     """
 
     tokens: Tensor
@@ -44,26 +43,26 @@ class ImageTokens:
     grids: tuple[TokenGrid, ...] = ()
 
     def with_tokens(self, tokens: Tensor) -> ImageTokens:
-        """A copy with other token vectors [B, N, d]."""
+        """Returns a copy with other token vectors [B, N, d]."""
         return replace(self, tokens=tokens)
 
     def __getitem__(self, index: Tensor) -> ImageTokens:
-        """The tokens of the images `index`."""
+        """Returns the tokens of the images `index`."""
         grids = [replace(grid, extent=select_rows(grid.extent, index)) for grid in self.grids]
         parts = (select_rows(x, index) for x in (self.tokens, self.position, self.padding))
         return ImageTokens(*parts, tuple(grids))
 
 
 def sample_tokens(tokens: Tensor, grids: tuple[TokenGrid, ...], points: Tensor) -> Tensor:
-    """Bilinear samples of each feature map at points; zero outside of it.
+    """Samples each feature map bilinearly at points; samples outside of it are 0.
 
     Args:
-        tokens: [B, N, c], the tokens of all grids in turn.
-        grids: the feature maps.
-        points: [B, M, P, 2], (x, y), normalized image coordinates.
+        tokens: the tokens of all grids, concatenated, [B, N, c].
+        grids: the grids of the feature maps.
+        points: (x, y) in normalized image coordinates, [B, M, P, 2].
 
     Returns:
-        [B, M, P * levels, c].
+        The samples of all feature maps, [B, M, P * levels, c].
     """
     sizes = [grid.height * grid.width for grid in grids]
     samples = []
@@ -77,14 +76,15 @@ def sample_tokens(tokens: Tensor, grids: tuple[TokenGrid, ...], points: Tensor) 
 
 
 class PointReader(nn.Module):
-    """Reads image tokens at P points per query: samples, ReLU, a linear layer over all points.
+    """Computes a vector per query from the image tokens at P points.
 
-    Unlike attention it keeps the order of the points, so it can tell where in a box something
-    begins or ends.
+    It projects the tokens to d / 4 channels, samples them at the points, and applies ReLU and a
+    linear layer over all samples. Unlike attention, this layer has separate weights for each point,
+    so it can locate the edges of an object in a box.
 
     Args:
         dim: d.
-        num_points: P, times the number of feature maps.
+        num_points: P times the number of feature maps.
     """
 
     def __init__(self, dim: int, num_points: int):
@@ -94,7 +94,7 @@ class PointReader(nn.Module):
         self.merge = nn.Linear(num_points * narrow, dim)
 
     def forward(self, tokens: ImageTokens, points: Tensor) -> Tensor:
-        """Tokens, and points [B, M, P, 2] in normalized image coordinates, to [B, M, d]."""
+        """Maps tokens and points [B, M, P, 2], normalized image coordinates, to [B, M, d]."""
         # The projection comes before the sampling, as there are fewer tokens than points; bilinear
         # sampling and a linear map commute.
         narrowed = F.linear(tokens.tokens, self.read.weight)

@@ -1,7 +1,7 @@
 """The flow block of a detector: a pre-norm DETR decoder layer on z_t and t (3.2.2, D.1).
 
 Flow blocks are called as `block(z_t, time_embedding, features, estimate, position)` and return one
-vector per query. `FlowEnsemble` reads it as a velocity or as a correction of the estimate.
+vector per query. `FlowEnsemble` interprets it as a velocity or as a correction of the estimate.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from flowdet.flow import StateInput
 
 @dataclass(frozen=True)
 class QueryPosition:
-    """Positions of the queries; None for those that a model does not have.
+    """Positional encodings and sample points of the queries; None for what a model does not use.
 
     Attributes:
-        own: positional encoding for self-attention, [B or 1, M, d].
-        cross: positional encoding for cross-attention, [B or 1, M, d].
-        points: points at which a query also samples the feature maps, (x, y), normalized image
+        own: positional encoding for self-attention, [B, M, d] or [M, d].
+        cross: positional encoding for cross-attention, [B, M, d] or [M, d].
+        points: points at which a query samples the feature maps, (x, y) in normalized image
             coordinates, [B, M, P, 2].
     """
 
@@ -36,20 +36,21 @@ def _add_position(x: Tensor, position: Tensor | None) -> Tensor:
 
 
 class TransformerFlowBlock(nn.Module):
-    """Self-attention of the queries, cross-attention to image tokens, box samples, feed-forward.
+    """Self-attention among queries, cross-attention to image tokens, box samples, feed-forward.
 
-    Pre-norm: the residual stream inside a block is never normalized.
+    It is a pre-norm layer: the residual stream inside a block is never normalized.
 
     Args:
-        dim: d, of queries and tokens.
-        num_heads: attention heads.
+        dim: dimension d of queries and tokens.
+        num_heads: number of attention heads.
         feedforward_dim: hidden units of the feed-forward part.
-        dropout: of attention and feed-forward.
+        dropout: dropout probability in attention and feed-forward.
         self_conditioned: see `StateInput`.
         tie_position: initialize the key projection of the cross-attention with the query
-            projection, so that from the first iteration a query attends to the tokens whose
+            projection. From the first iteration on, a query then attends to the tokens whose
             positional encoding is similar to its own.
-        num_points: P of `QueryPosition.points`, times the feature maps; 0 samples none.
+        num_points: P of `QueryPosition.points` times the number of feature maps; 0 turns box
+            samples off.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class TransformerFlowBlock(nn.Module):
         estimate: Tensor | None = None,
         position: QueryPosition | None = None,
     ) -> Tensor:
-        """[B, M, d] states, [B, d] time embeddings to [B, M, d]."""
+        """Maps states and estimates [B, M, d] and time embeddings [B, d] to [B, M, d]."""
         position = position or QueryPosition()
         h = self.input(z_t, time_embedding, estimate)
         x = self.norms[0](h)

@@ -1,6 +1,6 @@
 """From a config to a trained model: config files, trainer, optimizer, hooks, checkpoints.
 
-Importing it registers the models and datasets with detectron2.
+Importing this package registers the models and datasets with detectron2.
 """
 
 import flowdet

@@ -1,4 +1,4 @@
-"""Loads checkpoints of flowdet, detectron2 and torchvision, with clear errors."""
+"""Saves checkpoints, and loads those of flowdet, detectron2 and torchvision."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from flowdet.engine.hooks import average_of
 
-_REINIT = "set MODEL.REINIT_CLASSES True to initialize their tensors anew, for fine-tuning"
+_REINIT = "set MODEL.REINIT_CLASSES True to reinitialize their tensors, for fine-tuning"
 
 _TORCHVISION_NAMES = (
     (r"^conv1\.", "stem.conv1."),
@@ -29,12 +29,12 @@ _TORCHVISION_NAMES = (
 
 
 def is_torchvision_resnet(state: dict) -> bool:
-    """Whether a state dict has the names of torchvision's ResNets."""
+    """Returns whether a state dict has the tensor names of torchvision's ResNets."""
     return "conv1.weight" in state and "layer1.0.conv1.weight" in state
 
 
 def convert_torchvision_resnet(state: dict) -> dict:
-    """Renames the state dict of a torchvision ResNet to detectron2's names, without the classifier.
+    """Renames the tensors of a torchvision ResNet to detectron2's names; drops the classifier.
 
     torchvision's weights expect `INPUT.FORMAT RGB`, `MODEL.PIXEL_MEAN [123.675, 116.28, 103.53]`,
     `MODEL.PIXEL_STD [58.395, 57.12, 57.375]` and `MODEL.RESNETS.STRIDE_IN_1X1 False`.
@@ -50,13 +50,15 @@ def convert_torchvision_resnet(state: dict) -> dict:
 
 
 def is_torchvision_vit(state: dict) -> bool:
-    """Whether a state dict has the names of torchvision's vision transformers."""
+    """Returns whether a state dict has the tensor names of torchvision's vision transformers."""
     return "class_token" in state and "encoder.pos_embedding" in state
 
 
 def convert_torchvision_vit(state: dict) -> dict:
-    """Renames the state dict of a torchvision vision transformer to the names of `ViTBackbone`,
-    without the classification head."""
+    """Renames the tensors of a torchvision vision transformer to the names of `ViTBackbone`.
+
+    The classification head is dropped.
+    """
     return {
         f"backbone.vit.{name}": value
         for name, value in state.items()
@@ -65,22 +67,23 @@ def convert_torchvision_vit(state: dict) -> dict:
 
 
 class FlowDetCheckpointer(DetectionCheckpointer):
-    """detectron2's checkpointer. It also reads torchvision's ResNets and ViTs, and checks shapes
-    and class names.
+    """detectron2's checkpointer, which also loads torchvision's ResNets and ViTs.
+
+    It checks the shapes of the tensors, and the class names.
 
     Args:
-        model, save_dir: as of detectron2's checkpointer.
-        reinit_classes: tensors of the checkpoint that depend on the classes are left out if its
-            classes differ from those of the model: the model keeps its initial values, and a
-            warning names them.
-        class_names: of the model. They are saved, and compared with those of the checkpoint. ()
-            does neither.
+        model, save_dir: see detectron2's checkpointer.
+        reinit_classes: if the classes of a checkpoint differ from those of the model, do not load
+            the tensors that depend on the classes. The model keeps its initial values, and a
+            warning names the tensors.
+        class_names: names of the model's classes. They are saved in checkpoints, and compared with
+            the names in a loaded checkpoint. () turns both off.
         checkpointables: further objects to save and load.
 
     Raises (from `load`):
         FileNotFoundError: the file does not exist, or cannot be downloaded.
-        ValueError: the file is not a checkpoint, holds no weights of the model, has tensors of
-            other shapes, or has other classes.
+        ValueError: the file is not a checkpoint, contains no weights of the model, or has tensors
+            of other shapes or other classes.
     """
 
     def __init__(
@@ -109,7 +112,7 @@ class FlowDetCheckpointer(DetectionCheckpointer):
                 'to "" to start from random weights'
             ) from error
         finally:
-            # detectron2 leaves it set after an error, and the next call would fail
+            # detectron2 does not reset this after an error, and the next call would fail
             self._parsed_url_during_load = None
 
     def _load_file(self, filename):
@@ -122,12 +125,12 @@ class FlowDetCheckpointer(DetectionCheckpointer):
             RuntimeError,
             TypeError,
         ) as error:
-            # the first sentence: torch adds many lines of advice that does not apply here
+            # only the first sentence: torch adds many lines of advice that does not apply
             reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
             raise ValueError(f"{filename} is not a readable checkpoint ({reason})") from error
         state = loaded["model"]
         if not isinstance(state, dict):
-            raise ValueError(f"{filename} holds a {type(state).__name__}, not a state dict")
+            raise ValueError(f"{filename} contains a {type(state).__name__}, not a state dict")
         if is_torchvision_resnet(state):
             loaded["model"] = convert_torchvision_resnet(state)
             loaded["matching_heuristics"] = True
@@ -143,7 +146,7 @@ class FlowDetCheckpointer(DetectionCheckpointer):
         mismatches = list(incompatible.incorrect_shapes)
         own = self.model.state_dict()
         if by_suffix:
-            # detectron2 only warns of tensors of another shape, and leaves them out
+            # detectron2 does not load tensors of another shape, and only logs a warning
             mismatches += [
                 (name, loaded_shapes[suffix], tuple(tensor.shape))
                 for suffix in incompatible.unexpected_keys
@@ -153,24 +156,25 @@ class FlowDetCheckpointer(DetectionCheckpointer):
         self._check_shapes(mismatches)
         if _parameter_names(self.model) <= {*incompatible.missing_keys}:
             raise ValueError(
-                f"{self._path} holds none of the model's weights: its first tensors are "
+                f"{self._path} contains none of the model's weights: its first tensors are "
                 f"{incompatible.unexpected_keys[:3]}"
             )
         return incompatible
 
     def _check_class_names(self, checkpoint: dict) -> None:
-        """Compares the class names of the checkpoint with those of the model, if both have as many.
-        (Another number of classes shows in the shapes.)
+        """Compares the class names of the checkpoint with those of the model.
 
         If they differ, `reinit_classes` removes the tensors of the classes from the checkpoint.
+        Names are compared only if there are equally many: another number of classes changes
+        shapes, which `_check_shapes` compares.
 
         Raises:
-            ValueError: they differ, and `reinit_classes` is off.
+            ValueError: the names differ, and `reinit_classes` is off.
         """
         loaded, expected = checkpoint.get("class_names", []), self._class_names
         if self._reinit_classes and not loaded:
             logging.getLogger(__name__).warning(
-                "%s does not contain class names: its tensors of the classes are initialized anew "
+                "%s does not contain class names: its tensors of the classes are reinitialized "
                 "only if the number of classes differs",
                 self._path,
             )
@@ -187,18 +191,20 @@ class FlowDetCheckpointer(DetectionCheckpointer):
         for name in removed:
             del checkpoint["model"][name]
         logging.getLogger(__name__).warning(
-            "%s has other classes than the model, %s. Tensors that are initialized anew: %s",
+            "%s has other classes than the model, %s. Tensors that are reinitialized: %s",
             self._path,
             differences,
             ", ".join(removed),
         )
 
     def _check_shapes(self, mismatches: list[tuple]) -> None:
-        """Checks tensors whose shapes differ, given as (name, shape in the checkpoint, shape in the
-        model).
+        """Handles tensors whose shapes differ.
+
+        Args:
+            mismatches: (name, shape in the checkpoint, shape in the model) of each such tensor.
 
         Raises:
-            ValueError: there are any, unless only the number of classes differs and
+            ValueError: there are such tensors, unless only the number of classes differs and
                 `reinit_classes` is on.
         """
         if not mismatches:
@@ -210,8 +216,8 @@ class FlowDetCheckpointer(DetectionCheckpointer):
         )
         if only_classes and self._reinit_classes:
             logging.getLogger(__name__).warning(
-                "%s has another number of classes than the model. Tensors that are initialized "
-                "anew: %s",
+                "%s has another number of classes than the model. Tensors that are reinitialized: "
+                "%s",
                 self._path,
                 listed,
             )
@@ -227,7 +233,7 @@ class FlowDetCheckpointer(DetectionCheckpointer):
 
     @property
     def _class_prefixes(self) -> tuple[str, ...]:
-        """Prefixes of the model's tensors whose shape depends on the number of classes."""
+        """The prefixes of the model's tensors whose shape depends on the number of classes."""
         return tuple(getattr(self.model, "class_tensors", ()))
 
 
@@ -236,10 +242,12 @@ def _parameter_names(model: nn.Module) -> set[str]:
 
 
 class WholeModelCheckpointer(FlowDetCheckpointer):
-    """Loads only checkpoints that hold every weight of the model: with those of a backbone alone a
-    detector would run and detect nothing.
+    """Loads only checkpoints that contain every weight of the model.
 
-    Raises (from `load`): as `FlowDetCheckpointer`, and
+    With the weights of a backbone alone, a detector would run and detect nothing.
+
+    Raises (from `load`):
+        FileNotFoundError, ValueError: as `FlowDetCheckpointer`.
         ValueError: the path is empty, or weights are missing.
     """
 
@@ -263,14 +271,20 @@ class WholeModelCheckpointer(FlowDetCheckpointer):
 def load_trained(
     cfg: CfgNode, model: nn.Module, path: str, class_names: Sequence[str] = ()
 ) -> AveragedModel | None:
-    """Loads the checkpoint of a training into its model with `WholeModelCheckpointer`.
+    """Loads the checkpoint of a training into its model.
 
     Args:
-        class_names: must equal those of the checkpoint, if it has any; () accepts all.
+        cfg: the config of the training.
+        model: the model, in place.
+        path: path of the checkpoint.
+        class_names: must equal the names in the checkpoint, if it has any; () accepts all names.
 
     Returns:
         The moving average of the weights; None without `SOLVER.EMA_DECAY`, or if the checkpoint
-        holds none.
+        does not contain it.
+
+    Raises:
+        FileNotFoundError, ValueError: as `WholeModelCheckpointer`.
     """
     if not cfg.SOLVER.EMA_DECAY:
         WholeModelCheckpointer(model, class_names=class_names).load(path)

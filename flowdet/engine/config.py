@@ -1,4 +1,4 @@
-"""Reads config files with overrides."""
+"""Loads config files and applies overrides."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flowdet.engine.config_files import config_path
 from flowdet.engine.renamed_keys import update_config, update_overrides
 from flowdet.engine.user_imports import import_parts
 
-# keys that count iterations, and the keys that count the same in epochs
+# keys in iterations, and the keys that give the same in epochs
 _EPOCH_KEYS = {
     "SOLVER.MAX_ITER": "SOLVER.MAX_EPOCHS",
     "SOLVER.STEPS": "SOLVER.STEP_EPOCHS",
@@ -23,21 +23,21 @@ _EPOCH_KEYS = {
 
 
 def load_config(path: str, overrides: list | None = None) -> CfgNode:
-    """A config file with overrides, not resolved.
+    """Loads a config file and applies overrides. Call `resolve_config` on the result.
 
-    The modules in its `IMPORTS` are imported, and the dataset of `DATASETS.PATH` is registered;
-    errors in the dataset are raised when it is read. Keys of earlier versions are renamed, with a
-    warning each.
+    It imports the modules in `IMPORTS`, and registers the dataset of `DATASETS.PATH` (errors in the
+    dataset are raised later, when it is read). It renames keys of earlier versions, and logs a
+    warning for each.
 
     Args:
-        path: of a file, or the name of one of flowdet's configs, see `config_files.config_path`.
-        overrides: keys and values in turn, `[KEY, value, KEY, value, ...]`.
+        path: path of a file, or name of one of flowdet's configs, see `config_files.config_path`.
+        overrides: keys and values, `[KEY, value, KEY, value, ...]`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ImportError: as `import_parts`.
-        KeyError: a key does not exist; the message lists similar keys.
-        ValueError: another dataset of the same folder name is in use.
+        FileNotFoundError: the config file, or a file in `IMPORTS`, does not exist.
+        ImportError: a module in `IMPORTS` does not exist.
+        KeyError: a key does not exist. The message lists similar keys.
+        ValueError: a value has the wrong type, or a dataset in another folder has the same name.
     """
     path = config_path(path)
     cfg = get_cfg()
@@ -57,23 +57,24 @@ def load_config(path: str, overrides: list | None = None) -> CfgNode:
 
 
 def get_config(name: str, overrides: list | None = None) -> CfgNode:
-    """A config by its name or path, with overrides, not resolved.
+    """Loads a config by its name or path and applies overrides; see `load_config`.
 
         cfg = flowdet.get_config("voc_flow_r50", ["SOLVER.BASE_LR", 2e-4])
 
-    Errors as of `load_config`.
+    Raises:
+        FileNotFoundError, ImportError, KeyError, ValueError: as `load_config`.
     """
     return load_config(name, overrides)
 
 
 def overlay_overrides(name: str) -> list[str]:
-    """The keys of an overlay as overrides: `[KEY, value, KEY, value, ...]`.
+    """Returns the keys of an overlay as overrides, `[KEY, value, KEY, value, ...]`.
 
     An overlay is a small config file that changes some keys of any config, such as
     `cls/bases/backprop`.
 
     Args:
-        name: the name or path of the file, see `config_files.config_path`.
+        name: name or path of the file, see `config_files.config_path`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -88,7 +89,7 @@ def overlay_overrides(name: str) -> list[str]:
 
 
 def with_keys(cfg: CfgNode, keys: dict[str, object]) -> CfgNode:
-    """A copy of a config with some keys set."""
+    """Returns a copy of a config with some keys set."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.merge_from_list([word for pair in keys.items() for word in pair])
@@ -96,7 +97,7 @@ def with_keys(cfg: CfgNode, keys: dict[str, object]) -> CfgNode:
 
 
 def flat_items(node: CfgNode, prefix: str = "") -> list[tuple[str, object]]:
-    """Every key of a config, written with dots, and its value; nodes are among them."""
+    """Returns every key of a config, such as `MODEL.DEVICE`, and its value; also the nodes."""
     items = []
     for name, value in node.items():
         items.append((prefix + name, value))
@@ -106,7 +107,7 @@ def flat_items(node: CfgNode, prefix: str = "") -> list[tuple[str, object]]:
 
 
 def _integers_to_floats(cfg: CfgNode, overrides: list) -> list:
-    """Overrides with integers for keys of floats as floats: yacs refuses `SOLVER.BASE_LR 1`."""
+    """Converts integer overrides of float keys to floats: yacs refuses `SOLVER.BASE_LR 1`."""
     floats = {key for key, value in flat_items(cfg) if isinstance(value, float)}
     typed = list(overrides)
     for i in range(0, len(typed) - 1, 2):
@@ -116,7 +117,7 @@ def _integers_to_floats(cfg: CfgNode, overrides: list) -> list:
 
 
 def _prefer_iterations(cfg: CfgNode, overrides: list) -> None:
-    """Switches off the epochs of the config file for what the overrides give in iterations."""
+    """Turns off the keys in epochs for which the overrides set the key in iterations."""
     given = overrides[::2]
     for iterations, epochs in _EPOCH_KEYS.items():
         if iterations in given and epochs not in given:
@@ -124,7 +125,7 @@ def _prefer_iterations(cfg: CfgNode, overrides: list) -> None:
 
 
 def _similar_keys(cfg: CfgNode, overrides: list) -> str:
-    """An error message for the first unknown key with similar ones; "" if there are none."""
+    """Returns an error message with keys similar to the first unknown key; "" for none."""
     known = [key for key, _ in flat_items(cfg)]
     unknown = [key for key in overrides[::2] if key not in known]
     similar = difflib.get_close_matches(unknown[0], known, n=3) if unknown else []
@@ -132,8 +133,10 @@ def _similar_keys(cfg: CfgNode, overrides: list) -> str:
 
 
 def _use_custom_dataset(cfg: CfgNode, overrides: list) -> None:
-    """Registers the dataset of `DATASETS.PATH`, and uses it for training and evaluation unless the
-    overrides name other datasets, or the config other splits of it."""
+    """Registers the dataset of `DATASETS.PATH` and sets `DATASETS.TRAIN` and `TEST` to its splits.
+
+    A key that the overrides set, or that already names splits of this dataset, is not changed.
+    """
     if not cfg.DATASETS.PATH:
         return
     names = register_custom(cfg.DATASETS.PATH)

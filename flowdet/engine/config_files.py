@@ -7,33 +7,33 @@ from pathlib import Path
 
 import flowdet
 
-# files that are not complete configs: bases of others, and studies
+# files that are not complete configs: bases of other configs, and studies
 _BASES = ("bases/", "cls/bases/", "paper/recipe", "ablations/")
 
 
 def configs_folder() -> Path:
-    """The folder of the config files: in the installed package, or `configs/` of the checkout."""
+    """Returns the folder of the configs: in the installed package, or in the checkout."""
     package = Path(flowdet.__file__).parent
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
 
 
 def list_configs() -> list[str]:
-    """The names of all configs, e.g. `voc_flow_r50`, `paper/digits_flow`, `cls/digits_flow_vit`."""
+    """Returns the names of all configs, such as `voc_flow_r50` or `cls/digits_flow_vit`."""
     folder = configs_folder()
     names = (path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
     return sorted(name for name in names if not name.startswith(_BASES))
 
 
 def config_path(name: str) -> str:
-    """The path of a config file.
+    """Returns the path of a config file.
 
     Args:
-        name: the path of a file, or a name of `list_configs`, with or without `configs/` before and
-            `.yaml` after it. An existing file comes first.
+        name: path of a file, or a name in `list_configs`, with or without the prefix `configs/` and
+            the suffix `.yaml`. If both exist, it is the file.
 
     Raises:
-        FileNotFoundError: there is neither; the message lists similar names.
+        FileNotFoundError: neither exists. The message lists similar names.
     """
     if Path(name).is_file():
         return str(name)

@@ -1,4 +1,4 @@
-"""Hooks that change how a model is trained: seeds, idle gradients, moving average."""
+"""Hooks that change the training: seeds, idle gradients, moving average."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 class SeedEveryIteration(HookBase):
-    """Seeds all random generators before every iteration, from its number.
+    """Seeds all random generators before every iteration, from the number of the iteration.
 
-    Noise, times and dropout of iteration i are then the same whether the training was interrupted
-    before or not.
+    Noise, times and dropout of an iteration are then the same whether or not the training was
+    interrupted before.
 
     Args:
         seed: `SEED` of the config.
@@ -47,11 +47,11 @@ class DropIdleGradients(HookBase):
 
 
 def average_of(model: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of a model's weights and buffers; it starts as a copy.
+    """Returns an exponential moving average of weights and buffers. It starts as a copy.
 
     Args:
         model: the model, without DistributedDataParallel.
-        decay: per update, between 0 and 1.
+        decay: decay per update, between 0 and 1.
 
     Raises:
         ValueError: the decay is not between 0 and 1.

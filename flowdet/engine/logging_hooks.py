@@ -23,7 +23,7 @@ MIB = 2**20
 class LogLearningRates(HookBase):
     """Logs the learning rates of the backbone and of the rest, `lr/backbone` and `lr/rest`.
 
-    detectron2's `lr` is the rate of its largest group of parameters, which may be either.
+    detectron2's `lr` is the rate of the largest group of parameters, which may be either of them.
     """
 
     def before_train(self):
@@ -35,7 +35,7 @@ class LogLearningRates(HookBase):
                 self._groups.setdefault(f"lr/{part}", i)
 
     def before_step(self):
-        # before the step: the hook of the scheduler changes them after it
+        # before the step, because the scheduler's hook changes them after it
         groups = self.trainer.optimizer.param_groups
         rates = {name: groups[i]["lr"] for name, i in self._groups.items()}
         self.trainer.storage.put_scalars(**rates, smoothing_hint=False)
@@ -44,9 +44,9 @@ class LogLearningRates(HookBase):
 class LogCost(HookBase):
     """Logs the speed and the peak memory of a training.
 
-    `images_per_second` is logged in every iteration, its mean `images_per_second_mean` after the
-    training, over the iterations since the start or the last resume. The memory is that of
-    `peak_memory`. Register it after detectron2's `IterationTimer`.
+    `images_per_second` is logged in every iteration. `images_per_second_mean` is logged after the
+    training; it is the mean since the start or the last resume. `peak_memory` describes the memory
+    scalars. Register the hook after detectron2's `IterationTimer`.
 
     Args:
         batch_size: images per iteration, in all processes together.
@@ -73,17 +73,18 @@ class LogCost(HookBase):
 
 
 def peak_memory(device: str) -> dict[str, float]:
-    """The peak memory of this process so far, in MiB, by the name of its kind.
+    """Returns the peak memory of this process so far, in MiB, as a scalar by name.
 
-    `memory/gpu_peak_mib` is what torch allocated on the GPU, `memory/process_peak_mib` the resident
-    memory of a process on a CPU. Empty where the system does not report it (Windows).
+    On a GPU it is `memory/gpu_peak_mib`, the memory that torch allocated. On a CPU it is
+    `memory/process_peak_mib`, the resident memory of the process. On Windows, which does not report
+    that, the result is empty.
     """
     if device.startswith("cuda"):
         return {"memory/gpu_peak_mib": torch.cuda.max_memory_allocated() / MIB}
     if resource is None:
         return {}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # in KiB, on macOS in bytes
+    # the unit is KiB, on macOS bytes
     return {"memory/process_peak_mib": peak / (MIB if sys.platform == "darwin" else 1024)}
 
 

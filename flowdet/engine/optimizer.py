@@ -11,13 +11,13 @@ OPTIMIZERS = {"AdamW": torch.optim.AdamW, "SGD": torch.optim.SGD}
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of `SOLVER`.
+    """Builds the optimizer of `SOLVER`.
 
-    The learning rate of the backbone is `BASE_LR * BACKBONE_MULTIPLIER`; biases have
-    `BIAS_LR_FACTOR` times the rate of their part. `SOLVER.CLIP_GRADIENTS.CLIP_TYPE` can be one of
-    detectron2's types, or "full_model": it clips the norm of all gradients together, as in the
-    paper (D.1). The gradients of a linear probe are clipped separately, so that they do not change
-    the steps of the model.
+    The learning rate of the backbone is `BASE_LR * BACKBONE_MULTIPLIER`. Biases have
+    `BIAS_LR_FACTOR` times the rate of their part. `SOLVER.CLIP_GRADIENTS.CLIP_TYPE` is one of
+    detectron2's types, or "full_model". The latter clips the norm of all gradients together, as in
+    the paper (D.1). It clips the gradients of a linear probe separately, so that the probe does not
+    change the steps of the model.
 
     Raises:
         ValueError: unknown `SOLVER.OPTIMIZER`.
@@ -50,7 +50,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def _with_clipping(cfg: CfgNode, optimizer_class: type, probe: list[nn.Parameter]) -> type:
-    """A subclass that clips the gradients inside `step`, where AMP has already unscaled them."""
+    """Returns a subclass that clips gradients in `step`, where AMP has already unscaled them."""
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if not clip.ENABLED or clip.CLIP_TYPE != "full_model":
         return maybe_add_gradient_clipping(cfg, optimizer_class)

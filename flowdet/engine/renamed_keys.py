@@ -1,4 +1,4 @@
-"""Renames config keys, values and dataset names of earlier versions: old runs still load."""
+"""Renames config keys, values and dataset names of earlier versions, so that old runs load."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _VALUES = {
 
 
 def update_config(loaded: dict, source: str, num_queries: int) -> None:
-    """Renames old keys and values of a loaded config file in place. Each is logged once.
+    """Renames old keys and values of a loaded config file, in place. Each is logged once.
 
     Args:
-        loaded: the nested dict of the file and its bases.
-        source: the path of the file, for the warnings.
+        loaded: nested dict of the keys in the file and its bases.
+        source: path of the file, for the warnings.
         num_queries: `MODEL.FLOW_DET.NUM_QUERIES` if the file does not set it.
     """
     for name in _NODES:
@@ -48,11 +48,10 @@ def update_config(loaded: dict, source: str, num_queries: int) -> None:
 
 
 def update_overrides(overrides: list, num_queries: int) -> list:
-    """Overrides `[KEY, value, KEY, value, ...]` in which old keys and values are renamed. Each is
-    logged once.
+    """Returns overrides in which old keys and values are renamed. Each is logged once.
 
     Args:
-        overrides: the list, which is left as it is.
+        overrides: `[KEY, value, KEY, value, ...]`; the list is not changed.
         num_queries: `MODEL.FLOW_DET.NUM_QUERIES` if the overrides do not set it.
     """
     given = dict(zip(overrides[::2], overrides[1::2]))
@@ -71,10 +70,10 @@ def update_overrides(overrides: list, num_queries: int) -> list:
 
 
 def _renamed(key: str, value: Any, num_queries: int) -> tuple[str, Any]:
-    """The new key and value of a node's key."""
+    """Returns the new key and value for a key of a node."""
     new_key = _KEYS.get(key, key)
     if key == "BACKGROUND_WEIGHT":
-        # it was the weight of one query
+        # the old key was the weight of one query
         return new_key, float(value) * num_queries
     if isinstance(value, str):
         value = _VALUES.get(new_key, {}).get(value, value)
@@ -84,7 +83,7 @@ def _renamed(key: str, value: Any, num_queries: int) -> tuple[str, Any]:
 def _rename_custom_datasets(datasets: dict, source: str) -> None:
     for split in ("TRAIN", "TEST"):
         names = datasets.get(split)
-        # a run writes lists; a string is an expression that a user wrote
+        # the configs of runs have lists; a string is an expression that a user wrote
         if not isinstance(names, (list, tuple)):
             continue
         new_names = [

@@ -19,14 +19,14 @@ logger = logging.getLogger(__name__)
 
 
 def resolve_model(cfg: CfgNode) -> CfgNode:
-    """Sets the device and the classes, for a model that is used without a dataset. In place.
+    """Sets the device and the classes of a config, in place, for use without a dataset.
 
-    The classes are `MODEL.CLASS_NAMES`, which a run saves in its config, or else those of the
-    datasets.
+    The classes are `MODEL.CLASS_NAMES`, which a run saves in its config. If it is empty, they are
+    those of the datasets.
 
     Raises:
         KeyError, ValueError: as `resolve_config`.
-        FileNotFoundError: the classes are those of a dataset whose files are missing.
+        FileNotFoundError: the classes come from a dataset whose files are missing.
     """
     _resolve_device(cfg)
     task, names = task_of(cfg), cfg.MODEL.CLASS_NAMES
@@ -48,14 +48,16 @@ def resolve_model(cfg: CfgNode) -> CfgNode:
 
 
 def resolve_config(cfg: CfgNode, training: bool = True) -> CfgNode:
-    """Sets the device, the classes and, for training, all numbers of iterations. In place.
+    """Sets the device, the classes and, for training, all numbers of iterations of a config.
 
-    With `DATASETS.DOWNLOAD` it downloads missing classification datasets.
+    The config is changed in place. With `DATASETS.DOWNLOAD`, missing classification datasets are
+    downloaded.
 
     Raises:
         KeyError: unknown `MODEL.META_ARCHITECTURE`.
-        ValueError: a dataset is unknown, is for another task, or its classes are not those of the
-            config or of the other datasets; or neither datasets nor a number of classes are given.
+        ValueError: a dataset is unknown, is for another task, or has other classes than the config
+            or another dataset; neither datasets nor a number of classes are given; or
+            `SOLVER.IMS_PER_BATCH` is below 1.
     """
     _resolve_device(cfg)
     if cfg.DATASETS.DOWNLOAD and task_of(cfg) is CLASSIFICATION:
@@ -71,7 +73,7 @@ def _resolve_device(cfg: CfgNode) -> None:
         log_first_n(logging.WARNING, "there is no GPU: MODEL.DEVICE is set to cpu", name=__name__)
         cfg.MODEL.DEVICE = "cpu"
     if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED:
-        log_first_n(logging.WARNING, "SOLVER.AMP needs a GPU: it is switched off", name=__name__)
+        log_first_n(logging.WARNING, "SOLVER.AMP needs a GPU: it is turned off", name=__name__)
         cfg.SOLVER.AMP.ENABLED = False
 
 
@@ -104,14 +106,14 @@ def _resolve_classes(cfg: CfgNode) -> None:
         raise ValueError(
             f"MODEL.CLASS_NAMES and dataset {datasets[0]!r} have different classes: "
             f"{_first_difference(cfg.MODEL.CLASS_NAMES, classes)}. To train on other classes than "
-            "a run did, use the config that it was started with, not its config.yaml"
+            "a run, use the config with which the run was started, not its config.yaml"
         )
     cfg.MODEL.CLASS_NAMES = classes
 
 
 def _check_evaluator_type(cfg: CfgNode, name: str) -> None:
     actual, expected = MetadataCatalog.get(name).get("evaluator_type"), task_of(cfg).evaluator_types
-    # a dataset without one can be trained on
+    # a dataset without evaluator_type can be used for training
     if actual is not None and actual not in expected:
         raise ValueError(
             f"dataset {name!r} has evaluator_type {actual!r} in its metadata, but a "
@@ -126,7 +128,7 @@ def _first_difference(one: list[str], other: list[str]) -> str:
 
 
 def dataset_classes(name: str) -> list[str]:
-    """The class names of a dataset.
+    """Returns the class names of a dataset.
 
     Raises:
         ValueError: the dataset is not registered, or has no class names.
@@ -156,8 +158,8 @@ def _resolve_epochs(cfg: CfgNode) -> None:
     solver, node = cfg.SOLVER, task.keys(cfg)
     if node.SCHEDULE == "alternate" and node.ITERS_PER_EPOCH not in (0, iterations(1)):
         logger.warning(
-            "MODEL.%s.ITERS_PER_EPOCH is %d, but an epoch has %d iterations: set it to 0 to use "
-            "those",
+            "MODEL.%s.ITERS_PER_EPOCH is %d, but an epoch has %d iterations: set it to 0 to take "
+            "the number from the dataset",
             task.node,
             node.ITERS_PER_EPOCH,
             iterations(1),
@@ -170,8 +172,8 @@ def _resolve_epochs(cfg: CfgNode) -> None:
         solver.STEPS = tuple(iterations(epoch) for epoch in solver.STEP_EPOCHS)
     if solver.WARMUP_EPOCHS > 0:
         solver.WARMUP_ITERS = iterations(solver.WARMUP_EPOCHS)
-    # rounded up: otherwise the last period could end just before the training, which then saves or
-    # evaluates once more
+    # rounded up: otherwise the last period could end just before the end of the training, which
+    # would then save or evaluate a second time
     if solver.CHECKPOINT_EPOCHS > 0:
         solver.CHECKPOINT_PERIOD = math.ceil(solver.CHECKPOINT_EPOCHS * per_epoch)
     if cfg.TEST.EVAL_EPOCHS > 0:
@@ -186,13 +188,15 @@ def _resolve_epochs(cfg: CfgNode) -> None:
 
 
 def _cap_warmup(solver: CfgNode) -> None:
-    """Shortens a warm-up that takes more than half of the training: it would end after the schedule
-    has already lowered the learning rate."""
+    """Shortens a warm-up that takes more than half of the training.
+
+    It would end after the schedule has already lowered the learning rate.
+    """
     if solver.WARMUP_ITERS > solver.MAX_ITER // 2:
         shorter = solver.MAX_ITER // 10
         logger.warning(
-            "the warm-up of %d iterations is too long for a training of %d: it is shortened to %d "
-            "(SOLVER.WARMUP_EPOCHS, WARMUP_ITERS)",
+            "a warm-up of %d iterations is too long for a training of %d iterations: it is "
+            "shortened to %d (SOLVER.WARMUP_EPOCHS, WARMUP_ITERS)",
             solver.WARMUP_ITERS,
             solver.MAX_ITER,
             shorter,

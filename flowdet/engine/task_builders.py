@@ -1,4 +1,4 @@
-"""The functions that differ between training a detector and a classifier."""
+"""The functions that differ between the training of a detector and of a classifier."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from flowdet.flowcls import Classifier
 
 @dataclass(frozen=True)
 class TaskBuilders:
-    """How a task reads and evaluates its data.
+    """How a task loads and evaluates its data.
 
     Attributes:
         node: name of the task's config node in `MODEL`.
         evaluator_types: values of `evaluator_type` in the metadata of datasets for this task.
-        count_training_images: the number of images in an epoch.
-        build_train_loader, build_test_loader, build_evaluator: as of `Trainer`.
+        count_training_images: returns the number of images in an epoch.
+        build_train_loader, build_test_loader, build_evaluator: see the methods of `Trainer`.
         preview_sheet: draws test images with the results of a model.
     """
 
@@ -38,7 +38,7 @@ class TaskBuilders:
     preview_sheet: Callable
 
     def keys(self, cfg: CfgNode) -> CfgNode:
-        """The task's node of a config."""
+        """Returns the task's node of a config."""
         return cfg.MODEL[self.node]
 
 
@@ -58,7 +58,7 @@ def _build_classification_evaluator(
 
 
 def _detection_previews(*args) -> Image.Image:
-    # imported when it is used: it needs matplotlib
+    # imported when it is used, because it needs matplotlib
     from flowdet.evaluation.detection_previews import preview_sheet
 
     return preview_sheet(*args)
@@ -91,8 +91,9 @@ CLASSIFICATION = TaskBuilders(
 
 
 def task_of(cfg: CfgNode) -> TaskBuilders:
-    """The task of `MODEL.META_ARCHITECTURE`: subclasses of `Classifier` classify, all other models
-    detect.
+    """Returns the task of `MODEL.META_ARCHITECTURE`.
+
+    Subclasses of `Classifier` are classifiers. All other models are detectors.
 
     Raises:
         KeyError: unknown meta-architecture.

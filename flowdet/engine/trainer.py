@@ -1,4 +1,4 @@
-"""The trainer: detectron2's, with flowdet's loaders, optimizer, evaluators and checkpoints."""
+"""detectron2's trainer with flowdet's loaders, optimizer, hooks, evaluators and checkpoints."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from flowdet.engine.logging_hooks import LogCost, LogLearningRates, LogPreviews
 from flowdet.engine.optimizer import build_optimizer
 from flowdet.engine.task_builders import task_of
 
-# the maximum of TEST.SAMPLE_IMAGES: with more of them the images of a sheet are too small to see
+# maximum of TEST.SAMPLE_IMAGES: with more images on a sheet, each would be too small to see
 MAX_SAMPLES = 50
 
 
@@ -33,7 +33,7 @@ class Trainer(DefaultTrainer):
     """Trains the `MODEL.META_ARCHITECTURE` of a resolved config."""
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """As of detectron2; a resumed run continues with the images that would have come next."""
+        """Like detectron2's method; a resumed run also continues with the next training images."""
         super().resume_or_load(resume)
         if self.start_iter > 0:
             self._trainer.reset_data_loader(
@@ -41,12 +41,12 @@ class Trainer(DefaultTrainer):
             )
 
     def train(self) -> dict | None:
-        """As of detectron2; returns the results of the last evaluation, None if there was none."""
+        """Trains, and returns the results of the last evaluation; None without an evaluation."""
         super().train()
         return getattr(self, "_last_eval_results", None)
 
     def build_hooks(self):
-        # called at the end of DefaultTrainer.__init__, which has made detectron2's checkpointer
+        # called at the end of DefaultTrainer.__init__: replaces detectron2's checkpointer
         self.checkpointer = FlowDetCheckpointer(
             self.model,
             self.cfg.OUTPUT_DIR,
@@ -113,7 +113,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):
-        """As of detectron2, with the same buffers in all processes: those that are saved."""
+        """Like detectron2's method, but all processes use the buffers that are saved."""
         share_buffers(model)
         return super().test(cfg, model, evaluators)
 
@@ -123,8 +123,11 @@ class Trainer(DefaultTrainer):
 
 
 def draw_previews(cfg: CfgNode, model: nn.Module) -> dict[str, Image.Image]:
-    """`TEST.SAMPLE_IMAGES` images of every test dataset with the results of the model, as one
-    picture per dataset named "samples/<dataset>"."""
+    """Draws `TEST.SAMPLE_IMAGES` images of every test dataset with the results of the model.
+
+    Returns:
+        One picture per dataset, named "samples/<dataset>".
+    """
     draw = task_of(cfg).preview_sheet
     return {
         f"samples/{name}": draw(cfg, model, name, cfg.TEST.SAMPLE_IMAGES)
@@ -133,9 +136,9 @@ def draw_previews(cfg: CfgNode, model: nn.Module) -> dict[str, Image.Image]:
 
 
 def share_buffers(model: nn.Module) -> None:
-    """Copies the buffers of the first process to all others.
+    """Copies the buffers of the first process to all other processes.
 
-    detectron2 tells DistributedDataParallel not to synchronize them, so that every process has the
+    detectron2 turns their synchronization in DistributedDataParallel off. So every process has
     batch-norm statistics of its own images.
     """
     if comm.get_world_size() > 1:
@@ -147,13 +150,13 @@ def evaluate(cfg: CfgNode, model: nn.Module, average: AveragedModel | None = Non
     """Evaluates a model on `DATASETS.TEST`.
 
     Args:
-        cfg: resolved.
+        cfg: a resolved config.
         model: the model.
-        average: the moving average of its weights, which is evaluated too.
+        average: the moving average of its weights, which is also evaluated.
 
     Returns:
-        The metrics by the name of the task, those of the average with "_ema" after the name. With
-        several datasets, such a dict for each of them.
+        The metrics by the name of the task. The names for the moving average end in "_ema". With
+        several datasets, one such dict per dataset.
     """
     results = Trainer.test(cfg, model)
     if average is None:

@@ -1,4 +1,4 @@
-"""Imports the modules in `IMPORTS` of a config, which register parts of the user."""
+"""Imports the modules in the config key `IMPORTS`, which register the user's own parts."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Sequence
 
 
 def import_parts(names: Sequence[str]) -> None:
-    """Imports modules, each once, so that the parts that they register are known.
+    """Imports modules, each once, so that they can register parts.
 
     Args:
         names: names of modules, or paths of .py files.
 
     Raises:
         FileNotFoundError: a file does not exist.
-        ImportError: a module does not exist, or cannot be imported.
+        ImportError: a module does not exist. Errors inside a module are raised unchanged.
     """
     for name in names:
         if name.endswith(".py"):
@@ -33,15 +33,15 @@ def _import_module(name: str) -> None:
         if error.name != name:
             raise
         raise ImportError(
-            f"IMPORTS names a module {name!r}, which is not on the path: install it, or give the "
-            "path of a .py file"
+            f"IMPORTS names a module {name!r}, which is not on Python's path: install it, or give "
+            "the path of a .py file"
         ) from error
 
 
 def _import_file(path: str) -> None:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"IMPORTS names a file {path!r}, which does not exist")
-    # named after the whole path, so that files of the same name in two folders are two modules
+    # the module's name contains the whole path: files of the same name in two folders differ
     name = "flowdet_imports." + os.path.realpath(path).replace(".", "_")
     if name in sys.modules:
         return

@@ -1,4 +1,4 @@
-"""Agreement of the flow blocks about a detection."""
+"""Measures how well the flow blocks agree on a detection."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flowdet.detection.tokens import ImageTokens
 
 
 def check_has_blocks(model: object) -> None:
-    """Raises ValueError if a model does not have several flow blocks to compare."""
+    """Raises ValueError if a model has fewer than two independent flow blocks."""
     if not isinstance(model, FlowMatchingDetector):
         raise ValueError(
             f"a {type(model).__name__} has no independent blocks: block agreement needs a "
@@ -28,8 +28,8 @@ def block_agreement(
 ) -> list[dict]:
     """Evaluates every block at the state before the last step and compares their predictions.
 
-    An `ImageAnalysis`: it adds the fields of `add_block_agreement` to `instances` and nothing to
-    the results.
+    It is an `ImageAnalysis` that adds the fields of `add_block_agreement` to `instances`. It adds
+    nothing to the results.
 
     Raises:
         ValueError: as `check_has_blocks`.
@@ -46,18 +46,20 @@ def block_agreement(
 
 
 def add_block_agreement(instances: Instances, boxes: Tensor, scores: Tensor) -> None:
-    """Adds measures of agreement to N detections, from the predictions of T blocks.
+    """Adds measures of agreement to N detections, computed from the predictions of T blocks.
+
+    The new fields are `block_boxes` (`boxes`), `block_scores` (`scores`), `box_spread` [N] and
+    `agreement` [N]. `box_spread` is the standard deviation of a box coordinate over the blocks, in
+    pixels, averaged over the four coordinates. `agreement` is the mean score of the blocks times
+    the mean IoU of their boxes with the box of the detection.
 
     Args:
-        instances: the detections. These fields are added: `block_boxes` and `block_scores`, the
-            other arguments; `box_spread` [N], the standard deviation over the blocks of a side of
-            the box, in pixels, averaged over its four sides; and `agreement` [N], the mean score of
-            the blocks times the mean IoU of their boxes with that of the detection.
-        boxes: of the blocks for the query of each detection, [N, T, 4], absolute xyxy.
-        scores: of the blocks for the class of each detection, [N, T].
+        instances: the N detections; the fields are added in place.
+        boxes: the box of every block for the query of each detection, [N, T, 4], absolute xyxy.
+        scores: the score of every block for the class of each detection, [N, T].
     """
     instances.block_boxes, instances.block_scores = boxes, scores
-    # the T blocks are the whole population, not a sample: no Bessel correction
+    # no Bessel correction, because the T blocks are the whole population, not a sample
     instances.box_spread = torch.std(boxes, dim=1, correction=0).mean(dim=-1)
     iou = paired_iou(boxes, instances.pred_boxes.tensor[:, None])
     instances.agreement = scores.mean(dim=1) * iou.mean(dim=1)

@@ -18,10 +18,13 @@ TOP_K = (1, 5, 10)
 class ClassificationEvaluator(DatasetEvaluator):
     """Top-k accuracy of every inference mode.
 
-    The labels are looked up in the dataset by image id: the model never sees them.
+    The labels are looked up in the dataset by image id; the model never gets them.
 
     Args:
-        dataset_name: a registered classification dataset.
+        dataset_name: name of a registered classification dataset.
+
+    Raises:
+        FileNotFoundError, ValueError: as `labels_of`.
     """
 
     def __init__(self, dataset_name: str):
@@ -30,7 +33,7 @@ class ClassificationEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all predictions."""
+        """Discards all predictions."""
         self._seen: set = set()
         self._modes: list[str] = []
         self._correct: torch.Tensor | int = 0
@@ -40,7 +43,8 @@ class ClassificationEvaluator(DatasetEvaluator):
 
         Args:
             inputs: dicts with `image_id`.
-            outputs: of a `Classifier`: `logits` [modes, C] and `modes`, their names.
+            outputs: dicts from a `Classifier`, with `logits` [modes, C] and `modes`, the names of
+                the modes.
 
         Raises:
             ValueError: a logit is not finite.
@@ -59,10 +63,10 @@ class ClassificationEvaluator(DatasetEvaluator):
         self._correct = self._correct + count_correct(logits, labels)
 
     def evaluate(self) -> OrderedDict | None:
-        """The accuracies in percent, {"classification": {...}}, on the main process; None on the
-        others.
+        """Returns {"classification": accuracies in percent}; None except on the main process.
 
-        Keys: "top1", "top5", "top10" of the configured mode, and "top1-MODE", ... of every mode.
+        The keys are "top1", "top5", "top10" for the configured mode, and "top1-MODE", "top5-MODE",
+        "top10-MODE" for every mode.
 
         Raises:
             ValueError: not all images of the dataset were processed.
@@ -84,7 +88,7 @@ class ClassificationEvaluator(DatasetEvaluator):
         return OrderedDict(classification=results)
 
     def _log(self, modes: list[str], accuracies: list[list[float]]) -> None:
-        # detectron2's own table leaves out metrics with a hyphen
+        # printed here, because detectron2's table leaves out metrics with a hyphen
         headers = ["mode", *(f"top{k}" for k in TOP_K)]
         rows = [[mode, *row] for mode, row in zip(modes, accuracies, strict=True)]
         table = tabulate(rows, headers, tablefmt="pipe", floatfmt=".2f")
@@ -99,9 +103,9 @@ def count_correct(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         labels: [B].
 
     Returns:
-        [modes, 3]; with fewer than k classes every image counts as correct.
+        The counts, [modes, 3]. With at most k classes every image counts as correct.
     """
-    of_label = logits.gather(2, labels[:, None, None].expand(-1, logits.shape[1], 1))
-    # equal logits rank before the label, so that a constant output is never correct
-    rank = (logits >= of_label).sum(dim=2) - 1
+    label_logits = logits.gather(2, labels[:, None, None].expand(-1, logits.shape[1], 1))
+    # equal logits rank before that of the label, so that a constant output has rank C - 1
+    rank = (logits >= label_logits).sum(dim=2) - 1
     return torch.stack([(rank < min(k, logits.shape[2])).sum(dim=0) for k in TOP_K], dim=1)

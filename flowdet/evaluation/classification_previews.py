@@ -17,12 +17,12 @@ from flowdet.visualization.drawing import TILE, contact_sheet
 
 
 def preview_sheet(cfg: CfgNode, model: nn.Module, dataset_name: str, count: int) -> Image.Image:
-    """A sheet of evenly spaced images of a dataset, each titled with its `prediction_caption`.
+    """Draws a sheet of evenly spaced images of a dataset, titled with their `prediction_caption`.
 
     Args:
-        cfg: resolved.
+        cfg: the resolved config.
         model: a classifier, in training or evaluation mode.
-        dataset_name: a registered classification dataset.
+        dataset_name: name of a registered classification dataset.
         count: the maximum number of images.
     """
     records = get_classification_dicts(dataset_name)
@@ -34,8 +34,8 @@ def preview_sheet(cfg: CfgNode, model: nn.Module, dataset_name: str, count: int)
 
 
 def predict_probabilities(cfg: CfgNode, model: nn.Module, records: Sequence[dict]) -> Tensor:
-    """Class probabilities [N, C] of the images of dataset dicts, on the CPU, in the configured
-    inference mode. The model never sees the labels."""
+    """Predicts the class probabilities [N, C] of the images of N dataset dicts, on the CPU, in the
+    configured inference mode. The model does not get the labels."""
     size, logits = cfg.TEST.BATCH_SIZE, []
     with inference_context(model):
         for first in range(0, len(records), size):
@@ -47,20 +47,24 @@ def predict_probabilities(cfg: CfgNode, model: nn.Module, records: Sequence[dict
 
 
 def prediction_caption(record: dict, probabilities: Tensor, class_names: Sequence[str]) -> str:
-    """`cat 98%` for a correct prediction, `dog 60%, is cat 31%` for a wrong one.
+    """Returns the predicted class and its probability; for a wrong prediction also the true class.
+
+    Examples: `cat 98%` for a correct prediction, `dog 60%, true class cat 31%` for a wrong one.
 
     Args:
-        record: dataset dict with `label`.
-        probabilities: [C].
-        class_names: by class index.
+        record: a dataset dict with `label`.
+        probabilities: the class probabilities, [C].
+        class_names: the class names by class index.
     """
     label, best = record["label"], int(probabilities.argmax())
-    truth = f"{class_names[label]} {probabilities[label]:.0%}"
-    return truth if best == label else f"{class_names[best]} {probabilities[best]:.0%}, is {truth}"
+    true_class = f"{class_names[label]} {probabilities[label]:.0%}"
+    if best == label:
+        return true_class
+    return f"{class_names[best]} {probabilities[best]:.0%}, true class {true_class}"
 
 
 def preview_tile(record: dict) -> Image.Image:
-    """The image of a dataset dict, its longer side scaled to half of `TILE`."""
+    """Returns the image of a dataset dict, scaled so that its longer side is half of `TILE`."""
     image = Image.fromarray(read_pixels(record).permute(1, 2, 0).numpy())
     factor = TILE / 2 / max(image.size)
     size = [max(round(x * factor), 1) for x in image.size]

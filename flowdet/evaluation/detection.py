@@ -1,4 +1,4 @@
-"""Detection accuracy: VOC average precision, per class and over class subsets, or COCO's."""
+"""Detection accuracy: VOC average precision (per class, over class subsets) or COCO's metrics."""
 
 import json
 import logging
@@ -24,8 +24,8 @@ __all__ = ["COCOBoxEvaluator", "VOCEvaluator", "build_evaluator", "metric_name"]
 logger = logging.getLogger(__name__)
 
 _THRESHOLDS = range(50, 100, 5)  # IoU in percent
-# `voc_eval` reads whole pixels only. The IoU does not depend on the unit, so both sides are written
-# in units of 1 / _UNITS_PER_PIXEL, in which fractional corners are whole numbers, or nearly so.
+# `voc_eval` reads integer coordinates only. The IoU does not depend on the unit, so detections and
+# ground truth are written in units of 1 / 1024 pixel, in which rounding is negligible.
 _UNITS_PER_PIXEL = 1024
 _METRICS = {True: "VOC 2007 11-point", False: "area under the curve (VOC 2010 and later)"}
 
@@ -34,16 +34,17 @@ class VOCEvaluator(DatasetEvaluator):
     """VOC average precision of every class, and its mean over all classes and over a subset.
 
     Matching and average precision are those of detectron2's `voc_eval`; the metadata's `year`
-    selects the metric. Objects marked difficult are ignored. A class without any other object in
-    the split is nan and left out of the means. Unlike detectron2's evaluator it reads registered
-    datasets of any layout.
+    selects the metric. Objects marked difficult are ignored. The average precision of a class
+    without other objects in the split is nan and is left out of the means. Unlike detectron2's
+    evaluator, this one reads every registered dataset whose annotations have "difficult" (0 or 1).
 
     Args:
-        dataset_name: a registered detection dataset.
+        dataset_name: name of a registered detection dataset.
         class_subset: names of the classes for the "-subset" means, none by default.
 
     Raises:
-        ValueError: a name of `class_subset` is not a class of the dataset; and as
+        FileNotFoundError: as `get_detection_dicts`.
+        ValueError: a name in `class_subset` is not a class of the dataset; also as
             `get_detection_dicts`.
     """
 
@@ -66,7 +67,7 @@ class VOCEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all detections."""
+        """Discards all detections."""
         self._predictions: dict[int, list[str]] = defaultdict(list)
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
@@ -90,16 +91,15 @@ class VOCEvaluator(DatasetEvaluator):
                 strict=True,
             )
             for box, score, class_id in detections:
-                # all digits: rounded scores would tie, and ties are sorted by file order
+                # written with 12 digits: equal rounded scores would be ranked by file order
                 numbers = " ".join(f"{x:.12g}" for x in (score, *box))
                 self._predictions[class_id].append(f"{number} {numbers}")
 
     def evaluate(self) -> OrderedDict | None:
-        """The average precisions in percent, {"bbox": {...}}, on the main process; None on the
-        others.
+        """Returns {"bbox": average precisions in percent}; None except on the main process.
 
-        Keys: "AP" (mean over IoU 0.50 to 0.95), "AP50", "AP75", "AP50-<class>" for each class,
-        and with a class subset "AP-subset", "AP50-subset", "AP75-subset".
+        The keys are "AP" (mean over IoU 0.50 to 0.95), "AP50", "AP75", "AP50-<class>" for each
+        class, and with a class subset "AP-subset", "AP50-subset", "AP75-subset".
         """
         gathered = comm.gather(self._predictions, dst=0)
         if not comm.is_main_process():
@@ -129,7 +129,7 @@ class VOCEvaluator(DatasetEvaluator):
             logger.info(f"Classes without objects, left out of the means: {', '.join(absent)}.")
 
     def _class_aps(self, class_id: int, lines: list[str]) -> list[float]:
-        """The average precision of one class at each IoU threshold, in percent."""
+        """Returns the average precision of one class at each IoU threshold, in percent."""
         if not self._ground_truth.counts[class_id]:
             return [float("nan")] * len(_THRESHOLDS)
         with tempfile.TemporaryDirectory(prefix="voc_eval_") as folder:
@@ -141,12 +141,12 @@ class VOCEvaluator(DatasetEvaluator):
             ]
 
     def _voc_eval(self, template: str, class_id: int, threshold: float) -> tuple:
-        """Recall, precision and average precision of a class, by detectron2."""
+        """Returns recall, precision and average precision of a class, computed by detectron2."""
         return voc_eval(
             template,
             self._ground_truth.template,
             self._ground_truth.listing,
-            # a class is known by its index there: a name with a slash is no file name
+            # classes are named by their index, as a class name with a slash is not a file name
             str(class_id),
             ovthresh=threshold,
             use_07_metric=self._is_2007,
@@ -209,16 +209,17 @@ class COCOBoxEvaluator(COCOEvaluator):
 def build_evaluator(
     cfg: CfgNode, dataset_name: str, output_folder: str | None = None
 ) -> DatasetEvaluator:
-    """The evaluator for a dataset, by the `evaluator_type` of its metadata.
+    """Builds the evaluator for a dataset from the `evaluator_type` in its metadata.
 
     Args:
-        cfg: `TEST.CLASS_SUBSET` is read.
-        dataset_name: a registered detection dataset.
-        output_folder: COCO's evaluator writes its files here.
+        cfg: the config; only `TEST.CLASS_SUBSET` is read.
+        dataset_name: name of a registered detection dataset.
+        output_folder: the folder to which COCO's evaluator writes its files; None for no files.
 
     Raises:
-        ValueError: an evaluator type other than "pascal_voc" and "coco", or a class subset that
-            does not fit the dataset.
+        FileNotFoundError: as `VOCEvaluator`.
+        ValueError: the evaluator type is neither "pascal_voc" nor "coco", or the class subset does
+            not fit the dataset; also as `VOCEvaluator`.
     """
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     subset = tuple(cfg.TEST.CLASS_SUBSET)
@@ -235,7 +236,7 @@ def build_evaluator(
 
 
 def metric_name(dataset_name: str) -> str:
-    """The name of the average precision that `build_evaluator` measures on a dataset."""
+    """Returns the name of the metric with which `build_evaluator` evaluates a dataset."""
     meta = MetadataCatalog.get(dataset_name)
     return _METRICS[meta.year == 2007] if meta.get("evaluator_type") == "pascal_voc" else "COCO"
 
@@ -244,19 +245,19 @@ class _GroundTruth:
     """The annotations of a dataset in a temporary folder, in the layout that `voc_eval` reads.
 
     detectron2's reader fails on fractional corners (VOC 2012 has some), on missing optional tags
-    (many custom datasets) and on image ids with spaces. Therefore the annotations that flowdet has
-    read are written again, in numbered files, with class indices for names and corners in units of
+    (many custom datasets) and on image ids with spaces. Therefore flowdet reads the annotations and
+    writes them again in numbered files, with class indices as class names and corners in units of
     1 / 1024 pixel.
 
     Args:
-        dataset_name: a registered detection dataset.
-        reader: the function that reads it; part of the cache key of `_read_ground_truth`.
+        dataset_name: name of a registered detection dataset.
+        reader: the function that reads the dataset; part of the cache key of `_read_ground_truth`.
 
     Attributes:
         template: path of an annotation file, with `{}` for its number.
         listing: path of the file that lists the numbers.
-        numbers: the number of every image id.
-        counts: the number of objects of every class index, without difficult ones.
+        numbers: the number of the annotation file, as text, by image id.
+        counts: the number of objects by class index, without difficult objects.
     """
 
     def __init__(self, dataset_name: str, reader: Callable[[], list[dict]]):
@@ -284,16 +285,16 @@ class _GroundTruth:
         )
 
 
-# An evaluation during training builds a new evaluator every time. detectron2 also caches the
-# annotations, by file name.
+# cached, because every evaluation during a training builds a new evaluator; detectron2 also caches
+# the annotations, by file name
 _read_ground_truth = cache(_GroundTruth)
 
 
 def _means(table: np.ndarray) -> dict[str, float]:
-    """Mean AP, AP50 and AP75 over the classes with objects; nan if there are none.
+    """Averages AP, AP50 and AP75 over the classes with objects; nan if no class has objects.
 
     Args:
-        table: average precisions, [C, thresholds]; nan for classes without objects.
+        table: the average precisions, [C, thresholds]; nan for classes without objects.
     """
     known = table[~np.isnan(table[:, 0])]
     by_threshold = known.mean(axis=0) if len(known) else np.full(len(_THRESHOLDS), np.nan)

@@ -26,13 +26,12 @@ from flowdet.visualization.drawing import (
 
 
 def preview_sheet(cfg: CfgNode, model: nn.Module, dataset_name: str, count: int) -> Image.Image:
-    """A sheet of evenly spaced images of a dataset, each with its ground truth on the left and its
-    detections on the right.
+    """Draws a sheet of evenly spaced images of a dataset: ground truth left, detections right.
 
     Args:
-        cfg: resolved.
+        cfg: the resolved config.
         model: a detector, in training or evaluation mode.
-        dataset_name: a registered detection dataset.
+        dataset_name: name of a registered detection dataset.
         count: the maximum number of images.
     """
     records = get_detection_dicts(dataset_name, keep_difficult=True)
@@ -48,8 +47,8 @@ def preview_sheet(cfg: CfgNode, model: nn.Module, dataset_name: str, count: int)
 
 
 def predict_detections(cfg: CfgNode, model: nn.Module, records: Sequence[dict]) -> list[Instances]:
-    """The detections of a model in the images of dataset dicts, on the CPU. The model never sees
-    the annotations."""
+    """Detects objects in the images of dataset dicts; returns the detections on the CPU. The model
+    does not get the annotations."""
     mapper = FlowDatasetMapper(cfg, is_train=False)
     size, detections = cfg.TEST.BATCH_SIZE, []
     with inference_context(model), torch.no_grad():
@@ -60,12 +59,14 @@ def predict_detections(cfg: CfgNode, model: nn.Module, records: Sequence[dict]) 
 
 
 def ground_truth_tile(record: dict, class_names: Sequence[str]) -> Image.Image:
-    """The image of a dataset dict with its objects. Dotted boxes are ignored by the evaluation."""
-    truth = ground_truth_instances(record)
+    """Draws the objects of a dataset dict. Dotted boxes are ignored by the evaluation."""
+    ground_truth = ground_truth_instances(record)
     boxes = [
         DrawnBox(box, class_names[index], class_color(index), ":" if ignored else "-")
         for box, index, ignored in zip(
-            truth.gt_boxes.tensor.tolist(), truth.gt_classes.tolist(), truth.ignored.tolist()
+            ground_truth.gt_boxes.tensor.tolist(),
+            ground_truth.gt_classes.tolist(),
+            ground_truth.ignored.tolist(),
         )
     ]
     return draw_boxes(image_of(record), boxes)

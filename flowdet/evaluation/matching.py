@@ -8,16 +8,16 @@ import torch
 from detectron2.data.detection_utils import annotations_to_instances
 from detectron2.structures import Instances, pairwise_iou
 
-# detections with a lower score are left out; matches need at least this IoU
+# detections with a lower score are left out; a match needs at least this IoU
 SCORE_THRESHOLD, IOU_THRESHOLD = 0.5, 0.5
 
 
 def ground_truth_instances(record: dict) -> Instances:
-    """The annotated objects of a dataset dict.
+    """Converts the G annotated objects of a dataset dict to detectron2's Instances.
 
     Returns:
-        `gt_boxes` (absolute xyxy), `gt_classes` and `ignored` (bool: marked difficult, or a
-        crowd), each of length G.
+        Instances with `gt_boxes` (absolute xyxy), `gt_classes` and `ignored` (bool; the object is
+        marked difficult or is a crowd), each of length G.
     """
     objects = record.get("annotations", [])
     boxes = [{key: o[key] for key in ("bbox", "bbox_mode", "category_id")} for o in objects]
@@ -29,7 +29,7 @@ def ground_truth_instances(record: dict) -> Instances:
 
 @dataclass(frozen=True)
 class DetectionMatches:
-    """Detections matched with the objects of an image, by index.
+    """The matches between the detections and the objects of an image, as indices.
 
     Attributes:
         true_positives: (detection, object, IoU) of every match.
@@ -53,16 +53,16 @@ class DetectionMatches:
 
     @property
     def mean_iou(self) -> float:
-        """The mean IoU of the true positives; 0 without any."""
+        """The mean IoU of the true positives; 0 if there are none."""
         return sum(iou for *_, iou in self.true_positives) / max(len(self.true_positives), 1)
 
 
 def match_detections(ground_truth: Instances, detections: Instances) -> DetectionMatches:
-    """Matches every detection, best first, with the object of its class of the highest IoU.
+    """Matches every detection, best first, with the object of its class that has the highest IoU.
 
-    A match needs an IoU of at least `IOU_THRESHOLD`, and an object has at most one. As in VOC's
-    evaluation, detections of an ignored object are neither true nor false positives, and an ignored
-    object is never a false negative.
+    A match needs an IoU of at least `IOU_THRESHOLD`, and an object has at most one match. As in
+    VOC's evaluation, detections of an ignored object are neither true nor false positives, and an
+    ignored object is never a false negative.
 
     Args:
         ground_truth: the objects, from `ground_truth_instances`.

@@ -1,8 +1,8 @@
-"""Flow matching with block-local training, in plain torch: nothing else is imported.
+"""Flow matching with block-local training. Of all packages it imports only torch.
 
 - `path`: the linear path between noise and target, and its Euler step.
 - `noise`: z_0 in training and at inference.
-- `state`: the state z_t, and the prediction of a block at it.
+- `state`: the state z_t, and the prediction of a block.
 - `time_embedding`: the input t of a block.
 - `time_intervals`: which block serves a time t, and the times of the Euler steps.
 - `blocks`: flow blocks for one state vector per image.
@@ -11,7 +11,7 @@
 - `loss`: the flow-matching loss.
 - `block_local`: block-local losses as one autograd node.
 - `training_schedule`: which blocks are trained in an iteration.
-- `modes`: which blocks make an Euler step at inference.
+- `modes`: inference modes, which select the blocks of an Euler step.
 - `solvers`: the Euler solver.
 """
 

@@ -1,12 +1,12 @@
 """Block-local losses as one autograd node (3.3, A.2, Algorithm 1).
 
-The *forward* of the node builds the graph of block k, takes its gradients and frees it before
-block k + 1 begins. Its *backward* returns the summed gradients. From outside the losses are
-ordinary scalars: any trainer that calls `backward()` once on their sum works, with AMP and
-DistributedDataParallel too, and only one block's activations are in memory at a time.
+The *forward* pass of the node builds the graph of block k, computes its gradients and frees the
+graph before block k + 1 starts. The *backward* pass returns the summed gradients. To the trainer,
+the losses are ordinary scalars: it calls `backward()` once on their sum. This also works with AMP
+and DistributedDataParallel. Only one block's activations are in memory at a time.
 
-Here the gradient is stopped at the shared *features*. The *state* that a block is trained on passes
-none to the block before it either: see `training_states`.
+Here the gradient is stopped at the shared *features*. The *state* of a block passes no gradient to
+the block before it either: see `training_states`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,18 @@ BlockLoss = Callable[[int, list[Tensor]], Losses]
 class HalfPrecisionScale:
     """A loss scale for the inner gradients under float16 autocast.
 
-    The trainer's gradient scaler acts when `backward()` is called, which is too late: the inner
-    gradients are computed before that. The scale halves when they overflow (the trainer's scaler
-    then skips the step, because of the non-finite gradients) and doubles after `growth_interval`
+    The trainer's gradient scaler acts when `backward()` is called. That is too late: the inner
+    gradients are computed before. This scale halves when they overflow. (The trainer's scaler then
+    skips the step, because the gradients are not finite.) It doubles after every `growth_interval`
     iterations without overflow.
+
+    Args:
+        value: the initial scale.
+        growth_interval: iterations without overflow until the scale doubles.
+
+    Attributes:
+        value: the current scale.
+        good: number of iterations since the last overflow.
     """
 
     def __init__(self, value: float = 2.0**12, growth_interval: int = 1000):
@@ -36,6 +44,7 @@ class HalfPrecisionScale:
         self.good = 0
 
     def update(self, gradients: Sequence[Tensor | None]) -> None:
+        """Adapts the scale to the gradients of an iteration."""
         all_finite = [torch.isfinite(g).all() for g in gradients if g is not None]
         # one copy to the host, not one per gradient
         finite = not all_finite or bool(torch.stack(all_finite).all())
@@ -47,7 +56,7 @@ class HalfPrecisionScale:
 
 
 class _BlockLocalNode(torch.autograd.Function):
-    """forward: computes the gradients of all blocks in turn; backward: returns them."""
+    """Computes the gradients of all blocks in `forward` and returns them in `backward`."""
 
     @staticmethod
     def forward(ctx, run: Callable[[], tuple[Losses, list[Tensor | None]]], *inputs: Tensor):
@@ -69,7 +78,7 @@ class _BlockLocalNode(torch.autograd.Function):
                     "block losses (the model's *_WEIGHT keys), not around the model"
                 )
         gradients, ctx.gradients = ctx.gradients, None
-        # scaled before the cast to half precision, or small gradients are lost
+        # scaled before the cast to half precision, which would round small gradients to 0
         return None, *[
             None if g is None else g.mul_(first).to(dtype)
             for g, dtype in zip(gradients, ctx.dtypes, strict=True)
@@ -84,23 +93,23 @@ def block_local_losses(
     *,
     half_scale: HalfPrecisionScale | None = None,
 ) -> Losses:
-    """The losses of several blocks on shared features, each with its own graph.
+    """Computes the losses of several blocks on shared features, each block with its own graph.
 
     Args:
-        block_loss: `block_loss(k, features)` returns block k's scalar losses by name, the
-            same names for every k, on the features it is given (detached copies).
+        block_loss: `block_loss(k, features)` returns the scalar losses of block k by name. The
+            names must be the same for every k. It gets detached features, at least in float32.
         blocks: the blocks to train, in this order.
-        features: shared inputs of the blocks that get gradients, e.g. the backbone's output.
-        parameters: every parameter that `block_loss` uses: of blocks, embeddings and heads.
+        features: inputs that all blocks share and that get gradients, e.g. the backbone's output.
+        parameters: every parameter that `block_loss` uses, of blocks, embeddings and heads.
             Parameters that no block used, or that are frozen, get no gradient.
         half_scale: scale of the inner losses, for float16 autocast.
 
     Returns:
-        The losses summed over the blocks. Call `backward()` on their plain sum.
+        The losses by name, summed over the blocks. Call `backward()` on their unweighted sum.
 
     Raises:
-        ValueError: the names of the losses differ between blocks, or there is no block.
-        RuntimeError: in backward, if the losses were weighted differently, or differentiated
+        ValueError: `blocks` is empty, or the names of the losses differ between blocks.
+        RuntimeError: in `backward()`, if the losses have different weights, or if it is called
             twice.
     """
     if not blocks:
@@ -140,12 +149,12 @@ def block_local_losses(
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
-    """In half precision, small gradients would be lost when they are summed and unscaled."""
+    """Casts half precision to float32: sums of small gradients would be rounded to 0 in it."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _sum_losses(results) -> Losses:
-    """Sums dicts of losses, which must have the same names."""
+    """Sums dicts of losses by name; raises ValueError if the names differ."""
     results = list(results)
     for other in results[1:]:
         if other.keys() != results[0].keys():
@@ -156,7 +165,7 @@ def _sum_losses(results) -> Losses:
 
 
 def add_losses(total: Losses, losses: Losses) -> None:
-    """Adds losses to those of the same name in `total`, in place."""
+    """Adds losses to the losses of the same name in `total`, in place."""
     for name, loss in losses.items():
         total[name] = total[name] + loss if name in total else loss
 

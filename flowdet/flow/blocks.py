@@ -1,7 +1,8 @@
 """Flow blocks for one state vector per image: the predictors v_theta_k of a classifier.
 
 Every block is called as `block(z_t, time_embedding, features, estimate, position)` and returns one
-vector per state vector. `FlowEnsemble` reads it as a velocity or as a correction of the estimate.
+vector per state vector. `FlowEnsemble` interprets this output as a velocity or as a correction of
+the estimate.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ class StateInput(nn.Module):
     Args:
         dim: d.
         self_conditioned: also take the previous estimate of z_1 as input.
+
+    Raises (from `forward`):
+        ValueError: the block is self-conditioned, but no estimate is given.
     """
 
     def __init__(self, dim: int, self_conditioned: bool):
@@ -35,22 +39,24 @@ class StateInput(nn.Module):
 
 
 def _concatenate(features: Tensor, h: Tensor) -> Tensor:
-    """Concatenates h [B, d] to the features [B, c], or to each of [B, N, c]."""
+    """Concatenates h [B, d] to features [B, c], or to every position of features [B, N, c]."""
     if features.dim() == 3:
         h = h[:, None].expand(-1, features.shape[1], -1)
     return torch.cat([features, h], dim=-1)
 
 
-def _over_positions(x: Tensor) -> Tensor:
-    """[B, d] as it is; the mean over the positions of [B, N, d]."""
+def _mean_over_positions(x: Tensor) -> Tensor:
+    """Averages [B, N, d] over the positions; returns [B, d] unchanged."""
     return x.mean(dim=1) if x.dim() == 3 else x
 
 
 class FeatureBlock(nn.Module, ABC):
-    """A block for one state vector per image, on the conditioned state and the features.
+    """Base class of the blocks for one state vector per image.
+
+    A subclass combines the features with the conditioned state that `StateInput` returns.
 
     Args:
-        dim: d, of the state.
+        dim: dimension d of the state.
         self_conditioned: see `StateInput`.
     """
 
@@ -60,7 +66,7 @@ class FeatureBlock(nn.Module, ABC):
 
     @abstractmethod
     def combine(self, h: Tensor, features: Tensor) -> Tensor:
-        """The conditioned state [B, d] and the features to [B, d]."""
+        """Maps the conditioned state [B, d] and the features [B, (N,) c] to [B, d]."""
 
     def forward(
         self,
@@ -70,23 +76,26 @@ class FeatureBlock(nn.Module, ABC):
         estimate: Tensor | None = None,
         position: object = None,
     ) -> Tensor:
-        """[B, d] states, [B, d] time codes, [B, (N,) c] features to [B, d]."""
+        """Maps states [B, d], time embeddings [B, d] and features [B, (N,) c] to [B, d]."""
         return self.combine(self.input(z_t, time_embedding, estimate), features)
 
 
 class MLPFlowBlock(FeatureBlock):
     """`MLP([f(x), Linear(z_t) + e_t])` for one state vector per image (eq. 7-8).
 
-    For features of several positions, [B, N, feature_dim], the MLP is applied to each together with
-    the state, and the outputs are averaged.
+    If the features have several positions, [B, N, feature_dim], the MLP is applied to each position
+    together with the state, and the outputs are averaged.
 
     Args:
-        dim: d, of the state.
-        feature_dim: of the image feature f(x), [B, feature_dim].
+        dim: dimension d of the state.
+        feature_dim: dimension of the image feature f(x), [B, feature_dim].
         hidden_dim: hidden units.
-        num_layers: linear layers, at least 2.
-        dropout: after each hidden activation.
+        num_layers: number of linear layers, at least 2.
+        dropout: dropout probability after each hidden activation.
         self_conditioned: see `StateInput`.
+
+    Raises:
+        ValueError: fewer than 2 layers.
     """
 
     def __init__(
@@ -109,17 +118,18 @@ class MLPFlowBlock(FeatureBlock):
         self.mlp = nn.Sequential(*layers, nn.Linear(width, dim))
 
     def combine(self, h: Tensor, features: Tensor) -> Tensor:
-        return _over_positions(self.mlp(_concatenate(features, h)))
+        return _mean_over_positions(self.mlp(_concatenate(features, h)))
 
 
 class ResidualMLPFlowBlock(FeatureBlock):
     """A deep residual MLP on `[f(x), Linear(z_t) + e_t]` (D.2), pre-norm.
 
-    Features of several positions are treated as in `MLPFlowBlock`. It shares the arguments, except
+    Features with several positions are handled as in `MLPFlowBlock`.
 
     Args:
-        hidden_dim: hidden units of each residual layer; the residual stream has d.
-        num_layers: residual layers.
+        dim, feature_dim, dropout, self_conditioned: see `MLPFlowBlock`.
+        hidden_dim: hidden units of each residual layer; the residual stream has d channels.
+        num_layers: number of residual layers.
     """
 
     def __init__(
@@ -149,20 +159,20 @@ class ResidualMLPFlowBlock(FeatureBlock):
         h = self.merge(_concatenate(features, h))
         for layer in self.layers:
             h = h + layer(h)
-        return _over_positions(self.output(h))
+        return _mean_over_positions(self.output(h))
 
 
 class EncoderFlowBlock(FeatureBlock):
-    """One transformer encoder layer on the image tokens and the state as an extra token.
+    """A transformer encoder layer on the image tokens, with the state as an extra token.
 
     The paper fine-tunes it on the unpooled output of a vision transformer (5.3, D.2).
 
     Args:
-        dim: d, of the state.
+        dim: dimension d of the state.
         feature_dim: dimension of the image tokens [B, N, feature_dim] and of the layer.
-        num_heads: attention heads.
+        num_heads: number of attention heads.
         hidden_dim: hidden units of the feed-forward part.
-        dropout: of attention and feed-forward.
+        dropout: dropout probability in attention and feed-forward.
         self_conditioned: see `StateInput`.
     """
 
@@ -186,7 +196,7 @@ class EncoderFlowBlock(FeatureBlock):
 
 
 def encoder_layer(dim: int, num_heads: int, hidden_dim: int, dropout: float) -> nn.Module:
-    """A pre-norm transformer encoder layer, [B, N, dim] to the same."""
+    """Builds a pre-norm transformer encoder layer for tokens [B, N, dim]."""
     return nn.TransformerEncoderLayer(
         dim, num_heads, hidden_dim, dropout, "gelu", batch_first=True, norm_first=True
     )

@@ -1,4 +1,4 @@
-"""T flow blocks on shared features: the interface of training and solvers to the blocks."""
+"""FlowEnsemble: T flow blocks on shared features, as training and the solvers call them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class FlowEnsemble(nn.Module):
     """The T parallel predictors v_theta_1 .. v_theta_T (3.2.1) and the parts they share.
 
     Args:
-        blocks: T modules called as `block(z_t, time_embedding, features, estimate, position)`;
-            counted from 0 here.
+        blocks: T modules called as `block(z_t, time_embedding, features, estimate, position)`.
+            Their indices start at 0 (in the paper at 1).
         time_embedding: maps t [B] to [B, d].
-        prediction: `velocity`: the output is the velocity, `z1_hat = z_t + (1 - t) output`
+        prediction: `velocity`: the output is the velocity, and `z1_hat = z_t + (1 - t) output`
             (the paper, eq. 15); `target`: the output corrects the previous estimate,
-            `z1_hat = estimate + output`, which defines the velocity.
-        start: the estimate before the first step, [..., d] without batch dimension; learned
-            if it is an `nn.Parameter`. Needed for `target`.
-        query_position: maps the estimate (or None) to the `position` of the blocks.
+            `z1_hat = estimate + output`, and the velocity follows from `z1_hat`.
+        start: the estimate before the first step, [..., d] without batch dimension. It is learned
+            if it is an `nn.Parameter`. `target` needs it.
+        query_position: maps the estimate (or None) to the argument `position` of the blocks.
 
     Raises:
         ValueError: no block, unknown prediction, or `target` without a start.
@@ -60,13 +60,15 @@ class FlowEnsemble(nn.Module):
         return len(self.blocks)
 
     def initial_state(self, z_0: Tensor) -> FlowState:
-        """The state at t = 0 for noise `z_0`, [B, ..., d]."""
+        """Returns the state at t = 0 for noise `z_0`, [B, ..., d]."""
         start = None if self.start is None else self.start.expand_as(z_0)
         return FlowState(z_0, z_0.new_zeros(z_0.shape[0]), start, z_0)
 
     def predict(self, block: int, state: FlowState, features: object) -> Prediction:
-        """The prediction of a block (from 0) at a state. The block gets `features` as they are, or
-        its own entry of `PerBlockFeatures`."""
+        """Evaluates block `block` (from 0) at a state.
+
+        The block gets `features` unchanged, or its own entry if they are `PerBlockFeatures`.
+        """
         if isinstance(features, PerBlockFeatures):
             features = features[block]
         position = self.query_position and self.query_position(state.estimate)
@@ -77,20 +79,21 @@ class FlowEnsemble(nn.Module):
         return Prediction(output, self.path.target_of(state.z, output, state.t))
 
     def mean_estimate(self, state: FlowState, features: object) -> Tensor:
-        """The mean `z1_hat` of all blocks (eq. 27-28), [B, ..., d]."""
+        """Returns the mean `z1_hat` of all blocks (eq. 27-28), [B, ..., d]."""
         estimates = [self.predict(k, state, features).z1_hat for k in range(self.num_blocks)]
         return torch.stack(estimates).mean(dim=0)
 
     def times(self, num_steps: int) -> list[float]:
-        """The times of `num_steps` Euler steps, see `step_times`."""
+        """Returns the time grid of `num_steps` Euler steps, see `step_times`."""
         return step_times(num_steps, self.num_blocks, self.prediction == "velocity")
 
     def advance(self, state: FlowState, z1_hat: Tensor, t: float, t_next: float) -> FlowState:
-        """The Euler step of the whole batch from `t` to `t_next` towards `z1_hat`.
+        """Takes the Euler step of the whole batch from `t` to `t_next` toward `z1_hat`.
 
-        `z1_hat` becomes the estimate of the next state. In the interval of the last block, which
-        can have several steps, the estimate takes the same Euler step as z instead, so that the
-        correction per step shrinks as the number of steps grows.
+        `z1_hat` [B, ..., d] becomes the estimate of the next state. One case differs: for `target`,
+        in the interval of the last block, the estimate takes the same Euler step as z. This
+        interval can have several steps, and the correction per step then shrinks as their number
+        grows.
         """
         z, estimate = self.path.step(state.z, z1_hat, t, t_next), z1_hat
         if self.prediction == "target" and block_at(t, self.num_blocks) == self.num_blocks - 1:

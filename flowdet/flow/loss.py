@@ -10,15 +10,17 @@ from flowdet.flow.state import FlowState, Prediction
 
 
 def flow_loss(prediction: Prediction, state: FlowState, z_1: Tensor, kind: str) -> Tensor:
-    """The flow-matching loss of a prediction, a scalar (eq. 14, mean over elements).
+    """Returns the flow-matching loss of a prediction, a scalar (eq. 14, mean over elements).
+
+    For `velocity` it is the mean squared error between the output and the velocity from the state
+    to `z_1`. For `target` it is the mean squared error between `z1_hat` and `z_1`: this differs
+    only by the factor `(1 - t)^2`, and stays finite near t = 1.
 
     Args:
-        prediction: of a block at `state`.
-        state: the training state.
+        prediction: prediction of a block at `state`.
+        state: training state.
         z_1: target, [B, ..., d].
-        kind: `FlowEnsemble.prediction`. For `velocity` the loss is the mean squared error to the
-            velocity from the state to `z_1`; for `target` that of `z1_hat` to `z_1`, which differs
-            by the factor `(1 - t)^2` only and stays finite near t = 1.
+        kind: what the blocks predict, `velocity` or `target` (`FlowEnsemble.prediction`).
     """
     if kind == "target":
         return F.mse_loss(prediction.z1_hat.float(), z_1.float())

@@ -1,4 +1,4 @@
-"""Inference modes: which blocks make the estimate that an Euler step goes to (3.4, A.3)."""
+"""Inference modes: how the blocks predict the estimate `z1_hat` of an Euler step (3.4, A.3)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Step:
     """One Euler step.
 
     Attributes:
-        t, t_next: time before and after it.
-        block: the block, from 0, of modes that use a single one.
+        t, t_next: time before and after the step.
+        block: index (from 0) of the block, for modes that use a single one.
     """
 
     t: float
@@ -30,13 +30,15 @@ class Step:
 
 @dataclass(frozen=True)
 class InferenceMode:
-    """How an inference mode makes its Euler steps.
+    """How an inference mode takes its Euler steps.
 
     Attributes:
         predict: `predict(ensemble, state, features, step)` returns the estimate `z1_hat`
-            [B, ..., d] that the step goes to.
-        parameter: what a user chooses: `steps`, `block`, or "" for nothing.
-        start_blocks: `start_blocks(plan, num_blocks)`: the blocks that are evaluated at t = 0.
+            [B, ..., d] toward which the step moves.
+        parameter: the parameter of `InferencePlan` that the mode uses: `steps`, `block`, or "" for
+            none.
+        start_blocks: `start_blocks(plan, num_blocks)` returns the blocks that are evaluated at
+            t = 0; None if that is only block 0.
     """
 
     predict: Callable[[FlowEnsemble, FlowState, object, Step], Tensor]
@@ -45,11 +47,11 @@ class InferenceMode:
 
     @property
     def has_steps(self) -> bool:
-        """Whether the number of steps is a choice; otherwise it is one."""
+        """Whether the user chooses the number of steps; otherwise it is 1."""
         return self.parameter == "steps"
 
 
-# by name
+# the inference modes by name
 INFERENCE_MODES: dict[str, InferenceMode] = {}
 
 
@@ -58,16 +60,19 @@ def register_mode(
     parameter: str = "steps",
     start_blocks: Callable[[InferencePlan, int], Sequence[int]] | None = None,
 ) -> Callable:
-    """A decorator that registers a function as the `predict` of an inference mode of this name;
-    arguments as of `InferenceMode`.
+    """Returns a decorator that registers a function as the `predict` of a new inference mode.
+
+    Args:
+        name: name of the mode.
+        parameter, start_blocks: see `InferenceMode`.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: a mode of this name exists.
     """
 
     def register(predict: Callable) -> Callable:
         if name in INFERENCE_MODES:
-            raise ValueError(f"there is an inference mode {name!r} already")
+            raise ValueError(f"an inference mode {name!r} is already registered")
         INFERENCE_MODES[name] = InferenceMode(predict, parameter, start_blocks)
         return predict
 
@@ -80,14 +85,14 @@ def _all_blocks(plan: InferencePlan, num_blocks: int) -> Sequence[int]:
 
 @register_mode("single_step", "block", lambda plan, num_blocks: [plan.block])
 def _single_step(ensemble: FlowEnsemble, state: FlowState, features: object, step: Step) -> Tensor:
-    """One block jumps to the end (eq. 26)."""
+    """One Euler step from t = 0 to t = 1 with one block (eq. 26)."""
     return ensemble.predict(step.block, state, features).z1_hat
 
 
 @register_mode("ensemble", "", _all_blocks)
 @register_mode("multi_step_ensemble", "steps", _all_blocks)
 def _mean_of_all(ensemble: FlowEnsemble, state: FlowState, features: object, step: Step) -> Tensor:
-    """Every step by the mean of all blocks (eq. 27-28)."""
+    """Every Euler step uses the mean estimate of all blocks (eq. 27-28)."""
     return ensemble.mean_estimate(state, features)
 
 
@@ -95,7 +100,7 @@ def _mean_of_all(ensemble: FlowEnsemble, state: FlowState, features: object, ste
 def _block_of_the_interval(
     ensemble: FlowEnsemble, state: FlowState, features: object, step: Step
 ) -> Tensor:
-    """Every step by the block that serves its time (eq. 24-25)."""
+    """Every Euler step uses the block that serves its time (eq. 24-25)."""
     block = block_at(step.t, ensemble.num_blocks)
     return ensemble.predict(block, state, features).z1_hat
 
@@ -105,8 +110,8 @@ class InferencePlan(NamedTuple):
 
     Attributes:
         mode: a name in `INFERENCE_MODES`.
-        num_steps: Euler steps of the multi-step modes.
-        block: of `single_step`, from 0.
+        num_steps: number of Euler steps, for the multi-step modes.
+        block: index (from 0) of the block, for `single_step`.
     """
 
     mode: str
@@ -115,19 +120,23 @@ class InferencePlan(NamedTuple):
 
     @property
     def name(self) -> str:
-        """`ensemble`, `single_step-BLOCK`, `multi_step-STEPS`, `multi_step_ensemble-STEPS`, ..."""
+        """The mode and its parameter, such as `ensemble`, `single_step-0` or `multi_step-4`."""
         suffixes = {"steps": f"-{self.num_steps}", "block": f"-{self.block}"}
         return self.mode + suffixes.get(INFERENCE_MODES[self.mode].parameter, "")
 
     @classmethod
     def parse(cls, name: str) -> InferencePlan:
-        """The plan of this name; raises ValueError if there is none."""
+        """Returns the plan whose `name` is given.
+
+        Raises:
+            ValueError: it is not the name of a plan.
+        """
         mode, dash, number = name.partition("-")
         kind = INFERENCE_MODES.get(mode)
         has_number = kind is not None and bool(kind.parameter)
         if kind is None or (bool(dash), number.isdecimal()) != (has_number, has_number):
             forms = [f"{m}-{k.parameter.upper()}".rstrip("-") for m, k in INFERENCE_MODES.items()]
-            raise ValueError(f"{name!r} is no inference mode: use one of {', '.join(forms)}")
+            raise ValueError(f"{name!r} is not an inference mode: use one of {', '.join(forms)}")
         if not kind.parameter:
             return cls(mode)
         return cls(mode, int(number)) if kind.has_steps else cls(mode, block=int(number))
@@ -136,8 +145,8 @@ class InferencePlan(NamedTuple):
         """Checks the plan for a model of `num_blocks` blocks.
 
         Raises:
-            ValueError: unknown mode, fewer than one step, or no such block; the message lists what
-                there is.
+            ValueError: unknown mode, fewer than one step, or no such block. The message lists the
+                valid values.
         """
         if self.mode not in INFERENCE_MODES:
             raise ValueError(
@@ -156,7 +165,7 @@ class InferencePlan(NamedTuple):
             )
 
     def untrained_blocks(self, states: StateSettings, num_blocks: int) -> list[int]:
-        """The blocks that this plan evaluates at t = 0 and that training never showed t = 0."""
+        """Returns the blocks that this plan evaluates at t = 0 but that are never trained there."""
         start_blocks = INFERENCE_MODES[self.mode].start_blocks
         blocks = start_blocks(self, num_blocks) if start_blocks else []
         return [block for block in blocks if not states.trains_at_start(block, num_blocks)]
@@ -169,7 +178,7 @@ class InferenceSettings:
     Attributes:
         plan: the inference mode with its parameters.
         noise_seed: seed of z_0.
-        early_exit: an image takes no more steps once its result changes by no more than this; 0 is
+        early_exit: an image takes no more steps once its result changes by at most this much. 0 is
             off.
 
     Raises:

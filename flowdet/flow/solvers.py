@@ -1,4 +1,4 @@
-"""Inference: from noise at t = 0 to an estimate of z_1 at t = 1 (3.4, A.3)."""
+"""The Euler solver: from noise at t = 0 to an estimate of z_1 at t = 1 (3.4, A.3)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from flowdet.flow.path import expand_time
 from flowdet.flow.state import FlowState
 from flowdet.flow.time_intervals import block_at
 
-# `converged(before, after)`: whether two consecutive estimates [B, ..., d] need no more steps, [B]
+# `converged(before, after)` compares two consecutive estimates, [B, ..., d]. It returns [B], True
+# for the batch elements that need no more steps.
 Converged = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -24,14 +25,16 @@ class Solution:
     """The result of a solver.
 
     Attributes:
-        z_1: the state at t = 1, [B, ..., d].
-        times: t of every state, from 0 to 1 (`num_steps + 1` numbers), or up to the time at which
-            all batch elements had converged.
+        z_1: the state at t = 1, [B, ..., d]; for batch elements that converged before, their last
+            estimate.
+        times: t of every state, from 0 to 1 (`num_steps + 1` numbers). If all batch elements
+            converge before, it ends there.
         steps: number of steps of each batch element, [B].
-        last_state: the state from which the last step of each batch element was made.
-        reevaluate: the estimate of that last step from another state, [B, ..., d].
-        states: z_t at `times`; only with `trajectory=True`.
-        estimates: `z1_hat` of every step (`num_steps` of them); only with `trajectory=True`.
+        last_state: the state before the last step of each batch element.
+        reevaluate: maps another state before the last step to the estimate `z1_hat` of that step,
+            [B, ..., d].
+        states: z_t at `times`, each [B, ..., d]; empty without `trajectory=True`.
+        estimates: `z1_hat` of every step, each [B, ..., d]; empty without `trajectory=True`.
     """
 
     z_1: Tensor
@@ -56,12 +59,12 @@ def euler(
 
     Args:
         predict: maps a state, its time and the next time to `z1_hat`.
-        ensemble: whose `times` and `advance` make the steps.
-        state: at t = 0.
-        num_steps: steps from 0 to 1.
-        converged: called after every step but the first, except between two steps of one block that
-            is not the last. A batch element that has converged keeps its estimate; when all have,
-            the integration stops.
+        ensemble: provides the time grid (`times`) and the step (`advance`).
+        state: the state at t = 0.
+        num_steps: number of steps from 0 to 1.
+        converged: compares the estimates of consecutive steps. A batch element that has converged
+            keeps its estimate. When all have converged, the integration stops. If a block other
+            than the last serves several steps, only the last of these is compared.
         trajectory: keep every state and estimate.
     """
     times, last_block = ensemble.times(num_steps), ensemble.num_blocks - 1
@@ -80,7 +83,7 @@ def euler(
         if trajectory:
             solution.states.append(state.z)
             solution.estimates.append(z1_hat)
-        # small steps of one block say nothing about what the next block will change
+        # the next block may change much, even if this block's steps change little
         same_block = block_at(t, last_block + 1) == block_at(t_next, last_block + 1) < last_block
         if converged is None or same_block:
             continue
@@ -98,8 +101,15 @@ def euler(
 def _reevaluate(
     predict: Callable, features: object, times: list[float], steps: Tensor, state: FlowState
 ) -> Tensor:
-    """`predict` at a state [B, ...] for the last step of each batch element, whose number is
-    `steps` [B]."""
+    """Re-runs the last step of each batch element from another state.
+
+    Args:
+        predict: maps features, a state, its time and the next time to `z1_hat`.
+        features: see `solve`.
+        times: the time grid.
+        steps: number of steps that each batch element took, [B].
+        state: the other state before the last step.
+    """
     z1_hat = torch.empty_like(state.z)
     for count in steps.unique().tolist():
         chosen = (steps == count).nonzero()[:, 0]
@@ -119,20 +129,24 @@ def solve(
     converged: Converged | None = None,
     trajectory: bool = False,
 ) -> Solution:
-    """Integrates from noise `z_0` [B, ..., d] to an estimate of the target.
+    """Integrates from noise to an estimate of the target z_1.
 
     Args:
-        mode: `single_step`: one Euler step with block `block` (eq. 26); `ensemble`: one step
-            with the mean of all blocks (eq. 27-28); `multi_step`: `num_steps` steps, each
-            with the block that serves its time (eq. 24-25); `multi_step_ensemble`:
-            `num_steps` steps with the mean of all blocks; or a mode added by `register_mode`.
-        num_steps: of the multi-step modes, any number; T if None.
-        block: of `single_step`, from 0.
+        ensemble: the T blocks.
+        z_0: noise, [B, ..., d].
+        features: the features that the blocks get. With `converged` they must support indexing by
+            batch elements, `features[index]`.
+        mode: `single_step`: one Euler step with block `block` (eq. 26); `ensemble`: one step with
+            the mean estimate of all blocks (eq. 27-28); `multi_step`: `num_steps` steps, each with
+            the block that serves its time (eq. 24-25); `multi_step_ensemble`: `num_steps` steps,
+            each with the mean estimate of all blocks; or a mode added by `register_mode`.
+        num_steps: number of Euler steps of the multi-step modes, at least 1; T if None.
+        block: index (from 0) of the block of `single_step`.
         converged: see `euler`.
         trajectory: keep every state and estimate.
 
     Raises:
-        ValueError: unknown mode, fewer than one step, no such block.
+        ValueError: unknown mode, fewer than one step, or no such block.
     """
     num_steps = ensemble.num_blocks if num_steps is None else num_steps
     InferencePlan(mode, num_steps, block).check(ensemble.num_blocks)

@@ -1,4 +1,4 @@
-"""The state z_t that the flow carries, and the prediction of a block at it."""
+"""The state z_t of the flow, and the prediction that a block makes from it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flowdet.flow.path import expand_time
 
 
 def select_rows(x: Tensor | None, index: Tensor) -> Tensor | None:
-    """`x[index]`; None, and a tensor with one row for the whole batch, are returned as they are."""
+    """Returns `x[index]`; None, and a tensor with one row for the whole batch, stay unchanged."""
     return x if x is None or len(x) == 1 else x[index]
 
 
@@ -21,9 +21,11 @@ class FlowState:
 
     Attributes:
         z: z_t, [B, ..., d].
-        t: time, [B], in [0, 1).
-        estimate: the previous estimate of z_1, [B, ..., d], for self-conditioned blocks.
-        z_0: the noise, if a straight path from it leads here; None after a solver step.
+        t: time, [B], in [0, 1].
+        estimate: the previous estimate of z_1, [B, ..., d]; None before the first step if there is
+            no initial estimate.
+        z_0: the noise at t = 0, if the state lies on the straight path from it; None after an Euler
+            step.
     """
 
     z: Tensor
@@ -32,11 +34,11 @@ class FlowState:
     z_0: Tensor | None = None
 
     def __getitem__(self, index: Tensor) -> FlowState:
-        """The state of the batch elements `index`."""
+        """Returns the state of the batch elements `index`."""
         return FlowState(*(select_rows(x, index) for x in self._tensors()))
 
     def where(self, chosen: Tensor, other: FlowState) -> FlowState:
-        """This state where `chosen` [B] is True, the other one elsewhere."""
+        """Returns this state where `chosen` [B] is True, and the other state elsewhere."""
         pairs = zip(self._tensors(), other._tensors(), strict=True)
         return FlowState(
             *(
@@ -50,10 +52,10 @@ class FlowState:
 
 
 class PerBlockFeatures(tuple):
-    """Features that differ from block to block, one entry per block (topology `sequential`)."""
+    """Features that differ between blocks, one entry per block (topology `sequential`)."""
 
     def __getitem__(self, key):
-        """The entry of a block for an int; for a tensor, the features of these batch elements."""
+        """Returns the entry of block `key` for an int; for a tensor, the batch elements `key`."""
         if isinstance(key, Tensor):
             return PerBlockFeatures(x[key] for x in self)
         return super().__getitem__(key)
@@ -61,7 +63,12 @@ class PerBlockFeatures(tuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """The prediction of a block: its raw output and its estimate `z1_hat` of z_1, [B, ..., d]."""
+    """The prediction of a block.
+
+    Attributes:
+        output: the output of the block, [B, ..., d].
+        z1_hat: the estimate of z_1 that follows from it, [B, ..., d].
+    """
 
     output: Tensor
     z1_hat: Tensor

@@ -1,4 +1,4 @@
-"""The time embedding: how a block gets the time t of its state."""
+"""The embedding of the time t, an input of the blocks."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ class TimeEmbedding(nn.Module):
     """Embeds times [B] as [B, d]: sin/cos features, then a two-layer MLP (eq. 6).
 
     Args:
-        dim: d, even.
-        max_frequency: of the fastest sin/cos pair, in radians per unit of t.
+        dim: d, an even number.
+        max_frequency: frequency of the fastest sin/cos pair, in radians per unit of t.
+
+    Raises:
+        ValueError: `dim` is odd.
     """
 
     def __init__(self, dim: int, max_frequency: float = 100.0):

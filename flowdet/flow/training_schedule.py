@@ -1,4 +1,4 @@
-"""Which blocks are trained in an iteration, and the block-local losses of those."""
+"""Which blocks are trained in an iteration, and their block-local losses."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SCHEDULES = ("joint", "alternate")
 
 
 def blocks_to_train(schedule: str, num_blocks: int, epochs: int) -> list[int]:
-    """The blocks that are trained in an iteration.
+    """Returns the blocks that are trained in an iteration.
 
     Args:
-        schedule: `joint`: all of them, in every iteration; `alternate`: one per epoch, in turn
+        schedule: `joint`: all blocks in every iteration; `alternate`: one block per epoch, in turn
             (Algorithm 1).
         num_blocks: T.
-        epochs: complete epochs so far.
+        epochs: number of complete epochs so far.
 
     Raises:
         ValueError: unknown schedule.
@@ -32,13 +32,13 @@ def blocks_to_train(schedule: str, num_blocks: int, epochs: int) -> list[int]:
 class LocalTraining(nn.Module):
     """Trains T blocks by a schedule.
 
-    It has no weights, but its state is saved with them for an exact resume: the number of
-    iterations (for `alternate`) and the loss scale of float16.
+    It has no weights, but a state that checkpoints contain, so that a resumed run continues
+    exactly: the number of iterations (for `alternate`) and the loss scale of float16.
 
     Args:
         num_blocks: T.
         schedule: `joint` or `alternate`, see `blocks_to_train`.
-        iters_per_epoch: iterations of an epoch, for `alternate`.
+        iters_per_epoch: iterations per epoch, for `alternate`.
 
     Attributes:
         active_blocks: the blocks that were trained in the last iteration.
@@ -60,7 +60,11 @@ class LocalTraining(nn.Module):
     def losses(
         self, block_loss: BlockLoss, features: Sequence[Tensor], parameters: Sequence[nn.Parameter]
     ) -> dict[str, Tensor]:
-        """The summed losses of this iteration's blocks; arguments as of `block_local_losses`."""
+        """Returns the losses of this iteration's blocks, summed; see `block_local_losses`.
+
+        Raises:
+            ValueError: `alternate` with fewer than one iteration per epoch.
+        """
         self.active_blocks = blocks_to_train(self.schedule, self.num_blocks, self._epochs())
         half = _autocasts_to_half(self.iterations.device)
         losses = block_local_losses(
@@ -74,7 +78,7 @@ class LocalTraining(nn.Module):
         return losses
 
     def get_extra_state(self) -> Tensor:
-        """The loss scale, and the iterations since it last changed."""
+        """Returns the loss scale and the number of iterations since the last overflow."""
         return torch.tensor([self.half_scale.value, self.half_scale.good], dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -82,7 +86,7 @@ class LocalTraining(nn.Module):
         self.half_scale.value, self.half_scale.good = value, int(good)
 
     def _epochs(self) -> int:
-        """Complete epochs so far; 0 if the schedule does not depend on them."""
+        """Returns the number of complete epochs so far; 0 for `joint`, which ignores it."""
         if self.schedule != "alternate":
             return 0
         if self.iters_per_epoch < 1:

@@ -1,7 +1,7 @@
 """The states z_t that blocks are trained on: interpolated, or on-policy rollouts of the blocks.
 
-An interpolated z_t with t > 0 contains the target. A rollout contains only what the blocks have
-predicted so far, which is what they get at inference.
+An interpolated z_t with t > 0 contains information about the target. A rollout contains only the
+predictions of the previous blocks, like the states at inference.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from flowdet.flow.time_intervals import block_at
 
 @contextmanager
 def without_gradient() -> Iterator[None]:
-    """`torch.no_grad`, after which autocast casts the weights anew.
+    """A context like `torch.no_grad` that clears autocast's cache of cast weights at its end.
 
-    In older versions of torch (pytorch issue 112583) a weight that is first cast without gradient
-    stays in autocast's cache like that, and gets no gradient from the training step that follows.
+    In older versions of torch (pytorch issue 112583) a weight that is first cast in `no_grad` stays
+    in the cache without gradient, and the following training step does not train it.
     """
     with torch.no_grad():
         yield
@@ -38,7 +38,7 @@ class TrainingSample:
 
     Attributes:
         state: the state.
-        trains_features: whether the block's loss there passes a gradient to the features.
+        trains_features: whether the loss on this state passes a gradient to the features.
         is_start: whether it is the state at t = 0 that `StateSettings.learn_at_start` adds.
     """
 
@@ -58,12 +58,12 @@ class StateSettings:
     Attributes:
         kind: `interpolated` or `rollout`.
         learn_at_start: also train every block at t = 0 in every iteration.
-        states_train_features: with `learn_at_start`, whether the losses at t > 0 pass a gradient to
-            the features too. If not, only those at t = 0 do, where z_t holds no information.
-        rollout_steps: `rollout` draws its number of Euler steps from these; T if empty.
-        state_noise: Gaussian noise on the estimates of a rollout, as a share of their standard
-            deviation, times 1 - t. Predictions on training images are better than on unseen ones;
-            the noise simulates the larger errors.
+        states_train_features: with `learn_at_start`, whether the losses at t > 0 also pass a
+            gradient to the features. Otherwise only the losses at t = 0 do, where z_t contains no
+            information about the target.
+        rollout_steps: the number of Euler steps of a rollout is drawn from these; T if empty.
+        state_noise: Gaussian noise on the estimates of a rollout, as a fraction of their standard
+            deviation, times 1 - t. It simulates the larger errors that are made on unseen images.
 
     Raises:
         ValueError: unknown kind, a number of steps below 1, or negative noise.
@@ -87,10 +87,11 @@ class StateSettings:
             raise ValueError(f"STATE_NOISE must not be negative, got {self.state_noise}")
 
     def trains_at_start(self, block: int, num_blocks: int) -> bool:
-        """Whether training ever shows block `block` (from 0) of `num_blocks` states near t = 0."""
+        """Returns whether block `block` (from 0) of `num_blocks` is ever trained near t = 0."""
         if block == 0 or self.learn_at_start or self.kind == "interpolated":
             return True
-        # a rollout of few steps trains blocks that serve none of them on the step before
+        # in a rollout of fewer than T steps, a block that serves no step is trained on the step in
+        # which its interval starts; this may be the first step
         return any(
             block * steps < num_blocks
             and not any(block_at(s / steps, num_blocks) == block for s in range(steps))
@@ -102,10 +103,10 @@ class TrainingStates(ABC):
     """The training states of one iteration.
 
     Args:
-        settings: how they are made.
-        ensemble: the blocks.
+        settings: how the states are made.
+        ensemble: the T blocks.
         z_0: noise, [B, ..., d].
-        features: what the blocks read in rollouts, without gradient.
+        features: the features that the blocks get in steps of a rollout without gradient.
     """
 
     def __init__(
@@ -118,14 +119,14 @@ class TrainingStates(ABC):
         self._last_block = -1
 
     def visit(self, block: int, evaluate: Evaluate, z_1: Tensor | None = None) -> None:
-        """Calls `evaluate` on each training sample of a block; an extra one at t = 0 comes first.
+        """Calls `evaluate` on each training sample of a block. A sample at t = 0 comes first.
 
-        The last estimate is kept: a rollout continues from it.
+        A rollout continues from the estimate of the last sample.
 
         Args:
-            block: from 0.
+            block: index of the block, from 0.
             evaluate: evaluates the block on a sample.
-            z_1: target, [B, ..., d]; needed by interpolated states.
+            z_1: target, [B, ..., d]; interpolated states need it.
 
         Raises:
             RuntimeError: blocks are not visited in ascending order.
@@ -150,15 +151,20 @@ class TrainingStates(ABC):
 
     @abstractmethod
     def state(self, block: int, z_1: Tensor | None = None) -> FlowState:
-        """The state on which block `block` (from 0) is trained; `z_1` [B, ..., d] if known."""
+        """Returns the state on which block `block` (from 0) is trained.
+
+        Args:
+            block: index of the block.
+            z_1: target, [B, ..., d]; interpolated states need it.
+        """
 
     def _keep(self, block: int, z1_hat: Tensor) -> None:
-        """Keeps the estimate of block `block` on its state, if later states depend on it."""
+        """Keeps the estimate that block `block` made on its state, if later states need it."""
         return
 
 
 class InterpolatedStates(TrainingStates):
-    """`z_t = (1 - t) z_0 + t z_1` at t ~ U[0, 1) (eq. 3, Algorithm 1). Needs `z_1`."""
+    """States `z_t = (1 - t) z_0 + t z_1` at t ~ U[0, 1) (eq. 3, Algorithm 1). They need `z_1`."""
 
     def state(self, block: int, z_1: Tensor | None = None) -> FlowState:
         t = torch.rand(len(self.initial.z), device=self.initial.z.device)
@@ -169,12 +175,16 @@ class InterpolatedStates(TrainingStates):
 class RolloutStates(TrainingStates):
     """On-policy states: block k is trained on a state of multi-step inference in its interval.
 
-    The number of Euler steps is drawn from `StateSettings.rollout_steps`. With T steps block k is
-    trained on the state after the step of block k - 1; with more, on one of the states of its
-    interval; with fewer, blocks that share a step are trained on the same state (with one step all
-    of them at t = 0). The prediction of a block in training is also its step of the rollout, so a
-    rollout of T steps costs no extra pass. Further steps, and those of blocks that are not trained
-    in this iteration (schedule `alternate`), are computed without gradient.
+    The number of Euler steps is drawn from `StateSettings.rollout_steps`:
+
+    - With T steps, block k is trained on the state after the step of block k - 1.
+    - With more steps, it is trained on a random one of the states in its interval.
+    - With fewer steps, several blocks are trained on the same state; with one step, all blocks are
+      trained at t = 0.
+
+    The prediction of a block in training is also its step of the rollout, so a rollout of T steps
+    needs no extra forward pass. Additional steps, and the steps of blocks that are not trained in
+    this iteration (schedule `alternate`), are computed without gradient.
     """
 
     def __init__(self, *args, **kwargs):
@@ -183,7 +193,7 @@ class RolloutStates(TrainingStates):
         choices = self.settings.rollout_steps or (self.ensemble.num_blocks,)
         self.times = self.ensemble.times(random.choice(choices))
         self.step = 0
-        # the estimate at the current step of the block that serves it, if there is one already
+        # the estimate of the current step, if the block that serves the step was evaluated
         self.z1_hat: Tensor | None = None
 
     def state(self, block: int, z_1: Tensor | None = None) -> FlowState:
@@ -192,13 +202,16 @@ class RolloutStates(TrainingStates):
         return self.current
 
     def _step_of(self, block: int) -> int:
-        """A random step that the block serves, or the step into which its interval falls."""
+        """Draws one of the steps that a block serves.
+
+        For a block that serves no step it returns the step into which the block's interval falls.
+        """
         count, steps = self.ensemble.num_blocks, len(self.times) - 1
         served = [s for s in range(steps) if block_at(self.times[s], count) == block]
         return random.choice(served) if served else block * steps // count
 
     def _advance(self) -> None:
-        """The Euler step by the block that serves the current time."""
+        """Takes the Euler step of the block that serves the current time."""
         t, t_next = self.times[self.step : self.step + 2]
         if self.z1_hat is None:
             with without_gradient():
@@ -209,7 +222,7 @@ class RolloutStates(TrainingStates):
         self.step, self.z1_hat = self.step + 1, None
 
     def perturbed(self, z1_hat: Tensor, t_next: float) -> Tensor:
-        """An estimate with Gaussian noise of `state_noise * (1 - t_next)` standard deviations."""
+        """Adds Gaussian noise of `state_noise * (1 - t_next)` standard deviations to `z1_hat`."""
         scale = self.settings.state_noise * (1 - t_next)
         return z1_hat + scale * z1_hat.std() * torch.randn_like(z1_hat) if scale else z1_hat
 
@@ -228,5 +241,5 @@ TrainingStatesFactory = Callable[[StateSettings, FlowEnsemble, Tensor, object], 
 
 
 def make_training_states(settings: StateSettings, *args, **kwargs) -> TrainingStates:
-    """The training states of one iteration; arguments as of `TrainingStates`."""
+    """Makes the training states of one iteration; `args` and `kwargs`: see `TrainingStates`."""
     return TRAINING_STATES[settings.kind](settings, *args, **kwargs)

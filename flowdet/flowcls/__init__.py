@@ -1,6 +1,6 @@
 """Image classification: FlowMatchingClassifier and its end-to-end baseline.
 
-Importing it registers both, and their backbones, with detectron2.
+Importing this package registers both, and their backbones, with detectron2.
 """
 
 from flowdet.flowcls import backbones  # noqa: F401

@@ -16,11 +16,12 @@ from torchvision.models.vision_transformer import ConvStemConfig
 class StageCNN(Backbone):
     """Stages of 3x3 convolution, batch norm, ReLU and 2x2 max pooling (D.2).
 
-    Returns `stage1`, `stage2`, ...; stage k is [B, channels, H / 2^k, W / 2^k].
+    It returns the feature maps `stage1`, `stage2`, ...; the map of stage k is
+    [B, channels, H / 2^k, W / 2^k].
 
     Args:
-        in_channels: channels of the images.
-        channels: channels of each stage.
+        in_channels: number of channels of the images.
+        channels: number of channels of each stage.
     """
 
     def __init__(self, in_channels: int, channels: Sequence[int]):
@@ -52,11 +53,11 @@ class StageCNN(Backbone):
 class ViTBackbone(Backbone):
     """torchvision's `VisionTransformer`; returns the tokens after every encoder layer.
 
-    They are `layer1`, `layer2`, ...: the class token and the patches, [B, 1 + N, d]. Those of the
-    last layer have passed the encoder's final norm.
+    Their names are `layer1`, `layer2`, ... They are the class token and the patch tokens,
+    [B, 1 + N, d]. The encoder's final norm is applied to the tokens of the last layer.
 
     Args:
-        vit: the transformer, whose classification head is removed.
+        vit: the transformer. Its classification head is removed.
     """
 
     def __init__(self, vit: VisionTransformer):
@@ -83,10 +84,10 @@ class ViTBackbone(Backbone):
 
 @BACKBONE_REGISTRY.register()
 def build_cnn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> StageCNN:
-    """The backbone of `MODEL.CNN`.
+    """Builds the backbone of `MODEL.CNN`.
 
     Raises:
-        ValueError: there is no stage, or a stage without channels.
+        ValueError: `CHANNELS` is empty, or has a number below 1.
     """
     if min(cfg.MODEL.CNN.CHANNELS, default=0) < 1:
         raise ValueError(
@@ -98,10 +99,10 @@ def build_cnn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> StageCNN:
 
 @BACKBONE_REGISTRY.register()
 def build_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ViTBackbone:
-    """The backbone of `MODEL.VIT`, for square images of `INPUT.FIXED_SIZE`.
+    """Builds the backbone of `MODEL.VIT`, for square images of `INPUT.FIXED_SIZE`.
 
     Raises:
-        ValueError: a size is impossible, or the sizes do not fit each other.
+        ValueError: a key is out of range or unknown, or does not fit another key.
     """
     node = cfg.MODEL.VIT
     for key in ("PATCH_SIZE", "HIDDEN_DIM", "NUM_LAYERS", "NUM_HEADS"):
@@ -134,12 +135,15 @@ def build_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ViTBackbone:
 
 
 def _conv_stem(node: CfgNode) -> list[ConvStemConfig]:
-    """Convolutions of stride 2 that end with one position per patch; each doubles the channels."""
+    """Returns the convolutions of a stem: they halve the size until a position is a patch.
+
+    Each convolution has twice the channels of the previous one.
+    """
     count = node.PATCH_SIZE.bit_length() - 1
     if node.PATCH_SIZE != 2**count or node.PATCH_SIZE < 2:
         raise ValueError(
-            "MODEL.VIT.STEM conv needs a MODEL.VIT.PATCH_SIZE that is a power of 2, from 2, got "
-            f"{node.PATCH_SIZE}"
+            "MODEL.VIT.STEM conv needs a MODEL.VIT.PATCH_SIZE that is 2 or a higher power of 2, "
+            f"got {node.PATCH_SIZE}"
         )
     widths = [max(node.HIDDEN_DIM >> (count - 1 - i), 1) for i in range(count)]
     return [ConvStemConfig(width, 3, 2) for width in widths]

@@ -1,4 +1,4 @@
-"""Classifier: the parts that all classifiers have, however their blocks are trained."""
+"""Classifier: the parts that all classifiers have, however they are trained."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from flowdet.flowcls.probe import LinearProbe
 
 
 class Classifier(nn.Module, ABC):
-    """Images to class logits, in one or all inference modes; subclasses compute the logits.
+    """Base class of the classifiers. Subclasses compute class logits from the features.
 
     Args:
         backbone: any detectron2 backbone.
-        reader: the backbone's outputs to the features that the blocks read.
-        probe: a linear classifier on the backbone's last stage.
+        reader: maps the backbone's outputs to the features that the blocks get.
+        probe: a linear classifier on the last stage of the backbone.
         num_classes: C.
         pixels: normalization and channel order of the images.
     """
@@ -47,24 +47,34 @@ class Classifier(nn.Module, ABC):
 
     @abstractmethod
     def losses(self, features: list[Tensor], labels: Tensor) -> dict[str, Tensor]:
-        """The losses of a batch, to be summed with equal weight, from the reader's features."""
+        """Computes the losses of a batch, to be summed with equal weight.
+
+        Args:
+            features: the reader's features.
+            labels: class indices, [B].
+        """
 
     @abstractmethod
     def logits_by_mode(self, features: list[Tensor], all_modes: bool) -> dict[str, Tensor]:
-        """Class logits [B, C] by the name of the inference mode: the configured one and, with
-        `all_modes`, all others after it."""
+        """Computes class logits [B, C] by the name of the inference mode.
+
+        The configured mode is the first. With `all_modes` all other modes follow.
+        """
 
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
-        """detectron2's contract: dicts with `image` [3, H, W] (0 to 255) and, in training, `label`.
+        """Computes losses in training, and class logits otherwise.
+
+        Args:
+            batched_inputs: dicts with `image` [3, H, W] (0 to 255) and, in training, `label`.
 
         Returns:
             In training the losses, to be summed with equal weight. Otherwise a dict per image:
-            `modes`, the names of all inference modes, the configured one first and `probe` last,
-            and `logits` [modes, C].
+            `modes`, the names of all inference modes (the configured mode first, `probe` last), and
+            `logits`, [number of modes, C].
         """
         if not self.training:
             return self.inference(batched_inputs)
@@ -75,8 +85,11 @@ class Classifier(nn.Module, ABC):
 
     @torch.no_grad()
     def inference(self, batched_inputs: list[dict], all_modes: bool = True) -> list[dict]:
-        """The results of `forward` at inference; without `all_modes` only those of the configured
-        mode and the probe. Labels are not read."""
+        """Computes the results that `forward` returns at inference.
+
+        Without `all_modes` it computes only those of the configured mode and the probe. It does not
+        use labels.
+        """
         features = self.backbone(self.images_of(batched_inputs))
         logits = self.logits_by_mode(self.reader(features), all_modes)
         logits["probe"] = self.probe(features[self.last_stage])
@@ -86,7 +99,7 @@ class Classifier(nn.Module, ABC):
         ]
 
     def images_of(self, batched_inputs: list[dict]) -> Tensor:
-        """The normalized images of a batch, [B, 3, H, W].
+        """Returns the normalized images of a batch, [B, 3, H, W].
 
         Raises:
             ValueError: the images differ in size.
@@ -98,15 +111,15 @@ class Classifier(nn.Module, ABC):
                 f"the images of a batch must have one size, got {sorted(sizes)}: set "
                 "INPUT.FIXED_SIZE"
             )
-        # one copy to the device, not one per image
+        # a single copy to the device, not one per image
         return self.normalize(torch.stack(images).to(self.device))
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Pixels from 0 to 255, [..., 3, H, W], as the backbone expects them."""
+        """Normalizes pixels from 0 to 255, [..., 3, H, W], by mean and standard deviation."""
         return (images - self.pixel_mean) / self.pixel_std
 
     def labels_of(self, batched_inputs: list[dict]) -> Tensor:
-        """The class indices of a batch, [B].
+        """Returns the class indices of a batch, [B].
 
         Raises:
             ValueError: a label is outside 0 to C - 1.

@@ -1,4 +1,4 @@
-"""The parts of a classifier from `MODEL.FLOW_CLS`."""
+"""Builds the parts of a classifier from the config node `MODEL.FLOW_CLS`."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from flowdet.registry import registered
 
 CLASSIFICATION_BLOCK_REGISTRY = Registry("CLASSIFICATION_BLOCK")
 CLASSIFICATION_BLOCK_REGISTRY.__doc__ = """
-Flow blocks of a classifier, by the name that `MODEL.FLOW_CLS.BLOCK` gives. Called with the node
-`MODEL.FLOW_CLS`, the channels of the features and `self_conditioned`; returns a module that is
-called like the blocks of `flowdet.flow.blocks`.
+Flow blocks of a classifier, by the name in `MODEL.FLOW_CLS.BLOCK`. An entry is a function of the
+node `MODEL.FLOW_CLS`, of the number of channels of the features, and of `self_conditioned`. It
+returns a module with the call signature of the blocks in `flowdet.flow.blocks`.
 """
 
 
 def build_shared_parts(cfg: CfgNode) -> dict:
-    """The parts that all classifiers have, as keyword arguments of `Classifier`.
+    """Builds the parts that all classifiers have, as keyword arguments of `Classifier`.
 
     Raises:
-        ValueError: the backbone lacks a stage of `MODEL.FLOW_CLS.IN_FEATURES`, the stages do not
-            fit the blocks, or a size is impossible.
+        ValueError: the value of a key is unknown, out of range, or does not fit another key; or
+            `IN_FEATURES` names a stage that the backbone does not have.
     """
     node = cfg.MODEL.FLOW_CLS
     _check(node)
@@ -52,7 +52,7 @@ def build_shared_parts(cfg: CfgNode) -> dict:
 
 
 def _stages(node: CfgNode, known: list[str]) -> list[str]:
-    """The stages of the backbone that the blocks read: the last one, or one per block."""
+    """Returns the names of the stages that the blocks use: the last stage, or one per block."""
     names = list(node.IN_FEATURES) or known
     missing = [name for name in names if name not in known]
     if missing:
@@ -63,7 +63,7 @@ def _stages(node: CfgNode, known: list[str]) -> list[str]:
     if names[-1] != known[-1]:
         raise ValueError(
             f"MODEL.FLOW_CLS.IN_FEATURES ends with {names[-1]!r}, so nothing would train the last "
-            f"stage of the backbone, {known[-1]!r}: end with that, or use a smaller backbone"
+            f"stage of the backbone, {known[-1]!r}: add it at the end, or use a smaller backbone"
         )
     if node.TOPOLOGY != "sequential":
         return names[-1:]
@@ -76,10 +76,14 @@ def _stages(node: CfgNode, known: list[str]) -> list[str]:
 
 
 def build_flow(node: CfgNode, channels: Sequence[int]) -> FlowEnsemble:
-    """The flow ensemble of `MODEL.FLOW_CLS`.
+    """Builds the flow ensemble of `MODEL.FLOW_CLS`.
 
     Args:
-        channels: of the features: one number for all blocks, or one per block.
+        node: the config node.
+        channels: number of channels of the features: one for all blocks, or one per block.
+
+    Raises:
+        ValueError: as `build_blocks`.
     """
     needs_start = node.SELF_CONDITIONING or node.PREDICTION == "target"
     return FlowEnsemble(
@@ -91,10 +95,14 @@ def build_flow(node: CfgNode, channels: Sequence[int]) -> FlowEnsemble:
 
 
 def build_blocks(node: CfgNode, channels: Sequence[int], self_conditioned: bool) -> list[nn.Module]:
-    """The T blocks of `MODEL.FLOW_CLS`; arguments as of `build_flow`.
+    """Builds the T blocks of `MODEL.FLOW_CLS`.
+
+    Args:
+        node, channels: see `build_flow`.
+        self_conditioned: see `StateInput`.
 
     Raises:
-        ValueError: unknown block.
+        ValueError: unknown `BLOCK`, or the channels do not fit `NUM_HEADS`.
     """
     build = registered(CLASSIFICATION_BLOCK_REGISTRY, node.BLOCK, "MODEL.FLOW_CLS.BLOCK")
     per_block = list(channels) * (node.NUM_BLOCKS if len(channels) == 1 else 1)

@@ -1,5 +1,7 @@
-"""FlowMatchingClassifier: T blocks map noise to class embeddings, each trained by its own loss
-(3, A.1, A.3)."""
+"""FlowMatchingClassifier: a classifier whose blocks are trained by flow matching.
+
+Each block has its own loss (sections 3, A.1, A.3).
+"""
 
 from __future__ import annotations
 
@@ -42,15 +44,16 @@ class FlowMatchingClassifier(Classifier):
     Args:
         flow: the T blocks.
         embedding: the class embeddings.
-        topology: `parallel`: all blocks read the same feature; `sequential`: block k reads the k-th
-            of T.
-        states: the training states of the blocks.
-        schedule: `joint` or `alternate`.
-        iters_per_epoch: iterations of an epoch, for `alternate`.
+        topology: `parallel`: all blocks get the same feature; `sequential`: block k gets the k-th
+            of T features.
+        states: how the training states of the blocks are made.
+        schedule: `joint` or `alternate`, see `blocks_to_train`.
+        iters_per_epoch: iterations per epoch, for `alternate`.
         noise_scale: standard deviation of z_0.
-        flow_weight, class_weight: of the flow loss (eq. 14) and the anchor loss (eq. 17).
-        settings: inference mode and the seed of z_0, which is the same for every image, so that
-            results do not depend on the batch.
+        flow_weight: weight of the flow loss (eq. 14).
+        class_weight: weight of the cross-entropy, the paper's anchor loss (eq. 17).
+        settings: inference mode and seed of z_0. z_0 is the same for every image, so that results
+            do not depend on the batch.
         eval_steps: numbers of Euler steps that an evaluation reports.
         parts: the arguments of `Classifier`.
 
@@ -120,7 +123,7 @@ class FlowMatchingClassifier(Classifier):
         }
 
     def losses(self, features: list[Tensor], labels: Tensor) -> dict[str, Tensor]:
-        """The summed losses of the blocks that are trained in this iteration (eq. 19)."""
+        """Computes the losses of the blocks that are trained in this iteration, summed (eq. 19)."""
         block_losses, inputs = self.block_losses(features, labels)
         parameters = [*self.flow.parameters(), *self.embedding.parameters()]
         losses = self.local.losses(block_losses, inputs, parameters)
@@ -133,8 +136,17 @@ class FlowMatchingClassifier(Classifier):
         labels: Tensor,
         make: TrainingStatesFactory = make_training_states,
     ) -> tuple[BlockLosses, list[Tensor]]:
-        """The losses of the single blocks on the states made by `make`, and their inputs: features
-        and targets."""
+        """Returns the loss function of the blocks for one batch, and its inputs.
+
+        Args:
+            features: the reader's features.
+            labels: class indices, [B].
+            make: makes the training states.
+
+        Returns:
+            The loss function, called as `block_losses(block, inputs)`; and its inputs, the features
+            and the targets z_1 [B, d].
+        """
         block_losses = BlockLosses(
             flow=self.flow,
             embedding=self.embedding,
@@ -149,19 +161,24 @@ class FlowMatchingClassifier(Classifier):
         return block_losses, [*features, self.embedding.targets(labels)]
 
     def arrange(self, features: Sequence[Tensor]) -> Tensor | PerBlockFeatures:
-        """The features of the reader in the form that the flow blocks take."""
+        """Returns the reader's features in the form that `FlowEnsemble` takes."""
         return features[0] if self.topology == "parallel" else PerBlockFeatures(features)
 
     def initial_noise(self, batch: int) -> Tensor:
-        """z_0 at inference, [B, d]: the same for every image."""
+        """Draws z_0 for inference, [B, d]. It is the same for every image."""
         seed = self.settings.noise_seed
         return inference_noise((self.embedding.dim,), self.noise_scale, seed, batch, self.device)
 
     def logits(
         self, features: list[Tensor], plan: InferencePlan, z_0: Tensor | None = None
     ) -> Tensor:
-        """Class logits [B, C] in one inference mode from noise `z_0` [B, d]; by default
-        `initial_noise`."""
+        """Computes class logits [B, C] in one inference mode.
+
+        Args:
+            features: the reader's features.
+            plan: the inference mode.
+            z_0: noise, [B, d]; by default `initial_noise`.
+        """
         z_0 = self.initial_noise(len(features[0])) if z_0 is None else z_0
         solution = solve(
             self.flow,
@@ -174,8 +191,10 @@ class FlowMatchingClassifier(Classifier):
         return self.embedding.logits(solution.z_1)
 
     def logits_by_mode(self, features: list[Tensor], all_modes: bool) -> dict[str, Tensor]:
-        """As of `Classifier`; warns once if the configured mode evaluates blocks at t = 0 that were
-        never trained there."""
+        """See `Classifier.logits_by_mode`.
+
+        Warns once if the configured mode evaluates blocks at t = 0 that were never trained there.
+        """
         warn_of_untrained_blocks(
             self.settings.plan, self.states, self.flow.num_blocks, "MODEL.FLOW_CLS"
         )
@@ -184,23 +203,23 @@ class FlowMatchingClassifier(Classifier):
             plans += [InferencePlan("single_step", block=k) for k in range(self.flow.num_blocks)]
             plans += [InferencePlan("ensemble")]
             plans += [InferencePlan("multi_step", steps) for steps in self.eval_steps]
-            # with one step it would be the same as `ensemble`
+            # with one step, the mode is the same as `ensemble`
             plans += [InferencePlan("multi_step_ensemble", n) for n in self.eval_steps if n > 1]
         by_name = {plan.name: plan for plan in plans}
         return {name: self.logits(features, plan) for name, plan in by_name.items()}
 
 
 class BlockLosses:
-    """`block_loss(k, features)` of one iteration, for `flowdet.flow.block_local_losses`.
+    """The function `block_loss(k, features)` of one iteration, for `block_local_losses`.
 
     Args:
-        flow: the blocks.
-        embedding: decodes estimates.
-        settings: the training states.
-        arrange: brings features into the form that the blocks take.
+        flow: the T blocks.
+        embedding: computes the class logits of estimates.
+        settings: how the training states are made.
+        arrange: brings features into the form that `FlowEnsemble` takes.
         noise_scale: standard deviation of z_0.
-        flow_weight, class_weight: of the two losses.
-        labels: [B].
+        flow_weight, class_weight: weights of the two losses.
+        labels: class indices, [B].
         make: makes the training states, see `make_training_states`.
 
     Attributes:
@@ -233,11 +252,11 @@ class BlockLosses:
         self._states = None
 
     def __call__(self, block: int, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The losses of a block by name.
+        """Computes the losses of a block by name.
 
         Args:
-            block: from 0, in ascending order.
-            inputs: the features of the reader, then the targets z_1 [B, d].
+            block: index of the block, from 0. Calls are in ascending order.
+            inputs: the reader's features, then the targets z_1 [B, d].
         """
         *features, z_1 = inputs
         if self._states is None:

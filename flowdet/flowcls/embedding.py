@@ -1,4 +1,4 @@
-"""Class embeddings: the targets z_1 of the flow, and class logits from them (eq. 2, 16, 29)."""
+"""Class embeddings: the targets z_1 of the flow, and class logits (3.1.1, eq. 16, 29)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class ClassEmbedding(nn.Module):
         dim: embedding dimension d.
         normalize: layer-normalize the targets.
         learn_target: whether the losses train `W_embed` through the targets.
-        tied: compute the logits with `W_embed` instead of a separate `W_cls`, scaled by
-            1 / sqrt(d) so that they do not grow with d.
+        tied: compute the logits with the targets of all classes instead of a separate `W_cls`. They
+            are scaled by 1 / sqrt(d), so that they do not grow with d.
     """
 
     def __init__(
@@ -42,17 +42,17 @@ class ClassEmbedding(nn.Module):
         return self.classes.embedding_dim
 
     def table(self) -> Tensor:
-        """The target of every class, [C, d]."""
+        """Returns the target of every class, [C, d]."""
         weight = self.classes.weight
         return F.layer_norm(weight, weight.shape[-1:]) if self.normalize else weight
 
     def targets(self, labels: Tensor) -> Tensor:
-        """The targets z_1 [B, d] of labels [B]."""
+        """Returns the targets z_1 [B, d] of labels [B]."""
         targets = self.table()[labels]
         return targets if self.learn_target else targets.detach()
 
     def logits(self, z: Tensor) -> Tensor:
-        """Class logits [B, C] of embeddings [B, d]."""
+        """Computes the class logits [B, C] of embeddings [B, d]."""
         if self.projection is not None:
             return self.projection(z)
         return F.linear(z, self.table()) / self.dim**0.5

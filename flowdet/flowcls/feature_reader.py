@@ -1,4 +1,4 @@
-"""FeatureReader: the outputs of a backbone to the features that the flow blocks read."""
+"""FeatureReader: maps the outputs of a backbone to the features that the flow blocks get."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ FEATURES = ("pooled", "tokens")
 
 
 def as_tokens(x: Tensor) -> Tensor:
-    """A feature map [B, c, H, W] as tokens [B, H * W, c]; tokens [B, N, c] are left as they are."""
+    """Converts a feature map [B, c, H, W] to tokens [B, H * W, c]; keeps tokens [B, N, c]."""
     return x.flatten(2).transpose(1, 2) if x.dim() == 4 else x
 
 
 def pool(x: Tensor) -> Tensor:
-    """The mean of a feature map or of tokens over their positions, [B, c]."""
+    """Averages a feature map [B, c, H, W] or tokens [B, N, c] over the positions: [B, c]."""
     return as_tokens(x).mean(dim=1)
 
 
 class FeatureReader(nn.Module):
-    """Layer-normalized features of some stages of a backbone.
+    """Returns layer-normalized features of some stages of a backbone.
 
     Args:
-        names: of the stages.
-        channels: of each stage.
-        kind: `pooled` returns [B, c], `tokens` returns [B, N, c].
+        names: names of the stages.
+        channels: number of channels of each stage.
+        kind: form of the features: `pooled` is [B, c], `tokens` is [B, N, c].
 
     Raises:
         ValueError: unknown kind.
@@ -41,7 +41,7 @@ class FeatureReader(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(c) for c in channels)
 
     def forward(self, features: dict[str, Tensor]) -> list[Tensor]:
-        """The features of every stage, in the order of `names`."""
+        """Returns the features of every stage, in the order of `names`."""
         read = pool if self.kind == "pooled" else as_tokens
         return [
             norm(read(features[name])) for name, norm in zip(self.names, self.norms, strict=True)

@@ -1,5 +1,4 @@
-"""LinearProbe: measures how well a linear classifier predicts the class from the features
-(eq. 31-32)."""
+"""LinearProbe: measures how well a linear classifier works on the features (eq. 31-32)."""
 
 from __future__ import annotations
 
@@ -13,11 +12,11 @@ class LinearProbe(nn.Module):
     """A linear classifier on the detached, pooled features of the backbone's last stage.
 
     It is trained together with the model, but passes no gradient to it: it only measures the
-    features. They are standardized by their running mean and variance, so that the model's learning
-    rate suits the probe whatever their scale. At inference it is still linear.
+    features. Batch norm without parameters standardizes the features, so that one learning rate
+    suits features of any scale. At inference batch norm is a fixed linear map, and so is the probe.
 
     Args:
-        feature_dim: channels of the features.
+        feature_dim: number of channels of the features.
         num_classes: C.
     """
 
@@ -27,14 +26,14 @@ class LinearProbe(nn.Module):
         self.classifier = nn.Linear(feature_dim, num_classes)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Class logits [B, C] from a feature map [B, c, H, W] or tokens [B, N, c]."""
+        """Computes class logits [B, C] from a feature map [B, c, H, W] or tokens [B, N, c]."""
         pooled = pool(features.detach()).to(self.classifier.weight)
         if self.training and len(pooled) == 1:
-            # a single image has no variance: batch norm would raise an error
+            # a single image has no variance, and batch norm would raise an error
             norm = self.norm
             return self.classifier((pooled - norm.running_mean) * norm.running_var.rsqrt())
         return self.classifier(self.norm(pooled))
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """The cross-entropy of the logits to labels [B]."""
+        """Computes the cross-entropy of the logits to labels [B]."""
         return F.cross_entropy(self(features).float(), labels)

@@ -1,1 +1,1 @@
-"""Drawing: images with boxes, sheets of images, animations of the boxes of all queries."""
+"""Draws images with boxes, sheets of images, and animations of the boxes of all queries."""

@@ -1,4 +1,4 @@
-"""Animation of the boxes of all queries, from noise to detections."""
+"""Animates the boxes of all queries from noise to detections."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ START_OPACITY = 0.5
 def animation_frames(
     visualizer: DetectionVisualizer, results: Sequence[dict], titles: Sequence[str]
 ) -> Iterator[Image.Image]:
-    """The frames of an animation: the boxes of all queries at every time, then the detections.
+    """Yields the frames of an animation: the boxes of all queries over time, then the detections.
 
     Several images are shown side by side. At t = 0 the boxes are decoded from noise. A query that
-    ends in a drawn detection has the color of its class, the others are gray; the opacity of a box
+    ends in a drawn detection has the color of its class; the others are gray. The opacity of a box
     is its objectness. The last frame shows the detections, as `DetectionVisualizer.tile` does.
 
     Args:
         visualizer: draws the detections.
-        results: of a predictor, with `box_trajectory`, all at the same times.
-        titles: of the images.
+        results: the results of a predictor, with `box_trajectory`; all have the same times.
+        titles: the titles of the images.
 
-    Returns:
+    Yields:
         Frames of one size: one per time, and one of the detections.
     """
     columns = sheet_columns(len(results))
@@ -51,7 +51,7 @@ def animation_frames(
 
 
 def trajectory_tiles(visualizer: DetectionVisualizer, result: dict) -> Iterator[Image.Image]:
-    """The tiles of one image: the boxes of its queries at every time, then the detections."""
+    """Yields the tiles of one image: the boxes of its queries over time, then the detections."""
     image = _scaled_to_tile(image_of(result))
     drawn = visualizer.above_threshold(result["instances"])
     classes = dict(zip(drawn.pred_queries.tolist(), drawn.pred_classes.tolist()))
@@ -64,14 +64,14 @@ def trajectory_tiles(visualizer: DetectionVisualizer, result: dict) -> Iterator[
 def trajectory_tile(
     image: Image.Image, trajectory: BoxTrajectory, frame: int, classes: dict[int, int], width: int
 ) -> Image.Image:
-    """An image with the boxes of all queries at one time.
+    """Draws the boxes of all queries at one time on an image.
 
     Args:
-        image: of the size of the tile.
-        trajectory: of the image.
-        frame: index of the time.
-        classes: the class of every query that ends in a detection.
-        width: of the original image, in pixels.
+        image: the image, scaled to the size of the tile.
+        trajectory: the box trajectory of the image.
+        frame: index of the time in `trajectory.times`.
+        classes: the class index of every query that ends in a detection, by query index.
+        width: width of the original image, in pixels.
     """
     layer = Image.new("RGBA", image.size)
     pen = ImageDraw.Draw(layer)
@@ -89,7 +89,7 @@ def trajectory_tile(
 
 
 def _scaled_to_tile(image: Image.Image) -> Image.Image:
-    """The image with a longer side of `TILE` pixels."""
+    """Scales an image to a longer side of `TILE` pixels."""
     factor = TILE / max(image.size)
     size = [max(round(x * factor), 1) for x in image.size]
     return image.resize(size, Image.Resampling.BICUBIC)

@@ -17,13 +17,13 @@ from flowdet.detection.tokens import ImageTokens
 class BoxTrajectory:
     """The decoded states z_t of all M queries of one image at F evenly spaced times.
 
-    The state z_t is decoded, not the estimate of z_1: at t = 0 it is noise, at t = 1 it is the
-    embeddings that the detections are decoded from.
+    The state z_t is decoded, not the estimate of z_1. At t = 0 it is noise; at t = 1 it is the
+    embedding that the detection is decoded from.
 
     Attributes:
         times: [F], from 0 to 1.
-        boxes: [F, M, 4], absolute xyxy in the original image, clipped to it.
-        objectness: [F, M], the probability of all classes but background.
+        boxes: [F, M, 4], absolute xyxy in pixels of the original image, clipped to it.
+        objectness: [F, M], one minus the probability of background.
     """
 
     times: Tensor
@@ -35,13 +35,14 @@ def box_trajectory(frames: int) -> ImageAnalysis:
     """Makes an `ImageAnalysis` that adds the `BoxTrajectory` of every image to its result, under
     the key `box_trajectory`.
 
-    Between two states of the solver z_t is interpolated linearly: an Euler step is a straight line.
+    Between two states of the solver z_t is interpolated linearly, because an Euler step is a
+    straight line.
 
     Args:
         frames: F, the number of times from 0 to 1.
 
     Raises:
-        ValueError: fewer than two frames.
+        ValueError: `frames` is below 2.
     """
     if frames < 2:
         raise ValueError(f"a box trajectory needs at least 2 frames, got {frames}")
@@ -66,8 +67,8 @@ def interpolate_states(times: list[float], states: list[Tensor], new_times: list
     """Interpolates states linearly between their times.
 
     Args:
-        times: of `states`, ascending from 0 to 1.
-        states: tensors of one shape [...].
+        times: the times of the states, ascending from 0 to 1.
+        states: the states, tensors of one shape [...].
         new_times: F times, ascending, in [0, 1].
 
     Returns:

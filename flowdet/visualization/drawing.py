@@ -12,17 +12,17 @@ from detectron2.utils.visualizer import Visualizer
 from matplotlib.colors import hsv_to_rgb
 from PIL import Image, ImageDraw, ImageFont
 
-# in pixels: the longer side of a tile; smaller pictures are enlarged to it, to keep their labels
-# readable
+# The longer side of a tile in pixels. Smaller pictures are enlarged to it, so that their labels are
+# readable.
 TILE = 320
-# in pixels: the font of titles, and the space around tiles
+# in pixels: the font size of titles, and the space around tiles
 TITLE_FONT = 15
 GAP = 10
-# in points: the line of a block's box
+# in points: the line width of the box that a single block predicts
 BLOCK_BOX_WIDTH = 0.6
 # pixels per point of a font at matplotlib's 100 dots per inch: line height and mean letter width
 LINE_HEIGHT, LETTER_WIDTH = 1.9, 0.9
-# larger sheets are refused
+# the maximum number of tiles on a sheet
 MAX_TILES = 400
 
 
@@ -35,7 +35,7 @@ class DrawnBox(NamedTuple):
         color: RGB in [0, 1].
         style: line style of matplotlib, such as "-" or ":".
         width: line width in points; 0 is the default of detectron2's boxes.
-        below: the label is below the box instead.
+        below: whether the label is below the box.
     """
 
     box: Sequence[float]
@@ -50,8 +50,8 @@ class DetectionVisualizer:
     """Draws the results of a `flowdet.inference.Predictor`.
 
     Args:
-        class_names: by class index.
-        score_threshold: detections below it are not drawn.
+        class_names: the class names by class index.
+        score_threshold: detections with a lower score are not drawn.
     """
 
     def __init__(self, class_names: Sequence[str], score_threshold: float = 0.0):
@@ -59,27 +59,27 @@ class DetectionVisualizer:
         self.score_threshold = score_threshold
 
     def above_threshold(self, instances: Instances) -> Instances:
-        """The detections that are drawn; instances without scores are all drawn."""
+        """Selects the detections to draw: all if they have no scores."""
         if not instances.has("scores"):
             return instances
         return instances[instances.scores >= self.score_threshold]
 
     def picture(self, result: dict) -> Image.Image:
-        """An image with its detections, in its own size or enlarged to a longer side of `TILE`."""
+        """Draws the detections on their image; a small image is enlarged to a side of `TILE`."""
         image = image_of(result)
         return self._draw(image, result["instances"], max(TILE, *image.size))
 
     def tile(self, result: dict) -> Image.Image:
-        """An image with its detections, scaled to a longer side of `TILE`."""
+        """Draws the detections on their image, scaled to a longer side of `TILE`."""
         return self._draw(image_of(result), result["instances"], TILE)
 
     def steps(self, result: dict) -> list[Image.Image]:
-        """A tile with the detections after every step, of a result with `trajectory`."""
+        """Draws one tile per step, with the detections after it; the result has `trajectory`."""
         image = image_of(result)
         return [self._draw(image, instances, TILE) for instances in result["trajectory"]]
 
     def _draw(self, image: Image.Image, instances: Instances, side: int) -> Image.Image:
-        """The image scaled to a longer side of `side` pixels, with the detections on it."""
+        """Draws detections on an image, scaled to a longer side of `side` pixels."""
         instances = self.above_threshold(instances)
         boxes: list[DrawnBox] = []
         # the best detection is drawn last, on top
@@ -125,41 +125,48 @@ def draw_boxes(image: Image.Image, boxes: Sequence[DrawnBox], side: int = TILE) 
 
 
 def _draw_outline(canvas: Visualizer, box: Sequence[float], drawn: DrawnBox) -> None:
-    """Draws `box` with the line width of `drawn`; `Visualizer.draw_box` has only its own width."""
+    """Draws `box` with the line width of `drawn`, which `Visualizer.draw_box` cannot set."""
     x1, y1, x2, y2 = box
     corners = [x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1]
     canvas.output.ax.plot(*corners, color=drawn.color, linewidth=drawn.width, alpha=0.8)
 
 
 def pixels_text(spread: float) -> str:
-    """A number of pixels as text: `0.4px`, `3.1px`, `12px`."""
+    """Formats a number of pixels, e.g. `0.4px`, `3.1px`, `12px`."""
     return f"{spread:.1f}px" if spread < 9.95 else f"{spread:.0f}px"
 
 
 def light(color: tuple[float, float, float]) -> tuple[float, ...]:
-    """A lighter shade of a color."""
+    """Returns a lighter shade of an RGB color in [0, 1]."""
     return tuple(0.5 + 0.5 * x for x in color)
 
 
 def class_color(index: int) -> tuple[float, float, float]:
-    """The color of a class, RGB in [0, 1]. Golden-ratio steps of the hue keep classes apart."""
+    """Returns the color of a class, RGB in [0, 1]. Golden-ratio steps of the hue separate them."""
     return tuple(hsv_to_rgb((index * 0.618034 % 1, 0.75, 1.0)))
 
 
 def _label_corner(box: list[float], label: str, font: float, width: int) -> tuple[float, float]:
-    """Top left corner of a label above its box, moved into the image; `font` is in points."""
+    """Returns the top left corner of a label above its box, moved into the image.
+
+    Args:
+        box: xyxy in pixels.
+        label: the text.
+        font: font size in points.
+        width: width of the image in pixels.
+    """
     x = min(box[0], width - LETTER_WIDTH * font * len(label))
     return max(x, 2), max(box[1] - LINE_HEIGHT * font, 2)
 
 
 def image_of(result: dict) -> Image.Image:
-    """The image of a result or a dataset dict, from its `pixels` or its file."""
+    """Returns the image of a result or a dataset dict, from its `pixels` or its file."""
     pixels = result.get("pixels")
     return Image.fromarray(read_image(result["file_name"], "RGB") if pixels is None else pixels)
 
 
 def sheet_columns(count: int) -> int:
-    """The number of columns of a grid of `count` tiles that leaves the fewest cells empty; the grid
+    """Returns the number of columns with which `count` tiles leave the fewest cells empty. The grid
     is between square and twice as wide as high."""
     narrow, wide = math.ceil(math.sqrt(count)), math.ceil(math.sqrt(2 * count))
     return min(range(narrow, wide + 1), key=lambda columns: (-count % columns, columns))
@@ -173,10 +180,10 @@ def contact_sheet(
     Args:
         tiles: images of about the same size.
         titles: one per tile; titles wider than a tile are shortened in the middle.
-        columns: tiles per row; None is `sheet_columns`.
+        columns: tiles per row; None takes `sheet_columns`.
 
     Raises:
-        ValueError: more than `MAX_TILES` tiles.
+        ValueError: there are more than `MAX_TILES` tiles.
     """
     check_tiles(len(tiles))
     columns = columns or sheet_columns(len(tiles))

@@ -1,4 +1,4 @@
-"""Draws annotated images of a dataset."""
+"""Draws images of a dataset with their ground-truth boxes."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ def ground_truth_sheet(
 
     Args:
         records: dataset dicts by split, with boxes as absolute xyxy in pixels.
-        class_names: by class index.
-        count: number of images; every split gets the same share, rounded up.
-        seed: of the sample.
+        class_names: the class names by class index.
+        count: number of images; it is divided equally among the splits, rounded up.
+        seed: random seed of the sample.
 
     Returns:
         One tile per image, titled with its split and file name.
 
     Raises:
         OSError: an image cannot be read.
-        ValueError: the images do not fit on one sheet.
+        ValueError: the sheet would have more than `MAX_TILES` tiles.
     """
     rng, visualizer, chosen = np.random.default_rng(seed), DetectionVisualizer(class_names), []
-    for split, of_split in records.items():
-        size = min(-(-count // len(records)), len(of_split))
-        indices = sorted(rng.choice(len(of_split), size=size, replace=False).tolist())
-        chosen += [(split, of_split[i]) for i in indices]
+    for split, split_records in records.items():
+        size = min(-(-count // len(records)), len(split_records))
+        indices = sorted(rng.choice(len(split_records), size=size, replace=False).tolist())
+        chosen += [(split, split_records[i]) for i in indices]
     tiles = [visualizer.tile({**r, "instances": _instances(r)}) for _, r in chosen]
     titles = [f"{split}: {r['file_name'].rpartition('/')[2]}" for split, r in chosen]
     return contact_sheet(tiles, titles)
 
 
 def _instances(record: dict) -> Instances:
-    """Returns the annotations of an image in the form of detections without scores."""
+    """Converts the annotations of an image to Instances like detections, without scores."""
     annotations = record["annotations"]
     instances = Instances((record["height"], record["width"]))
     instances.pred_boxes = Boxes(torch.tensor([a["bbox"] for a in annotations]).reshape(-1, 4))

@@ -99,7 +99,7 @@ def test_an_export_without_detections_is_reported(trained, tmp_path, capsys):
     none = ("--opts", "MODEL.FLOW_DET.SCORE_THRESHOLD", 1.0)
     words = ("--output", tmp_path / "a.pt2", "--mode", "single_step", *none)
     export.export_model(arguments(trained, *words))
-    assert "there are no detections: compare on images with objects" in capsys.readouterr().out
+    assert "nothing was detected: compare on images with objects" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

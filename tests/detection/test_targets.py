@@ -53,7 +53,7 @@ def test_the_largest_objects_are_kept_in_their_order():
 
 @pytest.mark.parametrize("label", [-1, 3])
 def test_a_label_outside_the_classes(label):
-    with pytest.raises(ValueError, match="classes 0 to 2.*NUM_CLASSES"):
+    with pytest.raises(ValueError, match=f"label {label}, .* classes 0 to 2.*NUM_CLASSES"):
         from_records(record([(0, (0, 0, 9, 9)), (label, (0, 0, 9, 9))]))
 
 

@@ -110,7 +110,7 @@ def test_too_long_warm_up_is_shortened(classifier_cfg, caplog):
     with caplog.at_level(logging.WARNING):
         resolved = resolve_config(cfg.clone())
     assert (resolved.SOLVER.MAX_ITER, resolved.SOLVER.WARMUP_ITERS) == (20, 2)
-    assert "the warm-up of 25 iterations is too long" in caplog.text
+    assert "a warm-up of 25 iterations is too long" in caplog.text
     cfg.SOLVER.MAX_EPOCHS = 10
     assert resolve_config(cfg).SOLVER.WARMUP_ITERS == 25
 

@@ -31,7 +31,7 @@ def test_module_by_name(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     import_parts(["json"])
     with pytest.raises(
-        ImportError, match="'my_lost_parts'.*not on the path.*or give the path of a .py"
+        ImportError, match="'my_lost_parts'.*not on Python's path.*or give the path of a .py"
     ):
         import_parts(["my_lost_parts"])
     # another module is missing than the named one

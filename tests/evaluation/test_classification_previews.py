@@ -55,7 +55,7 @@ def test_probabilities_come_in_batches(cfg):
 def test_captions():
     probabilities = torch.tensor([0.31, 0.6, 0.09])
     assert prediction_caption({"label": 1}, probabilities, NAMES) == "dog 60%"
-    assert prediction_caption({"label": 0}, probabilities, NAMES) == "dog 60%, is cat 31%"
+    assert prediction_caption({"label": 0}, probabilities, NAMES) == "dog 60%, true class cat 31%"
 
 
 def test_tiles_have_half_the_usual_size():

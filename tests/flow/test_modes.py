@@ -35,7 +35,9 @@ def test_plans_have_names(plan, name):
     ["", "walk-2", "multi_step", "ensemble-2", "ensemble-", "multi_step--1", "single_step-x", "-2"],
 )
 def test_a_name_of_no_plan(name):
-    with pytest.raises(ValueError, match=f"'{name}' is no inference mode: use one of single_step"):
+    with pytest.raises(
+        ValueError, match=f"'{name}' is not an inference mode: use one of single_step"
+    ):
         InferencePlan.parse(name)
 
 

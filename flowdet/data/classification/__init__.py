@@ -3,7 +3,7 @@
 Importing this package registers the datasets with detectron2.
 
     datasets.py      registers and reads the datasets
-    images.py        reads images, resizes them, keeps them in memory
+    images.py        reads and resizes images, and keeps them in memory if they fit
     augmentation.py  augments batches of images
     loaders.py       training and test loaders
 """

@@ -1,4 +1,4 @@
-"""Augments batches of images. Random numbers that the caller draws decide the augmentation."""
+"""Augments batches of images. The caller passes the random numbers that decide the augmentation."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torchvision.transforms import v2
 __all__ = ["NUM_NUMBERS", "BatchAugmentation", "build_resized_crop", "crop_batch", "transform_each"]
 
 # random numbers per image: row and column of the crop, the flip, the seed of torchvision's
-# transforms and the seed of the random resized crop
+# transforms, and the seed of the random resized crop
 NUM_NUMBERS = 5
 
 
 class BatchAugmentation:
     """The random augmentations of `INPUT` that keep the size of an image.
 
-    First a crop with CROP_PADDING and a horizontal flip, for the whole batch at once; then
-    rotation, AutoAugment and erasing, image by image.
+    The crop with CROP_PADDING and the horizontal flip are applied to the whole batch at once, then
+    rotation, AutoAugment and erasing to each image.
 
     Raises:
-        ValueError: a key of `INPUT` has an impossible value.
+        ValueError: a key of `INPUT` has an invalid value.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -60,13 +60,13 @@ def build_resized_crop(cfg: CfgNode) -> v2.Transform | None:
 
 
 def crop_batch(images: Tensor, padding: int, offsets: Tensor) -> Tensor:
-    """Pads images with zeros on all four sides and crops them to their former size.
+    """Pads images with zeros on all four sides and crops them to their original size.
 
     Args:
         images: [B, C, h, w].
-        padding: in pixels.
-        offsets: int64 [B, 2], first row and column of the crop in the padded image, from 0 to
-            2 * padding.
+        padding: pixels that are added on each side.
+        offsets: int64 [B, 2], first row and first column of the crop in the padded image, each from
+            0 to 2 * padding.
 
     Returns:
         [B, C, h, w].
@@ -85,7 +85,7 @@ def transform_each(
     The generator is restored afterwards.
 
     Args:
-        transform: maps an image to one of a size that is the same for all.
+        transform: maps an image to an image [3, h, w]; the size must be the same for all images.
         images: B images, uint8 RGB [3, H, W] each.
         seeds: int64 [B].
 
@@ -102,7 +102,7 @@ def transform_each(
 
 
 def _transforms_per_image(cfg: CfgNode) -> v2.Transform | None:
-    """Builds the transforms whose keys are on; None if there are none."""
+    """Builds the transforms that the config switches on; None if there are none."""
     transforms = []
     if cfg.INPUT.RANDOM_ROTATION:
         transforms.append(v2.RandomRotation(cfg.INPUT.RANDOM_ROTATION, interpolation="bilinear"))
@@ -114,7 +114,7 @@ def _transforms_per_image(cfg: CfgNode) -> v2.Transform | None:
 
 
 def _check(cfg: CfgNode) -> None:
-    """Raises ValueError with the name of the key for an impossible value."""
+    """Raises ValueError if a key has an invalid value; the message names the key."""
     node = cfg.INPUT
     policies = ("", *(policy.value for policy in v2.AutoAugmentPolicy))
     for key, choices in (("RANDOM_FLIP", ("horizontal", "none")), ("AUTO_AUGMENT", policies)):
@@ -122,7 +122,7 @@ def _check(cfg: CfgNode) -> None:
             raise ValueError(f"unknown INPUT.{key} {node[key]!r}: use one of {choices}")
     for key in ("RESIZED_CROP_AREA", "RANDOM_ERASING"):
         if not 0 <= node[key] <= 1:
-            raise ValueError(f"INPUT.{key} must be in 0 to 1, got {node[key]}")
+            raise ValueError(f"INPUT.{key} must be from 0 to 1, got {node[key]}")
     for key in ("CROP_PADDING", "RANDOM_ROTATION"):
         if node[key] < 0:
             raise ValueError(f"INPUT.{key} must not be negative, got {node[key]}")

@@ -2,9 +2,9 @@
 
 Importing this module registers them. A dataset is a list of dicts with
 
-    image_id   unique, a number or text
-    label      class index: an index into `thing_classes` of the dataset's metadata
-    image      uint8 [H, W] gray or [H, W, 3] RGB; or instead
+    image_id   a unique number or text
+    label      the class index, an index into `thing_classes` of the dataset's metadata
+    image      the pixels, uint8 [H, W] gray or [H, W, 3] RGB; or, instead of `image`,
     file_name  the path of an image
 """
 
@@ -48,7 +48,7 @@ CIFAR10_CLASSES = (
     "truck",
 )
 
-# archive and MD5
+# URL and MD5 of each archive
 _TINY_IMAGENET = (
     "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
     "90528d7ca1a48142e341f4ef8d21d0de",
@@ -57,10 +57,10 @@ _IMAGENET_R = (
     "https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar",
     "a61312130a589d0ca1a8fca1f2bd3337",
 )
-# by dataset name: a function that downloads its files unless they exist
+# by dataset name: a function that downloads the files of the dataset unless they exist
 _fetchers: dict[str, Callable[[], object]] = {}
 
-# reads a dataset: returns its class names and its dicts
+# a function that reads a dataset and returns its class names and its dicts
 Reader = Callable[[], tuple[Sequence[str], list[dict]]]
 
 
@@ -68,12 +68,12 @@ def get_classification_dicts(dataset_name: str) -> list[dict]:
     """Returns the dicts of a registered classification dataset.
 
     Args:
-        dataset_name: in detectron2's catalogs.
+        dataset_name: name in detectron2's catalogs.
 
     Raises:
-        ValueError: it is not registered; has no images, labels or class names; has a label outside
-            its classes, or an image id twice.
-        FileNotFoundError: its files are missing.
+        ValueError: the dataset is not registered, has no images, labels or class names, has a label
+            outside of its classes, or has two images with the same id.
+        FileNotFoundError: the files of the dataset are missing.
     """
     check_registered(dataset_name)
     records = DatasetCatalog.get(dataset_name)
@@ -99,18 +99,18 @@ def get_classification_dicts(dataset_name: str) -> list[dict]:
 def register_image_folder(name: str, folder: str | Path) -> None:
     """Registers the images `folder/<class>/**`; replaces an earlier dataset of that name.
 
-    The class names are the names of the subfolders in alphabetical order. They are in the metadata
-    after the dataset was read. A class may be empty.
+    The class names are the names of the subfolders in alphabetical order. The metadata contains
+    them once the dataset has been read. A class may be empty.
 
     Args:
-        name: of the dataset in detectron2's catalogs.
-        folder: contains one folder per class.
+        name: name of the dataset in detectron2's catalogs.
+        folder: a folder with one subfolder per class.
     """
     _register_folder(name, Path(folder).expanduser(), "give a folder with one subfolder per class")
 
 
 def register_classification_datasets(root: str | Path) -> None:
-    """Registers flowdet's classification datasets; replaces earlier ones of these names.
+    """Registers flowdet's classification datasets; replaces earlier datasets of these names.
 
     Args:
         root: the folder of all datasets, see datasets/README.md.
@@ -142,19 +142,19 @@ def download(names: Iterable[str]) -> None:
     In a distributed run one process per machine downloads while the others wait.
 
     Args:
-        names: of datasets in detectron2's catalogs.
+        names: names of datasets in detectron2's catalogs.
 
     Raises:
         OSError: a download failed.
-        ValueError: a dataset is not registered, or is missing and cannot be downloaded; the message
-            says where to get it.
+        ValueError: a dataset is not registered, or its files are missing and cannot be downloaded;
+            the message says how to get them.
     """
     for name in names:
         check_registered(name)
         if comm.get_local_rank() == 0 and name in _fetchers:
             try:
                 _fetchers[name]()
-            # torchvision raises it for a host that does not answer and for a wrong checksum
+            # torchvision raises it if a host does not respond or a checksum is wrong
             except RuntimeError as error:
                 raise OSError(f"dataset {name!r} could not be downloaded: {error}") from error
     comm.synchronize()
@@ -170,11 +170,11 @@ def _register(
     """Adds a dataset to detectron2's catalogs.
 
     Args:
-        name: of the dataset.
-        read: reads it.
+        name: name of the dataset.
+        read: reads the dataset.
         classes: the class names; None takes them from the dataset when it is read.
-        fetch: downloads its files unless they exist; None if it has no files.
-        hint: what to do if its files are missing, for the error message.
+        fetch: downloads the files unless they exist; None for a dataset without files.
+        hint: what to do if files are missing, for the error message.
     """
     if name in DatasetCatalog.list():
         DatasetCatalog.remove(name)
@@ -295,7 +295,7 @@ def _fetch_archive(url: str, md5: str, folder: Path) -> None:
         return
     root = folder.parent
     root.mkdir(parents=True, exist_ok=True)
-    # moved when complete, so that a folder that exists is a whole dataset
+    # moved when it is complete, so that an existing folder always contains the whole dataset
     with tempfile.TemporaryDirectory(prefix=".unpack-", dir=root) as scratch:
         download_and_extract_archive(url, root, extract_root=scratch, md5=md5)
         (Path(scratch) / folder.name).rename(folder)

@@ -20,20 +20,20 @@ _EXIF_ORIENTATION = 0x112
 
 
 class ImageStore:
-    """The images of a dataset: kept in memory in one tensor, or read when they are used.
+    """The images of a dataset, kept in memory as one tensor or read when they are used.
 
-    Batches have one size: that of the images if it is the same for all, else `fixed_size`, to which
-    `resize_and_crop` brings them.
+    If all images have the same size, batches have this size. Otherwise `resize_and_crop` resizes
+    the images to `fixed_size`.
 
     Args:
         records: dataset dicts.
         fixed_size: height and width in pixels.
-        limit: the images are kept in memory if they need at most so many bytes.
-        keep_resized: whether images of different sizes may be kept, resized.
+        limit: the images are kept in memory if they need at most this many bytes.
+        keep_resized: whether images of different sizes may be kept in memory after resizing.
 
     Attributes:
-        labels: class index of every image.
-        ids: `image_id` of every image.
+        labels: the class index of every image.
+        ids: the `image_id` of every image.
         size: height and width of batches, in pixels.
 
     Raises:
@@ -72,7 +72,7 @@ class ImageStore:
     def original(self, index: int) -> Tensor:
         """Returns an image before resizing, uint8 RGB [3, H, W]. Do not change it.
 
-        If images of different sizes are kept in memory, it is the resized one.
+        If images of different sizes are kept in memory, it returns the resized image.
         """
         return read_pixels(self._records[index]) if self._images is None else self._images[index]
 
@@ -93,7 +93,7 @@ def resize_and_crop(images: Tensor, size: tuple[int, int]) -> Tensor:
         size: height h and width w of the result, in pixels.
 
     Returns:
-        uint8 [..., 3, h, w]; `images` itself if it has that size.
+        uint8 [..., 3, h, w]; `images` itself if it already has this size.
     """
     height, width = images.shape[-2:]
     if (height, width) == size:
@@ -104,7 +104,7 @@ def resize_and_crop(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def model_input(records: Sequence[dict], size: tuple[int, int], channels: str) -> Tensor:
-    """Reads images in the form in which the test loader yields them.
+    """Reads images and preprocesses them in the same way as the test loader.
 
     Args:
         records: B dataset dicts.
@@ -117,7 +117,7 @@ def model_input(records: Sequence[dict], size: tuple[int, int], channels: str) -
     Raises:
         OSError, ValueError: as `ImageStore`.
     """
-    # resized one by one: a batch of photos in their original size may not fit into memory
+    # resized one by one, because a batch of photos of the original size may not fit into memory
     images = torch.stack([resize_and_crop(read_pixels(record), size) for record in records])
     return images.flip(1) if channels == "BGR" else images
 
@@ -171,7 +171,7 @@ def _common_size(records: list[dict]) -> tuple[int, int] | None:
 
 
 def _file_size(record: dict) -> tuple[int, int]:
-    """Reads height and width from the header of a file, rotated as `read_image` rotates it."""
+    """Reads height and width from the header of a file; rotates them as `read_image` does."""
     try:
         with Image.open(record["file_name"]) as image:
             width, height = image.size

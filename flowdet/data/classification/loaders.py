@@ -1,4 +1,4 @@
-"""Data loaders for classification. They build a whole batch at a time, not image by image."""
+"""Data loaders for classification. They load and augment a whole batch at a time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 def count_training_images(cfg: CfgNode) -> int:
-    """Counts the images in all of DATASETS.TRAIN.
+    """Counts the images of all datasets in DATASETS.TRAIN.
 
     Raises:
         ValueError, FileNotFoundError: as `build_train_loader`.
@@ -48,16 +48,16 @@ def count_training_images(cfg: CfgNode) -> int:
 
 
 def labels_of(dataset_name: str) -> dict[int | str, int]:
-    """Returns the class index by image id of a registered dataset, for its evaluation.
+    """Returns the class index of every image id of a registered dataset, for the evaluation.
 
     Raises:
         ValueError, FileNotFoundError: as `get_classification_dicts`.
     """
-    # the registered function, from .data: DatasetCatalog.get would call it and read the dataset
+    # .data has the registered function; DatasetCatalog.get would call it and read the dataset
     return _cached_labels(dataset_name, DatasetCatalog.data.get(dataset_name))
 
 
-# keyed like `_cached_store`
+# the registered function is in the cache key for the reason given at `_cached_store`
 @lru_cache(maxsize=4)
 def _cached_labels(dataset_name: str, registered: Callable | None) -> dict[int | str, int]:
     return {r["image_id"]: r["label"] for r in get_classification_dicts(dataset_name)}
@@ -67,9 +67,9 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> RecordLoader:
     """Builds the infinite loader of training batches.
 
     Every image is used once per epoch. With `SEED` >= 0 the images, their order and their
-    augmentation depend on the seed and the iteration only: not on the number of workers, nor on
-    whether the training was resumed. Several processes split the batches that one process would
-    get.
+    augmentation depend only on the seed and the iteration. They do not depend on the number of
+    workers, nor on whether the training was resumed. Several processes split the batches that one
+    process would get.
 
     Args:
         cfg: the config.
@@ -81,7 +81,7 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> RecordLoader:
 
     Raises:
         ValueError: a dataset is not registered, empty or not for classification, the datasets have
-            different classes, or a key has an impossible value.
+            different classes, or a key has an invalid value.
         FileNotFoundError: the files of a dataset are missing.
         OSError: an image cannot be read (during iteration, if images are not kept in memory).
     """
@@ -99,10 +99,11 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> RecordLoader:
 
     Args:
         cfg: the config; `TEST.BATCH_SIZE` is the number of images per process and batch.
-        dataset_name: in detectron2's catalogs.
+        dataset_name: name in detectron2's catalogs.
 
     Returns:
-        A loader of lists of dicts with `image`, not augmented, and `image_id`, as in training.
+        A loader of lists of dicts with `image` and `image_id` as in training. Images are not
+        augmented.
 
     Raises:
         ValueError, FileNotFoundError, OSError: as `build_train_loader`.
@@ -117,11 +118,11 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> RecordLoader:
 class RecordLoader:
     """Yields the batches of a loader as lists of dicts, one per image.
 
-    The batches are split in the main process: workers pass one tensor faster than many small ones.
+    The batches are split in the main process, because workers pass one tensor faster than many
+    small ones.
 
     Args:
-        loader: yields dicts of values of equal length, such as `image` [B, 3, H, W] and
-            `image_id` [B].
+        loader: yields dicts of values of length B, such as `image` [B, 3, H, W] and `image_id`.
     """
 
     def __init__(self, loader: DataLoader):
@@ -158,12 +159,12 @@ def _store(cfg: CfgNode, names: tuple[str, ...], keep_resized: bool) -> ImageSto
             f"INPUT.FIXED_SIZE must be the (height, width) of the model input, got {size}"
         )
     limit = cfg.DATALOADER.IN_MEMORY_GIB * 2**30
-    # the registered function, from .data: DatasetCatalog.get would call it and read the dataset
+    # .data has the registered function; DatasetCatalog.get would call it and read the dataset
     registered = tuple(DatasetCatalog.data.get(name) for name in names)
     return _cached_store(names, registered, size, limit, keep_resized)
 
 
-# Every evaluation builds a new loader: the cache saves reading the images again. The registered
+# Every evaluation builds a new loader; with the cache the images are read only once. The registered
 # functions are part of the key, so that a dataset that is registered again is read again.
 @lru_cache(maxsize=4)
 def _cached_store(
@@ -191,8 +192,8 @@ def _loader(cfg: CfgNode, batches: Dataset, order: Sampler) -> DataLoader:
         sampler=order,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_unchanged,
-        # a separate generator: the loader starts during an iteration and must not draw from the
-        # generator of the model's noise
+        # a separate generator: the loader starts during an iteration, and must not change the
+        # state of the generator that draws the model's noise
         generator=torch.Generator().manual_seed(0),
     )
 
@@ -212,7 +213,7 @@ class _Iterations(Sampler):
 
 
 class _TrainingBatches(Dataset):
-    """Maps the number of an iteration to this process's part of its batch."""
+    """Maps the number of an iteration to the part of its batch that this process gets."""
 
     def __init__(self, cfg: CfgNode, store: ImageStore, augmentation: BatchAugmentation, seed: int):
         self._store = store
@@ -221,7 +222,7 @@ class _TrainingBatches(Dataset):
         self._to_input = _InputFormat(cfg)
         self._seed = seed
         self._batch_size = cfg.SOLVER.IMS_PER_BATCH
-        # stored here: the loader's workers have no process group
+        # computed here, because the loader's workers have no process group
         self._share = _share_of_batch(self._batch_size, comm.get_rank(), comm.get_world_size())
 
     def __getitem__(self, iteration: int) -> dict:

@@ -1,4 +1,4 @@
-"""Custom datasets: a user's folder in VOC or COCO format, registered by its path.
+"""Custom datasets: registers a user's folder in VOC or COCO format by its path.
 
 `DATASETS.PATH` names such a folder; docs/custom_datasets.md shows the accepted layouts.
 
@@ -6,8 +6,8 @@
     voc.py         reads a split in VOC format
     coco.py        reads a split in COCO format
     dataset.py     picks the reader of a split and registers the splits with detectron2
-    problems.py    the form in which readers report mistakes in a dataset
-    check.py       reads a whole dataset and lists its problems
+    problems.py    how readers report errors in a dataset
+    check.py       reads a whole dataset and lists all problems
     statistics.py  tables of classes, box sizes and objects per image
 
 There is one reader per format. To add a format such as YOLO:

@@ -1,4 +1,4 @@
-"""Reads a whole dataset, images included, and lists everything that is wrong or unusual."""
+"""Reads a whole dataset with its images and lists all errors and unusual facts."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class DatasetCheck:
 
     Attributes:
         kind: detectron2's `evaluator_type`, "pascal_voc" or "coco".
-        class_names: by class index.
-        records: dataset dicts by split, without what is wrong in the annotations; boxes are
-            absolute xyxy in pixels.
-        problems: mistakes.
-        remarks: what is allowed but may be unintended, a sentence each.
+        class_names: the class names by class index.
+        records: dataset dicts by split, without invalid annotations; boxes are absolute xyxy in
+            pixels.
+        problems: the errors in the dataset.
+        remarks: sentences about facts that are allowed but may be unintended.
     """
 
     kind: str
@@ -43,25 +43,25 @@ class DatasetCheck:
 
 
 def check_dataset(folder: str | Path, open_images: bool = True) -> DatasetCheck:
-    """Reads all splits of a dataset.
+    """Reads all splits of a dataset and collects its problems.
 
     Args:
-        folder: the dataset.
+        folder: the folder of the dataset.
         open_images: whether every image is opened too.
 
     Raises:
-        FileNotFoundError, ValueError: as `find_layout`; the splits of a folder in no accepted
-            layout are unknown.
+        FileNotFoundError, ValueError: as `find_layout`, because without a layout the splits are
+            unknown.
     """
     problems: list[Problem] = []
     dataset = CustomDataset(folder, problems.append)
     records = {split: dataset.read(split).records for split in dataset.layout.splits}
     if open_images:
-        problems += check_images([r for of_split in records.values() for r in of_split])
+        problems += check_images([r for split_records in records.values() for r in split_records])
     remarks = [*_shared_images(records), *_unlisted_images(records)]
     names = dataset.class_names
     remarks += _absent_classes(records, names)
-    # splits may share a folder: each reports the problems in it
+    # splits that share a folder report the problems in it several times
     problems = list(dict.fromkeys(problems))
     return DatasetCheck(dataset.layout.kind, names, records, problems, remarks)
 
@@ -70,7 +70,7 @@ def check_images(records: Sequence[dict]) -> list[Problem]:
     """Opens the images of dataset dicts as a training does.
 
     Returns:
-        The images that cannot be read or whose size differs from the annotated one.
+        Problems of images that cannot be read, or whose size differs from the annotated size.
     """
     with ThreadPoolExecutor() as pool:
         results = pool.map(_check_image, records)
@@ -107,15 +107,17 @@ def _check_image(record: dict) -> Problem | None:
 
 
 def _shared_images(records: dict[str, list[dict]]) -> list[str]:
-    """Reports pairs of splits that have images in common."""
-    files = {split: {r["file_name"] for r in of_split} for split, of_split in records.items()}
+    """Returns remarks about pairs of splits that have images in common."""
+    files = {
+        split: {r["file_name"] for r in split_records} for split, split_records in records.items()
+    }
     pairs = [(a, b) for a in files for b in files if a < b and files[a] & files[b]]
     return [f"{len(files[a] & files[b])} images are in both {a} and {b}" for a, b in pairs]
 
 
 def _unlisted_images(records: dict[str, list[dict]]) -> list[str]:
-    """Reports images in the folders of the splits that are in no split."""
-    used = {r["file_name"] for of_split in records.values() for r in of_split}
+    """Returns remarks about images in the folders of the splits that belong to no split."""
+    used = {r["file_name"] for split_records in records.values() for r in split_records}
     folders = sorted({str(Path(name).parent) for name in used})
     remarks = []
     for folder in folders:
@@ -127,10 +129,10 @@ def _unlisted_images(records: dict[str, list[dict]]) -> list[str]:
 
 
 def _absent_classes(records: dict[str, list[dict]], names: list[str]) -> list[str]:
-    """Reports classes without an object in a split."""
+    """Returns remarks about classes that have no object in a split."""
     remarks = []
-    for split, of_split in records.items():
-        used = {a["category_id"] for record in of_split for a in record["annotations"]}
+    for split, split_records in records.items():
+        used = {a["category_id"] for record in split_records for a in record["annotations"]}
         absent = [name for index, name in enumerate(names) if index not in used]
         if absent and used:
             remarks.append(f"{split} has no object of {', '.join(absent)}")

@@ -1,4 +1,4 @@
-"""Reads a split in COCO format: one json file for all images."""
+"""Reads a split in COCO format, which has one json file for all images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def load_json(path: Path, report: Report) -> dict[str, list[dict]] | None:
         report: called if the file is not JSON, or lacks one of COCO's lists.
 
     Returns:
-        Its content; None if a problem was reported.
+        The content of the file; None if a problem was reported.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -53,10 +53,10 @@ def read_coco(
         split: the files of the split.
         data: the content of its json file, from `load_json`.
         classes: the classes of the training split; None takes the file's categories, sorted by id.
-        report: called for every problem; if it returns, what is wrong is left out.
+        report: called for every problem; if it returns, the invalid entry is skipped.
 
     Returns:
-        Dataset dicts in detectron2's format, whose boxes are absolute xyxy in pixels, clipped to
+        The dataset dicts in detectron2's format, with boxes as absolute xyxy in pixels, clipped to
         the image; the classes; and the class index of every category id.
     """
     path = split.json_file
@@ -71,7 +71,7 @@ def read_coco(
     for number, annotation in enumerate(data["annotations"]):
         where = f"{path}, annotation {annotation.get('id', f'number {number}')}"
         _add_annotation(annotation, where, records, names, class_indices, report)
-    # images without a file are kept until here: their annotations are not a further problem
+    # images without a file are dropped last, so that their annotations are not reported as well
     return [r for r in records.values() if r["file_name"]], classes, class_indices
 
 
@@ -123,7 +123,7 @@ def read_flag(value: object) -> int | None:
 
 
 def _category_names(path: Path, categories: list[dict], report: Report) -> dict[int, str]:
-    """Returns the category names by id; reports unusable and repeated ones."""
+    """Returns the category names by id; reports invalid and repeated categories."""
     names: dict[int, str] = {}
     for category in categories:
         number, name = category.get("id"), category.get("name")
@@ -141,7 +141,7 @@ def _category_names(path: Path, categories: list[dict], report: Report) -> dict[
 
 
 def _compare_classes(path: Path, names: dict[int, str], classes: ClassList, report: Report) -> None:
-    """Reports categories whose names or order differ from the classes; their ids may differ."""
+    """Reports categories whose names or order differ from the classes; ids may differ."""
     categories = [names[i] for i in sorted(names)]
     if categories == list(classes.names):
         return
@@ -151,7 +151,7 @@ def _compare_classes(path: Path, names: dict[int, str], classes: ClassList, repo
     parts += [f"only in {classes.source}: {missing}"] if missing else []
     if not parts:
         parts = [
-            f"sorted by id they are {', '.join(categories)} here and {classes.listed()} in "
+            f"sorted by id they are {', '.join(categories)} in this file and {classes.listed()} in "
             f"{classes.source}"
         ]
     text = f"the categories differ from those of the training split; {'; '.join(parts)}"
@@ -159,7 +159,7 @@ def _compare_classes(path: Path, names: dict[int, str], classes: ClassList, repo
 
 
 def _image_records(split: COCOSplit, images: list[dict], report: Report) -> dict[object, dict]:
-    """Returns dataset dicts by image id; `file_name` is "" after reporting a missing image."""
+    """Returns dataset dicts by image id; missing images are reported, their `file_name` is ""."""
     folder, files = _image_folder(split, images), _FileIndex()
     records: dict[object, dict] = {}
     for number, image in enumerate(images):
@@ -187,14 +187,14 @@ def _image_records(split: COCOSplit, images: list[dict], report: Report) -> dict
 
 
 def _unusable_keys(image: dict) -> list[str]:
-    """Lists the keys of an image that are missing or have an unusable value."""
+    """Lists the keys of an image that are missing or have an invalid value."""
     kinds = {"id": (int, str), "file_name": str, "width": (int, float), "height": (int, float)}
     unusable = [key for key, kind in kinds.items() if not isinstance(image.get(key), kind)]
     return unusable or [key for key in ("width", "height") if image[key] < 1]
 
 
 class _FileIndex:
-    """Tells whether files exist; lists every folder once, as there may be very many images."""
+    """Checks whether files exist; lists each folder only once, for datasets with many images."""
 
     def __init__(self):
         self._names: dict[str, set[str]] = {}
@@ -243,7 +243,7 @@ def _add_annotation(
     x, y, w, h = box
     size = (record["height"], record["width"])
     corners = check_box((x, y, x + w, y + h), size, names[category], where, report)
-    # categories that the training split lacks were reported once for the whole file
+    # categories that the training split lacks have been reported once for the whole file
     if corners is not None and category in class_indices:
         record["annotations"].append(
             {

@@ -25,8 +25,8 @@ class SplitContent:
 
     Attributes:
         records: dataset dicts in detectron2's format, with boxes as absolute xyxy in pixels.
-        category_index: class index by category id; None unless in COCO format.
-        coco: content of the json file; None unless in COCO format.
+        category_index: class index by category id; None for VOC format.
+        coco: content of the json file; None for VOC format.
     """
 
     records: list[dict]
@@ -35,13 +35,13 @@ class SplitContent:
 
 
 class CustomDataset:
-    """A folder in VOC or COCO format, or with one such folder per split.
+    """A dataset in a folder in VOC or COCO format, or with one such folder per split.
 
     The classes come from a class file or from the training split. No image is opened.
 
     Args:
-        folder: the dataset.
-        report: called for every problem; by default the first is raised as a ValueError.
+        folder: the folder of the dataset.
+        report: called for every problem; by default the first problem is raised as a ValueError.
     """
 
     def __init__(self, folder: str | Path, report: Report | None = None):
@@ -62,7 +62,7 @@ class CustomDataset:
 
     @property
     def class_names(self) -> list[str]:
-        """The class names by index; reads the training split unless a split was read before.
+        """The class names by class index; reads the training split if no split has been read.
 
         Raises:
             FileNotFoundError, ValueError: as `read`.
@@ -83,7 +83,7 @@ class CustomDataset:
 
         Raises:
             FileNotFoundError: the dataset has no such split; also as `find_layout`.
-            ValueError: as `find_layout`; by default also for the first problem in the data.
+            ValueError: as `find_layout`; with the default `report` also for the first problem.
         """
         if split not in self.layout.splits:
             splits = ", ".join(self.layout.splits)
@@ -106,10 +106,10 @@ class CustomDataset:
         return content
 
     def load(self, split: str) -> list[dict]:
-        """Returns the dataset dicts of a split and fills in its metadata, for detectron2's catalog.
+        """Returns the dataset dicts of a split and sets its metadata, for detectron2's catalog.
 
-        The files are read once. A training calls this several times, so the dicts are kept in
-        pickled form: it takes a fraction of their memory, and callers cannot change it.
+        The files are read only once, although a training calls this several times. The dicts are
+        kept in pickled form, which needs less memory and which callers cannot change.
 
         Args:
             split: "train", "val" or "test".
@@ -127,7 +127,7 @@ class CustomDataset:
         """Calls the reader of the split's format.
 
         Returns:
-            The content, None if the json file cannot be read; and the classes.
+            The content, or None if the json file cannot be read; and the classes.
         """
         classes = self._classes if self._classes and self._classes.names else None
         if isinstance(files, COCOSplit):
@@ -158,15 +158,15 @@ class CustomDataset:
 def register_custom(folder: str | Path) -> dict[str, str]:
     """Registers the splits of a folder; replaces an earlier registration of the same folder.
 
-    Only file names are looked at, so that a model can be used on a machine without its dataset.
-    Errors in the dataset are raised when it is read.
+    It reads file names only, so that a model can be used on a machine without its dataset. Errors
+    in the dataset are raised when it is read.
 
     Args:
-        folder: the dataset.
+        folder: the folder of the dataset.
 
     Returns:
-        The registered names by split ("train", "val", "test"): those that the folder has, all
-        three if its layout cannot be recognized.
+        The registered names by split ("train", "val", "test"). If the layout of the folder cannot
+        be recognized, all three splits are registered.
 
     Raises:
         ValueError: another folder of the same name is registered.
@@ -190,7 +190,7 @@ def register_custom(folder: str | Path) -> dict[str, str]:
 
 
 def _unregister(name: str, folder: Path) -> None:
-    """Removes a registered dataset; raises ValueError if it is another folder."""
+    """Removes a registered dataset; raises ValueError if it belongs to another folder."""
     if name not in DatasetCatalog:
         MetadataCatalog.pop(name, None)
         return

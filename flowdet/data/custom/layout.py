@@ -1,8 +1,8 @@
 """Recognizes the layout of a dataset folder and finds the files of each split.
 
-`find_layout` tries the formats in turn: VOC (`ImageSets/Main/` exists), COCO (`annotations/*.json`
-exists), a folder per split in either format. A further format gets a split class like `VOCSplit`
-and a branch in `find_layout`; its reader is a module of its own, see the package docstring.
+`find_layout` tries the formats in turn: VOC (`ImageSets/Main/` exists), COCO (a json file in
+`annotations/` or in the folder itself names a split), a folder per split in either format. The
+docstring of the package says how to add a format.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ _OTHER_COCO = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_i
 _CLASS_FILES = ("classes.txt", "labels.txt")
 
 _ACCEPTED_LAYOUTS = (
-    "Accepted are a folder in VOC layout (Annotations/, JPEGImages/, ImageSets/Main/train.txt and "
-    "val.txt), in COCO layout (annotations/*train*.json and *val*.json, next to the folders of the "
-    "images), or with train/ and val/ that each contain images and either one COCO .json or VOC "
-    ".xml files"
+    "Accepted layouts: VOC (Annotations/, JPEGImages/, ImageSets/Main/train.txt and val.txt); COCO "
+    "(annotations/*train*.json and *val*.json, next to the folders of the images); or folders "
+    "train/ and val/ that each contain images and either one COCO .json file or VOC .xml files"
 )
 
 
@@ -37,9 +36,9 @@ class VOCSplit:
     """The files of a split in VOC format.
 
     Attributes:
-        annotations: folders of the .xml files.
-        images: folders of the images.
-        listing: file with one image id per line; None takes all files in the folders.
+        annotations: folders with .xml files.
+        images: folders with images.
+        listing: file with one image id per line; None stands for all files in the folders.
     """
 
     annotations: tuple[Path, ...]
@@ -48,7 +47,7 @@ class VOCSplit:
 
     @property
     def source(self) -> Path:
-        """The path that a problem with the whole split names."""
+        """The path to name in a message about the whole split."""
         return self.listing or self.annotations[0]
 
 
@@ -57,8 +56,8 @@ class COCOSplit:
     """The files of a split in COCO format.
 
     Attributes:
-        json_file: the annotations.
-        images: folders that may contain the images; all images are in one of them.
+        json_file: the file with the annotations.
+        images: candidates for the folder of the images; one of them contains all images.
     """
 
     json_file: Path
@@ -66,7 +65,7 @@ class COCOSplit:
 
     @property
     def source(self) -> Path:
-        """The path that a problem with the whole split names."""
+        """The path to name in a message about the whole split."""
         return self.json_file
 
 
@@ -89,10 +88,10 @@ def find_layout(folder: Path) -> Layout:
     """Recognizes the layout of the dataset in a folder. No annotation is read.
 
     Args:
-        folder: the dataset.
+        folder: the folder of the dataset.
 
     Returns:
-        Its format and the files of its splits: "train", and "val" or "test" or both.
+        The format and the files of the splits: "train", and "val" or "test" or both.
 
     Raises:
         FileNotFoundError: the folder does not exist, or the dataset lacks a split.
@@ -149,7 +148,7 @@ def _coco_splits(folder: Path) -> dict[str, COCOSplit]:
 
 
 def _json_of(files: list[Path], split: str) -> Path | None:
-    """Finds the only file with the split in its name; `instances_*.json` goes before others."""
+    """Finds the only file with the split in its name; `instances_*.json` has precedence."""
     matches = [f for f in files if any(name in f.stem.lower() for name in _NAMES[split])]
     # "trainval" and "validation" contain shorter names of splits
     if split != "train":

@@ -1,4 +1,4 @@
-"""Mistakes in a dataset: one form for all readers, raised in training, collected in a check."""
+"""Errors in a dataset. A training raises the first one; `check.py` collects all of them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path
 
 __all__ = ["ClassList", "Problem", "Report", "check_box", "raise_first"]
 
-# pixels by which a box may leave the image: tools count from 0 or from 1, and round
+# pixels by which a box may leave the image, as tools count from 0 or from 1, and round
 BOX_SLACK = 1.0
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A mistake in a dataset.
+    """An error in a dataset.
 
     Attributes:
-        kind: a few words; problems are grouped by it.
+        kind: a few words that name the kind of the error; problems are grouped by it.
         where: file and line, or file and id of the annotation.
-        text: what is wrong and, unless it is obvious, what to do.
+        text: a description of the error and, unless it is obvious, of what to do.
     """
 
     kind: str
@@ -30,16 +30,16 @@ class Problem:
         return f"{self.where}: {self.text}"
 
 
-# A reader calls it for every problem. If it returns, the reader leaves out what is wrong and
-# continues.
+# A reader calls this function for every problem. If it returns, the reader skips the invalid entry
+# and continues.
 Report = Callable[[Problem], None]
 
 
 def raise_first(folder: Path) -> Report:
-    """Returns the report function of a training: it raises the first problem as a ValueError.
+    """Returns the report function of a training, which raises the first problem as a ValueError.
 
     Args:
-        folder: the dataset; the message names the command that lists all its problems.
+        folder: the folder of the dataset, for the command in the message that lists all problems.
     """
 
     def report(problem: Problem) -> None:
@@ -57,7 +57,7 @@ def check_box(
         box: absolute xyxy in pixels, which may be counted from 0 or from 1.
         size: height and width of the image, in pixels.
         name: class of the box.
-        where: place of the box in the annotations.
+        where: location of the box in the annotations, for the message.
         report: called if the box has no area or leaves the image by more than `BOX_SLACK`.
 
     Returns:
@@ -77,12 +77,12 @@ def check_box(
 
 @dataclass(frozen=True)
 class ClassList:
-    """Class names by index, and the file or split that defines them."""
+    """Class names by class index, and the file or split that defines them."""
 
     names: tuple[str, ...]
     source: str
 
     def listed(self) -> str:
-        """Returns the names for a message, at most 12."""
+        """Returns at most 12 of the names, for a message."""
         more = f", ... {len(self.names)} in all" if len(self.names) > 12 else ""
         return ", ".join(self.names[:12]) + more

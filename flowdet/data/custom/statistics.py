@@ -1,6 +1,6 @@
-"""Statistics of a dataset as tables: classes, box sizes, objects per image.
+"""Tabulates statistics of a dataset: classes, box sizes, objects per image.
 
-`records` are dataset dicts by split, with boxes as absolute xyxy in pixels.
+The argument `records` holds dataset dicts by split, with boxes as absolute xyxy in pixels.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ def split_table(records: dict[str, list[dict]], num_queries: int) -> str:
 
     Args:
         records: dataset dicts by split.
-        num_queries: images with more objects are counted in a column of their own.
+        num_queries: a column counts the images with more objects than this.
     """
     rows = []
-    for split, of_split in records.items():
-        counts = np.array([len(r["annotations"]) for r in of_split] or [0])
-        row = [split, len(of_split), (counts == 0).sum(), counts.sum()]
+    for split, split_records in records.items():
+        counts = np.array([len(r["annotations"]) for r in split_records] or [0])
+        row = [split, len(split_records), (counts == 0).sum(), counts.sum()]
         row += [np.median(counts), counts.max(), (counts > num_queries).sum()]
         rows.append(row)
     head = ["split", "images", "without objects", "objects", "per image: median", "most"]
@@ -40,8 +40,8 @@ def split_table(records: dict[str, list[dict]], num_queries: int) -> str:
 def class_table(records: dict[str, list[dict]], class_names: list[str]) -> str:
     """Tabulates the objects of every class in every split."""
     counts = {
-        split: Counter(a["category_id"] for r in of_split for a in r["annotations"])
-        for split, of_split in records.items()
+        split: Counter(a["category_id"] for r in split_records for a in r["annotations"])
+        for split, split_records in records.items()
     }
     rows = [[name, *(c[i] for c in counts.values())] for i, name in enumerate(class_names)]
     # a class name may be a number
@@ -49,10 +49,10 @@ def class_table(records: dict[str, list[dict]], class_names: list[str]) -> str:
 
 
 def size_table(records: dict[str, list[dict]], cfg: CfgNode | None) -> str:
-    """Tabulates quantiles of the box sizes, the square roots of the areas.
+    """Tabulates quantiles of the box sizes. The size of a box is the square root of its area.
 
-    The sizes are in pixels, as a share of the image, and, with a config, in pixels of the model's
-    input.
+    The rows are in pixels, relative to the size of the image, and, with a config, in pixels of the
+    model input.
     """
     sizes = _box_sizes(records, cfg)
     if not len(sizes):
@@ -68,13 +68,13 @@ def size_table(records: dict[str, list[dict]], cfg: CfgNode | None) -> str:
 
 
 def config_remarks(records: dict[str, list[dict]], cfg: CfgNode) -> list[str]:
-    """Reports objects that a detector of this config cannot detect: too many, or too small.
+    """Returns remarks about objects that are too many or too small for a detector of this config.
 
     Returns:
-        A sentence each, with the config key to change.
+        One sentence per remark, which names the config key to change.
     """
     num_queries, remarks = cfg.MODEL.FLOW_DET.NUM_QUERIES, []
-    counts = [len(r["annotations"]) for of_split in records.values() for r in of_split]
+    counts = [len(r["annotations"]) for split_records in records.values() for r in split_records]
     crowded = sum(count > num_queries for count in counts)
     if crowded:
         remarks.append(
@@ -95,11 +95,11 @@ def _box_sizes(records: dict[str, list[dict]], cfg: CfgNode | None) -> np.ndarra
     """Computes the size of every box, the square root of its area.
 
     Returns:
-        [N, 3]: in pixels of the image, as a share of the image, and in pixels of the model input
-        (of the image, without a config).
+        [N, 3]: the size in pixels of the image, relative to the size of the image, and in pixels of
+        the model input (without a config, again in pixels of the image).
     """
     rows = []
-    for record in (r for of_split in records.values() for r in of_split):
+    for record in (r for split_records in records.values() for r in split_records):
         image = record["height"] * record["width"]
         scale = _input_area(record, cfg) / image if cfg is not None else 1.0
         for x1, y1, x2, y2 in (a["bbox"] for a in record["annotations"]):

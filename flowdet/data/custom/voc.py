@@ -1,4 +1,4 @@
-"""Reads a split in VOC format: images and xml files with matching names."""
+"""Reads a split in VOC format, in which images and xml files have matching names."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def read_voc(
 
     Args:
         split: the files of the split.
-        classes: the classes of the dataset; None takes the names in the annotations, sorted.
-        report: called for every problem; if it returns, what is wrong is left out.
+        classes: the classes of the dataset; None takes the sorted names in the annotations.
+        report: called for every problem; if it returns, the invalid entry is skipped.
 
     Returns:
-        Dataset dicts in detectron2's format, whose boxes are absolute xyxy in pixels counted from
-        0 and whose annotations also have "difficult" (0 or 1); and the classes.
+        The dataset dicts in detectron2's format, and the classes. Boxes are absolute xyxy in pixels
+        counted from 0. Every annotation also has "difficult" (0 or 1).
     """
     parsed = list(_parse(split, report))
     if classes is None:
@@ -68,7 +68,7 @@ def read_class_file(path: Path, report: Report) -> ClassList:
 
 
 def _parse(split: VOCSplit, report: Report) -> Iterator[tuple[Path, dict, list[VOCObject]]]:
-    """Yields xml file, dataset dict without annotations and objects of every annotated image."""
+    """Yields the xml file, the dataset dict without annotations and the objects of each image."""
     images = _by_stem(split.images, image_suffixes(), report)
     xmls = _by_stem(split.annotations, {".xml"}, report)
     for image_id, line in _image_ids(split, images, xmls, report):
@@ -76,7 +76,7 @@ def _parse(split: VOCSplit, report: Report) -> Iterator[tuple[Path, dict, list[V
         if image is None:
             report(_missing_image(split, image_id, line, xml))
         elif xml is None:
-            text = f"there is no {image_id}.xml for it; an image without objects needs one too"
+            text = f"there is no {image_id}.xml; an image without objects needs an .xml file too"
             report(Problem("image without annotation", line or str(image), text))
         else:
             try:
@@ -92,7 +92,7 @@ def _parse(split: VOCSplit, report: Report) -> Iterator[tuple[Path, dict, list[V
 
 
 def _by_stem(folders: Iterable[Path], suffixes: set[str], report: Report) -> dict[str, Path]:
-    """Maps names without suffix to the files that have one of the suffixes."""
+    """Lists the files with one of the suffixes, by file name without suffix."""
     files: dict[str, Path] = {}
     for folder in folders:
         for path in sorted(folder.iterdir()):
@@ -124,7 +124,7 @@ def _image_ids(
 
 
 def _missing_image(split: VOCSplit, image_id: str, line: str, xml: Path | None) -> Problem:
-    """Returns the problem of an id, from the list or from an xml file, that has no image."""
+    """Returns the problem of an image id that has no image; `line` lists it, or `xml` names it."""
     folders = " or ".join(str(folder) for folder in split.images[:3])
     text = f"there is no image {image_id}.* in {folders}"
     if not line:

@@ -2,7 +2,7 @@
 
 Importing this package registers the digits dataset with detectron2.
 
-    builtin.py  registers the digits and datasets in VOC layout
+    builtin.py  registers the digits dataset and other datasets in VOC layout
     voc.py      reads and writes VOC annotations
     digits.py   generates the digits dataset
     mapper.py   reads, resizes and augments one image

@@ -28,14 +28,14 @@ def register_voc(
     """Registers a split in VOC layout; replaces an earlier dataset of that name.
 
     Args:
-        name: of the dataset in detectron2's catalogs.
+        name: name of the dataset in detectron2's catalogs.
         dirname: folder with JPEGImages/, Annotations/ and ImageSets/Main/.
         split: the name of a list in ImageSets/Main, without suffix.
-        class_names: by class index.
+        class_names: the class names by class index.
         year: selects the metric: 2007 is the 11-point metric, 2012 the area under the curve.
 
     Raises:
-        ValueError: `year` is another one.
+        ValueError: `year` is neither 2007 nor 2012.
     """
     if year not in (2007, 2012):
         raise ValueError(f"dataset {name!r}: year is {year}; it must be 2007 or 2012")

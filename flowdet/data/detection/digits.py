@@ -1,7 +1,8 @@
 """Generates the digits dataset: handwritten digits on textured backgrounds.
 
-The digits are the 1,797 of scikit-learn (8x8 gray values). Backgrounds, colors, positions and
-light are drawn from a seeded generator. Training and test scenes have no digit in common.
+The digits are the 1,797 images of scikit-learn's digits dataset (8x8 gray values). Backgrounds,
+colors, positions and light are random, with a fixed seed. Training and test scenes have no digit in
+common.
 `compose_scene` makes one scene, `make_digits` writes a whole dataset in VOC layout.
 """
 
@@ -22,7 +23,7 @@ __all__ = ["CLASS_NAMES", "SPLITS", "DigitBank", "compose_scene", "make_digits"]
 
 CLASS_NAMES = tuple("0123456789")
 SPLITS = ("train", "test")
-GENERATOR_VERSION = 1  # increase it when the same seed gives other files
+GENERATOR_VERSION = 1  # increase it when a change of the code makes the same seed give other files
 
 _VISIBLE = 0.4  # a pixel above this opacity is part of a stroke
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
@@ -34,7 +35,7 @@ class DigitBank:
     """The N digits of a split as opacity maps.
 
     Attributes:
-        glyphs: float32 [h, w] in [0, 1] per digit, its opacity, cropped to its strokes.
+        glyphs: the opacity of each digit, float32 [h, w] in [0, 1], cropped to its strokes.
         labels: int64 [N], the digits 0 to 9.
         indices: int64 [N], their rows in scikit-learn's `load_digits`.
     """
@@ -48,7 +49,7 @@ class DigitBank:
         """Loads the digits of split "train" (1,437) or "test" (360). The splits are fixed.
 
         Raises:
-            ValueError: it is another split.
+            ValueError: `split` is neither "train" nor "test".
         """
         # scikit-learn takes a second to import, and few runs need it
         from sklearn.datasets import load_digits
@@ -80,12 +81,12 @@ def compose_scene(
     """Composes a scene of 1 to `max_objects` digits on a textured background.
 
     Args:
-        rng: decides everything; the same state gives the same scene.
+        rng: the source of all random choices; the same state gives the same scene.
         digits: the digits to choose from.
         image_size: height and width of the image, in pixels.
         object_size: smallest and largest length of a digit's longer side, in pixels; None is
             14/96 to 40/96 of the image.
-        max_objects: the scene has fewer objects if no free position is found for one.
+        max_objects: the maximum number of digits. A digit is left out if it finds no free position.
         max_overlap: largest intersection of two boxes, as a share of the smaller box.
         min_contrast: smallest difference between the luminance of a digit and the mean luminance
             of its background, both in [0, 1].
@@ -143,7 +144,7 @@ def make_digits(
         num_train: number of training images.
         num_test: number of test images.
         image_size: height and width of the images, in pixels.
-        seed: of the scenes.
+        seed: random seed of the scenes.
         force: whether another digits dataset in `output` is replaced. Other files never are.
 
     Returns:
@@ -178,7 +179,7 @@ def make_digits(
 
 
 def _smooth_glyph(cell: np.ndarray) -> np.ndarray:
-    """Makes the opacity map of an 8x8 digit: enlarged, sharpened, cropped to the strokes."""
+    """Makes the opacity map of an 8x8 digit: enlarges it, sharpens it, crops it to the strokes."""
     padded = np.pad(cell.astype(np.float32) / 16, 1)
     large = cv2.resize(padded, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)
     alpha = np.clip((large - 0.32) / 0.4, 0, 1)
@@ -208,9 +209,9 @@ def _find_free_box(
     boxes: list[tuple[int, int, int, int]],
     max_overlap: float,
 ) -> tuple[int, int, int, int] | None:
-    """Draws a box (xyxy) for a patch [h, w] that overlaps others by at most `max_overlap`.
+    """Chooses a random box (xyxy) for a patch [h, w] that overlaps others by at most `max_overlap`.
 
-    Returns None if 20 draws find none.
+    Returns None if none of 20 random positions is free.
     """
     h, w = shape
     corners = rng.random((20, 2)) * (image_size - w + 1, image_size - h + 1)
@@ -295,7 +296,7 @@ def _light_and_grain(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray
 
 @cache
 def _texture_bank(image_size: int) -> np.ndarray:
-    """Generates gray textures [64, 2 * size, 2 * size] in [0, 1]; always the same ones."""
+    """Generates gray textures [64, 2 * size, 2 * size] in [0, 1], the same in every call."""
     rng = np.random.default_rng(1797)
     makers = (_noise_texture, _noise_texture, _stripe_texture, _gradient_texture)
     textures = [makers[i % len(makers)](rng, 2 * image_size) for i in range(64)]
@@ -400,7 +401,7 @@ def _write_split(root: Path, split: str, settings: dict) -> None:
 
 
 def _digest(root: Path) -> str:
-    """Computes one SHA-256 of the names and bytes of all files in `root` but the manifest."""
+    """Computes one SHA-256 of the names and bytes of all files in `root` except the manifest."""
     total = hashlib.sha256()
     for path in sorted(p for p in root.rglob("*") if p.is_file() and p.name != "manifest.json"):
         total.update(path.relative_to(root).as_posix().encode() + b"\0")

@@ -43,8 +43,9 @@ def get_detection_dicts(dataset_name: str, keep_difficult: bool) -> list[dict]:
     """Returns the dataset dicts of a registered dataset, in detectron2's format.
 
     Args:
-        dataset_name: in detectron2's catalogs.
-        keep_difficult: whether objects marked difficult are kept, for datasets in VOC format.
+        dataset_name: name in detectron2's catalogs.
+        keep_difficult: whether objects marked difficult are kept; only for datasets with
+            evaluator_type "pascal_voc".
 
     Raises:
         FileNotFoundError: a file of the dataset does not exist.
@@ -68,7 +69,7 @@ def check_registered(dataset_name: str) -> None:
     """Checks that a dataset is registered.
 
     Raises:
-        ValueError: it is not; the message lists similar names.
+        ValueError: the dataset is not registered; the message lists similar names.
     """
     registered = DatasetCatalog.list()
     if dataset_name not in registered:
@@ -80,13 +81,13 @@ def check_registered(dataset_name: str) -> None:
 def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader | IterableDataset:
     """Builds the infinite loader of training batches.
 
-    With `SEED` >= 0 the images, their order and their augmentation depend on the seed and the
-    iteration only: not on the number of workers, nor on whether the training was resumed. (With
-    `DATALOADER.ASPECT_RATIO_GROUPING` a resumed training may group images into other batches.)
+    With `SEED` >= 0 the images, their order and their augmentation depend only on the seed and the
+    iteration. They do not depend on the number of workers, nor on whether the training was resumed.
+    With `DATALOADER.ASPECT_RATIO_GROUPING` a resumed training may group images into other batches.
 
     Args:
         cfg: the config.
-        start_iter: the first iteration; the samples of earlier ones are skipped.
+        start_iter: the first iteration; the samples of earlier iterations are skipped.
 
     Returns:
         A loader of lists of dicts, see `FlowDatasetMapper`, one per image of this process.
@@ -94,7 +95,7 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader | Iterab
     Raises:
         FileNotFoundError: a file of a dataset does not exist.
         ValueError: a dataset is not registered, the datasets have different classes or no object,
-            or a key has an impossible value.
+            or a key has an invalid value.
     """
     records = _training_dicts(cfg)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
@@ -110,18 +111,18 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader | Iterab
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        # a separate generator: the loader starts during an iteration and must not draw from the
-        # generator of the model's noise
+        # a separate generator: the loader starts during an iteration, and must not change the
+        # state of the generator that draws the model's noise
         generator=torch.Generator().manual_seed(seed),
     )
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
-    """Builds the loader of an evaluation dataset: every image once, in order, no annotations.
+    """Builds the loader of an evaluation dataset: every image once, in order, unannotated.
 
     Args:
         cfg: the config; `TEST.BATCH_SIZE` is the number of images per process and batch.
-        dataset_name: in detectron2's catalogs.
+        dataset_name: name in detectron2's catalogs.
 
     Returns:
         A loader of lists of dicts, see `FlowDatasetMapper`.
@@ -162,7 +163,7 @@ def common_classes(names: tuple[str, ...]) -> list[str]:
 
 
 def _training_dicts(cfg: CfgNode) -> list[dict]:
-    """Returns the dicts of all of DATASETS.TRAIN; logs a table of their classes."""
+    """Returns the dicts of all datasets in DATASETS.TRAIN; logs the objects per class."""
     names = cfg.DATASETS.TRAIN
     if not names:
         raise ValueError("DATASETS.TRAIN is empty: name at least one dataset")
@@ -178,7 +179,7 @@ def _training_dicts(cfg: CfgNode) -> list[dict]:
 
 
 def _training_sampler(cfg: CfgNode, records: list[dict], seed: int) -> Sampler:
-    """Builds detectron2's sampler DATALOADER.SAMPLER_TRAIN with a seed."""
+    """Builds the detectron2 sampler that DATALOADER.SAMPLER_TRAIN names, with a seed."""
     name, size = cfg.DATALOADER.SAMPLER_TRAIN, len(records)
     if name == "TrainingSampler":
         return TrainingSampler(size, seed=seed)
@@ -199,20 +200,20 @@ def _training_sampler(cfg: CfgNode, records: list[dict], seed: int) -> Sampler:
 class _PositionSampler(Sampler):
     """Adds the position in the training to the indices of an infinite sampler.
 
-    Yields `position * size + index`, from which a dataset of `size` samples gets both. The position
-    counts the samples of the whole training, over all processes.
+    Yields `position * size + index`, from which a dataset of `size` samples computes position and
+    index. The position counts the samples of the whole training, over all processes.
 
     Args:
         sampler: yields the indices of this process.
-        size: number of samples of the dataset.
-        skip: number of indices of this process that are skipped.
+        size: number of samples in the dataset.
+        skip: number of indices of this process to skip.
     """
 
     def __init__(self, sampler: Sampler, size: int, skip: int):
         self._sampler = sampler
         self._size = size
         self._skip = skip
-        # stored here: the loader's workers iterate over this object without the process group
+        # read here, because the loader's workers iterate over this object and have no process group
         self._rank, self._world_size = comm.get_rank(), comm.get_world_size()
 
     def __iter__(self) -> Iterator[int]:
@@ -221,14 +222,14 @@ class _PositionSampler(Sampler):
 
 
 class _SeededSamples(Dataset):
-    """Mapped samples whose random augmentation depends on the seed and the position only.
+    """Mapped samples whose random augmentation depends only on the seed and the position.
 
-    detectron2's augmentations draw from numpy's global generator: it is seeded for each sample and
-    restored afterwards.
+    detectron2's augmentations use numpy's global generator. It is seeded before each sample and
+    restored afterwards. The index of a sample is a value of `_PositionSampler`.
 
     Args:
-        samples: the mapped dataset. This one is indexed by the values of `_PositionSampler`.
-        seed: of the augmentation.
+        samples: the mapped dataset, indexed as usual.
+        seed: seed of the augmentation.
     """
 
     def __init__(self, samples: Dataset, seed: int):

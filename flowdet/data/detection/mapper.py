@@ -1,4 +1,4 @@
-"""Maps a dataset dict to a detector's input: reads, resizes and augments one image."""
+"""Maps a dataset dict to an input of a detector: reads, resizes and augments one image."""
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ class FlowDatasetMapper(DatasetMapper):
     `INPUT.FIXED_SIZE` (height, width) replaces the resizing of the shortest edge; (0, 0) is off.
 
     Raises:
-        ValueError: a key of `INPUT` has an impossible value.
+        ValueError: a key of `INPUT` has an invalid value.
     """
 
     @classmethod
@@ -38,7 +38,7 @@ class FlowDatasetMapper(DatasetMapper):
         """Reads the image of a dataset dict, resizes it and, in training, augments it.
 
         Args:
-            dataset_dict: in detectron2's format; not changed.
+            dataset_dict: a dict in detectron2's format; it is not changed.
 
         Returns:
             A copy with "image", uint8 [3, H, W] with channels in `INPUT.FORMAT`, and without
@@ -47,7 +47,8 @@ class FlowDatasetMapper(DatasetMapper):
 
         Raises:
             OSError: the image cannot be read; the message names the file and the image id.
-            ValueError: the size of the image is not the annotated one; likewise.
+            ValueError: the size of the image differs from the annotated size; the message names
+                the file and the image id.
         """
         where = f"{dataset_dict['file_name']} (image id {dataset_dict.get('image_id')})"
         try:
@@ -59,7 +60,7 @@ class FlowDatasetMapper(DatasetMapper):
             raise OSError(f"cannot read image {where}: {error}") from error
 
     def map_pixels(self, pixels: np.ndarray) -> dict:
-        """Maps an image in memory as a call maps the image of a file.
+        """Maps an image in memory, as `__call__` maps the image of a file.
 
         Args:
             pixels: uint8 RGB [H, W, 3].
@@ -76,7 +77,7 @@ class FlowDatasetMapper(DatasetMapper):
 
 
 def _fixed_size_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """Returns the augmentations that resize an image to INPUT.FIXED_SIZE; none if it is off."""
+    """Returns the augmentations that resize an image to INPUT.FIXED_SIZE; [] if the key is off."""
     height, width = cfg.INPUT.FIXED_SIZE
     if not height:
         return []
@@ -96,7 +97,7 @@ def _color_augmentations(strength: float) -> list[T.Augmentation]:
 
 
 def _check_input_keys(cfg: CfgNode) -> None:
-    """Raises ValueError with the name of the key for an impossible value."""
+    """Raises ValueError if a key has an invalid value; the message names the key."""
     size, scale, color = cfg.INPUT.FIXED_SIZE, cfg.INPUT.SCALE_JITTER, cfg.INPUT.COLOR_JITTER
     flip = cfg.INPUT.RANDOM_FLIP
     if len(size) != 2 or not (all(s > 0 for s in size) or all(s == 0 for s in size)):

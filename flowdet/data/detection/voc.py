@@ -26,11 +26,11 @@ class VOCObject:
     """An object in an xml file.
 
     Attributes:
-        name: its class.
-        corners: xmin, ymin, xmax, ymax as written in the file: absolute pixels, in VOC counted
-            from 1 and inclusive.
-        difficult: 1 if it is marked difficult, else 0.
-        line: the line of the file where it begins.
+        name: the name of its class.
+        corners: xmin, ymin, xmax, ymax as written in the file: absolute pixels, which VOC counts
+            from 1; the last pixel is included.
+        difficult: 1 if the object is marked difficult, else 0.
+        line: the line of the file where the object begins.
     """
 
     name: str
@@ -45,9 +45,9 @@ def load_voc_dicts(
     """Reads a split as detectron2 dataset dicts. No image is opened.
 
     Args:
-        dirname: the dataset.
+        dirname: the folder of the dataset.
         split: the name of a list in ImageSets/Main, without suffix.
-        class_names: by class index.
+        class_names: the class names by class index.
         keep_difficult: whether objects marked difficult are kept.
 
     Returns:
@@ -113,12 +113,12 @@ def write_voc_annotation(
 
     Args:
         path: the file to write.
-        file_name: of the image.
+        file_name: file name of the image.
         size: height and width of the image, in pixels.
         boxes: [N, 4], absolute xyxy in pixels counted from 0, with exclusive x2 and y2. They are
-            rounded and written as in VOC: counted from 1, inclusive.
-        names: [N], the class of each box.
-        difficult: [N], 0 or 1 for each box; None is 0 for all.
+            rounded and written in VOC's form: counted from 1, with inclusive xmax and ymax.
+        names: the class name of each of the N boxes.
+        difficult: 0 or 1 for each of the N boxes; None stands for 0.
     """
     root = ET.Element("annotation")
     ET.SubElement(root, "filename").text = file_name
@@ -158,10 +158,10 @@ def _read_split(root: Path, split: str) -> list[str]:
     if not ids:
         raise ValueError(f"split file {listing} lists no image")
     for image_id in ids:
-        # VOC's lists of single classes, such as cat_train.txt, have a second column
+        # VOC's lists for one class, such as cat_train.txt, have a second column
         if len(image_id.split()) > 1:
             raise ValueError(
-                f"split file {listing}: {image_id!r} is not one image id; ids have no blanks"
+                f"split file {listing}: {image_id!r} is not one image id; an id contains no spaces"
             )
     return ids
 

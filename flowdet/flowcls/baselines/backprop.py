@@ -1,4 +1,4 @@
-"""BackpropClassifier: the same backbone and blocks, chained and trained end to end (D.2)."""
+"""BackpropClassifier: the backbone and blocks of the flow model, trained end to end (D.2)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from flowdet.flowcls.build import build_blocks, build_shared_parts
 
 
 class ChainedBlocks(nn.Module):
-    """A learned vector to which the T blocks of the flow model add corrections in turn.
+    """A learned vector to which T flow blocks add their outputs in sequence.
 
     Args:
-        blocks: T blocks of `flowdet.flow`, not self-conditioned.
+        blocks: T blocks of `flowdet.flow` that are not self-conditioned.
         dim: embedding dimension d.
     """
 
@@ -29,7 +29,7 @@ class ChainedBlocks(nn.Module):
         self.start = nn.Parameter(torch.zeros(dim))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Maps the features that the blocks read to embeddings [B, d]."""
+        """Maps features [B, (N,) c] to embeddings [B, d]."""
         z = self.start.expand(features.shape[0], -1)
         no_time = torch.zeros_like(z)
         for block in self.blocks:
@@ -38,16 +38,17 @@ class ChainedBlocks(nn.Module):
 
 
 class EncoderHead(nn.Module):
-    """The head of the paper's fine-tuning baseline (D.2): transformer encoder layers on a learned
-    token and the image tokens.
+    """Transformer encoder layers on a learned token and the image tokens.
+
+    It is the head of the paper's fine-tuning baseline (D.2).
 
     Args:
-        feature_dim: channels of the tokens.
+        feature_dim: number of channels of the tokens.
         dim: embedding dimension d.
-        num_layers: encoder layers.
-        num_heads: attention heads of a layer.
+        num_layers: number of encoder layers.
+        num_heads: number of attention heads of a layer.
         hidden_dim: hidden units of a layer's feed-forward part.
-        dropout: of the layers.
+        dropout: dropout probability in the layers.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class EncoderHead(nn.Module):
 
 @META_ARCH_REGISTRY.register()
 class BackpropClassifier(Classifier):
-    """The baseline: cross-entropy after the last block, gradients through all blocks.
+    """The baseline: one cross-entropy loss after the last block, trained end to end.
 
     It has every part of `FlowMatchingClassifier` except the noise, the time embedding, the target
     embeddings and the blocks' input for the previous estimate.
@@ -83,6 +84,9 @@ class BackpropClassifier(Classifier):
         head: maps the features to embeddings [B, d].
         projection: maps embeddings [B, d] to class logits [B, C].
         parts: the arguments of `Classifier`; the reader returns one feature.
+
+    Raises:
+        ValueError: `MODEL.FLOW_CLS.TOPOLOGY` of the config is not "parallel".
     """
 
     @configurable
@@ -96,8 +100,8 @@ class BackpropClassifier(Classifier):
         node = cfg.MODEL.FLOW_CLS
         if node.TOPOLOGY != "parallel":
             raise ValueError(
-                "BackpropClassifier reads the last stage only: set MODEL.FLOW_CLS.TOPOLOGY "
-                f"parallel, got {node.TOPOLOGY!r}"
+                "BackpropClassifier uses only the last stage of the backbone: set "
+                f"MODEL.FLOW_CLS.TOPOLOGY parallel, got {node.TOPOLOGY!r}"
             )
         shared = build_shared_parts(cfg)
         channels = shared["reader"].channels
@@ -116,10 +120,10 @@ class BackpropClassifier(Classifier):
         return {**shared, "head": head, "projection": projection}
 
     def losses(self, features: list[Tensor], labels: Tensor) -> dict[str, Tensor]:
-        """The cross-entropy of the class logits."""
+        """Computes the cross-entropy of the class logits."""
         logits = self.projection(self.head(features[0])).float()
         return {"loss_class": F.cross_entropy(logits, labels)}
 
     def logits_by_mode(self, features: list[Tensor], all_modes: bool) -> dict[str, Tensor]:
-        """Class logits of the only inference mode, `head`."""
+        """Computes the class logits [B, C] of the only inference mode, `head`."""
         return {"head": self.projection(self.head(features[0]))}

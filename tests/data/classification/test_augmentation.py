@@ -113,8 +113,8 @@ def test_resized_crops_come_from_the_image_before_resizing(cfg, tmp_path):
     [
         ("INPUT.AUTO_AUGMENT", "cifar", "INPUT.AUTO_AUGMENT 'cifar': use .*'cifar10'"),
         ("INPUT.RANDOM_FLIP", "vertical", "INPUT.RANDOM_FLIP 'vertical': use .*'horizontal'"),
-        ("INPUT.RANDOM_ERASING", 1.5, "INPUT.RANDOM_ERASING must be in 0 to 1, got 1.5"),
-        ("INPUT.RESIZED_CROP_AREA", -0.1, "INPUT.RESIZED_CROP_AREA must be in 0 to 1"),
+        ("INPUT.RANDOM_ERASING", 1.5, "INPUT.RANDOM_ERASING must be from 0 to 1, got 1.5"),
+        ("INPUT.RESIZED_CROP_AREA", -0.1, "INPUT.RESIZED_CROP_AREA must be from 0 to 1"),
         ("INPUT.CROP_PADDING", -1, "INPUT.CROP_PADDING must not be negative"),
         ("INPUT.RANDOM_ROTATION", -1.0, "INPUT.RANDOM_ROTATION must not be negative"),
     ],

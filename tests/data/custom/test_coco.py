@@ -221,7 +221,7 @@ BROKEN = {
         lambda root: [
             change("categories", i, "id", to=5 - 3 * i, split="val")(root) for i in (0, 1)
         ],
-        r"val.json: .*sorted by id they are dog, cat here and cat, dog in .*train.json",
+        r"val.json: .*sorted by id they are dog, cat in this file and cat, dog in .*train.json",
     ),
     "class twice": (
         change("categories", 1, "name", to="cat"),

@@ -108,7 +108,7 @@ BROKEN = {
     ),
     "image without annotation": (
         lambda root: xml(root, "b").unlink(),
-        r"train.txt:2: there is no b.xml for it; an image without objects needs one too",
+        r"train.txt:2: there is no b.xml; an image without objects needs an .xml file too",
     ),
     "suffix in the list": (
         lambda root: change(root / "ImageSets/Main/train.txt", "b\n", "b.jpg\n"),
