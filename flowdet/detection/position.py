@@ -79,7 +79,7 @@ class QueryPositionalEncoding(nn.Module):
             self.mlp = nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, dim))
 
     def forward(self, estimate: Tensor | None) -> QueryPosition:
-        """Returns encodings and points for an estimate [B, M, d], without gradient to the boxes."""
+        """Computes encodings and points from the estimate [B, M, d], which gets no gradient."""
         if self.decode_boxes is None:
             return QueryPosition(self.own, self.own)
         with without_gradient():

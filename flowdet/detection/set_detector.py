@@ -168,8 +168,9 @@ class SetDetector(nn.Module, ABC):
             self.warned_of_dropped = True
             image, count = targets.dropped[0]
             logging.getLogger(__name__).warning(
-                "image %s has %d objects more than MODEL.FLOW_DET.NUM_QUERIES = %d: the largest "
-                "are kept. This is logged once; `objects_dropped` in the metrics counts all",
+                "image %s has %d objects more than MODEL.FLOW_DET.NUM_QUERIES = %d: only the "
+                "largest are kept. This warning appears once; `objects_dropped` in the metrics "
+                "counts all dropped objects",
                 batched_inputs[image].get("image_id", batched_inputs[image].get("file_name")),
                 count,
                 self.num_queries,

@@ -164,7 +164,7 @@ class FlowDetCheckpointer(DetectionCheckpointer):
     def _check_class_names(self, checkpoint: dict) -> None:
         """Compares the class names of the checkpoint with those of the model.
 
-        If they differ, `reinit_classes` removes the tensors of the classes from the checkpoint.
+        If they differ, `reinit_classes` removes the class-dependent tensors from the checkpoint.
         Names are compared only if there are equally many: another number of classes changes
         shapes, which `_check_shapes` compares.
 
@@ -174,8 +174,8 @@ class FlowDetCheckpointer(DetectionCheckpointer):
         loaded, expected = checkpoint.get("class_names", []), self._class_names
         if self._reinit_classes and not loaded:
             logging.getLogger(__name__).warning(
-                "%s does not contain class names: its tensors of the classes are reinitialized "
-                "only if the number of classes differs",
+                "%s does not contain class names: class-dependent tensors are reinitialized only "
+                "if the number of classes differs",
                 self._path,
             )
         if not expected or len(loaded) != len(expected) or loaded == expected:
@@ -225,9 +225,9 @@ class FlowDetCheckpointer(DetectionCheckpointer):
         hint = (
             f"It has another number of classes: {_REINIT}"
             if only_classes
-            else "Was it trained with another backbone (MODEL.RESNETS.*, MODEL.VIT.*), image size "
-            "(INPUT.FIXED_SIZE, for a ViT), number of classes, queries or dimensions "
-            "(MODEL.FLOW_DET.*, MODEL.FLOW_CLS.*)?"
+            else "Use the config of its training: it probably has another backbone "
+            "(MODEL.RESNETS.*, MODEL.VIT.*), image size (INPUT.FIXED_SIZE, for a ViT), number of "
+            "classes, queries or dimensions (MODEL.FLOW_DET.*, MODEL.FLOW_CLS.*)"
         )
         raise ValueError(f"{self._path} does not fit the model: {listed}. {hint}")
 

@@ -36,7 +36,7 @@ def load_config(path: str, overrides: list | None = None) -> CfgNode:
     Raises:
         FileNotFoundError: the config file, or a file in `IMPORTS`, does not exist.
         ImportError: a module in `IMPORTS` does not exist.
-        KeyError: a key does not exist. The message lists similar keys.
+        KeyError: a key does not exist. For overrides, the message lists similar keys.
         ValueError: a value has the wrong type, or a dataset in another folder has the same name.
     """
     path = config_path(path)

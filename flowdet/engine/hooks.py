@@ -12,10 +12,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 class SeedEveryIteration(HookBase):
-    """Seeds all random generators before every iteration, from the number of the iteration.
+    """Seeds all random generators before every iteration.
 
-    Noise, times and dropout of an iteration are then the same whether or not the training was
-    interrupted before.
+    The seed of an iteration follows from `SEED` and the number of the iteration. Noise, times and
+    dropout are then the same whether or not the training was interrupted before.
 
     Args:
         seed: `SEED` of the config.

@@ -42,7 +42,7 @@ def resolve_model(cfg: CfgNode) -> CfgNode:
         _resolve_classes(cfg)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{error}; or use the config.yaml that the training wrote: it holds the class names"
+            f"{error}; or use the config.yaml that the training wrote: it has the class names"
         ) from error
     return cfg
 

@@ -1,4 +1,4 @@
-"""Flow matching with block-local training. Of all packages it imports only torch.
+"""Flow matching with block-local training. It imports no package except torch.
 
 - `path`: the linear path between noise and target, and its Euler step.
 - `noise`: z_0 in training and at inference.

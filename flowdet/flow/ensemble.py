@@ -90,10 +90,10 @@ class FlowEnsemble(nn.Module):
     def advance(self, state: FlowState, z1_hat: Tensor, t: float, t_next: float) -> FlowState:
         """Takes the Euler step of the whole batch from `t` to `t_next` toward `z1_hat`.
 
-        `z1_hat` [B, ..., d] becomes the estimate of the next state. One case differs: for `target`,
-        in the interval of the last block, the estimate takes the same Euler step as z. This
-        interval can have several steps, and the correction per step then shrinks as their number
-        grows.
+        `z1_hat` [B, ..., d] becomes the estimate of the next state. There is one exception: for
+        `target`, in the interval of the last block, the estimate takes the same Euler step as z.
+        This interval can have several steps. The more steps there are, the smaller is the
+        correction of a step.
         """
         z, estimate = self.path.step(state.z, z1_hat, t, t_next), z1_hat
         if self.prediction == "target" and block_at(t, self.num_blocks) == self.num_blocks - 1:
