@@ -24,12 +24,13 @@ def box_points(boxes: Tensor, count: int) -> Tensor:
 
     Args:
         boxes: [..., 4], normalized cxcywh.
-        count: number of points per side.
+        count: number of points per side. A single point is the center of the box.
 
     Returns:
         (x, y) in normalized image coordinates, [..., count * count, 2], in row-major order.
     """
-    steps = torch.linspace(-0.5, 0.5, count, device=boxes.device)
+    edge = 0.5 if count > 1 else 0.0
+    steps = torch.linspace(-edge, edge, count, device=boxes.device)
     offsets = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1).reshape(-1, 2)
     return boxes[..., None, :2] + offsets * boxes[..., None, 2:]
 

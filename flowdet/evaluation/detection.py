@@ -168,13 +168,13 @@ class COCOBoxEvaluator(COCOEvaluator):
         self._image_ids = self._metadata.get("evaluation_image_ids")
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Stores the detections of a batch; arguments as of `VOCEvaluator.process`."""
+        """Stores the detections of a batch. For the arguments see `VOCEvaluator.process`."""
         if self._image_ids:
             inputs = [{**x, "image_id": self._image_ids[x["image_id"]]} for x in inputs]
         super().process(inputs, outputs)
 
     def evaluate(self, img_ids: Sequence | None = None) -> dict:
-        """As of detectron2's evaluator. The result file has the image ids of the dataset."""
+        """Like detectron2's method. The result file has the image ids of the dataset."""
         results = super().evaluate(img_ids)
         if self._image_ids and self._output_dir and comm.is_main_process():
             self._restore_image_ids(Path(self._output_dir) / "coco_instances_results.json")

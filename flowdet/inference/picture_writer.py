@@ -74,7 +74,7 @@ class FolderWriter:
 
     Args:
         folder: is created if needed.
-        files, visualizer, trajectory: as of `open_picture_writer`.
+        files, visualizer, trajectory: see `open_picture_writer`.
 
     Raises:
         FileExistsError: `folder` is a file.
@@ -120,7 +120,7 @@ class SheetWriter:
 
     Args:
         path: of the sheet.
-        files, visualizer, trajectory: as of `open_picture_writer`.
+        files, visualizer, trajectory: see `open_picture_writer`.
 
     Raises:
         ValueError: too many images for a sheet or an animation, or a picture would replace an

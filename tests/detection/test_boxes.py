@@ -24,6 +24,10 @@ def test_points_in_a_box():
     torch.testing.assert_close(points, torch.tensor(expected))
 
 
+def test_a_single_box_point_is_the_center():
+    assert box_points(torch.tensor([0.5, 0.25, 0.4, 0.2]), 1).tolist() == [[0.5, 0.25]]
+
+
 def test_paired_iou_by_hand():
     one = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.5, 0.5, 0.2, 0.2], [0.5, 0.5, 0.0, 0.0]]])
     other = torch.tensor([[[0.6, 0.5, 0.2, 0.2], [0.5, 0.5, 0.2, 0.4], [0.5, 0.5, 0.0, 0.0]]])

@@ -48,7 +48,7 @@ def with_plan(model, **plan):
 
 
 def record(objects=(), size=(64, 64), seed=0, **fields) -> dict:
-    """A dict as of a dataset mapper; objects are (class, absolute xyxy box)."""
+    """A dict like that of a dataset mapper; objects are (class, absolute xyxy box)."""
     generator = torch.Generator().manual_seed(seed)
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator)
     instances = Instances(size)

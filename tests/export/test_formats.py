@@ -37,7 +37,7 @@ def detector_graph(**keys):
 
 
 def classifier_graph(file, **keys):
-    """`file` as of `tests.flowcls.tiny.tiny_cfg`."""
+    """For `file` see `tests.flowcls.tiny.tiny_cfg`."""
     overrides = ["INPUT.FIXED_SIZE", [32, 32], "MODEL.VIT.NUM_LAYERS", 1]
     model = classifiers.tiny_model(file, *overrides, NUM_BLOCKS=2, **keys)
     return graph_of(model.eval(), (32, 32))
