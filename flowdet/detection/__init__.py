@@ -1,6 +1,15 @@
 """FlowMatchingDetector, its end-to-end baseline and their parts.
 
-Importing this package registers them with detectron2.
+- `detector`, `backprop_detector`: the two models; `set_detector` is what they share.
+- `backbones`, `feature_cache`, `neck`: from images to tokens.
+- `tokens`, `position`: image tokens and their sampling at a query's box; positional encodings.
+- `transformer_block`, `heads`: a flow block, and the decoding of its estimate.
+- `targets`, `matcher`, `criterion`, `block_losses`: the losses.
+- `postprocess`, `stability`: from the last estimate to scored detections.
+- `boxes`: box arithmetic.
+- `build`: the parts from a config.
+
+Importing this package registers the models with detectron2.
 """
 
 from flowdet.detection.backbones import build_small_resnet_backbone

@@ -1,4 +1,12 @@
-"""From a config to a trained model: config files, trainer, optimizer, hooks, checkpoints.
+"""From a config to a trained model.
+
+- `config`, `config_files`, `renamed_keys`, `resolve`, `user_imports`: the config of a run.
+- `trainer`, `optimizer`: the training loop.
+- `hooks`: seeds, idle gradients, the moving average of the weights (EMA).
+- `logging_hooks`: what is logged in training.
+- `task_builders`: what differs between detection and classification.
+- `checkpoint`: saving, loading, resuming.
+- `allocator`: a setting of the C library for training on a CPU.
 
 Importing this package registers the models and datasets with detectron2.
 """

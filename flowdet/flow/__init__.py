@@ -7,9 +7,9 @@
 - `time_intervals`: which block serves a time t, and the times of the Euler steps.
 - `blocks`: flow blocks for one state vector per image.
 - `ensemble`: T blocks on shared features.
-- `training_states`: the states that blocks are trained on.
+- `training_states`: the states that blocks are trained on. They pass no gradient to other blocks.
 - `loss`: the flow-matching loss.
-- `block_local`: block-local losses as one autograd node.
+- `block_local`: block-local losses as one autograd node; the gradient stops at the features.
 - `training_schedule`: which blocks are trained in an iteration.
 - `modes`: inference modes, which select the blocks of an Euler step.
 - `solvers`: the Euler solver.
