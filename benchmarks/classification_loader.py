@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Images per second of the training loader as a ratio to those of the training step.
+"""Measures the speed of the training loader relative to that of the training step.
 
     benchmarks/classification_loader.py
     benchmarks/classification_loader.py --config-file configs/cls/cifar100_flow_cnn.yaml \\
         --output docs/results/bench_loader.json DATASETS.DOWNLOAD True
 
-Loader and training step run in turn in this process, without loader workers; the values are medians
-over several rounds. A ratio above 1 means that a single process loads images faster than the model
-is trained. The dataset of the config must exist; the default config needs no download. `KEY VALUE`
-pairs override the config.
+Loader and training step run in turn in this process, without loader workers. The values are medians
+over several rounds. A ratio above 1 means that a single process loads images faster than the
+training step uses them. The dataset of the config must exist; the default config needs no download.
+`KEY VALUE` pairs override the config.
 """
 
 import argparse
@@ -46,16 +46,16 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--config-file", default="configs/cls/digits_flow_vit.yaml", help="of a classifier")
+    add("--config-file", default="configs/cls/digits_flow_vit.yaml", help="config of a classifier")
     add("--rounds", type=at_least_one, default=5, help="measurements (default: 5)")
     add("--batches", type=at_least_one, default=4, help="batches per round (default: 4)")
     add("--output", type=Path, metavar="FILE", help="JSON file for the results")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
     return parse_with_overrides(parser, None)
 
 
 def mean_seconds(function: Callable[[], object], count: int) -> float:
-    """The mean duration of a call, over `count` calls."""
+    """Returns the mean duration of a call in seconds, over `count` calls."""
     start = time.perf_counter()
     for _ in range(count):
         function()
@@ -63,7 +63,7 @@ def mean_seconds(function: Callable[[], object], count: int) -> float:
 
 
 def measure(args: argparse.Namespace, cfg: CfgNode) -> dict[str, float]:
-    """Seconds per batch of the loader with each augmentation, and of the training `step`."""
+    """Measures the seconds per batch of the loader, by augmentation, and of the training `step`."""
     loaders, keys = {}, {}
     for name, added in AUGMENTATIONS.items():
         keys |= added

@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""AP, steps and time of a trained detector with early exit.
+"""Measures AP, number of steps and time of a trained detector with early exit.
 
     benchmarks/early_exit.py --run output/digits_demo
     benchmarks/early_exit.py --run output/digits_demo --steps 16 --exits 0.01 0.03
 
-With early exit an image takes no more steps once no box moves by more than a share of the image's
-side. The command evaluates the mode `multi_step` with each of these shares as
-MODEL.FLOW_DET.EARLY_EXIT (0 always takes all steps), one image at a time. The time is that of the
-integration without the backbone, as a ratio to taking all steps. `KEY VALUE` pairs override the
+With early exit the steps of an image stop once no box that could be reported moves by more than a
+share of the image's side. The command evaluates the mode `multi_step` with several values of this
+share (MODEL.FLOW_DET.EARLY_EXIT; 0 takes all steps), one image at a time. The time is that of the
+integration without the backbone, relative to the time of all steps. `KEY VALUE` pairs override the
 config of the run.
 """
 
@@ -40,13 +40,13 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--run", type=Path, required=True, metavar="FOLDER", help="OUTPUT_DIR of the training")
-    add("--weights", help="default: model_final.pth of the run")
+    add("--run", type=Path, required=True, metavar="FOLDER", help="output folder of a training")
+    add("--weights", help="checkpoint (default: model_final.pth of the run)")
     add("--steps", type=at_least_one, default=8, metavar="N", help="maximum number of steps")
     exits = "values of EARLY_EXIT (default: 0.003 0.01 0.03)"
     add("--exits", nargs="+", type=float, default=[0.003, 0.01, 0.03], metavar="SHARE", help=exits)
     add("--output", type=Path, metavar="FILE", help="JSON file for the results")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
     return parse_with_overrides(parser, None)
 
 
@@ -55,8 +55,8 @@ def measure(cfg: CfgNode, model: FlowMatchingDetector, exits: list[float]) -> di
     """Evaluates a detector on `DATASETS.TEST[0]` with each value of EARLY_EXIT.
 
     Returns:
-        By value of EARLY_EXIT: `AP50` and `AP75` in percent, and the mean `steps` and `seconds` of
-        the integration per image.
+        For each value of EARLY_EXIT: `AP50` and `AP75` in percent, and the mean `steps` and
+        `seconds` of the integration per image.
     """
     name = cfg.DATASETS.TEST[0]
     suffix = "-subset" if cfg.TEST.CLASS_SUBSET else ""

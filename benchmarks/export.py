@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Time of exported files as a ratio to that of the PyTorch model.
+"""Compares the inference time of exported files with that of the PyTorch model.
 
     benchmarks/export.py --config-file output/digits_demo/config.yaml \\
         --weights output/digits_demo/model_final.pth --files detector.onnx detector.pt2
 
-tools/export.py must have written the files from this config and these weights. Model and files run
-in turn on the same random images, on the CPU, with the same number of threads (OMP_NUM_THREADS).
-`speed-up` is the median time of the model divided by that of the file. `KEY VALUE` pairs override
-the config.
+The files must have been exported from this config and these weights with tools/export.py. Model and
+files run in turn on the same random images, on the CPU, with the same number of threads
+(OMP_NUM_THREADS). `speed-up` is the median time of the model divided by that of the file. `KEY
+VALUE` pairs override the config.
 """
 
 import argparse
@@ -39,13 +39,14 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--config-file", required=True, help="of the model")
+    add("--config-file", required=True, help="config of the model")
     add("--weights", help="checkpoint of a training (default: MODEL.WEIGHTS of the config)")
     add("--files", nargs="+", type=Path, required=True, help="files exported from this model")
-    add("--batch-sizes", nargs="+", type=at_least_one, default=[1, 8], metavar="B")
+    sizes = "images per call (default: 1 8)"
+    add("--batch-sizes", nargs="+", type=at_least_one, default=[1, 8], metavar="B", help=sizes)
     add("--rounds", type=at_least_one, default=30, help="measurements (default: 30)")
     add("--output", type=Path, metavar="FILE", help="JSON file for the results")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
     return parse_with_overrides(parser, None)
 
 
@@ -53,8 +54,8 @@ def open_file(path: Path) -> Runner:
     """Opens an exported file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the suffix is not that of a format.
+        FileNotFoundError: the file does not exist.
+        ValueError: no format has the suffix of the file.
     """
     kinds = {file.suffix: file for file in FORMATS.values()}
     if path.suffix not in kinds:
@@ -66,7 +67,7 @@ def open_file(path: Path) -> Runner:
 
 @torch.no_grad()
 def median_seconds(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """The median duration of each function; in a round they run one after the other."""
+    """Returns the median duration of each function; in every round each function runs once."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds + 2):
         for name, run in runs.items():
@@ -78,7 +79,7 @@ def median_seconds(runs: dict[str, Callable[[], object]], rounds: int) -> dict[s
 
 
 def rows_of(cfg: CfgNode, table: list[list]) -> list[dict]:
-    """Rows of a result file: the speed-up of each file at each batch size.
+    """Computes rows of a result file: the speed-up of each file at each batch size.
 
     Args:
         cfg: the config of the model.

@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Inference time of the flow detector as a ratio to that of its backprop baseline.
+"""Compares the inference time of the flow detector with that of its backprop baseline.
 
     benchmarks/inference.py
     benchmarks/inference.py --pairs voc_flow_r18_frozen:voc_backprop_r18_frozen --batch-size 8
     benchmarks/inference.py --output docs/results/inference_ratio.json
 
-Runs on the CPU with random weights and synthetic images, so it needs neither a dataset nor a
-checkpoint. The two detectors of a pair run in turn, and the ratio is computed round by round, so
-that a change in the load of the machine meets both. `model` is the whole inference from pixels to
-detections. `decoder` is the part after the tokens: the calls of the blocks, with the re-runs for
+The command runs on the CPU with random weights and synthetic images, so it needs neither a dataset
+nor a checkpoint. The two detectors of a pair run in turn, and the ratio is computed for each round,
+so that a change in the load of the machine affects both. `model` is the whole inference from pixels
+to detections. `decoder` is the part after the tokens: all block calls, including the re-runs for
 box stability. `KEY VALUE` pairs override every config.
 """
 
@@ -47,33 +47,35 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--pairs", nargs="+", default=PAIRS, metavar="FLOW:BACKPROP", help="names of configs")
     add("--batch-size", type=at_least_one, default=1, metavar="B", help="images per call")
-    add("--rounds", type=at_least_one, default=50, help="measurements of every part")
+    add("--rounds", type=at_least_one, default=50, help="measurements of each part (default: 50)")
     add("--output", type=Path, metavar="FILE", help="JSON file for the results")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of every config")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides for every config")
     return parse_with_overrides(parser, argv)
 
 
 def detector_config(name: str, overrides: Sequence[str]) -> CfgNode:
-    """The resolved config of a detector with random weights and without a feature cache, which
-    would skip the backbone for an image that was seen before."""
+    """Returns the resolved config of a detector, with random weights and without a feature cache.
+
+    With a cache the backbone would run only once for each image.
+    """
     fixed = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.FLOW_DET.FEATURE_CACHE_GIB", "0.0"]
     return resolve_model(load_config(name, [*overrides, *fixed]))
 
 
 def build_detector(cfg: CfgNode) -> SetDetector:
-    """A detector in evaluation mode, with weights drawn from a fixed seed."""
+    """Builds a detector in evaluation mode, with random weights of a fixed seed."""
     torch.manual_seed(0)
     return build_model(cfg).eval()
 
 
 def run_decoder(model: SetDetector, tokens: ImageTokens) -> None:
-    """The decoder of a detector: all calls of its blocks for given tokens."""
+    """Runs the decoder of a detector: all block calls for given tokens."""
     model.stability_factors(model.refine(tokens))
 
 
 @torch.no_grad()
 def count_block_calls(model: SetDetector, tokens: ImageTokens) -> int:
-    """How often the decoder calls a block."""
+    """Counts the block calls of the decoder."""
     calls = []
     blocks = [module for module in model.modules() if isinstance(module, TransformerFlowBlock)]
     hooks = [block.register_forward_hook(lambda *_: calls.append(1)) for block in blocks]
@@ -85,7 +87,7 @@ def count_block_calls(model: SetDetector, tokens: ImageTokens) -> int:
 
 @torch.no_grad()
 def interleaved_seconds(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list]:
-    """Seconds of each function in every round; in a round they run one after the other."""
+    """Returns the seconds of each function in every round; in a round each function runs once."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(WARM_UP_ROUNDS + rounds):
         for name, run in runs.items():
@@ -97,10 +99,10 @@ def interleaved_seconds(runs: dict[str, Callable[[], object]], rounds: int) -> d
 
 
 def measure_pair(cfgs: dict[str, CfgNode], batch_size: int, rounds: int) -> list[dict]:
-    """The result rows of a flow detector and its baseline.
+    """Measures a flow detector and its baseline; returns rows of a result file.
 
     Args:
-        cfgs: by `flow` and `backprop`.
+        cfgs: the resolved configs, by `flow` and `backprop`.
         batch_size: images per call.
         rounds: measurements.
     """
@@ -138,13 +140,13 @@ def _row(values: list[float], method: str, metric: str, part: str) -> dict:
 
 
 def print_table(rows: list[dict]) -> None:
-    """One line per result row."""
+    """Prints one line per result row."""
     keys = ("dataset", "method", "metric", "part", "mean", "std", "median", "n")
     print(tabulate([[row.get(key, "") for key in keys] for row in rows], keys))
 
 
 def split_pair(pair: str) -> dict[str, str]:
-    """The config names of `FLOW:BACKPROP`, by method.
+    """Splits `FLOW:BACKPROP` into config names, by method.
 
     Raises:
         ValueError: the text is not two names with a colon between them.

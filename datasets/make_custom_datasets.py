@@ -5,7 +5,7 @@
     tools/train_net.py --config-file configs/digits_flow.yaml --data datasets/custom/voc \\
         SOLVER.MAX_EPOCHS 40
 
-They show how a dataset of your own may be laid out: datasets/custom/voc and datasets/custom/coco
+They are examples for the layout of your own dataset: datasets/custom/voc and datasets/custom/coco
 contain the same scenes, with the classes zero to nine. docs/custom_datasets.md describes all
 accepted layouts.
 """
@@ -24,7 +24,7 @@ from flowdet.data.detection.voc import write_voc_annotation
 from flowdet.reporting.results import write_text
 
 CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-# split of the datasets -> split of the digits; no digit is in both
+# split of the dataset -> split of the digits; no digit is in both splits
 SPLITS = {"train": "train", "val": "test"}
 # name of the image; uint8 RGB [H, W, 3]; boxes [N, 4], absolute xyxy in pixels; classes [N]
 Scene = tuple[str, np.ndarray, np.ndarray, np.ndarray]
@@ -41,7 +41,7 @@ def scenes(split: str, count: int, image_size: int, seed: int) -> Iterator[Scene
 def write_voc(folder: Path, split: str, content: Iterator[Scene]) -> None:
     """Writes a split in VOC format: JPEGImages/, Annotations/, ImageSets/Main/ and classes.txt.
 
-    Without classes.txt the classes would be the names in the training annotations, sorted.
+    Without classes.txt the classes would be the sorted names in the training annotations.
     """
     images, annotations = folder / "JPEGImages", folder / "Annotations"
     for subfolder in (images, annotations):
@@ -94,7 +94,7 @@ def make(output: Path, formats: list[str], counts: dict[str, int], size: int, se
         formats: "voc", "coco" or both.
         counts: number of images by split, "train" and "val".
         size: height and width of the images, in pixels.
-        seed: of the scenes.
+        seed: random seed of the scenes.
 
     Raises:
         FileExistsError: one of the datasets exists.
@@ -112,12 +112,38 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--output", type=Path, default=Path("datasets/custom"), help="folder (%(default)s)")
-    add("--format", choices=WRITERS, nargs="+", default=list(WRITERS), help="formats (%(default)s)")
-    add("--train", type=at_least_one, default=200, help="training images (%(default)s)")
-    add("--val", type=at_least_one, default=50, help="validation images (%(default)s)")
-    add("--image-size", type=at_least_one, default=96, help="height and width (%(default)s)")
-    add("--seed", type=int, default=0, help="same seed, same scenes (%(default)s)")
+    add(
+        "--output",
+        type=Path,
+        default=Path("datasets/custom"),
+        help="folder to write to (default: %(default)s)",
+    )
+    add(
+        "--format",
+        choices=WRITERS,
+        nargs="+",
+        default=list(WRITERS),
+        help="formats to write (default: %(default)s)",
+    )
+    add(
+        "--train",
+        type=at_least_one,
+        default=200,
+        help="number of training images (default: %(default)s)",
+    )
+    add(
+        "--val",
+        type=at_least_one,
+        default=50,
+        help="number of validation images (default: %(default)s)",
+    )
+    add(
+        "--image-size",
+        type=at_least_one,
+        default=96,
+        help="height and width in pixels (default: %(default)s)",
+    )
+    add("--seed", type=int, default=0, help="random seed of the scenes (default: %(default)s)")
     args = parser.parse_args()
     counts = {"train": args.train, "val": args.val}
     with user_errors():

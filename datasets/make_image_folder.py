@@ -1,17 +1,18 @@
 #!/usr/bin/env python
 """Writes the first images of a classification dataset to one folder per class.
 
-From a registered dataset: image files are copied, images in memory are written as PNG files.
+From a registered dataset, image files are copied, and images in memory are written as PNG files:
 
     python datasets/make_image_folder.py --dataset cifar10 --train 10000 --test 2000
 
-From an archive of CIFAR-10 as JPEG files: their bytes are written unchanged.
+From an archive with the images of CIFAR-10 as JPEG files, their bytes are written unchanged:
 
     python datasets/make_image_folder.py --archive cifar10.npz --train 10000 --test 2000
 
-For each split the archive contains `train_jpeg` (uint8, the files one after another),
-`train_offsets` (int64 [N + 1], the start of each file and the end of the last) and `train_labels`
-([N], class indices). If a dataset is sorted by class, its first images do not represent it.
+The archive contains for each split, here train: `train_jpeg` (uint8, the concatenated files),
+`train_offsets` (int64 [N + 1], the start of each file and the end of the last file) and
+`train_labels` (class indices, [N]). If a dataset is sorted by class, its first images do not
+represent it.
 """
 
 import argparse
@@ -48,7 +49,8 @@ def read_dataset(name: str, count: int) -> Iterator[Sample]:
     """Yields the first `count` images of a registered dataset.
 
     Raises:
-        ValueError: it has fewer.
+        ValueError: the dataset has fewer images.
+        FileNotFoundError, ValueError: as `get_classification_dicts`.
     """
     records = get_classification_dicts(name)
     _check_count(name, len(records), count)
@@ -62,8 +64,9 @@ def read_archive(archive: Path, split: str, count: int) -> Iterator[Sample]:
     """Yields the first `count` images of a split, "train" or "test", of an archive of CIFAR-10.
 
     Raises:
-        ValueError: it has fewer.
-        KeyError: it lacks an array.
+        ValueError: the split has fewer images.
+        KeyError: the archive lacks an array.
+        OSError: the file cannot be read.
     """
     with np.load(archive) as arrays:
         jpeg, offsets, labels = (arrays[f"{split}_{x}"] for x in ("jpeg", "offsets", "labels"))
@@ -75,11 +78,11 @@ def read_archive(archive: Path, split: str, count: int) -> Iterator[Sample]:
 def write_image_folder(
     splits: dict[str, Iterator[Sample]], class_names: list[str], output: Path
 ) -> dict[str, Counter]:
-    """Writes `output/<split>/<class>/<number>.<suffix>`. On an error nothing is left.
+    """Writes `output/<split>/<class>/<number>.<suffix>`. After an error no files are left.
 
     Args:
-        splits: images by split.
-        class_names: each gets a folder, also without images.
+        splits: the images by split.
+        class_names: the class names; each class gets a folder, even if it has no images.
         output: the folder to write.
 
     Returns:
@@ -107,7 +110,7 @@ def _write_split(samples: Iterator[Sample], class_names: list[str], folder: Path
         (folder / name).mkdir(parents=True)
     for i, (content, name) in enumerate(samples):
         counts[name] += 1
-        # numbered, so that the alphabetical order within a class is the order of the source
+        # numbered, so that the images of a class keep the order of the source
         _write(content, folder / name / f"{i:05d}")
     return counts
 
@@ -148,28 +151,38 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--dataset", default="cifar10", help="name without _train or _test (%(default)s)"
+        "--dataset", default="cifar10", help="name without _train or _test (default: %(default)s)"
     )
     parser.add_argument("--archive", type=Path, help="read this .npz file instead of --dataset")
     parser.add_argument(
         "--download", action="store_true", help="download the dataset if it is missing"
     )
     parser.add_argument(
-        "--train", type=at_least_one, default=10000, help="training images (%(default)s)"
+        "--train",
+        type=at_least_one,
+        default=10000,
+        help="number of training images (default: %(default)s)",
     )
-    parser.add_argument("--test", type=at_least_one, default=2000, help="test images (%(default)s)")
     parser.add_argument(
-        "--output", type=Path, help="folder (<dataset>_subset in the folder of all datasets)"
+        "--test",
+        type=at_least_one,
+        default=2000,
+        help="number of test images (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder to write (default: DATASET_subset in the datasets folder)",
     )
     args = parser.parse_args()
     output = args.output or datasets_root() / f"{args.dataset}_subset"
     with user_errors():
         counts = write_image_folder(*_sources(args), output)
-    for split, of_class in counts.items():
-        least, most = min(of_class.values()), max(of_class.values())
+    for split, class_counts in counts.items():
+        least, most = min(class_counts.values()), max(class_counts.values())
         print(
-            f"{output / split}: {sum(of_class.values())} images of {len(of_class)} classes, "
-            f"{least} to {most} each"
+            f"{output / split}: {sum(class_counts.values())} images of {len(class_counts)} "
+            f"classes, {least} to {most} each"
         )
 
 

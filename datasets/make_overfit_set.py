@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Copies a few images of a VOC dataset to a small one with the same images for train and val.
+"""Copies a few images of a VOC dataset to a small dataset whose train and val splits are the same.
 
-A detector that cannot overfit 16 images does not work: train on these first.
+If a detector cannot overfit 16 images, its data or settings are wrong. Check this first.
 
     python datasets/make_overfit_set.py --source $DETECTRON2_DATASETS/VOC2012 --images 16
     DETECTRON2_DATASETS=datasets/overfit python tools/train_net.py \\
         --config-file configs/voc_overfit.yaml
 
-The config downloads the weights of torchvision's ResNet-18; without a network set MODEL.WEIGHTS to
-a file with them.
+The config downloads the weights of torchvision's ResNet-18. Without a network set MODEL.WEIGHTS to
+a file with these weights.
 """
 
 import argparse
@@ -23,16 +23,16 @@ def make_overfit_set(source: Path, split: str, count: int, output: Path, seed: i
 
     Args:
         source: a dataset in VOC layout.
-        split: the split of `source` to draw from.
+        split: the split of `source` to choose images from.
         count: number of images.
         output: the folder to write.
-        seed: of the choice of images.
+        seed: random seed of the choice.
 
     Returns:
         The ids of the images.
 
     Raises:
-        FileNotFoundError: `source` has no such split.
+        FileNotFoundError: `source` has no such split, or an annotation is missing.
         ValueError: the split has fewer images.
     """
     listing = source / "ImageSets" / "Main" / f"{split}.txt"
@@ -60,15 +60,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--source", type=Path, required=True, help="a folder in VOC layout")
-    parser.add_argument("--split", default="train", help="split of --source (%(default)s)")
-    parser.add_argument("--images", type=int, default=16, help="number of images (%(default)s)")
+    parser.add_argument("--split", default="train", help="split of --source (default: %(default)s)")
+    parser.add_argument(
+        "--images", type=int, default=16, help="number of images (default: %(default)s)"
+    )
     parser.add_argument(
         "--output",
         type=Path,
         default=Path("datasets/overfit/VOC2012"),
-        help="folder to write (%(default)s)",
+        help="folder to write (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same images (%(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed of the choice (default: %(default)s)"
+    )
     args = parser.parse_args()
     try:
         chosen = make_overfit_set(args.source, args.split, args.images, args.output, args.seed)

@@ -4,9 +4,9 @@
     python datasets/prepare_voc.py
     python datasets/prepare_voc.py --root ~/data --years 2007
 
-The datasets are written to <root>/VOC2007 and <root>/VOC2012, as detectron2 expects them. Existing
-files are neither downloaded nor changed. The download has about 3 GB; unpacking takes about 6 GB of
-disk space.
+The datasets are written to <root>/VOC2007 and <root>/VOC2012, where detectron2 expects them.
+Complete splits are not downloaded again, and existing files are not changed. The download is about
+3 GB; unpacking needs about 6 GB of disk space.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def fetch(root: Path, year: str, split: str) -> None:
     """Downloads a split to `root`/VOC<year> and checks that it is complete.
 
     Raises:
-        RuntimeError: the download failed, or files are missing.
+        RuntimeError: the download failed, or files are missing after it.
     """
     target = root / f"VOC{year}"
     with tempfile.TemporaryDirectory(prefix=".voc-", dir=root) as scratch:
@@ -79,10 +79,14 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--root", type=Path, default=root, help="folder of all datasets (%(default)s)"
+        "--root", type=Path, default=root, help="folder of all datasets (default: %(default)s)"
     )
     parser.add_argument(
-        "--years", nargs="+", choices=SPLITS, default=list(SPLITS), help="(%(default)s)"
+        "--years",
+        nargs="+",
+        choices=SPLITS,
+        default=list(SPLITS),
+        help="years to download (default: %(default)s)",
     )
     return parser.parse_args()
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The command line of flowdet.cli.check_data."""
+"""Command-line entry point of flowdet.cli.check_data."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The command line of flowdet.cli.demo."""
+"""Command-line entry point of flowdet.cli.demo."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The command line of flowdet.cli.make_digits."""
+"""Command-line entry point of flowdet.cli.make_digits."""
 
 import sys
 

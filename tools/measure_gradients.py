@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The command line of flowdet.cli.measure_gradients."""
+"""Command-line entry point of flowdet.cli.measure_gradients."""
 
 import sys
 

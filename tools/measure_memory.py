@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The command line of flowdet.cli.measure_memory."""
+"""Command-line entry point of flowdet.cli.measure_memory."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The command line of flowdet.cli.plot_training."""
+"""Command-line entry point of flowdet.cli.plot_training."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The command line of flowdet.cli.report."""
+"""Command-line entry point of flowdet.cli.report."""
 
 import sys
 

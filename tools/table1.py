@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The command line of flowdet.cli.table1."""
+"""Command-line entry point of flowdet.cli.table1."""
 
 import sys
 

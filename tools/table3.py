@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The command line of flowdet.cli.table3."""
+"""Command-line entry point of flowdet.cli.table3."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Ablations: variants of a training under one budget, evaluated in several inference modes."""
+"""Ablations: trains variants under one budget and evaluates them in several inference modes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from flowdet.flow import InferencePlan
 from flowdet.reporting.results import write_text
 
 _KEYS = {"config", "budget", "modes", "variants"}
-# the columns of a row that say what was measured
+# the columns of a row that identify a measurement
 _MEASURED = ("mode", "num_steps", "block", "metric")
 
 
@@ -106,10 +106,10 @@ class Study:
         )
 
     def select(self, names: Sequence[str]) -> Study:
-        """A copy with only the variants of these names.
+        """Returns a copy with only the variants of these names.
 
         Raises:
-            ValueError: there is no variant of a name.
+            ValueError: no variant has one of the names.
         """
         by_name = {variant.name: variant for variant in self.variants}
         unknown = [name for name in names if name not in by_name]
@@ -132,7 +132,7 @@ def _variant(path: Path, name: str, keys: object, config: str) -> Variant:
 def run_rows(run: Run, modes: Sequence[InferencePlan]) -> list[dict]:
     """Evaluates a finished run in these modes, or after its last layer if it has no modes.
 
-    The rows are cached in the folder of the run, as `modes.json`.
+    The rows are cached as `modes.json` in the folder of the run.
     """
     path = run.folder / "modes.json"
     cached = json.loads(path.read_text()) if path.is_file() else {}
@@ -150,14 +150,14 @@ def run_rows(run: Run, modes: Sequence[InferencePlan]) -> list[dict]:
 
 
 def ap_metrics(run: Run) -> tuple[str, str]:
-    """The names of AP50 and AP75, over `TEST.CLASS_SUBSET` if the config has one."""
+    """Returns the metric names of AP50 and AP75; with `TEST.CLASS_SUBSET` those of the subset."""
     suffix = "-subset" if run.cfg.TEST.CLASS_SUBSET else ""
     return f"AP50{suffix}", f"AP75{suffix}"
 
 
 def ablation_rows(runs: Mapping[str, Sequence[Run]], modes: Sequence[InferencePlan]) -> list[dict]:
-    """Rows of a result file: mean and standard deviation over the seeds of each metric in each
-    mode, `training_seconds`, and `missing_runs`.
+    """Computes rows of a result file: mean and standard deviation over the seeds of each metric in
+    each mode and of `training_seconds`, and the count `missing_runs`.
 
     Args:
         runs: the runs of each variant, by name; see `group_by_variant`.
@@ -180,7 +180,7 @@ def ablation_rows(runs: Mapping[str, Sequence[Run]], modes: Sequence[InferencePl
 
 
 def group_by_variant(study: Study, runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """The runs by name of their variant; the name of a run is the variant's `slug`."""
+    """Groups the runs by the name of their variant, whose `slug` is the name of the run."""
     groups = {group[0].name: group for group in group_seeds(runs)}
     return {variant.name: groups[variant.slug] for variant in study.variants}
 
@@ -190,7 +190,7 @@ def ablation_table(
 ) -> str:
     """Formats the rows as a table with a line per variant: AP75 in the first mode, AP50 in all.
 
-    The accuracy of a model without modes is in the columns of the first mode.
+    The accuracy of a model without modes is shown in the columns of the first mode.
     """
     lines = _lines(rows, modes[0])
     columns = [("AP75", modes[0].name), *(("AP50", plan.name) for plan in modes)]
@@ -208,8 +208,8 @@ def ablation_table(
 
 
 def ablation_figure(rows: Sequence[dict], modes: Sequence[InferencePlan]) -> Figure:
-    """AP50 and AP75 of every variant in the first mode, with their standard deviation; vertical
-    lines show the first variant."""
+    """Draws AP50 and AP75 of every variant in the first mode, with their standard deviation.
+    Vertical lines show the first variant."""
     lines = _lines(rows, modes[0])
     figure = Figure(figsize=(8, 1.2 + 0.24 * len(lines)), layout="constrained")
     axes = figure.subplots()
@@ -231,7 +231,7 @@ def ablation_figure(rows: Sequence[dict], modes: Sequence[InferencePlan]) -> Fig
 
 
 def _lines(rows: Sequence[dict], first: InferencePlan) -> dict[str, dict[tuple[str, str], dict]]:
-    """The rows of each variant, by metric and mode."""
+    """Returns the rows of each variant, by metric and mode."""
     lines: dict[str, dict[tuple[str, str], dict]] = {}
     for row in rows:
         lines.setdefault(row["variant"], {})[_cell(row, first)] = row
@@ -239,7 +239,7 @@ def _lines(rows: Sequence[dict], first: InferencePlan) -> dict[str, dict[tuple[s
 
 
 def _cell(row: dict, first: InferencePlan) -> tuple[str, str]:
-    """The metric and the mode of a row; no mode for metrics of the training."""
+    """Returns the metric and the mode of a row; the mode is "" for metrics of the training."""
     metric, mode = row["metric"].removesuffix("-subset"), row.get("mode")
     if mode is None:
         return metric, ""

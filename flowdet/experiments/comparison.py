@@ -1,4 +1,4 @@
-"""Trainings that are compared under equal budgets: the runs behind Tables 1 and 3 (5.1, 5.4)."""
+"""Trains the runs of a comparison under equal budgets, for Tables 1 and 3 (5.1, 5.4)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flowdet.engine import load_config, resolve_config
 from flowdet.reporting.results import method_of
 from flowdet.reporting.runs import check_same_run, read_metrics, training_seconds
 
-# starts a training in a checkout as well as from an installed package
+# starts a training, both in a checkout and from an installed package
 TRAIN_COMMAND = (sys.executable, "-m", "flowdet.cli.train")
 
 _POLL_SECONDS = 5.0
@@ -36,7 +36,7 @@ class Budget:
     Attributes:
         batch_size: images per iteration.
         epochs: number of epochs.
-        base_lr: `SOLVER.BASE_LR`; None keeps the learning rate of the config.
+        base_lr: the value of `SOLVER.BASE_LR`; None keeps the learning rate of the config.
     """
 
     batch_size: int
@@ -45,7 +45,7 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """The budget that is written as `BATCH:EPOCHS` or `BATCH:EPOCHS:LEARNING_RATE`.
+        """Parses a budget of the form `BATCH:EPOCHS` or `BATCH:EPOCHS:LEARNING_RATE`.
 
         Raises:
             ValueError: the text has another form, or a number is out of range.
@@ -70,19 +70,21 @@ class Budget:
         return self.batch_size >= 1 and 0 < self.epochs < math.inf and 0 < lr < math.inf
 
     def overrides(self) -> list[str]:
-        """The overrides of the batch size and the learning rate, as `KEY VALUE` pairs."""
+        """Returns the overrides of batch size and learning rate, as `KEY VALUE` pairs."""
         keys = {"SOLVER.IMS_PER_BATCH": self.batch_size}
         if self.base_lr is not None:
             keys["SOLVER.BASE_LR"] = self.base_lr
         return [str(word) for pair in keys.items() for word in pair]
 
     def length_override(self, config_file: str, overrides: Sequence[str]) -> list[str]:
-        """The override that sets the number of epochs.
+        """Returns the override that sets the number of epochs.
 
-        For a fraction of an epoch it sets iterations, whose number depends on the dataset.
+        For a fractional number of epochs it sets the number of iterations instead, which depends on
+        the dataset.
 
         Args:
-            config_file, overrides: the config of the training.
+            config_file: the config file of the training.
+            overrides: the other overrides, as `KEY VALUE` pairs.
         """
         whole_epochs = ["SOLVER.MAX_EPOCHS", str(math.ceil(self.epochs))]
         if isinstance(self.epochs, int):
@@ -97,10 +99,10 @@ class Run:
     """One training of a comparison.
 
     Attributes:
-        name: shared by the runs that differ only in their seed.
+        name: the name of the run; runs that differ only in their seed have the same name.
         config_file: the config file of the training.
-        budget: its batch size and epochs.
-        seed: its `SEED`.
+        budget: batch size and epochs.
+        seed: the value of `SEED`.
         overrides: all overrides of the config file, as `KEY VALUE` pairs.
         cfg: the resolved config with these overrides.
     """
@@ -122,7 +124,7 @@ class Run:
         overrides: Sequence[str],
         name: str | None = None,
     ) -> Run:
-        """A run whose folder is `output/NAME_seedN`.
+        """Plans a run whose folder is `output/NAME_seedN`.
 
         Args:
             config_file: the config file of the training.
@@ -130,7 +132,7 @@ class Run:
             seed: the random seed.
             output: the folder of all runs.
             overrides: `KEY VALUE` pairs, without the keys that the budget and the seed set.
-            name: the default is `METHOD_batchN`.
+            name: the name of the run; None takes `METHOD_batchN`.
 
         Raises:
             FileNotFoundError, KeyError, ValueError: from `load_config` and `resolve_config`, e.g.
@@ -173,7 +175,7 @@ class Run:
         return (self.folder / "results.json").is_file()
 
     def images_so_far(self) -> int:
-        """The number of images processed so far, from `metrics.json`; 0 without that file."""
+        """The number of images processed so far, from `metrics.json`; 0 if it is not readable."""
         try:
             iterations = read_metrics(self.folder, warn=False)[-1]["iteration"] + 1
         except (OSError, ValueError):
@@ -186,18 +188,19 @@ class Run:
         return [row for row in rows if row["dataset"] == self.cfg.DATASETS.TEST[0]]
 
     def metrics(self) -> dict[str, float]:
-        """The values of `rows` by metric, for a detector: `{"AP50": ..., ...}`."""
+        """Returns the values of `rows` of a detector by metric: `{"AP50": ..., ...}`."""
         return {row["metric"]: row["mean"] for row in self.rows()}
 
     def training_seconds(self) -> float | None:
-        """See `flowdet.reporting.runs.training_seconds`; None without a readable `metrics.json`."""
+        """Estimates the training time, see `flowdet.reporting.runs.training_seconds`; None without
+        a readable `metrics.json`."""
         try:
             return training_seconds(read_metrics(self.folder, warn=False))
         except (OSError, ValueError):
             return None
 
     def last_output_line(self) -> str:
-        """The last line that the training printed."""
+        """Returns the last line that the training printed."""
         log = self.folder / "output.txt"
         lines = log.read_text().splitlines() if log.is_file() else []
         return next((line for line in reversed(lines) if line.strip()), "it printed nothing")
@@ -212,18 +215,18 @@ def group_seeds(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 class Comparison:
-    """Trains the runs that are not finished, one after the other, each in its own process.
+    """Trains the unfinished runs one after the other, each in its own process.
 
     Args:
         runs: all runs of the comparison.
         train_command: the command that starts a training, without its arguments.
 
     Attributes:
-        failed: by folder of each run that failed in `train`: its exit status, last output line and
-            log file.
+        failed: describes each run that failed in `train`, by its folder: exit status, last line of
+            the output and log file.
 
     Raises:
-        ValueError: a folder holds a run of another config, or two runs have the same folder.
+        ValueError: a folder contains a run of another config, or two runs have the same folder.
     """
 
     def __init__(self, runs: Sequence[Run], train_command: Sequence[str] = TRAIN_COMMAND):
@@ -242,7 +245,11 @@ class Comparison:
                 check_same_run(run.folder, run.cfg)
 
     def train(self) -> None:
-        """Trains all unfinished runs; a KeyboardInterrupt also stops the current training."""
+        """Trains all unfinished runs. A KeyboardInterrupt also stops the current training.
+
+        Raises:
+            BlockingIOError: another process is training in the folder of a run.
+        """
         total = sum(run.images for run in self.runs)
         initial = sum(run.images if run.done else run.images_so_far() for run in self.runs)
         with tqdm(total=total, initial=initial, unit=" images", smoothing=0.05) as bar:
@@ -306,6 +313,6 @@ def _locked(folder: Path) -> Iterator[TextIO]:
 
 
 def _delete_intermediate_checkpoints(folder: Path) -> None:
-    """Deletes all checkpoints of a finished run but `model_final.pth`."""
+    """Deletes all checkpoints of a finished run except `model_final.pth`."""
     for path in folder.glob("model_[0-9]*.pth"):
         path.unlink()

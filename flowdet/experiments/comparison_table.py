@@ -20,10 +20,10 @@ from flowdet.experiments.training_steps import synthetic_batch, train_step, with
 
 
 def accuracy_rows(runs: Sequence[Run], metrics: Sequence[str]) -> list[dict]:
-    """Rows of a result file: mean and standard deviation of each metric over the seeds.
+    """Computes rows of a result file: mean and standard deviation of each metric over the seeds.
 
-    The row `missing_runs` of a group counts its unfinished runs; it is the only row of a group
-    without a finished run.
+    The row `missing_runs` counts the unfinished runs of a group. It is the only row of a group that
+    has no finished run.
     """
     rows = []
     for group in group_seeds(runs):
@@ -38,16 +38,16 @@ def accuracy_rows(runs: Sequence[Run], metrics: Sequence[str]) -> list[dict]:
 
 
 def missing_row(group: Sequence[Run]) -> dict:
-    """The row that counts the unfinished runs of a group of runs that differ only in their seed."""
+    """Counts the unfinished runs of a group, whose runs differ only in their seed, as a row."""
     count = sum(not run.done for run in group)
     return {"metric": "missing_runs", "mean": count, "std": None, "n": len(group)}
 
 
 def cost_rows(runs: Sequence[Run]) -> list[dict]:
-    """Rows of a result file: memory and time of a training step of each method and batch size.
+    """Measures memory and time of a training step of each method and budget; returns result rows.
 
     The timed steps of the methods alternate, so that other load on the machine affects all methods
-    alike. Methods without a finished run are left out, as their training step may fail.
+    alike. Methods without a finished run are left out, because their training step may fail.
     """
     rows = []
     for budget in dict.fromkeys(run.budget for run in runs):
@@ -69,12 +69,12 @@ def cost_rows(runs: Sequence[Run]) -> list[dict]:
 
 
 def trained_parameters(cfg: CfgNode) -> int:
-    """The number of trained parameters (scalars) of the model of a config."""
+    """Counts the trained parameters (scalars) of the model of a config."""
     return sum(p.numel() for p in build_model(cfg).parameters() if p.requires_grad)
 
 
 def run_columns(run: Run) -> dict:
-    """The columns that all rows of a run share: its method, dataset and schedule."""
+    """Returns the columns that all rows of a run share: method, dataset and schedule."""
     return {
         "method": run.method,
         "dataset": run.cfg.DATASETS.TEST[0],
@@ -87,7 +87,7 @@ def run_columns(run: Run) -> dict:
 
 
 def mean_and_std(values: Sequence[float]) -> dict:
-    """`mean`, `std` (the sample standard deviation; None for one value) and `n`."""
+    """Returns `mean`, `std` (the sample standard deviation; None for one value) and `n`."""
     std = round(statistics.stdev(values), 2) if len(values) > 1 else None
     return {"mean": round(statistics.fmean(values), 2), "std": std, "n": len(values)}
 
@@ -95,16 +95,17 @@ def mean_and_std(values: Sequence[float]) -> dict:
 def interleaved_step_seconds(
     cfgs: Sequence[CfgNode], batch_size: int, rounds: int = 22
 ) -> list[list[float]]:
-    """Times training steps on synthetic inputs, without data loading, one model after the other in
-    every round.
+    """Times training steps on synthetic inputs, without data loading.
+
+    In every round each model takes one step.
 
     Args:
         cfgs: the resolved configs.
         batch_size: images per step.
-        rounds: steps per model, of which the first two warm up and are not counted.
+        rounds: steps per model. The first two are a warm-up and are not counted.
 
     Returns:
-        The seconds of each counted step, by model.
+        For each model the seconds of each counted step.
     """
     steps = []
     for cfg in cfgs:
@@ -157,26 +158,26 @@ def comparison_table(rows: Sequence[dict], metrics: Sequence[str], style: str = 
 
 
 def mean_std_cell(row: dict | None) -> str:
-    """The table cell `mean +- std` of a row; `-` without a row."""
+    """Formats a row as the table cell `mean +- std`; `-` without a row."""
     if row is None:
         return "-"
     return f"{row['mean']:.1f}" + ("" if row["std"] is None else f" +- {row['std']:.1f}")
 
 
 def scaled_cell(by_metric: dict[str, dict], metric: str, factor: float, digits: int) -> str:
-    """The table cell of a metric in another unit; `-` without a row of this metric.
+    """Formats a metric as a table cell in another unit; `-` without a row of this metric.
 
     Args:
         by_metric: the rows of a table line, by metric.
         metric: the metric to show.
-        factor: is multiplied with the value.
-        digits: decimal digits to show.
+        factor: the conversion factor to the other unit.
+        digits: the number of decimal digits to show.
     """
     return f"{by_metric[metric]['mean'] * factor:.{digits}f}" if metric in by_metric else "-"
 
 
 def seeds_cell(by_metric: dict[str, dict]) -> str:
-    """The table cell with the number of finished seeds, from the rows of a line by metric."""
+    """Formats the number of finished seeds as a table cell, from the rows of a line by metric."""
     row = by_metric["missing_runs"]
     done = str(row["n"] - row["mean"])
     return f"{done} ({row['mean']} failed or not run)" if row["mean"] else done

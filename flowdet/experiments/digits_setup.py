@@ -1,4 +1,4 @@
-"""Creates the digits dataset and the pretrained backbone of a comparison on the digits."""
+"""Creates the digits dataset and the pretrained backbone for comparisons on the digits."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ DIGITS_BACKBONE = Path("output/digits_pretrain/backbone.pth")
 
 
 def prepare_digits(config_files: Sequence[str], opts: Sequence[str]) -> list[str]:
-    """Creates the dataset and the pretrained backbone where they are missing.
+    """Creates the dataset and the pretrained backbone unless they exist.
 
     It does nothing if none of the configs trains on the digits.
 
     Args:
-        config_files: the config files of the comparison; those of the digits are named `digits_*`.
+        config_files: the config files of the comparison; `digits_*` are those of the digits.
         opts: overrides of all configs; the backbone is not created if they set MODEL.WEIGHTS.
 
     Returns:
-        The overrides that set MODEL.WEIGHTS to the backbone.
+        The overrides that set MODEL.WEIGHTS to the backbone; [] if none are needed.
 
     Raises:
         OSError: a command that creates a file failed.

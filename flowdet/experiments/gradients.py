@@ -1,4 +1,4 @@
-"""Variance of the blocks' gradients over batches (Proposition 3, B.3, Figure 7)."""
+"""Measures the variance of the blocks' gradients over batches (Proposition 3, B.3, Figure 7)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flowdet.experiments.training_steps import ShortTraining, total_loss
 METHODS: dict[str, dict[str, object]] = {
     "flow": {
         "MODEL.META_ARCHITECTURE": "FlowMatchingDetector",
-        # in every batch, every block gets a gradient
+        # with this schedule every block gets a gradient in every batch
         "MODEL.FLOW_DET.SCHEDULE": "joint",
     },
     # "a single end-to-end loss" (B.3)
@@ -33,14 +33,14 @@ METHODS: dict[str, dict[str, object]] = {
 
 
 def blocks_of(model: nn.Module) -> Sequence[nn.Module]:
-    """The T blocks of a flow or backprop detector."""
+    """Returns the T blocks of a flow or backprop detector."""
     return model.flow.blocks if hasattr(model, "flow") else model.blocks
 
 
 def block_variances(
     blocks: Sequence[nn.Module], backward: Callable[[int], None], num_batches: int
 ) -> list[float]:
-    """Variance of each block's gradient over batches, averaged over the block's parameters.
+    """Computes the variance of each block's gradient over batches, averaged over its parameters.
 
     Args:
         blocks: the blocks.
@@ -51,7 +51,7 @@ def block_variances(
         One variance per block.
 
     Raises:
-        ValueError: fewer than 2 batches.
+        ValueError: `num_batches` is below 2.
     """
     if num_batches < 2:
         raise ValueError(f"a variance needs at least 2 batches, got {num_batches}")
@@ -74,7 +74,7 @@ def block_variances(
 
 
 def _flat_gradient(block: nn.Module) -> torch.Tensor:
-    """The gradient of all trained parameters, [P]; zero for parameters without a gradient."""
+    """Returns the gradient of all P trained parameters, [P]; 0 for those without a gradient."""
     return torch.cat(
         [
             (torch.zeros_like(p) if p.grad is None else p.grad).flatten()
@@ -85,13 +85,12 @@ def _flat_gradient(block: nn.Module) -> torch.Tensor:
 
 
 class GradientStatistics(ShortTraining):
-    """Measures the gradients of a detector's blocks in the course of a short training."""
+    """Measures the gradients of a detector's blocks during a short training."""
 
     def variances(self) -> list[float]:
-        """The variance of each block, see `block_variances`.
+        """Measures the gradient variance of each block, see `block_variances`.
 
-        The measurement changes neither weights nor buffers, such as the statistics of batch
-        normalization.
+        It changes neither weights nor buffers, such as the statistics of batch normalization.
         """
         buffers = {name: x.clone() for name, x in self.model.named_buffers()}
         variances = block_variances(blocks_of(self.model), self._backward, len(self.batches))
@@ -111,10 +110,10 @@ def variance_rows(
 ) -> Iterator[dict]:
     """Measures the variance of each block, and the ratio of the first block's to the last block's.
 
-    It yields rows of a result file as it measures.
+    It yields rows of a result file, one by one.
 
     Args:
-        variants: names and resolved configs.
+        variants: pairs of a method name and a resolved config.
         num_batches: the number of batches over which the variance is computed.
         iterations: the numbers of training iterations after which it is measured.
     """
@@ -138,7 +137,7 @@ def variance_rows(
 
 
 def variance_figure(rows: Sequence[dict]) -> Figure:
-    """The variance of each block, with a panel per T and a line per method and iteration."""
+    """Draws the variance of each block, with a panel per T and a line per method and iteration."""
     rows = [row for row in rows if row["metric"] == "gradient_variance"]
     counts = sorted({row["num_blocks"] for row in rows})
     iterations = sorted({row["iterations"] for row in rows})

@@ -1,8 +1,8 @@
-"""How far blocks read the target from an interpolated state instead of the image.
+"""Measures how much blocks read the target from an interpolated state instead of the image.
 
 An interpolated state `z_t = (1 - t) z_0 + t z_1` contains the target z_1. A block that reads the
-target from it reaches a low anchor loss without the image, and passes little gradient to the
-backbone.
+target from the state has a low anchor loss (all losses except the flow loss) without using the
+image, and passes little gradient to the backbone.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class StatesAtTime(InterpolatedStates):
 
 
 def with_interpolated_states(cfg: CfgNode) -> CfgNode:
-    """A copy of a flow config that trains on interpolated states only."""
+    """Returns a copy of a flow config that trains on interpolated states only."""
     node = f"MODEL.{task_of(cfg).node}"
     keys = {"TRAINING_STATES": "interpolated", "LEARN_AT_START": False, "SCHEDULE": "joint"}
     return with_keys(cfg, {f"{node}.{key}": value for key, value in keys.items()})
 
 
 def anchor_losses(model: nn.Module, batch: list[dict], t: float) -> tuple[float, float, float]:
-    """The anchor loss (eq. 17-18) on interpolated states at time `t`, averaged over the blocks.
+    """Computes the anchor loss (eq. 17-18) on interpolated states at time `t`, a mean over blocks.
 
     Args:
         model: a flow model in training mode.
@@ -60,8 +60,8 @@ def anchor_losses(model: nn.Module, batch: list[dict], t: float) -> tuple[float,
 
     Returns:
         The loss, the loss with the features of another image of the batch, and the norm of the
-        gradient of the former with respect to the features. Both losses have the same noise; each
-        matches queries and objects by itself.
+        gradient of the first loss with respect to the features. Both losses use the same noise;
+        each has its own matching of queries and objects.
     """
     make_states = partial(StatesAtTime, t)
     if isinstance(model, FlowMatchingDetector):
@@ -72,7 +72,7 @@ def anchor_losses(model: nn.Module, batch: list[dict], t: float) -> tuple[float,
     seed = int(torch.randint(2**31, ()))
 
     def anchor_loss(change: Callable[[Tensor], Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """The loss with the features that `change` returns, and these features."""
+        """Returns the loss with the features that `change` returns, and these features."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             block_losses, (*tensors, z_1) = model.block_losses(features, targets, make_states)
@@ -92,13 +92,13 @@ def anchor_losses(model: nn.Module, batch: list[dict], t: float) -> tuple[float,
 def leak_rows(
     cfg: CfgNode, num_batches: int, iterations: Sequence[int], times: Sequence[float]
 ) -> Iterator[dict]:
-    """Measures every metric at every time; yields rows of a result file as it measures.
+    """Measures every metric at every time; yields rows of a result file, one by one.
 
     Args:
         cfg: the resolved config of a flow model, see `with_interpolated_states`.
-        num_batches: the number of batches that each value is averaged over.
+        num_batches: the number of batches to average each value over.
         iterations: the numbers of training iterations after which it is measured.
-        times: t, each in [0, 1).
+        times: the times t of the states, each in [0, 1).
     """
     training = ShortTraining(cfg, num_batches)
     for iteration in sorted(set(iterations)):
@@ -124,7 +124,7 @@ def leak_rows(
 
 
 def leak_figure(rows: Sequence[dict]) -> Figure:
-    """The two losses, and the gradient norm, over t; a line per number of iterations."""
+    """Draws the two losses and the gradient norm over t, with a line per number of iterations."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     for color, iteration in enumerate(sorted({row["iterations"] for row in rows})):

@@ -1,4 +1,4 @@
-"""Loads the run of a measurement, and writes its results and its figure."""
+"""Loads the run for a measurement, and writes the results and the figure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def check_output_folder(folder: Path) -> None:
     """Checks before a long measurement that its results can be written to a folder.
 
     Raises:
-        FileExistsError: there is a file of this name.
+        FileExistsError: `folder` is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file: use a folder as --output")
@@ -29,17 +29,17 @@ def load_run(
 ) -> tuple[CfgNode, nn.Module]:
     """Loads the resolved config and the model of a finished training.
 
-    The model is in evaluation mode. It has the averaged weights if the training kept them
-    (`SOLVER.EMA_DECAY`).
+    The model is in evaluation mode. It has the averaged weights if the checkpoint contains them and
+    `SOLVER.EMA_DECAY` is not 0.
 
     Args:
         folder: the OUTPUT_DIR of the training.
-        weights: the checkpoint; None for the `model_final.pth` of the folder.
-        overrides: `KEY VALUE` pairs.
+        weights: the checkpoint; None takes `model_final.pth` in the folder.
+        overrides: overrides of the config, as `KEY VALUE` pairs.
 
     Raises:
-        FileNotFoundError, KeyError, ValueError: from `load_config`, `resolve_config` and
-            `WholeModelCheckpointer`.
+        FileNotFoundError, KeyError, ValueError: as `load_config`, `resolve_config` and
+            `load_trained`.
     """
     cfg = load_config(str(folder / "config.yaml"), list(overrides))
     resolve_config(cfg, training=False)

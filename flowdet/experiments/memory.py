@@ -1,4 +1,4 @@
-"""Memory of a training step over the number of blocks (5.2, B.4, Figure 3)."""
+"""Measures the memory of a training step over the number of blocks (5.2, B.4, Figure 3)."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class StepMemory:
         parameter: parameters and buffers.
         gradient: gradients of the parameters.
         optimizer: state of the optimizer.
-        peak: peak of the memory allocated on a GPU: all of the above and temporary tensors; None
-            on a CPU.
+        peak: peak of the memory allocated on a GPU, which includes all of the above and temporary
+            tensors; None on a CPU.
     """
 
     activation: int
@@ -72,16 +72,16 @@ class StepMemory:
 class SavedBytes:
     """Counts the bytes of the tensors that autograd keeps for the backward pass.
 
-    A storage that several autograd nodes keep is counted once. Parameters and buffers are not
-    counted. Tensors that gradient checkpointing recomputes in the backward pass are counted.
+    A storage that several autograd nodes keep is counted once. Tensors that gradient checkpointing
+    recomputes in the backward pass are counted too. Parameters and buffers are not counted.
 
         with SavedBytes(model).counting() as saved:
             sum(model(batch).values()).backward()
         print(saved.peak)
 
     Attributes:
-        live: bytes that are kept now, without recomputed tensors.
-        peak: the maximum of the bytes kept at one time, with recomputed tensors.
+        live: the bytes that are kept at present, without recomputed tensors.
+        peak: the largest number of bytes kept at the same time, with recomputed tensors.
     """
 
     def __init__(self, model: nn.Module):
@@ -94,7 +94,7 @@ class SavedBytes:
 
     @contextmanager
     def counting(self) -> Iterator[SavedBytes]:
-        """Counts the tensors of forward and backward passes inside of this context."""
+        """Counts the tensors of the forward and backward passes inside this context."""
         hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda saved: saved.tensor)
         with hooks, _RecomputationCounter(self):
             yield self
@@ -111,14 +111,14 @@ class SavedBytes:
         return _SavedTensor(x, self, pointer, size)
 
     def release(self, pointer: int, size: int) -> None:
-        """Notes that an autograd node has released the storage at `pointer`, of `size` bytes."""
+        """Records that an autograd node has released the storage at `pointer`, of `size` bytes."""
         self._uses[pointer] -= 1
         if not self._uses[pointer]:
             del self._uses[pointer]
             self.live -= size
 
     def add_recomputed(self, x: Tensor) -> None:
-        """Counts a tensor that checkpointing has recomputed: the autograd hooks do not see it."""
+        """Counts a tensor that checkpointing recomputed, which the autograd hooks do not see."""
         storage = x.untyped_storage()
         pointer = storage.data_ptr()
         alive = {p: entry for p, entry in self._recomputed.items() if not entry[0].expired()}
@@ -145,7 +145,7 @@ class _SavedTensor:
 class _RecomputationCounter(TorchDispatchMode):
     """Counts the results of operations that gradient checkpointing recomputes.
 
-    These are the operations inside of a backward pass for which gradients are enabled.
+    These are the operations inside a backward pass for which gradients are enabled.
     """
 
     def __init__(self, counter: SavedBytes):
@@ -163,7 +163,7 @@ class _RecomputationCounter(TorchDispatchMode):
 
 
 def with_method(cfg: CfgNode, method: str, num_blocks: int) -> CfgNode:
-    """A copy of a flow config for a method and T blocks.
+    """Returns a copy of a flow config for a method and T blocks.
 
     Args:
         cfg: a flow config.
@@ -171,7 +171,7 @@ def with_method(cfg: CfgNode, method: str, num_blocks: int) -> CfgNode:
         num_blocks: T, at least 1.
 
     Raises:
-        ValueError: unknown method, or no blocks.
+        ValueError: the method is unknown, or `num_blocks` is below 1.
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}: use one of {', '.join(METHODS)}")
@@ -184,8 +184,8 @@ def measure_step(cfg: CfgNode, batch_size: int) -> StepMemory:
     """Measures the memory of one training step on synthetic inputs.
 
     Args:
-        cfg: a resolved config. Images have the size `INPUT.FIXED_SIZE` (256x256 where it is not
-            set); the step runs on `MODEL.DEVICE`.
+        cfg: a resolved config. Images have the size `INPUT.FIXED_SIZE`, or 256x256 if it is not
+            set. The step runs on `MODEL.DEVICE`.
         batch_size: images in the step.
     """
     cfg = without_feature_cache(cfg)
@@ -215,8 +215,8 @@ def measure_step(cfg: CfgNode, batch_size: int) -> StepMemory:
 
 
 def _create_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Creates the optimizer's state of all parameters, including blocks that the schedule
-    `alternate` does not train in the first iterations."""
+    """Creates the optimizer's state of all parameters, also of blocks that the schedule `alternate`
+    does not train in the first iteration."""
     for p in model.parameters():
         p.grad = torch.zeros_like(p) if p.requires_grad else None
     optimizer.step()
@@ -232,7 +232,7 @@ def memory_rows(
 ) -> Iterator[dict]:
     """Measures every method with every number of blocks and every batch size.
 
-    It yields rows of a result file as it measures.
+    It yields rows of a result file, one by one.
 
     Args:
         cfg: a resolved flow config.
@@ -241,7 +241,7 @@ def memory_rows(
         batch_sizes: images per step.
 
     Raises:
-        ValueError: unknown method, or a number below 1.
+        ValueError: a method is unknown, or a number is below 1.
     """
     # check all arguments before the first measurement
     variants = [
@@ -261,10 +261,10 @@ def memory_rows(
 
 
 def slope_rows(rows: Sequence[dict]) -> list[dict]:
-    """The least-squares slope over T of the activations, and on a GPU of the peak memory.
+    """Fits the least-squares slope over T of the activations, and on a GPU of the peak memory.
 
     Returns:
-        A row per method, batch size and metric; none for a single T.
+        A row per method, batch size and metric; no row if there is only one T.
     """
     slopes = []
     for metric in ("activation_bytes", "peak_bytes"):
@@ -279,7 +279,7 @@ def slope_rows(rows: Sequence[dict]) -> list[dict]:
 def memory_lines(
     rows: Sequence[dict], metric: str = "activation_bytes"
 ) -> dict[tuple[int, str], list[tuple[int, int]]]:
-    """The points (T, bytes) of a metric, by (batch size, method)."""
+    """Returns the points (T, bytes) of a metric, by (batch size, method)."""
     lines: dict[tuple[int, str], list[tuple[int, int]]] = {}
     for row in rows:
         if row["metric"] == metric:
@@ -289,7 +289,7 @@ def memory_lines(
 
 
 def memory_figure(rows: Sequence[dict]) -> Figure:
-    """The activation memory over T, with one panel per batch size."""
+    """Draws the activation memory over T, with one panel per batch size."""
     lines = memory_lines(rows)
     slopes = {
         (row["batch_size"], row["method"]): row["mean"]

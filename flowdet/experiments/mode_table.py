@@ -24,7 +24,7 @@ _ROW_KEYS = ("weights", "metric", "mode", "block", "num_steps")
 
 
 def line_key(cfg: CfgNode) -> dict[str, str]:
-    """What identifies the table line of a classifier: its `backbone`, `topology` and `method`."""
+    """Returns the key of a classifier's table line: its `backbone`, `topology` and `method`."""
     return {
         "backbone": backbone_of(cfg),
         "topology": cfg.MODEL.FLOW_CLS.TOPOLOGY,
@@ -33,11 +33,11 @@ def line_key(cfg: CfgNode) -> dict[str, str]:
 
 
 def mode_rows(runs: Sequence[Run]) -> list[dict]:
-    """Rows of a result file: mean and standard deviation over the seeds.
+    """Computes rows of a result file: mean and standard deviation over the seeds.
 
-    A group of runs that differ only in their seed has a row for each metric of each inference mode
-    (rows with `"weights": "ema"` are of the averaged weights), and a row `missing_runs`. If any of
-    its runs is finished it also has rows `trained_parameters` and `training_seconds`.
+    A group of runs that differ only in their seed has one row per metric and inference mode, and a
+    row `missing_runs`. Rows with `"weights": "ema"` are results of the averaged weights. If any of
+    its runs is finished, the group also has the rows `trained_parameters` and `training_seconds`.
     """
     rows = []
     for group in group_seeds(runs):
@@ -51,7 +51,7 @@ def mode_rows(runs: Sequence[Run]) -> list[dict]:
 def _accuracy_rows(done: Sequence[Run]) -> list[dict]:
     values: dict[tuple, list[float]] = {}
     for row in (row for run in done for row in run.rows()):
-        # the configured mode also has a row with its name
+        # the configured mode also has a row under its own name
         if row["mode"] != "default":
             key = tuple((name, row[name]) for name in _ROW_KEYS if name in row)
             values.setdefault(key, []).append(row["mean"])
@@ -103,17 +103,17 @@ def mode_table(
 
 
 def averaged_weights(rows: Sequence[dict]) -> set[str]:
-    """The kinds of averaged weights that the rows have results of: `{"ema"}` or none."""
+    """Returns the kinds of averaged weights in the rows: `{"ema"}`, or an empty set."""
     return {row["weights"] for row in rows if "weights" in row}
 
 
 def _mode_and_number(row: dict) -> tuple[str, int | None]:
-    """The inference mode of a row, and its block or number of steps (None for other modes)."""
+    """Returns the inference mode of a row, and its block or number of steps (None without them)."""
     return row["mode"], row.get("block", row.get("num_steps"))
 
 
 def _columns(count: int) -> dict[str, tuple[str, int | None]]:
-    """The mode and number (see `_mode_and_number`) in each column, for a model of T blocks."""
+    """Returns mode and number (see `_mode_and_number`) of each column, for `count` = T blocks."""
     return {
         "probe": ("probe", None),
         "head": ("head", None),

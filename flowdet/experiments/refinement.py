@@ -1,4 +1,4 @@
-"""Accuracy after every integration step, in every inference mode (B.1, B.2, Figure 6)."""
+"""Measures the accuracy after every integration step and in every mode (B.1, B.2, Figure 6)."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from flowdet.experiments.comparison_table import mean_and_std
 from flowdet.flow import InferencePlan, solve
 from flowdet.reporting.results import method_of
 
-# an inference plan, and the number of steps after which its estimate is decoded (from 1)
+# an inference plan, and the number of steps (from 1) after which its estimate is decoded
 PlanStep = tuple[InferencePlan, int]
-# with the estimate [B, M, d] after this step, and the factors [B, M] of its scores (None for 1)
+# a plan step, the estimate [B, M, d] after it, and the factors [B, M] of the scores (None for 1)
 StepEstimate = tuple[PlanStep, Tensor, Tensor | None]
 
 
 def all_plans(num_blocks: int, max_steps: int) -> list[InferencePlan]:
-    """Every inference mode with every block and with 1 to `max_steps` steps.
+    """Returns every inference mode with every block and with 1 to `max_steps` steps.
 
     Raises:
         ValueError: `max_steps` is below 1.
@@ -51,13 +51,13 @@ def all_plans(num_blocks: int, max_steps: int) -> list[InferencePlan]:
 def plan_estimates(
     model: FlowMatchingDetector, batch: int, tokens: ImageTokens, plans: Sequence[InferencePlan]
 ) -> Iterator[StepEstimate]:
-    """The estimates of a flow detector after every step of every plan.
+    """Yields the estimates of a flow detector after every step of every plan.
 
-    The images are encoded once for all plans. Only the last estimate of a plan has score factors:
-    it is what `model.inference` decodes.
+    All plans use the same encoded images. Only the last estimate of a plan has score factors,
+    because `model.inference` applies box stability to this one only.
 
     Args:
-        model: in evaluation mode.
+        model: a detector in evaluation mode.
         batch: B, the number of images.
         tokens: the encoded images.
         plans: the plans.
@@ -72,7 +72,7 @@ def plan_estimates(
 
 
 def layer_estimates(model: SetDetector, tokens: ImageTokens) -> Iterator[StepEstimate]:
-    """The estimates of a `BackpropDetector` after every layer, as a plan of the mode `layers`."""
+    """Yields the estimates of a `BackpropDetector` after every layer, as a plan named `layers`."""
     refinement = model.refine(tokens, trajectory=True)
     plan = InferencePlan("layers", len(refinement.estimates))
     yield from _step_estimates(model, plan, refinement)
@@ -108,11 +108,11 @@ def refinement_rows(
 
     Args:
         cfg: the resolved config of the model.
-        model: in evaluation mode, with its weights loaded.
+        model: a detector in evaluation mode, with its weights loaded.
         plans: the plans of a `FlowMatchingDetector`; other detectors are evaluated after every
             layer instead.
         metrics: names of metrics of the evaluator.
-        every_step: evaluate after every step of a plan; otherwise only after its last step.
+        every_step: whether to evaluate after every step of a plan, not only after its last step.
 
     Returns:
         Rows of a result file.
@@ -142,7 +142,7 @@ def refinement_rows(
         if plan.mode == "single_step":
             common["block"] = plan.block
         for metric in metrics:
-            # COCO's evaluator returns nan where there are no detections
+            # COCO's evaluator returns nan if there are no detections
             if not math.isnan(values[metric]):
                 value = {"metric": metric, "mean": round(values[metric], 2), "std": None, "n": 1}
                 rows.append(common | value)
@@ -159,8 +159,8 @@ def mean_over_runs(rows_by_run: Sequence[Sequence[dict]]) -> list[dict]:
 
 
 def refinement_figure(rows: Sequence[dict], metric: str = "AP50") -> Figure:
-    """AP over the integration step, with a panel per multi-step mode and a line per number of
-    steps; horizontal lines show the one-step modes."""
+    """Draws AP over the integration step, with a panel per multi-step mode and a line per number of
+    steps. Horizontal lines show the one-step modes."""
     rows = [row for row in rows if row["metric"] == metric]
     panels = [
         mode

@@ -1,4 +1,4 @@
-"""Single training steps and short trainings, for the measurements."""
+"""Runs single training steps and short trainings for the measurements."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flowdet.engine.task_builders import task_of
 
 
 def total_loss(model: nn.Module, batch: list[dict], amp: bool = False) -> torch.Tensor:
-    """The sum of a model's losses for a batch, a scalar; `amp` computes it under autocast."""
+    """Sums a model's losses for a batch to a scalar; with `amp` under autocast."""
     with torch.autocast(model.device.type, enabled=amp):
         return sum(model(batch).values())
 
@@ -25,7 +25,7 @@ def total_loss(model: nn.Module, batch: list[dict], amp: bool = False) -> torch.
 def train_step(
     model: nn.Module, batch: list[dict], optimizer: torch.optim.Optimizer, amp: bool = False
 ) -> None:
-    """One training step: forward, backward and update."""
+    """Runs one training step: forward, backward and update."""
     total_loss(model, batch, amp).backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -36,8 +36,8 @@ class ShortTraining:
 
     Args:
         cfg: the resolved config.
-        num_batches: the first batches of the loader, which are kept for the measurements; the
-            model is trained on the batches after them.
+        num_batches: the number of batches at the start of the loader that are kept for the
+            measurements; the model is trained on the batches after them.
 
     Attributes:
         batches: the kept batches.
@@ -63,9 +63,9 @@ class ShortTraining:
 
 
 def synthetic_batch(cfg: CfgNode, batch_size: int) -> list[dict]:
-    """Noise images with two objects each, in the format of `FlowDatasetMapper`.
+    """Returns noise images with two objects each, in the format of `FlowDatasetMapper`.
 
-    The images have the size `INPUT.FIXED_SIZE`, or 256x256 pixels where it is not set.
+    The images have the size `INPUT.FIXED_SIZE`, or 256x256 pixels if it is not set.
     """
     height, width = cfg.INPUT.FIXED_SIZE if all(cfg.INPUT.FIXED_SIZE) else (256, 256)
     generator = torch.Generator().manual_seed(0)
@@ -81,5 +81,5 @@ def synthetic_batch(cfg: CfgNode, batch_size: int) -> list[dict]:
 
 
 def without_feature_cache(cfg: CfgNode) -> CfgNode:
-    """A copy of a config without a feature cache on disk, which synthetic images must not enter."""
+    """Returns a copy of a config without a feature cache on disk, for use with synthetic images."""
     return with_keys(cfg, {"MODEL.FLOW_DET.FEATURE_CACHE_DIR": ""})

@@ -1,7 +1,7 @@
-"""Measures of a detection's confidence: its score, or the agreement of several predictions.
+"""Compares measures of a detection's confidence: its score, and agreement with other predictions.
 
-A query keeps its index in every run of the blocks, so a detection can be compared with what other
-initial noise, other blocks or earlier steps predict for the same query.
+A query keeps its index in every run of the blocks. Therefore a detection can be compared with other
+predictions for the same query: from other initial noise, other blocks or earlier steps.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from flowdet.reporting.results import method_of
 
 _IOU = 0.5
 _BINS = 15
-# of `BoxStability`, for models that have none
+# noise of `BoxStability` for models without box stability
 _STABILITY_NOISE = 0.2
 
 
@@ -40,16 +40,16 @@ class Confidences:
 
     Attributes:
         values: the confidence of every detection, in [0, 1].
-        correct: whether the detection is a true positive: IoU of at least 0.5 with an object of its
-            class that no detection of a higher score has matched.
+        correct: whether the detection is a true positive: it has an IoU of at least 0.5 with an
+            object of its class that no detection with a higher score has matched.
     """
 
     values: list[float] = field(default_factory=list)
     correct: list[bool] = field(default_factory=list)
 
     def calibration_error(self) -> float:
-        """The expected calibration error: the absolute difference of mean confidence and precision,
-        averaged over bins of equal width, weighted by their number of detections."""
+        """Computes the expected calibration error: the absolute difference between mean confidence
+        and precision, averaged over bins of equal width, weighted by their number of detections."""
         values, correct = np.array(self.values), np.array(self.correct, dtype=float)
         return float(
             sum(
@@ -59,29 +59,29 @@ class Confidences:
         )
 
     def bins(self) -> list[np.ndarray]:
-        """The indices of the detections in each bin that is not empty, from low to high
+        """Returns the indices of the detections in each bin that is not empty, from low to high
         confidence."""
         numbers = np.minimum(np.array(self.values) * _BINS, _BINS - 1).astype(int)
         return [np.flatnonzero(numbers == b) for b in range(_BINS) if (numbers == b).any()]
 
     def error_by_coverage(self) -> np.ndarray:
-        """The share of false positives among the k most confident detections, for k = 1, 2, ..."""
+        """Computes the share of false positives among the k most confident detections, by k."""
         order = np.argsort(-np.array(self.values), kind="stable")
         wrong = 1 - np.array(self.correct, dtype=float)[order]
         return wrong.cumsum() / np.arange(1, len(wrong) + 1)
 
     def metrics(self) -> dict[str, float]:
-        """`ECE` (see `calibration_error`), `AUROC` of true against false positives, and `AURC`, the
-        mean of `error_by_coverage`, in percent.
+        """Returns `ECE` (see `calibration_error`), `AUROC` of true against false positives, and
+        `AURC`, the mean of `error_by_coverage`, all in percent.
 
         Raises:
-            ValueError: all detections are true positives, or none is.
+            ValueError: there are no true positives, or no false positives.
         """
         if len(set(self.correct)) < 2:
             raise ValueError(
                 f"{sum(self.correct)} of {len(self.correct)} detections are true positives: "
-                "confidences can only be compared where there are true and false positives. Is the "
-                "model trained?"
+                "confidences can be compared only if there are true and false positives: check "
+                "that the model is trained"
             )
         return {
             "ECE": 100 * self.calibration_error(),
@@ -93,19 +93,19 @@ class Confidences:
 def estimates_by_source(
     model: SetDetector, images: int, tokens: ImageTokens, samples: int
 ) -> tuple[Refinement, dict[str, Tensor]]:
-    """The refined queries of a batch, and several estimates of them from different sources.
+    """Refines the queries of a batch, and computes several estimates of them from each source.
 
     Args:
-        model: in evaluation mode.
+        model: a detector in evaluation mode.
         images: B, the number of images.
         tokens: the encoded images.
         samples: additional samples of z_0.
 
     Returns:
-        The refinement, and by source the estimates [S, B, M, d]. `steps`: the estimates after every
-        step, or after every layer of a `BackpropDetector`. A flow detector also has `noise`: the
-        final estimates from the usual z_0 and from the other samples, and `blocks`: each block's
-        estimate at the last step.
+        The refinement, and the estimates [S, B, M, d] by source. The source `steps` has the
+        estimates after every step, or after every layer of a `BackpropDetector`. A flow detector
+        has two more sources: `noise`, the final estimates from the usual z_0 and from the
+        additional samples; and `blocks`, each block's estimate at the last step.
     """
     refinement = model.refine(tokens, trajectory=True)
     steps = refinement.estimates
@@ -122,13 +122,15 @@ def estimates_by_source(
 def confidence_measures(
     model: SetDetector, refinement: Refinement, sources: dict[str, Tensor], samples: int
 ) -> dict[str, Tensor]:
-    """The confidence of every query in every class, [B, M, C], by measure.
+    """Computes the confidence of every query in every class, [B, M, C], by measure.
 
-    `score` is the probability of the class. `stability` is the score times the box's `BoxStability`
-    (with `samples` perturbations where the model has none). `size` is the score times the tenth
-    root of the box's area: it measures nothing, and shows what a measure gains by preferring large
-    boxes. `mean of SOURCE` is the probability averaged over the estimates of a source.
-    `agreement of SOURCE` is this mean times the mean IoU of their boxes with the query's box.
+    - `score` is the probability of the class.
+    - `stability` is the score times the `BoxStability` of the box, with `samples` perturbations if
+      the model has no box stability.
+    - `size` is the score times the tenth root of the box's area. It is a control: it shows how much
+      a measure gains only by preferring large boxes.
+    - `mean of SOURCE` is the probability averaged over the estimates of a source.
+    - `agreement of SOURCE` is this mean times the mean IoU of their boxes with the query's box.
     """
     z = refinement.z_1
     logits, boxes = model.heads(z)
@@ -151,8 +153,8 @@ def confidence_measures(
 
 
 def true_positive_flags(instances: Instances, objects: Sequence[dict]) -> list[bool | None]:
-    """Whether each detection is a true positive; None for detections of objects that are marked
-    difficult or crowd, which are not counted.
+    """Returns whether each detection is a true positive. The value is None for detections of
+    objects marked difficult or crowd, which are not counted.
 
     Args:
         instances: `pred_boxes`, `scores` and `pred_classes`, sorted by descending score.
@@ -177,7 +179,7 @@ def true_positive_flags(instances: Instances, objects: Sequence[dict]) -> list[b
 def _detections(
     model: SetDetector, inputs: list[dict], samples: int
 ) -> Iterator[tuple[dict, Instances, dict[str, Tensor]]]:
-    """Every image with its detections and their confidences [N] by measure."""
+    """Yields every image with its N detections and their confidences [N] by measure."""
     refinement, sources = estimates_by_source(model, len(inputs), model.encode(inputs), samples)
     measures = confidence_measures(model, refinement, sources, samples)
     for i, instances in enumerate(model.detections(refinement.z_1, inputs)):
@@ -193,14 +195,14 @@ def measure(
 
     Args:
         cfg: the resolved config of the model.
-        model: in evaluation mode, with its weights loaded.
-        samples: additional samples of z_0, and perturbations of `BoxStability`.
+        model: a detector in evaluation mode, with its weights loaded.
+        samples: additional samples of z_0, and perturbations if the model has no box stability.
 
     Returns:
         Rows of a result file, and the `Confidences` by measure.
 
     Raises:
-        ValueError: all detections are true positives, or none is.
+        ValueError: there are no true positives, or no false positives.
     """
     dataset = cfg.DATASETS.TEST[0]
     annotations = {d["image_id"]: d["annotations"] for d in get_detection_dicts(dataset, True)}
@@ -230,7 +232,7 @@ def measure(
 
 
 def _extend(confidences: Confidences, values: Tensor, flags: Sequence[bool | None]) -> None:
-    """Adds the detections of an image, without those that are not counted."""
+    """Adds the detections of an image, except those that are not counted."""
     for value, correct in zip(values.tolist(), flags, strict=True):
         if correct is not None:
             confidences.values.append(value)
@@ -238,7 +240,7 @@ def _extend(confidences: Confidences, values: Tensor, flags: Sequence[bool | Non
 
 
 def uncertainty_figure(by_measure: dict[str, Confidences]) -> Figure:
-    """A reliability diagram, and the share of false positives over the share of detections kept."""
+    """Draws a reliability diagram, and the false positives over the share of kept detections."""
     figure = Figure(figsize=(9.5, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot([0, 1], [0, 1], color="gray", linewidth=0.8)
@@ -252,7 +254,7 @@ def uncertainty_figure(by_measure: dict[str, Confidences]) -> Figure:
         right.plot(kept, error, linewidth=width, label=name)
     left.set(xlabel="confidence", ylabel="precision", title="reliability")
     right.set(xlabel="detections kept (%)", ylabel="false positives (%)", title="selection")
-    # most detections have a very low confidence: the interesting part is at the left
+    # a log scale, because most detections have a very low confidence
     right.set(xscale="log", xlim=(0.1, 100))
     for axes in (left, right):
         axes.grid(alpha=0.3)

@@ -1,7 +1,8 @@
-"""Exports trained models as single files: ONNX, or torch.export.
+"""Exports a trained model as a single file: ONNX, or torch.export.
 
-`graphs` turns a model into a function of tensors, `suppression` has the NMS operator of the graphs,
-`formats` writes and runs files, and `check` compares files with the PyTorch model.
+`graphs` turns a model into a function of tensors. `suppression` defines the NMS operator of the
+graphs. `formats` writes and runs files. `check` compares a file with the PyTorch model. `metadata`
+describes inputs and outputs for the users of a file.
 """
 
 from flowdet.export.check import Difference, export, measure_difference

@@ -1,4 +1,4 @@
-"""Compares exported files with the PyTorch model; only files with matching outputs are kept."""
+"""Compares exported files with the PyTorch model and keeps only those with matching outputs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ BATCH = 8
 
 
 class Difference(NamedTuple):
-    """The difference of the outputs of a file and of the PyTorch model.
+    """The difference between the outputs of a file and of the PyTorch model.
 
     Attributes:
-        largest: the largest difference of a score or probability, or of a box coordinate as a share
-            of the image's width or height. Each detection is compared with the nearest detection
-            of its class in the other output. It is 1 or more if the number of detections differs,
-            or if there is no detection of this class.
+        largest: the largest difference of a score or probability, or of a box coordinate divided by
+            the image's width or height. Each detection is compared with the nearest detection of
+            its class in the other output. The value is 1 or more if the numbers of detections
+            differ, or if the other output has no detection of this class.
         images: the number of images that were compared.
         detections: the number of detections of the model in these images; None for a classifier.
     """
@@ -43,7 +43,7 @@ def measure_difference(
         graph: the graph that the file was written from.
         run: runs the file, see `flowdet.export.formats`.
         images: uint8 [B, 3, H, W].
-        noise_input: pass the noise of the graph to `run`.
+        noise_input: whether to pass the noise of the graph to `run`.
     """
     is_detector = isinstance(graph, DetectionGraph)
     differences = []
@@ -62,19 +62,19 @@ def measure_difference(
 
 
 def _detections(graph: DetectionGraph, images: Tensor) -> list[Tensor]:
-    """The detections of the model in each image, as rows of `_detection_rows`."""
+    """Returns the detections of the model in each image, in the form of `_detection_rows`."""
     results = [x["instances"] for x in graph.model.inference([{"image": x} for x in images])]
     return [_detection_rows(graph, x.pred_boxes.tensor, x.scores, x.pred_classes) for x in results]
 
 
 def _probabilities(graph: Graph, images: Tensor) -> list[Tensor]:
-    """The class probabilities of the model for each image, as rows of `_class_rows`."""
+    """Returns the class probabilities of the model for each image, in the form of `_class_rows`."""
     results = graph.model.inference([{"image": x} for x in images], all_modes=False)
     return [_class_rows(x["logits"][0].softmax(dim=0)) for x in results]
 
 
 def _file_outputs(graph: Graph, outputs: tuple[Tensor, ...]) -> list[Tensor]:
-    """The outputs of a file, as rows like those of `_detections` or `_probabilities`."""
+    """Converts the outputs of a file to the form of `_detections` or `_probabilities`."""
     if not isinstance(graph, DetectionGraph):
         return [_class_rows(x) for x in outputs[0]]
     rules = graph.model.postprocess
@@ -91,22 +91,22 @@ def _file_outputs(graph: Graph, outputs: tuple[Tensor, ...]) -> list[Tensor]:
 def _detection_rows(
     graph: DetectionGraph, boxes: Tensor, scores: Tensor, classes: Tensor
 ) -> Tensor:
-    """One row per detection, [N, 6]: box as shares of the image size, score, class."""
+    """Returns one row per detection, [N, 6]: box relative to the image size, score, class."""
     height, width = graph.size
     relative = boxes / boxes.new_tensor([width, height, width, height])
     return torch.cat([relative, scores[:, None], classes[:, None]], dim=1)
 
 
 def _class_rows(probabilities: Tensor) -> Tensor:
-    """One row per class, [C, 2]: its probability and its index."""
+    """Returns one row per class, [C, 2]: its probability and its index."""
     return torch.stack([probabilities, torch.arange(len(probabilities))], dim=1)
 
 
 def _distance(rows: Tensor, other: Tensor) -> float:
-    """The largest distance of a row [N, F] to the nearest row of the other set.
+    """Returns the largest distance of a row [N, F] from the nearest row of the other set.
 
-    The order of the rows does not matter, as it is arbitrary for equal scores. The distance is the
-    maximum over the F columns, so rows of different classes are at least 1 apart.
+    The order of the rows does not matter, because it is arbitrary for equal scores. The distance of
+    two rows is the maximum over the F columns, so it is at least 1 for rows of different classes.
     """
     if len(rows) != len(other):
         return 1.0
@@ -140,8 +140,8 @@ def export(
         tolerance: the maximum of `Difference.largest`.
 
     Raises:
-        ValueError: the outputs differ by more, or the model has no initial noise that could be
-            an input.
+        ValueError: the outputs differ by more than `tolerance`, or `noise_input` is True and the
+            model has no initial noise.
     """
     if noise_input and graph.noise is None:
         raise ValueError(
@@ -156,8 +156,8 @@ def export(
         if not difference.largest <= tolerance:
             raise ValueError(
                 f"{path} is not written: its outputs differ from the model's by "
-                f"{difference.largest:.2g} (scores; boxes as shares of the image size), more than "
-                f"the tolerance {tolerance:g}"
+                f"{difference.largest:.2g} (scores, or boxes relative to the image size), more "
+                f"than the tolerance {tolerance:g}"
             )
         partial.replace(path)
     finally:

@@ -1,4 +1,4 @@
-"""The file formats of exported models: writing a graph to a file, and running a file."""
+"""The file formats of exported models: writes graphs to files and runs the files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from torch import Tensor
 from flowdet.export.graphs import Graph
 from flowdet.export.suppression import onnx_translations
 
-# Runs a file. Arguments: images, uint8 [B, 3, H, W], and noise [B, ..., d] or None. It returns the
-# outputs of the graph.
+# A function that runs a file. It takes images, uint8 [B, 3, H, W], and noise, [B, ..., d] or None,
+# and returns the outputs of the graph.
 Runner = Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]
 
-# the version that torch.onnx writes without a conversion
+# the opset that torch.onnx writes without a conversion
 OPSET = 18
 EXTRA_FILE = "flowdet.json"
 
@@ -32,9 +32,9 @@ def write_onnx(graph: Graph, path: Path, metadata: dict[str, str], noise_input: 
     Args:
         graph: the graph.
         path: the path of the file.
-        metadata: texts by key, stored as the model's properties.
-        noise_input: add an optional second input `noise`, [1, ..., d] or [B, ..., d], whose default
-            is the noise of the graph.
+        metadata: strings by key, stored as the model's properties.
+        noise_input: whether to add an optional second input `noise`, [1, ..., d] or [B, ..., d],
+            whose default is the noise of the graph.
     """
     import onnx
 
@@ -44,7 +44,7 @@ def write_onnx(graph: Graph, path: Path, metadata: dict[str, str], noise_input: 
             program,
             dynamo=True,
             opset_version=OPSET,
-            # a text names the dimension in the file
+            # a string becomes the name of the dynamic dimension in the file
             dynamic_shapes=shapes | {"images": {0: "batch"}},
             input_names=list(shapes),
             output_names=list(graph.outputs),
@@ -79,8 +79,8 @@ def write_torch(graph: Graph, path: Path, metadata: dict[str, str], noise_input:
     Args:
         graph: the graph.
         path: the path of the file.
-        metadata: texts by key, stored as JSON in the extra file `flowdet.json`.
-        noise_input: the program takes noise [B, ..., d] as its second argument.
+        metadata: strings by key, stored as JSON in the extra file `flowdet.json`.
+        noise_input: whether the program takes noise [B, ..., d] as its second argument.
     """
     noise = [graph.initial_noise(2, None).contiguous()] if noise_input else []
     program, _ = _trace(graph, noise)
@@ -93,7 +93,7 @@ def _trace(graph: Graph, noise: list[Tensor]) -> tuple[torch.export.ExportedProg
 
     Args:
         graph: the graph.
-        noise: the example of the noise input, or nothing.
+        noise: an example of the noise input; empty for a graph without this input.
 
     Returns:
         The program, and the dynamic dimensions of each input.
@@ -133,7 +133,7 @@ def open_onnx(path: Path) -> Runner:
     from onnxruntime import InferenceSession, SessionOptions
 
     options = SessionOptions()
-    # errors only: ONNX Runtime warns of an input with a default
+    # errors only, because ONNX Runtime warns about an input with a default
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
     session = InferenceSession(path, options, providers=["CPUExecutionProvider"])

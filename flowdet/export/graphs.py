@@ -1,4 +1,4 @@
-"""Trained models as functions of tensors with fixed output shapes, which can be exported."""
+"""Turns trained models into functions of tensors with fixed output shapes, for the export."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ class Graph(nn.Module, ABC):
     """The module that is exported: `graph(images)` or `graph(images, noise)`.
 
     `images` are pixels from 0 to 255, uint8 [B, 3, H, W], in the channel order
-    `model.input_format`. B is free. H and W are fixed, as the positional encoding and the padding
-    depend on them.
+    `model.input_format`. B is free. H and W are fixed, because the positional encoding and the
+    padding depend on them.
 
     Args:
-        model: in evaluation mode.
-        size: (H, W).
+        model: a model in evaluation mode.
+        size: (H, W) of the images, in pixels.
 
     Attributes:
         noise: z_0 of every image, [1, ..., d], from `model.initial_noise`; None for models without
             initial noise.
         outputs: the names of the returned tensors, in order.
-        description: a text about inputs and outputs, for the users of the file.
+        description: describes inputs and outputs to the users of the file.
 
     Raises:
         ValueError: the model is in training mode.
@@ -50,29 +50,29 @@ class Graph(nn.Module, ABC):
         self.register_buffer("noise", model.initial_noise(1) if flows else None, persistent=False)
 
     def initial_noise(self, batch: int, noise: Tensor | None) -> Tensor:
-        """z_0 of every image of a batch, [B, ..., d].
+        """Returns z_0 of every image of a batch, [B, ..., d].
 
         Args:
-            batch: B.
-            noise: [B, ..., d] or [1, ..., d]; None for `self.noise`.
+            batch: B, the number of images.
+            noise: z_0, [B, ..., d] or [1, ..., d]; None takes `self.noise`.
         """
         noise = self.noise if noise is None else noise
         return noise.expand(batch, *noise.shape[1:])
 
     @abstractmethod
     def forward(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, ...]:
-        """The outputs for a batch.
+        """Computes the outputs for a batch.
 
         Args:
             images: uint8 [B, 3, H, W].
-            noise: z_0, [B, ..., d] or [1, ..., d]; None for `self.noise`.
+            noise: z_0, [B, ..., d] or [1, ..., d]; None takes `self.noise`.
         """
 
 
 class DetectionGraph(Graph):
     """A detector with its postprocessing.
 
-    It returns the K best detections of each image, best first: `boxes` [B, K, 4] (absolute xyxy, in
+    It returns the K best detections of each image, best first: `boxes` [B, K, 4] (absolute xyxy in
     pixels of the H x W image), `scores` [B, K] and `classes` [B, K] (int64). If an image has fewer
     detections, the remaining rows have score 0 and class -1.
 
@@ -81,9 +81,9 @@ class DetectionGraph(Graph):
     queries times the number of classes.
 
     Args:
-        model: in evaluation mode. Its feature cache is not used.
-        size: (H, W).
-        suppress: include NMS.
+        model: a detector in evaluation mode. Its feature cache is not used.
+        size: (H, W) of the images, in pixels.
+        suppress: whether to include NMS.
 
     Raises:
         ValueError: the model is in training mode, or has early exit.
@@ -130,7 +130,7 @@ class DetectionGraph(Graph):
             scores: [B, M, C].
 
         Returns:
-            The outputs of the graph: boxes, scores, classes.
+            The outputs of the graph: boxes [B, K, 4], scores [B, K] and classes [B, K].
         """
         rules, num_classes = self.model.postprocess, scores.shape[2]
         has_area = (boxes[..., 2:] > boxes[..., :2]).all(dim=-1, keepdim=True)
@@ -151,7 +151,7 @@ class DetectionGraph(Graph):
 class ClassificationGraph(Graph):
     """A classifier. It returns the `probabilities` of the classes, [B, C].
 
-    Arguments and errors are those of `Graph`.
+    It has the arguments and errors of `Graph`.
     """
 
     outputs = ("probabilities",)
@@ -173,15 +173,15 @@ class ClassificationGraph(Graph):
 
 
 def graph_of(model: nn.Module, size: tuple[int, int], suppress: bool = True) -> Graph:
-    """The graph of a detector or classifier.
+    """Builds the graph of a detector or classifier.
 
     Args:
         model: a detector or classifier of flowdet, in evaluation mode.
-        size: (H, W) of the images.
-        suppress: include NMS in the graph of a detector.
+        size: (H, W) of the images, in pixels.
+        suppress: whether to include NMS in the graph of a detector.
 
     Raises:
-        ValueError: another model, or one that cannot be exported with its settings.
+        ValueError: the model is neither, or it cannot be exported with its settings.
     """
     if isinstance(model, SetDetector):
         return DetectionGraph(model, size, suppress)

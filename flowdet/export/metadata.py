@@ -1,4 +1,4 @@
-"""The metadata of an exported file: what its users need to prepare inputs and read outputs."""
+"""The metadata of an exported file, with which its users prepare inputs and read outputs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from flowdet.inference.predictor import BasePredictor
 
 
 def metadata_of(predictor: BasePredictor, graph: Graph, noise_input: bool) -> dict[str, str]:
-    """The metadata as texts by key; numbers, lists and booleans are written as JSON.
+    """Collects the metadata as strings by key; numbers, lists and booleans are written as JSON.
 
     Args:
-        predictor: the predictor of the model.
+        predictor: the predictor of the exported model.
         graph: the graph of the model.
         noise_input: whether the file has an input for the noise.
     """
@@ -40,7 +40,7 @@ def metadata_of(predictor: BasePredictor, graph: Graph, noise_input: bool) -> di
 
 
 def _inference(graph: Graph) -> dict:
-    """The inference mode, and the standard deviation and shape of the initial noise."""
+    """Returns the inference mode, and the standard deviation and shape of the initial noise."""
     model = graph.model
     return {
         "mode": model.settings.plan.name,
@@ -50,7 +50,7 @@ def _inference(graph: Graph) -> dict:
 
 
 def _postprocessing(cfg: CfgNode, graph: Graph) -> dict:
-    """The postprocessing of the detections."""
+    """Returns the settings of the postprocessing of a detector."""
     node = cfg.MODEL.FLOW_DET
     return {
         "score_threshold": node.SCORE_THRESHOLD,

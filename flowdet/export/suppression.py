@@ -1,4 +1,4 @@
-"""Class-wise non-maximum suppression (NMS) of a batch, as one operator of torch and of ONNX."""
+"""Class-wise non-maximum suppression (NMS) of a batch as one operator, for torch and ONNX."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torchvision.ops import batched_nms
 def unsuppressed(
     boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float
 ) -> Tensor:
-    """A mask of the detections that NMS keeps, for each image and each class separately.
+    """Returns the mask of the detections that NMS keeps, separately for each image and class.
 
     torchvision's NMS handles one image and returns a variable number of indices, but a graph for
     batches needs a fixed output shape.
@@ -19,9 +19,9 @@ def unsuppressed(
     Args:
         boxes: [B, M, 4], xyxy.
         scores: [B, C, M].
-        iou_threshold: of two boxes of a class with a higher IoU, the one with the lower score is
+        iou_threshold: if two boxes of a class have a higher IoU, the one with the lower score is
             removed.
-        score_threshold: detections with this score or less are removed before NMS.
+        score_threshold: detections with this score or a lower one are removed before NMS.
 
     Returns:
         bool [B, C, M].
@@ -42,7 +42,7 @@ def _(boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: floa
 
 
 def onnx_translations() -> dict:
-    """The translation of the operator for `torch.onnx.export`: ONNX's NonMaxSuppression."""
+    """Returns the translation of the operator to ONNX's NonMaxSuppression, for `torch.onnx`."""
     from onnxscript import opset18 as op
 
     def translate(boxes, scores, iou_threshold: float, score_threshold: float):

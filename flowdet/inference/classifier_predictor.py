@@ -19,30 +19,31 @@ class ClassPredictor(BasePredictor):
         for result in predictor(["a.jpg", "b.png"]):
             print(result["file_name"], predictor.top(result, 5))
 
-    Arguments, attributes and errors are those of `BasePredictor`.
+    It has the arguments, attributes and errors of `BasePredictor`.
     """
 
     task = CLASSIFICATION
     model_kind = "classifiers"
 
     def __call__(self, images: Iterable[ImageInput]) -> list[dict]:
-        """Class probabilities of any number of images, of any sizes.
+        """Predicts the class probabilities of any number of images of any sizes.
 
         Args:
             images: see `flowdet.inference.image_input.image_record`.
 
         Returns:
             For every image, in order, a dict with `file_name`, `image_id` (by default the stem of
-            the file name) and `probabilities`: [C], on the CPU, by the configured inference mode.
+            the file name) and `probabilities` ([C], on the CPU, in the configured inference mode).
 
         Raises:
             OSError: an image cannot be read; the message names it.
-            ValueError: the model's logits for an image are not finite.
+            TypeError: an item is not an image.
+            ValueError: an array or dict is not an image, or the model's logits are not finite.
         """
         return list(self.stream(images))
 
     def stream(self, images: Iterable[ImageInput]) -> Iterator[dict]:
-        """Yields the results of a call while it reads the images, `TEST.BATCH_SIZE` at a time."""
+        """Like `__call__`, but yields results batch by batch (`TEST.BATCH_SIZE` images each)."""
         for records in self._batches(images):
             pixels = self.preprocess(records)
             outputs = self.model.inference([{"image": x} for x in pixels], all_modes=False)
@@ -50,31 +51,33 @@ class ClassPredictor(BasePredictor):
                 yield _result(record, output["logits"][0].cpu())
 
     def preprocess(self, records: list[dict]) -> Tensor:
-        """Images as the test loader returns them: uint8 [B, 3, H, W] of `INPUT.FIXED_SIZE`,
-        channels in the order of `INPUT.FORMAT`.
+        """Reads images and preprocesses them in the same way as the test loader.
 
         Args:
-            records: dicts with `file_name` and `image_id`.
+            records: B dicts with `image_id`, and `image` or `file_name`.
+
+        Returns:
+            uint8 [B, 3, H, W] of size `INPUT.FIXED_SIZE`, channels in `INPUT.FORMAT`.
         """
         size = tuple(self.cfg.INPUT.FIXED_SIZE)
         return model_input(records, size, self.cfg.INPUT.FORMAT)
 
     def top(self, result: dict, k: int) -> list[tuple[str, float]]:
-        """The k most probable classes of a result with their probabilities, best first; all
-        classes if there are fewer."""
+        """Returns the k most probable classes of a result with their probabilities, best first, or
+        all classes if there are fewer than k."""
         best = result["probabilities"].topk(min(k, len(self.class_names)))
         names = [self.class_names[index] for index in best.indices.tolist()]
         return list(zip(names, best.values.tolist()))
 
     def text(self, result: dict, k: int) -> str:
-        """The name of an image and its k most probable classes, a line each, for a terminal."""
+        """Formats the name of an image and its k most probable classes, one per line."""
         top = self.top(result, k)
         lines = [f"{100 * probability:6.1f} %  {name}" for name, probability in top]
         return "\n".join([result["file_name"], *lines])
 
     def json_row(self, result: dict, k: int) -> dict:
-        """A result as a JSON object: `file_name`, `image_id` and `top`, the k most probable classes
-        as a list of `class` and `probability`."""
+        """Converts a result to a JSON object with `file_name`, `image_id` and `top`: the k most
+        probable classes, each with `class` and `probability`."""
         top = [{"class": name, "probability": round(p, 6)} for name, p in self.top(result, k)]
         return {"file_name": result["file_name"], "image_id": result["image_id"], "top": top}
 

@@ -1,4 +1,4 @@
-"""Downloads of trained models, kept in iopath's cache."""
+"""Downloads the files of trained models into iopath's cache."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def is_url(path: str | Path) -> bool:
 
 
 def fetch(url: str) -> Path:
-    """Downloads a file, once: later calls find it in the cache and need no network.
+    """Downloads a file once; later calls find it in the cache and need no network.
 
-    The cache is iopath's: `$FVCORE_CACHE`, by default `~/.torch/iopath_cache`, with one folder per
-    host. Delete the file there to download it again.
+    The cache is the folder `$FVCORE_CACHE`, by default `~/.torch/iopath_cache`. It has a subfolder
+    per host. Delete a cached file to download it again.
 
     Args:
-        url: http or https; a query is left out.
+        url: an http or https URL; its query is left out.
 
     Returns:
-        The local file.
+        The path of the local file.
 
     Raises:
         FileNotFoundError: the file cannot be downloaded, or the server sent a web page instead.
@@ -46,14 +46,14 @@ def fetch(url: str) -> Path:
 
 
 def run_urls(url: str) -> tuple[str, str]:
-    """The URLs of a run's config and checkpoint.
+    """Returns the URLs of a run's config and of its checkpoint.
 
     Args:
-        url: of the run's folder (ending in /), its config.yaml or one of its checkpoints (.pth).
-            The checkpoint of the first two is `model_final.pth`.
+        url: URL of the run's folder (ending in /), of its config.yaml or of one of its checkpoints
+            (.pth). For a folder or config the checkpoint is `model_final.pth`.
 
     Raises:
-        ValueError: another kind of URL.
+        ValueError: the URL has another form.
     """
     path = PurePosixPath(urlsplit(url).path)
     if path.suffix == ".pth":

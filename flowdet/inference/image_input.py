@@ -12,17 +12,18 @@ ImageInput = str | Path | np.ndarray | Image.Image | dict
 
 
 def image_record(image: ImageInput, number: int = 0, bgr: bool = False) -> dict:
-    """The dataset dict of an image: `image_id`, `file_name` and, if it is in memory, `image`.
+    """Converts an image to a dataset dict: `image_id`, `file_name` and, if in memory, `image`.
 
     Args:
-        image: a path; uint8 [H, W, 3] or gray [H, W]; a PIL image, which is rotated as its EXIF
-            orientation says; or a dict with `file_name` and optionally `image_id` and `image`.
+        image: a path; a uint8 array [H, W, 3], or [H, W] for gray; a PIL image, which is rotated
+            according to its EXIF orientation; or a dict with `file_name` and optionally `image_id`
+            and `image` (uint8 RGB [H, W, 3]).
         number: the image id of an image without a file name.
-        bgr: the channels of an array are blue, green, red, as OpenCV reads them, instead of RGB.
+        bgr: whether the channels of an array are in the order BGR (OpenCV), not RGB.
 
     Raises:
-        ValueError: an array of another type or shape, or a dict without `file_name`.
-        TypeError: anything else.
+        ValueError: an array has another type or shape, or a dict has no `file_name`.
+        TypeError: `image` has none of these types.
     """
     if isinstance(image, dict):
         return _checked_dict(image)

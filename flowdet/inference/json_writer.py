@@ -1,4 +1,4 @@
-"""Writes a JSON file row by row."""
+"""Writes a JSON array to a file element by element."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from flowdet.inference.video_writer import partial_path
 
 
 class JsonArrayWriter:
-    """Writes a JSON array while it grows, one element a line.
+    """Writes a JSON array to a file element by element, one per line.
 
-    A context manager: the file gets its final name at the end, and is deleted after an error.
+    It is a context manager. At its end the file gets its final name; after an error the file is
+    deleted.
 
     Args:
-        path: of the file; its folder is created. None writes no file and only counts.
+        path: path of the file; its folder is created. None writes no file and only counts.
 
     Attributes:
         count: the number of elements so far.

@@ -1,4 +1,4 @@
-"""`flowdet.load`: loads a trained model from a run folder, config, checkpoint or URL."""
+"""`flowdet.load`, which loads a trained model from a run folder, config, checkpoint or URL."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flowdet.inference.image_input import ImageInput, image_record
 from flowdet.inference.predictor import Predictor
 from flowdet.inference.settings import inference_config
 
-# the options of `inference_config`; all other keywords but `score_threshold` are config keys
+# the options of `inference_config`; other keywords, except `score_threshold`, are config keys
 _OPTIONS = ("mode", "steps", "block", "batch_size")
 
 
@@ -38,17 +38,19 @@ def load(
         config_or_checkpoint: a run folder, its config.yaml, or a checkpoint (.pth) with a
             config.yaml in the same folder; a path or an http(s) URL. The URL of a folder ends in /.
         device: `cpu`, `cuda`, ...; None takes the device of the config.
-        weights: path or URL of a checkpoint. None takes the given checkpoint, the last one of the
-            run (of a URL: `model_final.pth`) or `MODEL.WEIGHTS` of the config, in this order.
-        overrides: `mode`, `steps`, `block` (see `inference_config`), `batch_size`,
-            `score_threshold` of a detector, and keys of the config, as in
+        weights: path or URL of a checkpoint. None takes the first that exists of: the checkpoint in
+            the first argument, the last checkpoint of the run (for a URL `model_final.pth`), and
+            `MODEL.WEIGHTS` of the config.
+        overrides: `mode`, `steps`, `block` and `batch_size` (see `inference_config`),
+            `score_threshold` of a detector, and keys of the config, e.g.
             `**{"MODEL.FLOW_DET.NMS_THRESHOLD": 0.7}`.
 
     Raises:
-        FileNotFoundError: the file or folder does not exist, its folder holds no config, or a URL
-            cannot be downloaded.
+        FileNotFoundError: the file or folder does not exist, there is no config.yaml next to it, or
+            a URL cannot be downloaded.
         KeyError: an override is not a key of the config.
-        ValueError: an option is unknown or does not fit the model, or the weights do not fit it.
+        ValueError: an option is unknown or does not apply to the model, or the weights do not fit
+            the model.
     """
     config, checkpoint = _run_files(config_or_checkpoint, weights)
     options = {name: overrides.pop(name) for name in _OPTIONS if name in overrides}
@@ -63,7 +65,7 @@ def load(
     cfg = inference_config(str(config), keys, device=device, **options)
     if task_of(cfg) is CLASSIFICATION:
         if threshold is not None:
-            raise ValueError(f"score_threshold is for detectors, but {config} is of a classifier")
+            raise ValueError(f"score_threshold is for detectors, but {config} is for a classifier")
         return ImageClassifier(ClassPredictor(cfg, checkpoint))
     if threshold is not None:
         cfg.MODEL.FLOW_DET.SCORE_THRESHOLD = float(threshold)
@@ -71,7 +73,7 @@ def load(
 
 
 def _run_files(source: str | Path, weights: str | Path | None) -> tuple[Path, str | None]:
-    """The local files of a run's config and of the checkpoint to load; None for no checkpoint."""
+    """Returns the local files of a run's config and of the checkpoint to load (None for none)."""
     if is_url(source):
         config_url, checkpoint = run_urls(str(source))
         config = fetch(config_url)
@@ -82,7 +84,7 @@ def _run_files(source: str | Path, weights: str | Path | None) -> tuple[Path, st
 
 
 def _local_run_files(path: Path) -> tuple[Path, Path | None]:
-    """The config of a run folder, config or checkpoint, and its checkpoint if it has one."""
+    """Finds the config and, if it exists, the checkpoint for a run folder, config or checkpoint."""
     if path.is_dir():
         config = path / "config.yaml"
         if not config.is_file():
@@ -102,7 +104,7 @@ def _local_run_files(path: Path) -> tuple[Path, Path | None]:
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint that a training wrote last into its folder."""
+    """Returns the last checkpoint that a training wrote to its folder; None if there is none."""
     note = folder / "last_checkpoint"
     name = note.read_text().strip() if note.is_file() else "model_final.pth"
     return folder / name if (folder / name).is_file() else None
@@ -112,9 +114,9 @@ class Detector:
     """A trained detector that can be called on images.
 
     Attributes:
-        predictor: the `Predictor` that runs the model; it also streams results and returns the
-            trajectory of the boxes.
-        class_names: by class index.
+        predictor: the `Predictor` that runs the model; it also streams results and returns box
+            trajectories.
+        class_names: the class names by class index.
     """
 
     def __init__(self, predictor: Predictor):
@@ -131,20 +133,22 @@ class Detector:
         """Detects objects in an image, or in every image of a list or tuple.
 
         Args:
-            images: uint8 arrays [H, W, 3] or gray [H, W], paths or PIL images, of any sizes; a
-                list is processed in batches of `TEST.BATCH_SIZE`.
-            bgr: the channels of arrays are blue, green, red, as in OpenCV, instead of RGB.
-            disagreement: add `box_spread`, `agreement`, `block_boxes` and `block_scores`, see
-                `flowdet.evaluation.block_agreement.add_block_agreement`.
+            images: a uint8 array [H, W, 3], or [H, W] for gray, a path or a PIL image; or a list or
+                tuple of these, of any sizes, which is processed in batches of `TEST.BATCH_SIZE`.
+            bgr: whether the channels of arrays are in the order BGR (OpenCV), not RGB.
+            disagreement: whether to add `box_spread`, `agreement`, `block_boxes` and
+                `block_scores`, see `flowdet.evaluation.block_agreement.add_block_agreement`.
 
         Returns:
-            On the CPU, best first: `pred_boxes` (absolute xyxy in pixels of the image), `scores`,
-            `pred_classes` (see `names`) and `pred_queries`. A list gives a list.
+            The detections, on the CPU, best first: `pred_boxes` (absolute xyxy in pixels of the
+            image), `scores`, `pred_classes` (see `names`) and `pred_queries`. For a list or tuple
+            it returns a list.
 
         Raises:
             OSError: a file cannot be read.
-            TypeError, ValueError: an item is not an image, or `disagreement` of a model without
-                several blocks.
+            TypeError: an item is not an image.
+            ValueError: an array is not an image, or `disagreement` is True and the model has fewer
+                than two flow blocks.
         """
         analyses = []
         if disagreement:
@@ -154,7 +158,7 @@ class Detector:
         return _one_or_all(images, [result["instances"] for result in results])
 
     def names(self, instances: Instances) -> list[str]:
-        """The class name of every detection."""
+        """Returns the class name of every detection."""
         return [self.class_names[index] for index in instances.pred_classes.tolist()]
 
 
@@ -163,7 +167,7 @@ class ImageClassifier:
 
     Attributes:
         predictor: the `ClassPredictor` that runs the model; it also streams results.
-        class_names: by class index.
+        class_names: the class names by class index.
     """
 
     def __init__(self, predictor: ClassPredictor):
@@ -175,10 +179,11 @@ class ImageClassifier:
     ) -> list[tuple[str, float]] | list[list[tuple[str, float]]]:
         """Classifies an image, or every image of a list or tuple.
 
-        Arguments and errors are those of `Detector.__call__`.
+        The arguments and errors are those of `Detector.__call__`, without `disagreement`.
 
         Returns:
-            All class names with their probabilities, most probable first. A list gives a list.
+            All class names with their probabilities, most probable first. For a list or tuple it
+            returns a list.
         """
         results = self.predictor(_records(images, bgr))
         count = len(self.class_names)

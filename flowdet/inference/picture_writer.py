@@ -13,27 +13,27 @@ from flowdet.inference.video_writer import partial_path, save_animation
 from flowdet.visualization.animation import animation_frames
 from flowdet.visualization.drawing import DetectionVisualizer, check_tiles, contact_sheet
 
-# image formats that PIL writes; a picture of an image of another format becomes a .png
+# formats of the written pictures; the picture of an image in another format is a .png
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-# images in one animation; the file of more would be too large
+# the maximum number of images in one animation, which limits the size of its file
 MAX_ANIMATED = 12
 
 
 class TrajectoryOutputs(NamedTuple):
-    """Which pictures of the trajectory are written in addition to the detections.
+    """The pictures of the trajectory that are written in addition to the detections.
 
     Attributes:
-        step_times: the time t after every step, for a sheet with the detections after each step;
-            empty for no sheet.
-        animation_suffix: `.gif` or `.mp4` for an animation of the boxes from noise to detections;
-            None for no animation.
+        step_times: the time t after every step, for a sheet with the detections after each step.
+            Empty writes no such sheet.
+        animation_suffix: `.gif` or `.mp4` for an animation of the boxes from noise to detections.
+            None writes no animation.
     """
 
     step_times: Sequence[float] = ()
     animation_suffix: str | None = None
 
     def paths(self, picture: Path) -> list[Path]:
-        """The files that are written for a picture, in its folder."""
+        """Returns the paths of the trajectory files that belong to a picture."""
         suffixes = [".png"] if self.step_times else []
         suffixes += [self.animation_suffix] if self.animation_suffix else []
         return [trajectory_path(picture, suffix) for suffix in suffixes]
@@ -48,21 +48,23 @@ def open_picture_writer(
     visualizer: DetectionVisualizer,
     trajectory: TrajectoryOutputs = NO_TRAJECTORY,
 ) -> FolderWriter | SheetWriter:
-    """A writer of one sheet if `output` has an image suffix and is not a folder, otherwise of a
-    folder.
+    """Returns a `FolderWriter` if `output` names a folder, otherwise a `SheetWriter`.
 
     Args:
-        output: path of the sheet or the folder.
+        output: path of the folder or of the sheet, see `names_folder`.
         files: the images whose results will be added, in this order.
         visualizer: draws the detections.
-        trajectory: pictures of the trajectory that are written too.
+        trajectory: the pictures of the trajectory to write as well.
+
+    Raises:
+        FileExistsError, ValueError: as `FolderWriter` and `SheetWriter`.
     """
     kind = FolderWriter if names_folder(output) else SheetWriter
     return kind(Path(output), files, visualizer, trajectory)
 
 
 def names_folder(output: str, suffixes: Sequence[str] = PICTURE_SUFFIXES) -> bool:
-    """Whether a path means a folder: it is one, ends in a slash, or has none of the suffixes."""
+    """Whether a path is a folder, ends in a slash or has none of the suffixes."""
     is_folder = output.endswith(("/", os.sep)) or os.path.isdir(output)
     return is_folder or Path(output).suffix.lower() not in suffixes
 
@@ -73,7 +75,7 @@ class FolderWriter:
     If two images have the same name, the pictures keep the folder structure of the images.
 
     Args:
-        folder: is created if needed.
+        folder: folder of the pictures, which is created.
         files, visualizer, trajectory: see `open_picture_writer`.
 
     Raises:
@@ -111,20 +113,20 @@ class FolderWriter:
             save_animation(frames, trajectory_path(path, self.trajectory.animation_suffix))
 
     def close(self) -> None:
-        """Does nothing: every picture is written when it is added."""
+        """Does nothing, because every picture is written when its result is added."""
 
 
 class SheetWriter:
-    """Writes one sheet of all images; for trajectories a second sheet with a row per image, and one
-    animation of all images.
+    """Writes one sheet of all images. If requested, it also writes a sheet of the trajectories (a
+    row per image) and an animation of all images.
 
     Args:
-        path: of the sheet.
+        path: path of the sheet.
         files, visualizer, trajectory: see `open_picture_writer`.
 
     Raises:
-        ValueError: too many images for a sheet or an animation, or a picture would replace an
-            image.
+        ValueError: there are too many images for a sheet or an animation, or a picture would
+            replace an image.
     """
 
     def __init__(
@@ -176,8 +178,8 @@ class SheetWriter:
 
 
 def picture_names(files: Sequence[Path]) -> list[Path]:
-    """The relative path of the picture of every image: the name of the image; if names repeat, its
-    path below the common folder of all images."""
+    """Returns the relative path of the picture of every image: the file name of the image. If two
+    images have the same name, it is the path below the common folder of all images."""
     names = [Path(file.name) for file in files]
     if len(set(names)) < len(names):
         absolute = [os.path.abspath(file) for file in files]
@@ -188,12 +190,12 @@ def picture_names(files: Sequence[Path]) -> list[Path]:
 
 
 def trajectory_path(picture: Path, suffix: str = ".png") -> Path:
-    """The file of the trajectory that belongs to a picture."""
+    """Returns the path of the trajectory file that belongs to a picture."""
     return picture.with_name(f"{picture.stem}_trajectory{suffix}")
 
 
 def step_titles(times: Sequence[float]) -> list[str]:
-    """Titles of the tiles of a trajectory: step number and time t."""
+    """Returns the titles of the tiles of a trajectory: step number and time t."""
     return [f"step {i} of {len(times)}, t = {t:.2f}" for i, t in enumerate(times, start=1)]
 
 
@@ -204,9 +206,9 @@ def _check_distinct(pictures: Sequence[Path], files: Sequence[Path]) -> None:
     for path in pictures:
         real = os.path.realpath(path)
         if real in images:
-            raise ValueError(f"{path} is one of the images: write to another folder or name")
+            raise ValueError(f"{path} is one of the input images: write to another folder or name")
         if real in seen:
-            raise ValueError(f"two images would both be drawn to {path}: run them one by one")
+            raise ValueError(f"two images would be written to {path}: process them in two calls")
         seen.add(real)
 
 

@@ -22,10 +22,10 @@ from flowdet.inference.video_writer import VideoWriter, Window
 from flowdet.visualization.box_trajectory import box_trajectory
 from flowdet.visualization.drawing import DetectionVisualizer
 
-# a progress bar is shown for more images than this
+# a progress bar is shown if there are more images than this
 MAX_IMAGES_WITHOUT_PROGRESS = 4
-# Frames of an animation of the boxes: two seconds. With 33 frames every state of a solver with 1,
-# 2, 4, 8, 16 or 32 steps falls on a frame.
+# The number of frames of a box trajectory, about two seconds. With 33 frames, every state of a
+# solver with 1, 2, 4, 8, 16 or 32 steps has its own frame.
 TRAJECTORY_FRAMES = 33
 
 
@@ -53,13 +53,13 @@ def detect_images(
     """Detects objects in images, draws them and writes them to a JSON file.
 
     Args:
-        predictor: of a detector.
+        predictor: runs the detector.
         files: paths of the images.
         visualizer: draws the detections.
         output: folder or file of the pictures, see `open_picture_writer`; None draws nothing.
-        json_path: file of the detections; None writes none.
-        trajectory: pictures of the trajectory that are drawn too.
-        analyses: values that are added to the results, to be drawn or written.
+        json_path: JSON file for the detections; None writes no file.
+        trajectory: the pictures of the trajectory to write as well.
+        analyses: callbacks that add values to the results, which are then drawn or written.
     """
     pictures = open_picture_writer(output, files, visualizer, trajectory) if output else None
     if trajectory.animation_suffix:
@@ -92,19 +92,19 @@ def detect_frames(
     """Detects objects in the frames of a video or camera, draws them and writes them.
 
     Only one batch of frames is in memory, whatever the length of the video. Ctrl-C stops early and
-    keeps the frames that are finished.
+    keeps the finished frames.
 
     Args:
-        predictor: of a detector.
+        predictor: runs the detector.
         frames: the video or camera.
         visualizer: draws the detections.
         writer: writes the drawn frames; it is closed at the end.
-        window: shows the drawn frames; detection stops when it is closed.
-        json_path: file of the detections; None writes none.
-        analyses: values that are added to the results, to be drawn or written.
+        window: shows the drawn frames; detection stops when the user closes it.
+        json_path: JSON file for the detections; None writes no file.
+        analyses: callbacks that add values to the results, which are then drawn or written.
 
     Returns:
-        Whether it was stopped by Ctrl-C.
+        Whether Ctrl-C stopped the detection.
     """
     count, drawn, interrupted = 0, 0, False
     results = predictor.stream(frames, analyses=analyses)

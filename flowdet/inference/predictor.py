@@ -1,4 +1,4 @@
-"""Predictor: runs a trained detector on images; and what it shares with `ClassPredictor`."""
+"""Predictor, which runs a trained detector on images, and its base class."""
 
 from __future__ import annotations
 
@@ -21,26 +21,27 @@ from flowdet.inference.image_input import ImageInput, image_record
 
 
 class BasePredictor:
-    """A trained model and its class names; the base class of the predictors of both tasks.
+    """A trained model and its class names: the base class of `Predictor` and `ClassPredictor`.
 
     Args:
-        cfg: config of the model; it is copied, and its device and classes are resolved.
+        cfg: the config of the model. It is copied; device and classes of the copy are resolved.
         weights: the checkpoint of a training; None takes `MODEL.WEIGHTS`.
 
     Attributes:
         task: the task whose models the class runs.
         model_kind: the name of such models, for messages.
-        class_names: by class index: `MODEL.CLASS_NAMES`, which a training writes into its
-            config.yaml; otherwise those of the dataset, or numbers if the config names no dataset.
-        model: the model; with the averaged weights if the checkpoint holds them and
-            `SOLVER.EMA_DECAY` is set.
+        class_names: the class names by class index. They come from `MODEL.CLASS_NAMES`, which a
+            training writes to its config.yaml, or else from the dataset. They are numbers if the
+            config names no dataset.
+        model: the model. It has the averaged weights if the checkpoint contains them and
+            `SOLVER.EMA_DECAY` is not 0.
         cfg: the resolved config.
         averaged: whether the model has the averaged weights.
 
     Raises:
-        FileNotFoundError: there is no such checkpoint.
-        ValueError: the checkpoint does not hold the whole model, the model is for another task, or
-            the config is wrong.
+        FileNotFoundError: the checkpoint does not exist.
+        ValueError: the checkpoint does not contain the whole model, the model is for another task,
+            or the config is invalid.
     """
 
     task: TaskBuilders
@@ -75,7 +76,7 @@ class BasePredictor:
         """Sets config keys for inference on single images, in place."""
 
     def _batches(self, images: Iterable[ImageInput]) -> Iterator[list[dict]]:
-        """Lists of `TEST.BATCH_SIZE` dataset dicts; images are read from `images` lazily."""
+        """Yields lists of `TEST.BATCH_SIZE` dataset dicts; iterates over `images` lazily."""
         records = (image_record(image, i) for i, image in enumerate(images))
         while batch := list(itertools.islice(records, self.cfg.TEST.BATCH_SIZE)):
             yield batch
@@ -88,7 +89,7 @@ class Predictor(BasePredictor):
         for result in predictor(["a.jpg", "b.png"]):
             print(result["file_name"], result["instances"].pred_boxes)
 
-    Arguments, attributes and errors are those of `BasePredictor`.
+    It has the arguments, attributes and errors of `BasePredictor`.
     """
 
     task = DETECTION
@@ -100,7 +101,7 @@ class Predictor(BasePredictor):
         self.mapper = FlowDatasetMapper(self.cfg, is_train=False)
 
     def _adjust(self, cfg: CfgNode) -> None:
-        # every image is processed once, so that cached features would never be read
+        # every image is processed only once, so cached features would never be read
         cfg.MODEL.FLOW_DET.FEATURE_CACHE_GIB = 0.0
 
     def __call__(
@@ -109,27 +110,27 @@ class Predictor(BasePredictor):
         trajectory: bool = False,
         analyses: Sequence[ImageAnalysis] = (),
     ) -> list[dict]:
-        """Detections of any number of images, of any sizes.
+        """Detects objects in any number of images of any sizes.
 
         Args:
             images: see `flowdet.inference.image_input.image_record`.
-            trajectory: also return the detections that the estimate after every step decodes to.
+            trajectory: whether to return also the detections decoded after every step.
             analyses: callbacks that add values to the results, such as
                 `flowdet.visualization.box_trajectory.box_trajectory`.
 
         Returns:
             For every image, in order, a dict with `file_name`, `image_id` (by default the stem of
-            the file name), `height` and `width` (pixels) and `instances`: on the CPU, best first,
-            `pred_boxes` (absolute xyxy in the original image, rotated as its EXIF orientation
-            says), `scores`, `pred_classes` and `pred_queries`. An image in memory also has
-            `pixels`, uint8 RGB [H, W, 3]. With `trajectory` there is also `trajectory`, a list of
-            such instances, one per step. The values of the analyses are merged into the dict.
+            the file name), `height` and `width` (pixels) and `instances`. The instances are on the
+            CPU, best first, with `pred_boxes` (absolute xyxy in pixels of the original image after
+            its EXIF rotation), `scores`, `pred_classes` and `pred_queries`. The dict of an image in
+            memory also has `pixels`, uint8 RGB [H, W, 3]. With `trajectory` it has `trajectory`, a
+            list of instances, one per step. The values of the analyses are merged into the dict.
 
         Raises:
             OSError: an image cannot be read; the message names it.
             TypeError: an item is not an image.
-            ValueError: an array or dict is not an image, the model returns no boxes, or it has no
-                trajectory.
+            ValueError: an array or dict is not an image, the model returns no boxes, or a
+                trajectory or analysis is requested of a model that is not a `SetDetector`.
         """
         return list(self.stream(images, trajectory, analyses))
 
@@ -139,14 +140,14 @@ class Predictor(BasePredictor):
         trajectory: bool = False,
         analyses: Sequence[ImageAnalysis] = (),
     ) -> Iterator[dict]:
-        """Yields the results of a call while it reads the images, `TEST.BATCH_SIZE` at a time."""
+        """Like `__call__`, but yields results batch by batch (`TEST.BATCH_SIZE` images each)."""
         if trajectory or analyses:
             self._check_trajectory()
         for records in self._batches(images):
             yield from self._run([self._prepare(x) for x in records], trajectory, analyses)
 
     def _prepare(self, record: dict) -> dict:
-        """The input of the model for an image; `pixels` is added if the image is in memory."""
+        """Prepares the model input for an image; adds `pixels` if the image is in memory."""
         if "image" not in record:
             return self.mapper(record)
         pixels = record["image"]
@@ -186,11 +187,11 @@ class Predictor(BasePredictor):
         return results
 
     def coco_results(self, result: dict) -> list[dict]:
-        """The detections of one result in COCO's result format, for JSON.
+        """Converts the detections of one result to COCO's result format, for JSON.
 
-        `category_id` is the dataset's own id if it has such ids, otherwise the class index; `bbox`
-        is [x, y, width, height] in pixels of the original image. After the analysis
-        `flowdet.evaluation.block_agreement` the rows also have `box_spread` and `agreement`.
+        `category_id` is the category id of a COCO dataset, otherwise the class index. `bbox` is
+        [x, y, width, height] in pixels of the original image. With the analysis `block_agreement`
+        the rows also have `box_spread` and `agreement`.
         """
         instances = result["instances"]
         boxes = BoxMode.convert(
@@ -216,7 +217,7 @@ class Predictor(BasePredictor):
 
 
 def _category_ids(cfg: CfgNode) -> dict[int, int]:
-    """The dataset's own ids by class index; empty if it has none."""
+    """Returns the category ids of a COCO dataset by class index; empty for other datasets."""
     names = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
     metadata = MetadataCatalog.get(names[0]) if names else None
     if metadata and metadata.get("evaluator_type") == "coco" and names[0] in DatasetCatalog:

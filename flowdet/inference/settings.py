@@ -1,4 +1,4 @@
-"""The config of a trained model with the options that users choose at inference."""
+"""Loads the config of a trained model with the inference options that the user chooses."""
 
 from __future__ import annotations
 
@@ -25,21 +25,22 @@ def inference_config(
     block: int | None = None,
     batch_size: int | None = None,
 ) -> CfgNode:
-    """Loads a config file with overrides; the options that are not None override both.
+    """Loads a config file with overrides and inference options. Options that are not None have
+    precedence.
 
     Args:
-        path: of the config file.
+        path: path or name of the config file.
         overrides: `[KEY, value, KEY, value, ...]`.
-        device: `MODEL.DEVICE`.
-        mode: `INFERENCE_MODE` of the model.
-        steps: `NUM_STEPS`, the Euler steps of the multi-step modes.
-        block: `SINGLE_STEP_BLOCK`, the block of mode `single_step`.
-        batch_size: `TEST.BATCH_SIZE`.
+        device: sets `MODEL.DEVICE`.
+        mode: sets `INFERENCE_MODE` of the model.
+        steps: sets `NUM_STEPS`, the Euler steps of the multi-step modes.
+        block: sets `SINGLE_STEP_BLOCK`, the block of mode `single_step`.
+        batch_size: sets `TEST.BATCH_SIZE`.
 
     Raises:
         FileNotFoundError, KeyError: as `load_config`.
-        ValueError: an option that does not apply to the model or to its inference mode, or a
-            plan that `InferencePlan.check` refuses.
+        ValueError: an option does not apply to the model or to its inference mode, or
+            `InferencePlan.check` rejects the plan.
     """
     node = f"MODEL.{task_of(load_config(path, list(overrides))).node}"
     keys = {

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import cv2
 
-# frames per second of a source that reports none, or an impossible number
+# frames per second of a source that reports no valid number
 _DEFAULT_FPS = 25.0
 
 # Silences FFmpeg's own messages about unreadable files. OpenCV reads the variable when it opens its
@@ -22,15 +22,15 @@ logger = logging.getLogger(__name__)
 
 
 class Frames:
-    """The frames of a source as dicts for a predictor, read while iterating.
+    """Iterates over the frames of a source and yields them as dicts for a predictor.
 
     Each dict has `image` (uint8 RGB [H, W, 3]), `file_name` (the name of the source) and
     `image_id` (the number of the frame, from 0).
 
     Attributes:
-        name: of the source.
+        name: name of the source.
         fps: frames per second.
-        count: the number of frames; None if it is unknown.
+        count: the number of frames; None if unknown.
     """
 
     count: int | None = None
@@ -52,7 +52,7 @@ class Frames:
             yield {"image": pixels, "file_name": self.name, "image_id": number}
 
     def _next_number(self, number: int) -> int:
-        """The number of the frame that is read after frame `number`."""
+        """Returns the number of the frame that is read after frame `number`."""
         return number + 1
 
     def close(self) -> None:
@@ -67,8 +67,8 @@ class VideoFile(Frames):
     it reports.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        OSError: it is not a video, or (while iterating) none of its frames can be read.
+        FileNotFoundError: the file does not exist.
+        OSError: the file is not a video, or (while iterating) none of its frames can be read.
     """
 
     def __init__(self, path: str | Path):
@@ -99,16 +99,17 @@ class VideoFile(Frames):
 
 
 class Camera(Frames):
-    """A camera; its frames do not end.
+    """A camera, which yields frames without end.
 
-    Frames are numbered by the clock: numbers are skipped if the model is slower than the camera.
+    The number of a frame is computed from the clock, so numbers are skipped if the model is slower
+    than the camera.
 
     Args:
-        index: of the camera, from 0.
+        index: number of the camera, from 0.
         clock: returns the time in seconds.
 
     Raises:
-        OSError: there is no such camera, or (while iterating) it gives no image.
+        OSError: the camera cannot be opened, or (while iterating) it returns no image.
     """
 
     def __init__(self, index: int, clock: Callable[[], float] = time.monotonic):
@@ -128,8 +129,8 @@ class Camera(Frames):
             has_image = True
             yield frame
         if not has_image:
-            raise OSError(f"{self.name} gives no image")
-        logger.warning("%s gives no more images", self.name)
+            raise OSError(f"{self.name} returns no image")
+        logger.warning("%s returns no more images", self.name)
 
     def _next_number(self, number: int) -> int:
         if self._start is None:

@@ -13,29 +13,31 @@ from PIL import Image
 
 from flowdet.inference.video import quiet_opencv
 
-# The codec by the suffix of the file: MPEG-4 part 2 and Motion JPEG are in every build of OpenCV
-# and read by every player.
+# The codec by the suffix of the file. Every build of OpenCV contains MPEG-4 part 2 and Motion JPEG,
+# and common players read them.
 CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
 ANIMATION_SUFFIXES = (".gif", ".mp4")
-# frames per second of an animation, and how many seconds its first and last frame are shown
+# frames per second of an animation, and the durations of its first and its last frame
 ANIMATION_FPS, FIRST_FRAME_SECONDS, LAST_FRAME_SECONDS = 16, 0.75, 2.5
 
 
 class VideoWriter:
     """Writes a video file frame by frame.
 
-    A context manager: the file is kept at the end, and deleted after an error.
+    It is a context manager. At its end the file gets its final name; after an error the file is
+    deleted.
 
     Args:
-        path: its suffix, one of `CODECS`, decides the format; its folder is created.
+        path: path of the file, whose suffix, one of `CODECS`, selects the format. Its folder is
+            created.
         fps: frames per second.
 
     Attributes:
         count: the number of frames so far.
 
     Raises:
-        ValueError: the suffix is not that of a video.
-        OSError: OpenCV cannot write the file (from `add`).
+        ValueError: the suffix is not in `CODECS`.
+        OSError: OpenCV cannot write the file (raised by `add`).
     """
 
     def __init__(self, path: Path, fps: float):
@@ -51,9 +53,9 @@ class VideoWriter:
         """Appends a frame.
 
         Args:
-            picture: of the size of the first frame.
-            number: of the frame, from 0; None is the next number. The last frame is repeated for
-                skipped numbers, so that the video of a slow camera keeps its speed.
+            picture: the frame, which must have the size of the first frame.
+            number: number of the frame, from 0; None stands for the next number. The last frame is
+                repeated for skipped numbers, so that the video of a slow camera keeps its speed.
         """
         frame = cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2BGR)
         if self._writer is None:
@@ -98,20 +100,20 @@ class VideoWriter:
 
 
 def partial_path(path: Path) -> Path:
-    """The temporary name of a file while it is written; it keeps the suffix, which decides the
-    format."""
+    """Returns the temporary path of a file while it is written. It keeps the suffix, because that
+    selects the format."""
     return path.with_name(f"{path.stem}.partial{path.suffix}")
 
 
 def video_output_path(output: str, source: str) -> Path:
-    """The video file to write: `output` itself, or a file in it if it means a folder.
+    """Returns the video file to write: `output` itself, or a file in it if it is a folder.
 
     Args:
-        output: path of a file or folder.
-        source: name of the video or camera; a file in a folder is named after it.
+        output: path of a file, or of a folder: it exists, ends in a slash or has no suffix.
+        source: name of the video or camera, after which a file in a folder is named.
 
     Raises:
-        ValueError: the suffix is not that of a video, or the file is the source itself.
+        ValueError: the suffix is not in `CODECS`, or the file is the source itself.
     """
     path = Path(output)
     if output.endswith(("/", os.sep)) or path.is_dir() or not path.suffix:
@@ -124,7 +126,7 @@ def video_output_path(output: str, source: str) -> Path:
 
 
 def check_video_suffix(path: Path) -> None:
-    """Raises ValueError if the suffix is not that of a video that `VideoWriter` writes."""
+    """Raises ValueError if `VideoWriter` cannot write files with this suffix."""
     if path.suffix.lower() not in CODECS:
         raise ValueError(
             f"{path} does not have the suffix of a video: use one of {', '.join(CODECS)}, or give "
@@ -136,8 +138,8 @@ def save_animation(frames: Iterable[Image.Image], path: Path) -> None:
     """Writes a .gif or .mp4 animation that shows its first and last frame longer.
 
     Args:
-        frames: of one size.
-        path: of the file; its folder is created.
+        frames: the frames, all of one size.
+        path: path of the file; its folder is created.
     """
     frames = list(frames)
     if path.suffix.lower() == ".gif":
@@ -158,8 +160,8 @@ def _save_gif(frames: list[Image.Image], path: Path) -> None:
         round(1000 * FIRST_FRAME_SECONDS),
         round(1000 * LAST_FRAME_SECONDS),
     )
-    # One palette for all frames and no dithering, otherwise still parts would flicker. The colors
-    # of the other frames are mixtures of those of the first and the last.
+    # One palette for all frames and no dithering; otherwise parts that do not move would flicker.
+    # The palette is computed from the first and the last frame.
     both = Image.new("RGB", (2 * frames[0].width, frames[0].height))
     both.paste(frames[0])
     both.paste(frames[-1], (frames[0].width, 0))
@@ -175,10 +177,10 @@ class Window:
     """A window that shows pictures until the user closes it or presses q or Escape.
 
     Args:
-        title: of the window.
+        title: title of the window.
 
     Raises:
-        ValueError: this build of OpenCV has no windows, or there is no display.
+        ValueError: this build of OpenCV has no windows, or (on Linux) there is no display.
     """
 
     def __init__(self, title: str):
@@ -187,7 +189,7 @@ class Window:
                 "this OpenCV has no windows (opencv-python-headless): install opencv-python in "
                 "its place, or give --output instead of --show"
             )
-        # without a display Qt would end the whole program
+        # without a display Qt would abort the whole program
         if sys.platform == "linux" and not (
             os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
         ):
@@ -196,7 +198,7 @@ class Window:
         cv2.namedWindow(title, cv2.WINDOW_NORMAL)
 
     def show(self, picture: Image.Image) -> bool:
-        """Shows a picture; returns whether the window is still open."""
+        """Shows a picture; returns False if the user closed the window or pressed q or Escape."""
         cv2.imshow(self.title, cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2BGR))
         pressed = cv2.waitKey(1) & 0xFF
         return pressed not in (27, ord("q")) and self._is_open()

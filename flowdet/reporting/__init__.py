@@ -1,1 +1,1 @@
-"""Reads and presents the results of trainings: result files, run folders, figures, HTML reports."""
+"""Presents the results of trainings: result files, run folders, figures, HTML reports."""

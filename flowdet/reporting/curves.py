@@ -1,4 +1,4 @@
-"""Loss and accuracy over the epochs of one or several runs (Figure 2)."""
+"""Plots loss and accuracy over the epochs of one or several runs (Figure 2)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def group_runs(folders: Sequence[str | Path]) -> dict[str, list[tuple[Path, CfgN
         folders: the OUTPUT_DIRs of the runs.
 
     Returns:
-        The folder and config of each run of a group, by a label that is unique to the group.
+        The groups by label. A group has the folder and the config of each of its runs.
 
     Raises:
         FileNotFoundError: a folder is not a run.
@@ -50,8 +50,10 @@ def group_runs(folders: Sequence[str | Path]) -> dict[str, list[tuple[Path, CfgN
 def _label_groups(
     groups: list[list[tuple[Path, CfgNode]]],
 ) -> dict[str, list[tuple[Path, CfgNode]]]:
-    """The groups by method, by method and batch size, or by folder: by the first of these that is
-    different for all groups."""
+    """Labels the groups by method, by method and batch size, or by the folder of their first run.
+
+    It uses the first of these that gives all groups different labels.
+    """
     firsts = [group[0] for group in groups]
     candidates = [
         [method_of(cfg) for _, cfg in firsts],
@@ -63,15 +65,17 @@ def _label_groups(
 
 
 def curve_rows(groups: dict[str, list[tuple[Path, CfgNode]]], metrics: Sequence[str]) -> list[dict]:
-    """Rows of a result file: mean, minimum and maximum of each metric over the seeds of a group, at
-    each iteration.
+    """Computes rows of a result file: mean, minimum and maximum of each metric over the seeds of a
+    group, at each iteration.
 
     Args:
         groups: the groups of runs, see `group_runs`.
         metrics: keys of `metrics.json`, e.g. `total_loss`, `bbox/AP50`.
 
     Raises:
-        ValueError: no run of a group has one of the metrics; the message lists those there are.
+        FileNotFoundError: a run has no `metrics.json`.
+        ValueError: no run of a group has one of the metrics, and the message lists the available
+            ones; or a `metrics.json` has no valid record.
     """
     rows = []
     for label, runs in groups.items():
@@ -102,10 +106,10 @@ def curve_rows(groups: dict[str, list[tuple[Path, CfgNode]]], metrics: Sequence[
 
 
 def metric_series(records: Sequence[dict], metric: str, last: int) -> dict[int, float]:
-    """The values of a metric by the number of finished iterations.
+    """Returns the values of a metric by the number of finished iterations.
 
     Args:
-        records: see `read_metrics`.
+        records: the records of a run, see `read_metrics`.
         metric: a key of the records.
         last: the number of iterations of the training.
     """
@@ -114,10 +118,9 @@ def metric_series(records: Sequence[dict], metric: str, last: int) -> dict[int, 
 
 
 def _shared_points(series: Sequence[dict[int, float]]) -> Iterator[tuple[int, list[float]]]:
-    """The iterations at which all runs that have reached them have a value, with these values.
+    """Yields the iterations for which all runs that have got so far have a value, and the values.
 
-    The other iterations are left out: a mean over only some of the runs would show jumps that no
-    run has made.
+    The other iterations are left out, because a mean over only some of the runs would jump.
     """
     for iteration in sorted(set().union(*series)):
         running = [values for values in series if values and max(values) >= iteration]
@@ -127,13 +130,13 @@ def _shared_points(series: Sequence[dict[int, float]]) -> Iterator[tuple[int, li
 
 
 def epoch_of(iteration: int, cfg: CfgNode) -> float | None:
-    """The number of epochs after an iteration; None if the config has no `ITERS_PER_EPOCH`."""
+    """Converts an iteration to a number of epochs; None if `ITERS_PER_EPOCH` is not set."""
     per_epoch = task_of(cfg).keys(cfg).ITERS_PER_EPOCH
     return round(iteration / per_epoch, 3) if per_epoch else None
 
 
 def curve_figure(rows: Sequence[dict]) -> Figure:
-    """A panel per metric with a line per group; a band shows the minimum and maximum over the
+    """Draws a panel per metric with a line per group. A band shows the minimum and maximum over the
     seeds."""
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     labels = list(dict.fromkeys(row["run"] for row in rows))

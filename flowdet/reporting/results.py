@@ -1,4 +1,4 @@
-"""Result files: the JSON format of every number that README and docs quote."""
+"""Result files: the JSON files with the numbers that README and docs quote."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write_results(
 
     Args:
         path: the path of the JSON file; its folder is created.
-        rows: one dict per number, e.g. of `result_rows`.
+        rows: one dict per number, e.g. from `result_rows`.
         command: the command that writes this file.
         config: the config file of the results.
         seeds: the seeds of the runs.
@@ -43,6 +43,9 @@ def write_results(
 
     Returns:
         The path of the file.
+
+    Raises:
+        ValueError: a value is nan or infinite.
     """
     content = {
         "command": command,
@@ -72,8 +75,8 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def changed_keys(cfg: CfgNode) -> dict[str, object]:
-    """The keys in which a config differs from the defaults of detectron2 and flowdet, with their
-    values. The output folder and the class names are left out."""
+    """Returns the keys in which a config differs from the defaults of detectron2 and flowdet, with
+    their values. The output folder and the class names are left out."""
     default_cfg = get_cfg()
     add_flowdet_config(default_cfg)
     defaults = dict(flat_items(default_cfg))
@@ -87,21 +90,21 @@ def changed_keys(cfg: CfgNode) -> dict[str, object]:
 
 
 def _machine() -> str:
-    """The GPUs of this machine, or its CPU cores."""
+    """Describes the GPUs of this machine, or its CPU cores."""
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     return f"{os.cpu_count()} CPU cores ({platform.machine()})"
 
 
 def result_rows(cfg: CfgNode, dataset: str, tasks: dict[str, dict[str, float]]) -> list[dict]:
-    """Rows of a result file: one per metric of a trained model.
+    """Converts the metrics of a trained model to rows of a result file, one row per metric.
 
     Args:
         cfg: the config of the model.
         dataset: the name of the dataset that it was evaluated on.
         tasks: the results of the evaluation, e.g. `{"bbox": {"AP50": 71.2}}` or
-            `{"classification": {"top1-ensemble": 96.1}, "classification_ema": {...}}`. Metrics
-            that are nan (for classes without objects) get no row.
+            `{"classification": {"top1-ensemble": 96.1}, "classification_ema": {...}}`. A metric
+            that is nan (a class without objects) gets no row.
     """
     node = task_of(cfg).keys(cfg)
     common = {
@@ -126,7 +129,7 @@ def result_rows(cfg: CfgNode, dataset: str, tasks: dict[str, dict[str, float]]) 
 
 
 def _detection_columns(cfg: CfgNode, name: str) -> dict:
-    """The metric, and the inference mode of a flow detector."""
+    """Returns the metric; for a flow detector also the inference mode and the number of steps."""
     flow = cfg.MODEL.FLOW_DET
     if cfg.MODEL.META_ARCHITECTURE == "BackpropDetector":
         return {"metric": name}
@@ -136,9 +139,9 @@ def _detection_columns(cfg: CfgNode, name: str) -> dict:
 
 
 def _classification_columns(cfg: CfgNode, name: str) -> dict:
-    """The metric and the inference mode of a name such as `top1-multi_step-8`, and the model.
+    """Splits a name such as `top1-multi_step-8` into metric and inference mode; adds the model.
 
-    The mode of a name without one, such as `top1`, is `default`: the configured mode.
+    A name without a mode, such as `top1`, gets the mode `default`, which is the configured mode.
     """
     metric, mode, *number = [*name.split("-"), "default"][: 3 if name.count("-") == 2 else 2]
     model = {"backbone": backbone_of(cfg), "topology": cfg.MODEL.FLOW_CLS.TOPOLOGY}
@@ -149,17 +152,20 @@ def _classification_columns(cfg: CfgNode, name: str) -> dict:
 
 
 def backbone_of(cfg: CfgNode) -> str:
-    """The short name of the backbone: `cnn`, `vit`, `resnet`, ..."""
+    """Returns the short name of the backbone: `cnn`, `vit`, `resnet`, ..."""
     return cfg.MODEL.BACKBONE.NAME.removeprefix("build_").removesuffix("_backbone")
 
 
 def method_of(cfg: CfgNode) -> str:
-    """The name of the training method in result files.
+    """Returns the name of the training method in result files.
 
-    `flow`: flow blocks on rollout states. `flow_paper`: the paper's recipe (interpolated states,
-    velocity prediction, no self-conditioning). `flow_interpolated`: interpolated states with other
-    parts than the paper's. `backprop`: end-to-end training; of a detector `backprop_paper` with
-    plain decoder layers and `backprop_checkpointed` with gradient checkpointing.
+    - `flow`: flow blocks that are trained on rollout states.
+    - `flow_paper`: the paper's recipe (interpolated states, velocity prediction, no
+      self-conditioning).
+    - `flow_interpolated`: interpolated states, but another prediction or self-conditioning.
+    - `backprop`: end-to-end training.
+    - `backprop_paper`: end-to-end training of a detector without `ANCHORED_QUERIES`.
+    - `backprop_checkpointed`: end-to-end training of a detector with gradient checkpointing.
     """
     task = task_of(cfg)
     node = task.keys(cfg)
@@ -176,15 +182,14 @@ def method_of(cfg: CfgNode) -> str:
 
 
 def typed_command() -> str:
-    """The command line that started this program."""
+    """Returns the command line that started this program."""
     return " ".join([program_name(), shlex.join(sys.argv[1:])]).rstrip()
 
 
 def program_name() -> str:
-    """The name under which this program was started.
+    """Returns the name under which this program was started.
 
-    It is `tools/train_net.py`, `flowdet-train`, or, for a module of flowdet, `python -m
-    flowdet.cli.train`.
+    Examples: `tools/train_net.py`, `flowdet-train`, `python -m flowdet.cli.train`.
     """
     path = Path(sys.argv[0]).resolve()
     if path.stem.startswith("flowdet-"):

@@ -39,12 +39,12 @@ IRRELEVANT_KEYS = (
 def read_metrics(folder: str | Path, warn: bool = True) -> list[dict]:
     """Reads the records of a run's `metrics.json`.
 
-    An interrupted and resumed run has written some iterations twice: the later record is used.
-    Lines that an interruption has truncated are left out.
+    A run that was interrupted and resumed has written some iterations twice; the later record is
+    used. Lines that an interruption has truncated are left out.
 
     Args:
         folder: the OUTPUT_DIR of the run.
-        warn: log a warning if lines are left out.
+        warn: whether to log a warning if lines are left out.
 
     Returns:
         One dict per recorded iteration, in the order of the iterations.
@@ -77,11 +77,11 @@ def read_metrics(folder: str | Path, warn: bool = True) -> list[dict]:
 def set_metrics_aside(folder: str | Path) -> Path | None:
     """Renames the `metrics.json` of an earlier training in the folder to `metrics_<n>.json`.
 
-    detectron2 appends to an existing file. The iterations of a longer earlier training would then
-    look like iterations of the new one.
+    Otherwise detectron2 would append to the existing file, and iterations of a longer earlier
+    training would look like iterations of the new training.
 
     Returns:
-        The new path; None if there is no such file.
+        The new path; None if the folder has no `metrics.json`.
     """
     path = Path(folder) / "metrics.json"
     if not path.is_file():
@@ -103,8 +103,8 @@ def _parse(line: str) -> dict | None:
 def training_seconds(records: Sequence[dict]) -> float | None:
     """Estimates the duration of all iterations, without evaluations; None if no record has a time.
 
-    The time of a record is the median of the latest iterations. It is taken for all iterations
-    since the record before, so that interruptions do not count.
+    The time of a record is the median over the latest iterations. It is used for all iterations
+    since the previous record, so that interruptions do not count.
     """
     timed = [record for record in records if "time" in record]
     ends = [-1, *(record["iteration"] for record in timed)]
@@ -131,10 +131,12 @@ def read_run_config(folder: str | Path) -> CfgNode:
 def check_same_run(folder: str | Path, cfg: CfgNode) -> None:
     """Checks that the run in a folder has the same config, apart from `IRRELEVANT_KEYS`.
 
-    A key that the config of the run lacks has its default value.
+    A key that is missing in the run's config has its default value.
 
     Raises:
-        ValueError: a key has another value; the message names up to three.
+        FileNotFoundError: the folder has no `config.yaml`.
+        ValueError: a key has another value (the message names up to three), or the file is
+            unreadable.
     """
     run_values, values = dict(flat_items(read_run_config(folder))), dict(flat_items(cfg))
     differing = [
@@ -153,5 +155,5 @@ def check_same_run(folder: str | Path, cfg: CfgNode) -> None:
 
 
 def _as_list(value: object) -> object:
-    """Turns tuples into lists, as YAML has only lists."""
+    """Converts tuples to lists, because YAML has only lists."""
     return [_as_list(x) for x in value] if isinstance(value, tuple | list) else value

@@ -57,7 +57,7 @@ def test_table1_and_the_measurements_of_its_runs(run, tmp_path, trainings_in_pro
     # after one epoch no detection is a true positive
     uncertainty = ("tools/measure_uncertainty.py", "--run", tmp_path / "flow_batch4_seed0")
     status, output = run(*uncertainty, "--output", tmp_path / "uncertainty")
-    assert status == 1 and "Is the model trained?" in output.splitlines()[-1]
+    assert status == 1 and "check that the model is trained" in output.splitlines()[-1]
 
 
 def test_plans_by_their_name_in_older_result_files():

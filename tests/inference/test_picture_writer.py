@@ -99,7 +99,7 @@ def test_two_pictures_of_the_same_path_are_refused(tmp_path, files, times):
 def test_images_are_not_replaced(tmp_path, output):
     image = tmp_path / "a.png"
     image.write_bytes(b"precious")
-    with pytest.raises(ValueError, match="is one of the images"):
+    with pytest.raises(ValueError, match="is one of the input images"):
         write(tmp_path / output, [image])
     assert image.read_bytes() == b"precious"
 
@@ -183,7 +183,7 @@ def test_too_many_images_for_an_animation(tmp_path):
 def test_an_animation_does_not_replace_an_image(tmp_path):
     image = tmp_path / "a_trajectory.gif"
     image.write_bytes(b"precious")
-    with pytest.raises(ValueError, match="is one of the images"):
+    with pytest.raises(ValueError, match="is one of the input images"):
         open_picture_writer(
             str(tmp_path / "a.png"),
             [image],

@@ -110,7 +110,7 @@ def test_missing_camera_and_camera_without_images(monkeypatch):
     with pytest.raises(OSError, match="cannot open camera 3"):
         Camera(3)
     fake_capture(monkeypatch, frames=0)
-    with pytest.raises(OSError, match="camera 1 gives no image"):
+    with pytest.raises(OSError, match="camera 1 returns no image"):
         list(Camera(1))
 
 

@@ -145,7 +145,7 @@ def test_page_of_a_detector(detector):
         assert words in text
     assert "10 s (without evaluations)" in text and "10.0" in text and "701 MiB" in text
     assert "4 of the 5 images of unsafe" in text
-    assert "true positive" in text and "missed object" in text and "false positive" in text
+    assert "true positive" in text and "false negative" in text and "false positive" in text
     # without difficult ones: 5 objects of the three classes in turn, and 3 of the second class
     objects = [int(n) for n in re.findall(r"(\d+) [\d.]+ –?", text.split("AP50, averaged")[-1])]
     assert objects[:3] == [2, 5, 1]
@@ -171,8 +171,8 @@ def test_page_of_a_run_without_results(detector, tmp_path):
         (tmp_path / "new" / name).unlink()
     page, text = parsed(write_report(tmp_path / "new", tmp_path / "out" / "page.html"))
     assert (tmp_path / "out" / "page.html").is_file()
-    assert "There was no evaluation yet." in text and "There is no checkpoint yet" in text
-    assert "holds no iteration yet" in text and "too few iterations" in text
+    assert "No evaluation has been recorded yet." in text and "There is no checkpoint yet" in text
+    assert "contains no iteration yet" in text and "too few iterations" in text
     assert page.has("svg") == page.has("img") == 0
 
 

@@ -1,4 +1,4 @@
-"""The report of a run: one self-contained HTML page."""
+"""The report of a run, one self-contained HTML page."""
 
 from flowdet.reporting.report.page import write_report
 

@@ -1,4 +1,4 @@
-"""The curves of a run, as SVG in the text color of the page."""
+"""Draws the curves of a run as SVG in the text color of the page."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from matplotlib.ticker import MaxNLocator
 from flowdet.reporting.curves import epoch_of, metric_series
 from flowdet.reporting.report.evaluations import MetricGroup
 
-# visible on white and on black
+# colors that are visible on white and on black
 COLORS = ("#2f81f7", "#e8730c", "#1a9d68", "#d6409f", "#9466ff", "#a98600", "#0e95b5", "#e5484d")
 STYLES = ("-", "--", ":")
-# longer curves are averaged in this number of bins
+# curves with more points are averaged in this number of bins
 MAX_POINTS = 200
-# a placeholder, which is replaced by the text color of the page
+# a placeholder that is replaced by the text color of the page
 _TEXT_COLOR = "#010203"
 _TEXT_COLOR_SETTINGS = dict.fromkeys(
     ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), _TEXT_COLOR
 )
 
-# by label of a line: its values by the number of finished iterations
+# the values of each line by the number of finished iterations, by label of the line
 Series = dict[str, dict[int, float]]
 
 
@@ -40,7 +40,7 @@ class Chart:
 
     Attributes:
         title: the title.
-        description: the text that replaces the figure for screen readers.
+        description: the alternative text for screen readers.
         svg: the figure.
     """
 
@@ -50,12 +50,12 @@ class Chart:
 
 
 def charts(cfg: CfgNode, records: Sequence[dict], groups: Sequence[MetricGroup]) -> list[Chart]:
-    """All charts for which the records hold values.
+    """Draws all charts for which the records contain values.
 
     Args:
         cfg: the config of the run.
-        records: its `metrics.json`, see `read_metrics`.
-        groups: the groups of metrics of its evaluations.
+        records: the records of its `metrics.json`, see `read_metrics`.
+        groups: the metric groups of its evaluations, see `metric_groups`.
     """
     last = cfg.SOLVER.MAX_ITER
 
@@ -70,7 +70,7 @@ def charts(cfg: CfgNode, records: Sequence[dict], groups: Sequence[MetricGroup])
         "Loss per block": _block_losses(records, last),
         "IoU of matched boxes, per block": series(_block_labels(names, "matched_iou")),
         "Accuracy of matched classes, per block": series(_block_labels(names, "class_accuracy")),
-        "Accuracy while training, per block": series(_block_labels(names, "accuracy")),
+        "Training accuracy, per block": series(_block_labels(names, "accuracy")),
         "Average precision on the test images": series(
             _metric_labels(names, groups, ("AP", "AP50", "AP75"))
         ),
@@ -85,14 +85,14 @@ def charts(cfg: CfgNode, records: Sequence[dict], groups: Sequence[MetricGroup])
 
 
 def _block_labels(names: Sequence[str], name: str) -> dict[str, str]:
-    """The labels of the keys `block<k>/NAME`, by key."""
+    """Returns the labels of the keys `block<k>/NAME`, by key."""
     matches = (re.fullmatch(rf"block(\d+)/{name}", key) for key in names)
     numbers = sorted(int(match[1]) for match in matches if match)
     return {f"block{k}/{name}": f"block {k}" for k in numbers}
 
 
 def _block_losses(records: Sequence[dict], last: int) -> Series:
-    """The sum of the losses of each block: of those that the model returns as `loss_*`."""
+    """Sums the losses of each block over the terms that the model also returns as `loss_*`."""
     summed: Series = {}
     for record in records:
         parts = [key.removeprefix("loss_") for key in record if key.startswith("loss_")]
@@ -110,7 +110,7 @@ def _block_losses(records: Sequence[dict], last: int) -> Series:
 def _metric_labels(
     names: Sequence[str], groups: Sequence[MetricGroup], metrics: Sequence[str]
 ) -> dict[str, str]:
-    """The labels of the keys of these metrics, by key; `top1` includes every mode (`top1-MODE`)."""
+    """Returns the labels of the keys of these metrics, by key; `top1` includes `top1-MODE`."""
     labels = {}
     for group in groups:
         for key in names:
@@ -142,10 +142,10 @@ def _thinned(points: np.ndarray) -> np.ndarray:
 
 
 def line_svg(points: dict[str, np.ndarray], unit: str, name: str) -> Markup:
-    """A line chart as SVG that is embedded in a page and takes its text color and font.
+    """Draws a line chart as SVG for embedding in a page, whose text color and font it takes.
 
     Args:
-        points: x and y of each line, [2, N], by label.
+        points: x and y of the N points of each line, [2, N], by label.
         unit: `epoch` or `iteration`.
         name: the name of the figure, which must be unique in the page.
     """
@@ -174,7 +174,7 @@ def _line_figure(points: dict[str, np.ndarray], unit: str) -> Figure:
 
 
 def _cleaned(text: str, name: str) -> Markup:
-    """Prepares matplotlib's SVG for a page that has several figures: removes header, metadata and
+    """Prepares an SVG of matplotlib for a page with several figures: removes header, metadata and
     size, and prefixes every id with `name`."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""The results of a run's evaluations, found by their names in metrics.json."""
+"""Selects the results of a run's evaluations from metrics.json, by dataset and weights."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from flowdet.engine.task_builders import CLASSIFICATION, task_of
 
 @dataclass(frozen=True)
 class MetricGroup:
-    """The metrics of one test dataset, with the weights themselves or with the averaged weights.
+    """The metrics of one test dataset, for the last weights or for the averaged weights.
 
     Attributes:
-        label: distinguishes the groups of a run; "" if there is only one.
+        label: names the dataset (if there are several) and the averaged weights; "" for neither.
         prefix: the prefix of the metrics in metrics.json, such as `bbox/` or
             `digits_test/bbox_ema/`.
     """
@@ -24,7 +24,7 @@ class MetricGroup:
     prefix: str
 
     def metrics(self, record: dict) -> dict[str, float]:
-        """The metrics of this group in a record, by their names without the prefix."""
+        """Returns the metrics of this group in a record, by name without the prefix."""
         return {
             key.removeprefix(self.prefix): value
             for key, value in record.items()
@@ -33,7 +33,7 @@ class MetricGroup:
 
 
 def metric_groups(cfg: CfgNode, records: Sequence[dict]) -> list[MetricGroup]:
-    """The groups of metrics in the records, by dataset and by weights."""
+    """Returns the metric groups in the records, one per dataset and kind of weights."""
     task = "classification" if task_of(cfg) is CLASSIFICATION else "bbox"
     names = cfg.DATASETS.TEST
     several = len(names) > 1
@@ -48,5 +48,5 @@ def metric_groups(cfg: CfgNode, records: Sequence[dict]) -> list[MetricGroup]:
 
 
 def last_metrics(records: Sequence[dict], group: MetricGroup) -> dict[str, float]:
-    """The metrics of a group in its last evaluation; empty without an evaluation."""
+    """Returns the metrics of a group in its last evaluation; empty without an evaluation."""
     return next(filter(None, (group.metrics(record) for record in reversed(records))), {})

@@ -1,4 +1,4 @@
-"""The test images with the best and the worst predictions of a run's model."""
+"""Shows the test images with the best and the worst predictions of a model."""
 
 from __future__ import annotations
 
@@ -29,10 +29,14 @@ from flowdet.inference.predictor import Predictor
 from flowdet.reporting.report.summary import Table
 from flowdet.visualization.drawing import DrawnBox, draw_boxes, image_of
 
-# the number of best images, and of worst images
+# the number of best images, and also of worst images
 SHOWN = 8
-# colors that color-blind readers can tell apart; the line styles differ as well
-TRUE_POSITIVE, MISSED, FALSE_POSITIVE = (0.34, 0.71, 0.91), (1.0, 0.35, 0.65), (0.95, 0.65, 0.0)
+# colors that color-blind readers can distinguish; the line styles differ as well
+TRUE_POSITIVE, FALSE_NEGATIVE, FALSE_POSITIVE = (
+    (0.34, 0.71, 0.91),
+    (1.0, 0.35, 0.65),
+    (0.95, 0.65, 0.0),
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Picture:
     Attributes:
         uri: the image as a data URI.
         caption: the text below the image.
-        alt: the text that replaces the image for screen readers.
+        alt: the alternative text for screen readers.
     """
 
     uri: str
@@ -55,12 +59,12 @@ class Gallery:
     """A model's best and worst predictions.
 
     Attributes:
-        best, worst: the pictures.
+        best, worst: the pictures, the best or the worst one first.
         num_images: the number of images that were evaluated for the gallery.
         dataset_size: the number of images of the dataset.
         dataset: the name of the dataset.
         averaged: whether the model has the averaged weights.
-        classes: the accuracy per class, for a classifier.
+        classes: the accuracy per class of a classifier; None for a detector.
     """
 
     best: list[Picture]
@@ -73,7 +77,7 @@ class Gallery:
 
 
 def detection_gallery(cfg: CfgNode, weights: str, count: int) -> Gallery:
-    """Ranks images by F1 of the detections, and images of equal F1 by the mean IoU of the true
+    """Ranks images by the F1 of their detections, and images of equal F1 by the mean IoU of true
     positives.
 
     Args:
@@ -139,7 +143,7 @@ def classification_gallery(cfg: CfgNode, weights: str, count: int) -> Gallery:
 
 
 def object_counts(cfg: CfgNode) -> Counter:
-    """The number of objects per class index in the first test dataset, without the objects that the
+    """Counts the objects per class index in the first test dataset, without the objects that the
     evaluation ignores.
 
     Raises:
@@ -148,13 +152,13 @@ def object_counts(cfg: CfgNode) -> Counter:
     records = get_detection_dicts(cfg.DATASETS.TEST[0], keep_difficult=True)
     counts: Counter[int] = Counter()
     for record in records:
-        truth = ground_truth_instances(record)
-        counts.update(truth.gt_classes[~truth.ignored].tolist())
+        ground_truth = ground_truth_instances(record)
+        counts.update(ground_truth.gt_classes[~ground_truth.ignored].tolist())
     return counts
 
 
 def _best_and_worst(ranked: Sequence) -> tuple[Sequence, Sequence]:
-    """The first items, and the last items in reverse order; no item is in both."""
+    """Returns the first items, and the last items in reverse order; no item is in both."""
     count = min(SHOWN, (len(ranked) + 1) // 2)
     return ranked[:count], ranked[max(count, len(ranked) - SHOWN) :][::-1]
 
@@ -166,7 +170,8 @@ def _detection_picture(
     if matches.true_positives:
         true_positives += f" (mean IoU {matches.mean_iou:.2f})"
     false_positives = _count_text(len(matches.false_positives), "false positive")
-    text = f"{true_positives}, {len(matches.false_negatives)} missed, {false_positives}"
+    false_negatives = _count_text(len(matches.false_negatives), "false negative")
+    text = f"{true_positives}, {false_negatives}, {false_positives}"
     boxes = comparison_boxes(ground_truth_instances(record), detections, matches, class_names)
     name = Path(record["file_name"]).name
     return Picture(
@@ -177,14 +182,17 @@ def _detection_picture(
 
 
 def comparison_boxes(
-    truth: Instances, detections: Instances, matches: DetectionMatches, class_names: Sequence[str]
+    ground_truth: Instances,
+    detections: Instances,
+    matches: DetectionMatches,
+    class_names: Sequence[str],
 ) -> list[DrawnBox]:
-    """The boxes that compare detections with the ground truth.
+    """Returns the boxes that compare detections with the ground truth.
 
-    True positives are solid, with the box of their object dotted. Missed objects are dotted, false
-    positives dashed.
+    True positives are solid, and the boxes of their objects are dotted. False negatives are dotted,
+    false positives are dashed.
     """
-    objects, boxes = truth.gt_boxes.tensor.tolist(), detections.pred_boxes.tensor.tolist()
+    objects, boxes = ground_truth.gt_boxes.tensor.tolist(), detections.pred_boxes.tensor.tolist()
 
     def label(i: int) -> str:
         return f"{class_names[detections.pred_classes[i]]} {detections.scores[i]:.0%}"
@@ -192,8 +200,14 @@ def comparison_boxes(
     drawn = [DrawnBox(objects[j], "", TRUE_POSITIVE, ":") for _, j, _ in matches.true_positives]
     drawn += [DrawnBox(boxes[i], label(i), TRUE_POSITIVE) for i, _, _ in matches.true_positives]
     drawn += [
-        # the label is below the box, as a false positive often overlaps a missed object
-        DrawnBox(objects[j], f"missed: {class_names[truth.gt_classes[j]]}", MISSED, ":", below=True)
+        # labeled below the box, because a false positive often overlaps a false negative
+        DrawnBox(
+            objects[j],
+            f"missed: {class_names[ground_truth.gt_classes[j]]}",
+            FALSE_NEGATIVE,
+            ":",
+            below=True,
+        )
         for j in matches.false_negatives
     ]
     return drawn + [
@@ -215,7 +229,7 @@ def _classification_picture(
 def _class_accuracy(
     all_records: Sequence[dict], predictions: Sequence[tuple], class_names: Sequence[str]
 ) -> Table:
-    """The number of images, evaluated images and correct predictions per class."""
+    """Tabulates images, evaluated images and correct predictions per class."""
     images = Counter(record["label"] for record in all_records)
     evaluated = Counter(record["label"] for record, _ in predictions)
     correct = Counter(r["label"] for r, p in predictions if int(p.argmax()) == r["label"])

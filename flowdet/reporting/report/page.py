@@ -1,4 +1,4 @@
-"""Writes the page: fills the template with the data of a run."""
+"""Writes the page of a report: fills the template with the data of a run."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def write_report(
 
     Args:
         folder: the OUTPUT_DIR of a training.
-        output: the file; None for `report.html` in `folder`.
-        images: the number of test images that are evaluated for the best and worst images; None for
-            `TEST.REPORT_IMAGES`, 0 for a report without images.
+        output: the file to write; None takes `report.html` in `folder`.
+        images: the number of test images to evaluate for the best and worst images. None takes
+            `TEST.REPORT_IMAGES`; 0 writes a report without images.
 
     Returns:
         The path of the file.
@@ -61,14 +61,16 @@ def write_report(
     cfg = read_run_config(folder)
     images = cfg.TEST.REPORT_IMAGES if images is None else images
     if images < 0:
-        raise ValueError(f"TEST.REPORT_IMAGES must not be negative, got {images}")
+        raise ValueError(
+            f"the number of images (TEST.REPORT_IMAGES) must not be negative, got {images}"
+        )
     template = _environment().get_template("report.html.jinja")
     html = template.render(_content(folder, cfg, images))
     return write_text(output or folder / "report.html", html)
 
 
 def _environment() -> Environment:
-    """The template environment: it escapes every text, and an unknown name is an error."""
+    """Returns the template environment. It escapes all text, and an unknown name is an error."""
     return Environment(
         loader=PackageLoader("flowdet.reporting.report", "."),
         autoescape=True,
@@ -79,7 +81,7 @@ def _environment() -> Environment:
 
 
 def _content(folder: Path, cfg: CfgNode, images: int) -> dict:
-    # a copied run names another machine's device, and old configs lack the class names
+    # the config of a copied run may name a missing device, and old configs lack the class names
     _or_none(lambda: resolve_model(cfg))
     records = _or_none(lambda: read_metrics(folder)) or []
     groups = metric_groups(cfg, records)
@@ -107,7 +109,7 @@ def _content(folder: Path, cfg: CfgNode, images: int) -> dict:
 
 
 def _gallery(folder: Path, cfg: CfgNode, images: int) -> tuple[Gallery | None, str]:
-    """The best and the worst images, and a sentence that replaces them where there are none."""
+    """Returns the best and the worst images, and the sentence that the page shows without them."""
     run = FlowDetCheckpointer(nn.Identity(), str(folder))
     if not images:
         return None, "This report was written without images."
@@ -121,10 +123,10 @@ def _gallery(folder: Path, cfg: CfgNode, images: int) -> tuple[Gallery | None, s
 
 
 def _or_none(make: Callable[[], T]) -> T | None:
-    """The result of `make`, or None and a warning if a file is missing or unreadable.
+    """Calls `make`; returns None and logs a warning if a file is missing or unreadable.
 
-    A missing file must not prevent the rest of the page. The page itself does not show the error,
-    which may name other folders of the machine.
+    The rest of the page is written without it. The page itself does not show the error, which may
+    name other folders of the machine.
     """
     try:
         return make()

@@ -1,4 +1,4 @@
-"""The facts, numbers and tables of a report."""
+"""Collects the facts, numbers and tables of a report."""
 
 from __future__ import annotations
 
@@ -37,17 +37,19 @@ class Table:
 
 
 def percent(value: float | None) -> str:
-    """A value such as `81.3`, or a dash where there is no value."""
+    """Formats a value such as `81.3`; a dash for None or nan."""
     return "–" if value is None or math.isnan(value) else f"{value:.1f}"
 
 
 def run_facts(cfg: CfgNode, folder: Path, records: Sequence[dict]) -> list[tuple[str, str]]:
-    """Facts about a training, as pairs of a name and a text: model, data, progress, cost, origin.
+    """Collects facts about a training, as pairs of a name and a text.
+
+    They describe model, data, progress, cost and origin.
 
     Args:
         cfg: the config of the run.
         folder: its OUTPUT_DIR.
-        records: its `metrics.json`, see `read_metrics`.
+        records: the records of its `metrics.json`, see `read_metrics`.
     """
     node = task_of(cfg).keys(cfg)
     task = "classification" if task_of(cfg) is CLASSIFICATION else "detection"
@@ -98,7 +100,7 @@ def _duration(seconds: float) -> str:
 
 
 def _origin(folder: Path) -> list[tuple[str, str]]:
-    """The origin of a finished run, from the results.json that a training writes at its end."""
+    """Returns the origin of a finished run, from the results.json written at the end."""
     try:
         results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
@@ -116,7 +118,7 @@ def _origin(folder: Path) -> list[tuple[str, str]]:
 def headline_metrics(
     records: Sequence[dict], groups: Sequence[MetricGroup]
 ) -> list[tuple[str, str]]:
-    """The main metrics of the last evaluation, as pairs of a name and a value in percent."""
+    """Returns the main metrics of the last evaluation, as pairs of a name and a percentage."""
     headlines = []
     for group in groups:
         metrics = last_metrics(records, group)
@@ -130,8 +132,8 @@ def headline_metrics(
 
 
 def mode_table(records: Sequence[dict], groups: Sequence[MetricGroup]) -> Table | None:
-    """Top-1, top-5 and top-10 accuracy of every inference mode in the last evaluation of a
-    classifier; None without a value per mode."""
+    """Tabulates top-1, top-5 and top-10 accuracy of every inference mode in a classifier's last
+    evaluation; None without a value per mode."""
     rows = []
     for group in groups:
         metrics = last_metrics(records, group)
@@ -149,13 +151,14 @@ def class_table(
     records: Sequence[dict],
     groups: Sequence[MetricGroup],
 ) -> Table | None:
-    """Average precision per class in the last evaluation of a detector; None without an evaluation.
+    """Tabulates the average precision per class in the last evaluation of a detector; None without
+    an evaluation.
 
     Args:
-        class_names: by class index.
-        counts: objects per class index in the test images; None where they are unknown.
-        records: the `metrics.json` of the run.
-        groups: the groups of metrics in the records.
+        class_names: the class names by class index.
+        counts: the objects per class index in the test images; None if unknown.
+        records: the records of the run's `metrics.json`.
+        groups: the metric groups in the records.
     """
     columns = []
     for group in groups:
