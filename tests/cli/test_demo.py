@@ -270,7 +270,7 @@ def test_flags_that_the_mode_does_not_use_are_refused(words):
         (["--mode", "fast"], "multi_step_ensemble"),
         (["--steps", "0"], "at least 1, got '0'"),
         (["--score-threshold", "50"], "from 0 to 1"),
-        (["--device", "abacus"], "not a device"),
+        (["--device", "abacus"], "not a torch device"),
         (["--json", "."], "is a folder"),
         (["--animate", "avi"], "'gif', 'mp4'"),
         (["--show"], "--show is not for images"),
