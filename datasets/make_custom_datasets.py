@@ -5,7 +5,7 @@
     tools/train_net.py --config-file configs/digits_flow.yaml --data datasets/custom/voc \\
         SOLVER.MAX_EPOCHS 40
 
-They are examples for the layout of your own dataset: datasets/custom/voc and datasets/custom/coco
+They are examples for the layout of a custom dataset: datasets/custom/voc and datasets/custom/coco
 contain the same scenes, with the classes zero to nine. docs/custom_datasets.md describes all
 accepted layouts.
 """

@@ -21,8 +21,13 @@ def add_flowdet_config(cfg: CfgNode) -> None:
     _add_model_keys(cfg)
     cfg.MODEL.FLOW_DET = CfgNode()
     cfg.MODEL.FLOW_CLS = CfgNode()
-    _add_flow_keys(cfg.MODEL.FLOW_DET)
-    _add_flow_keys(cfg.MODEL.FLOW_CLS)
+    # the keys that detection and classification share; each has the same meaning in both
+    _add_block_keys(cfg.MODEL.FLOW_DET)
+    _add_block_keys(cfg.MODEL.FLOW_CLS)
+    _add_block_training_keys(cfg.MODEL.FLOW_DET)
+    _add_block_training_keys(cfg.MODEL.FLOW_CLS)
+    _add_block_inference_keys(cfg.MODEL.FLOW_DET)
+    _add_block_inference_keys(cfg.MODEL.FLOW_CLS)
     _add_detection_model_keys(cfg.MODEL.FLOW_DET)
     _add_detection_training_keys(cfg.MODEL.FLOW_DET)
     _add_detection_inference_keys(cfg.MODEL.FLOW_DET)
@@ -47,8 +52,7 @@ def _add_model_keys(cfg: CfgNode) -> None:
     cfg.MODEL.CLASS_NAMES = []
 
 
-def _add_flow_keys(node: CfgNode) -> None:
-    """The keys that detection and classification share. Each has the same meaning in both."""
+def _add_block_keys(node: CfgNode) -> None:
     # Number of classes C. 0 takes it from the class names of the training dataset.
     node.NUM_CLASSES = 0
     # Names of the backbone's feature maps that the blocks get. In FLOW_CLS, [] means all stages of
@@ -81,6 +85,8 @@ def _add_flow_keys(node: CfgNode) -> None:
     # Whether the losses train the target embeddings.
     node.LEARN_TARGET = False
 
+
+def _add_block_training_keys(node: CfgNode) -> None:
     # States z_t that the blocks are trained on: "interpolated" (the paper: between noise and
     # target) or "rollout" (on-policy: block k is trained on the state that the previous blocks
     # produce).
@@ -106,6 +112,8 @@ def _add_flow_keys(node: CfgNode) -> None:
     node.FLOW_WEIGHT = 0.02
     node.CLASS_WEIGHT = 4.0
 
+
+def _add_block_inference_keys(node: CfgNode) -> None:
     # Inference mode: "single_step", "ensemble", "multi_step", "multi_step_ensemble" or your own.
     node.INFERENCE_MODE = "multi_step"
     # Number of Euler steps of the multi-step modes. 0 means one step per block.

@@ -115,37 +115,51 @@ def block_local_losses(
     if not blocks:
         raise ValueError("no block to train")
     inputs = [*features, *parameters]
-    trained = [i for i, x in enumerate(inputs) if x.requires_grad]
-    if not torch.is_grad_enabled() or not trained:
+    if not torch.is_grad_enabled() or not any(x.requires_grad for x in inputs):
         return _sum_losses(block_loss(k, list(features)) for k in blocks)
-    scale = half_scale.value if half_scale else 1.0
     names: list[str] = []
 
     def run() -> tuple[Losses, list[Tensor | None]]:
-        leaves = [_at_least_float32(f.detach()).requires_grad_(f.requires_grad) for f in features]
-        sources = [*leaves, *parameters]
-        gradients: list[Tensor | None] = [None] * len(inputs)
-        results = []
-        for k in blocks:
-            with torch.enable_grad():
-                losses = block_loss(k, leaves)
-                total = sum(losses.values()) * scale
-            block_gradients = torch.autograd.grad(
-                total, [sources[i] for i in trained], allow_unused=True
-            )
-            results.append({name: loss.detach() for name, loss in losses.items()})
-            # frees the graph of block k before the next one is built
-            del losses, total
-            for i, g in zip(trained, block_gradients, strict=True):
-                if g is not None:
-                    gradients[i] = g.clone() if gradients[i] is None else gradients[i].add_(g)
-        summed = _sum_losses(results)
-        names.extend(summed)
-        _unscale(gradients, scale, half_scale)
-        return summed, gradients
+        losses, gradients = _block_by_block(block_loss, blocks, features, parameters, half_scale)
+        names.extend(losses)
+        return losses, gradients
 
     values = _BlockLocalNode.apply(run, *inputs)
     return dict(zip(names, values, strict=True))
+
+
+def _block_by_block(
+    block_loss: BlockLoss,
+    blocks: Sequence[int],
+    features: Sequence[Tensor],
+    parameters: Sequence[nn.Parameter],
+    half_scale: HalfPrecisionScale | None,
+) -> tuple[Losses, list[Tensor | None]]:
+    """Computes the summed losses of the blocks, and their gradients for features and parameters.
+
+    For the arguments see `block_local_losses`. A gradient is None if no block used the tensor.
+    """
+    leaves = [_at_least_float32(f.detach()).requires_grad_(f.requires_grad) for f in features]
+    sources = [*leaves, *parameters]
+    trained = [i for i, x in enumerate(sources) if x.requires_grad]
+    scale = half_scale.value if half_scale else 1.0
+    gradients: list[Tensor | None] = [None] * len(sources)
+    results = []
+    for k in blocks:
+        with torch.enable_grad():
+            losses = block_loss(k, leaves)
+            total = sum(losses.values()) * scale
+        block_gradients = torch.autograd.grad(
+            total, [sources[i] for i in trained], allow_unused=True
+        )
+        results.append({name: loss.detach() for name, loss in losses.items()})
+        # frees the graph of block k before the next one is built
+        del losses, total
+        for i, g in zip(trained, block_gradients, strict=True):
+            if g is not None:
+                gradients[i] = g.clone() if gradients[i] is None else gradients[i].add_(g)
+    _unscale(gradients, scale, half_scale)
+    return _sum_losses(results), gradients
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
