@@ -25,7 +25,7 @@ from flowdet.reporting.results import write_text
 PAGE = Path(__file__).with_name("config.md")
 HEAD = """# Configuration
 
-The keys that flowdet adds to
+This page lists the keys that flowdet adds to
 [detectron2's own](https://detectron2.readthedocs.io/en/latest/modules/config.html#yaml-config-references).
 The defaults are the recommended recipe. `docs/make_config_reference.py` makes this page from
 `flowdet/config.py`.

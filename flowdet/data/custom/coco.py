@@ -76,17 +76,18 @@ def read_coco(
 
 
 def evaluation_copy(data: dict) -> tuple[dict, dict[object, int] | None]:
-    """A COCO file for COCO's evaluation, with every value in the form that it expects.
+    """Copies a COCO file, with every value in the form that COCO's evaluation expects.
 
-    Annotation ids are numbered from 1: the evaluation counts an object with id 0 as missed, and one
-    of two objects with the same id as well. `iscrowd` is 0 or 1, and `area` is that of the box
-    unless the file has a positive number. Image ids are numbered if they are not all integers.
+    Annotation ids are numbered from 1: the evaluation counts an object with id 0 as a false
+    negative, and also one of two objects with the same id. `iscrowd` is 0 or 1. `area` is the area
+    of the box, unless the file has a positive number. Image ids are numbered if they are not all
+    integers.
 
     Args:
         data: the content of the file, from `load_json`, without problems. It is not changed.
 
     Returns:
-        The copy; and the new image id of every image id, None if they stay the same.
+        The copy, and a dict from image ids to new image ids, or None if they stay the same.
     """
     images, image_ids = data["images"], None
     if not all(type(image["id"]) is int for image in images):
