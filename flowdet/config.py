@@ -50,6 +50,10 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # Class names. A run takes them from its datasets and saves them in its config.yaml, so that its
     # model can be used without the datasets.
     cfg.MODEL.CLASS_NAMES = []
+    # The id of every class of a detector in the JSON files of tools/demo.py, in the order of
+    # CLASS_NAMES. A run takes the category ids of its COCO dataset, or else 0, 1, 2, ..., and saves
+    # them in its config.yaml. They stay the same if the dataset is changed later.
+    cfg.MODEL.CATEGORY_IDS = []
 
 
 def _add_block_keys(node: CfgNode) -> None:

@@ -26,7 +26,6 @@ from detectron2.utils.logger import setup_logger
 
 from flowdet.cli.common import user_errors, with_program
 from flowdet.engine import (
-    FlowDetCheckpointer,
     Trainer,
     evaluate,
     keep_freed_memory,
@@ -34,6 +33,7 @@ from flowdet.engine import (
     load_trained,
     resolve_config,
 )
+from flowdet.engine.checkpoint_notes import last_checkpoint, read_notes
 from flowdet.engine.config_files import config_path
 from flowdet.reporting.report import write_report
 from flowdet.reporting.results import program_name, result_rows, typed_command, write_results
@@ -49,7 +49,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         # the config.yaml and results.json of the run stay unchanged
         cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "eval")
     setup_logger(output=cfg.OUTPUT_DIR, name="flowdet", distributed_rank=comm.get_rank())
-    resolve_config(cfg, training=not args.eval_only)
+    resolve_config(cfg, not args.eval_only, args.resume and not args.eval_only)
     cfg.freeze()
     # default_setup logs the config file, so it needs a path even if a name was given
     default_setup(cfg, argparse.Namespace(**vars(args) | {"config_file": path}))
@@ -84,7 +84,7 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], dict | None]
     # built once here, so that problems of the test datasets are reported before the training
     for name in cfg.DATASETS.TEST:
         Trainer.build_test_loader(cfg, name)
-    if comm.is_main_process() and not (args.resume and last_checkpoint(args)):
+    if comm.is_main_process() and not (args.resume and last_checkpoint(args.run_dir)):
         set_metrics_aside(cfg.OUTPUT_DIR)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
@@ -93,23 +93,27 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], dict | None]
 
 def weights_to_evaluate(cfg: CfgNode, args: argparse.Namespace) -> str:
     """With `--resume` the last checkpoint of the run, if it has one; otherwise `MODEL.WEIGHTS`."""
-    return (last_checkpoint(args) if args.resume else "") or cfg.MODEL.WEIGHTS
-
-
-def last_checkpoint(args: argparse.Namespace) -> str:
-    """The path of the last checkpoint of the run; "" if there is none."""
-    run = FlowDetCheckpointer(torch.nn.Identity(), args.run_dir)
-    return run.get_checkpoint_file() if run.has_checkpoint() else ""
+    return (last_checkpoint(args.run_dir) if args.resume else "") or cfg.MODEL.WEIGHTS
 
 
 def save_results(cfg: CfgNode, args: argparse.Namespace, results: dict) -> None:
     """Writes the metrics, the command, the config file and the seed to results.json."""
+    length = evaluated_length(cfg, args) if args.eval_only else None
     by_dataset = {cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results
     rows = []
     for name, tasks in by_dataset.items():
-        rows += result_rows(cfg, name, tasks)
+        rows += result_rows(cfg, name, tasks, length)
     path = os.path.join(cfg.OUTPUT_DIR, "results.json")
     write_results(path, rows, command=typed_command(), config=args.config_file, seeds=[cfg.SEED])
+
+
+def evaluated_length(cfg: CfgNode, args: argparse.Namespace) -> dict[str, int]:
+    """Returns the iterations of the evaluated checkpoint, if it records them.
+
+    The config of an evaluation does not say how long the weights were trained.
+    """
+    iteration = read_notes(weights_to_evaluate(cfg, args)).iteration
+    return {} if iteration is None else {"iterations": iteration + 1}
 
 
 def report(cfg: CfgNode) -> None:

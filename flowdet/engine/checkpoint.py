@@ -78,6 +78,7 @@ class FlowDetCheckpointer(DetectionCheckpointer):
             warning names the tensors.
         class_names: names of the model's classes. They are saved in checkpoints, and compared with
             the names in a loaded checkpoint. () turns both off.
+        category_ids: the category ids of the classes, which are saved in checkpoints; () for none.
         checkpointables: further objects to save and load.
 
     Raises (from `load`):
@@ -86,17 +87,26 @@ class FlowDetCheckpointer(DetectionCheckpointer):
             of other shapes or other classes.
     """
 
+    _other_classes_hint = _REINIT
+
     def __init__(
-        self, model, save_dir="", *, reinit_classes=False, class_names=(), **checkpointables
+        self,
+        model,
+        save_dir="",
+        *,
+        reinit_classes=False,
+        class_names=(),
+        category_ids=(),
+        **checkpointables,
     ):
         super().__init__(model, save_dir, **checkpointables)
         self._reinit_classes = reinit_classes
         self._class_names = list(class_names)
+        self._category_ids = list(category_ids)
 
     def save(self, name, **kwargs):
-        super().save(
-            name, **({"class_names": self._class_names} if self._class_names else {}), **kwargs
-        )
+        notes = {"class_names": self._class_names, "category_ids": self._category_ids}
+        super().save(name, **{key: x for key, x in notes.items() if x}, **kwargs)
 
     def load(self, path, *args, **kwargs):
         self._path = path
@@ -185,7 +195,7 @@ class FlowDetCheckpointer(DetectionCheckpointer):
         if not self._reinit_classes:
             raise ValueError(
                 f"{self._path} has other classes than the model, or another order: {differences}. "
-                f"{_REINIT}"
+                f"{self._other_classes_hint}"
             )
         removed = [name for name in checkpoint["model"] if name.startswith(self._class_prefixes)]
         for name in removed:
@@ -223,7 +233,7 @@ class FlowDetCheckpointer(DetectionCheckpointer):
             )
             return
         hint = (
-            f"It has another number of classes: {_REINIT}"
+            f"It has another number of classes: {self._other_classes_hint}"
             if only_classes
             else "Use the config of its training: it probably has another backbone "
             "(MODEL.RESNETS.*, MODEL.VIT.*), image size (INPUT.FIXED_SIZE, for a ViT), number of "
@@ -250,6 +260,10 @@ class WholeModelCheckpointer(FlowDetCheckpointer):
         FileNotFoundError, ValueError: as `FlowDetCheckpointer`.
         ValueError: the path is empty, or weights are missing.
     """
+
+    _other_classes_hint = (
+        "use the config.yaml that its training wrote, and datasets with the same classes"
+    )
 
     def load(self, path, *args, **kwargs):
         if not path:

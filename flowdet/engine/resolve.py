@@ -13,7 +13,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import log_first_n
 
 from flowdet.data.classification.datasets import download
-from flowdet.engine.task_builders import CLASSIFICATION, task_of
+from flowdet.engine.category_ids import check_category_ids, resolve_category_ids
+from flowdet.engine.checkpoint_notes import check_resumed_classes, run_notes
+from flowdet.engine.config_values import check_device, check_training_values
+from flowdet.engine.task_builders import CLASSIFICATION, DETECTION, task_of
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +24,8 @@ logger = logging.getLogger(__name__)
 def resolve_model(cfg: CfgNode) -> CfgNode:
     """Sets the device and the classes of a config, in place, for use without a dataset.
 
-    The classes are `MODEL.CLASS_NAMES`, which a run saves in its config. If it is empty, they are
-    those of the datasets.
+    The classes are `MODEL.CLASS_NAMES` and `MODEL.CATEGORY_IDS`, which a run saves in its config.
+    If there are no class names, both are those of the datasets.
 
     Raises:
         KeyError, ValueError: as `resolve_config`.
@@ -37,6 +40,7 @@ def resolve_model(cfg: CfgNode) -> CfgNode:
                 f"MODEL.{task.node}.NUM_CLASSES is {count}, but MODEL.CLASS_NAMES has {len(names)} "
                 "names"
             )
+        check_category_ids(cfg)
         return cfg
     try:
         _resolve_classes(cfg)
@@ -47,31 +51,51 @@ def resolve_model(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def resolve_config(cfg: CfgNode, training: bool = True) -> CfgNode:
+def resolve_config(cfg: CfgNode, training: bool = True, resume: bool = False) -> CfgNode:
     """Sets the device, the classes and, for training, all numbers of iterations of a config.
 
     The config is changed in place. With `DATASETS.DOWNLOAD`, missing classification datasets are
     downloaded.
 
+    Args:
+        cfg: the config.
+        training: whether the config is for a training.
+        resume: whether the training continues the run in `OUTPUT_DIR`, whose category ids are
+            kept.
+
     Raises:
         KeyError: unknown `MODEL.META_ARCHITECTURE`.
-        ValueError: a dataset is unknown, is for another task, or has other classes than the config
-            or another dataset; neither datasets nor a number of classes are given; or
-            `SOLVER.IMS_PER_BATCH` is below 1.
+        ValueError: a dataset is unknown, is for another task, or has other classes than the config,
+            another dataset or the resumed run; neither datasets nor a number of classes are given;
+            or `SOLVER.IMS_PER_BATCH` is below 1.
     """
+    if training:
+        check_training_values(cfg)
     _resolve_device(cfg)
     if cfg.DATASETS.DOWNLOAD and task_of(cfg) is CLASSIFICATION:
         download([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    if resume:
+        _check_resumed_run(cfg)
     _resolve_classes(cfg)
     if training:
         _resolve_epochs(cfg)
     return cfg
 
 
+def _check_resumed_run(cfg: CfgNode) -> None:
+    """Raises ValueError if the run has other classes; otherwise takes over its category ids."""
+    datasets = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    if datasets:
+        check_resumed_classes(cfg.OUTPUT_DIR, dataset_classes(datasets[0]))
+    if not cfg.MODEL.CATEGORY_IDS:
+        cfg.MODEL.CATEGORY_IDS = run_notes(cfg.OUTPUT_DIR).category_ids
+
+
 def _resolve_device(cfg: CfgNode) -> None:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         log_first_n(logging.WARNING, "there is no GPU: MODEL.DEVICE is set to cpu", name=__name__)
         cfg.MODEL.DEVICE = "cpu"
+    check_device(cfg)
     if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED:
         log_first_n(logging.WARNING, "SOLVER.AMP needs a GPU: it is turned off", name=__name__)
         cfg.SOLVER.AMP.ENABLED = False
@@ -85,6 +109,7 @@ def _resolve_classes(cfg: CfgNode) -> None:
         if not node.NUM_CLASSES:
             raise ValueError(f"DATASETS.TRAIN is empty, and {key} is not set")
         cfg.MODEL.CLASS_NAMES = [str(index) for index in range(node.NUM_CLASSES)]
+        check_category_ids(cfg)
         return
     for name in datasets:
         classes = dataset_classes(name)
@@ -109,6 +134,8 @@ def _resolve_classes(cfg: CfgNode) -> None:
             "a run, use the config with which the run was started, not its config.yaml"
         )
     cfg.MODEL.CLASS_NAMES = classes
+    if task is DETECTION:
+        resolve_category_ids(cfg, datasets, classes)
 
 
 def _check_evaluator_type(cfg: CfgNode, name: str) -> None:

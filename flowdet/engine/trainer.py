@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from flowdet.engine.checkpoint import FlowDetCheckpointer
+from flowdet.engine.checkpoint_notes import check_resumed_classes
 from flowdet.engine.hooks import (
     DropIdleGradients,
     SeedEveryIteration,
@@ -33,7 +34,13 @@ class Trainer(DefaultTrainer):
     """Trains the `MODEL.META_ARCHITECTURE` of a resolved config."""
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Like detectron2's method; a resumed run also continues with the next training images."""
+        """Like detectron2's method; a resumed run also continues with the next training images.
+
+        Raises:
+            ValueError: the resumed run has other classes than the config.
+        """
+        if resume and self.cfg.MODEL.CLASS_NAMES:
+            check_resumed_classes(self.cfg.OUTPUT_DIR, self.cfg.MODEL.CLASS_NAMES)
         super().resume_or_load(resume)
         if self.start_iter > 0:
             self._trainer.reset_data_loader(
@@ -52,6 +59,7 @@ class Trainer(DefaultTrainer):
             self.cfg.OUTPUT_DIR,
             reinit_classes=self.cfg.MODEL.REINIT_CLASSES,
             class_names=self.cfg.MODEL.CLASS_NAMES,
+            category_ids=self.cfg.MODEL.CATEGORY_IDS,
             trainer=weakref.proxy(self),
         )
         hooks = super().build_hooks()

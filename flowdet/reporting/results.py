@@ -76,7 +76,7 @@ def write_text(path: str | Path, text: str) -> Path:
 
 def changed_keys(cfg: CfgNode) -> dict[str, object]:
     """Returns the keys in which a config differs from the defaults of detectron2 and flowdet, with
-    their values. The output folder and the class names are left out."""
+    their values. The output folder, the class names and the category ids are left out."""
     default_cfg = get_cfg()
     add_flowdet_config(default_cfg)
     defaults = dict(flat_items(default_cfg))
@@ -85,7 +85,7 @@ def changed_keys(cfg: CfgNode) -> dict[str, object]:
         for key, value in flat_items(cfg)
         if not isinstance(value, CfgNode)
         and value != defaults[key]
-        and key not in ("OUTPUT_DIR", "MODEL.CLASS_NAMES")
+        and key not in ("OUTPUT_DIR", "MODEL.CLASS_NAMES", "MODEL.CATEGORY_IDS")
     }
 
 
@@ -96,7 +96,12 @@ def _machine() -> str:
     return f"{os.cpu_count()} CPU cores ({platform.machine()})"
 
 
-def result_rows(cfg: CfgNode, dataset: str, tasks: dict[str, dict[str, float]]) -> list[dict]:
+def result_rows(
+    cfg: CfgNode,
+    dataset: str,
+    tasks: dict[str, dict[str, float]],
+    length: dict[str, int] | None = None,
+) -> list[dict]:
     """Converts the metrics of a trained model to rows of a result file, one row per metric.
 
     Args:
@@ -105,14 +110,17 @@ def result_rows(cfg: CfgNode, dataset: str, tasks: dict[str, dict[str, float]]) 
         tasks: the results of the evaluation, e.g. `{"bbox": {"AP50": 71.2}}` or
             `{"classification": {"top1-ensemble": 96.1}, "classification_ema": {...}}`. A metric
             that is nan (a class without objects) gets no row.
+        length: the epochs and iterations of the training, as far as they are known. None takes
+            those of the config, which is right only for a training that this config ran.
     """
     node = task_of(cfg).keys(cfg)
+    if length is None:
+        length = {"epochs": cfg.SOLVER.MAX_EPOCHS, "iterations": cfg.SOLVER.MAX_ITER}
     common = {
         "method": method_of(cfg),
         "dataset": dataset,
         "num_blocks": node.NUM_BLOCKS,
-        "epochs": cfg.SOLVER.MAX_EPOCHS,
-        "iterations": cfg.SOLVER.MAX_ITER,
+        **length,
     }
     rows = []
     for task, metrics in tasks.items():

@@ -1,0 +1,122 @@
+"""What a checkpoint records about its training: classes, category ids and the last iteration."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import yaml
+from detectron2.utils.file_io import PathManager
+from fvcore.common.checkpoint import Checkpointer
+from torch import nn
+
+from flowdet.engine.category_ids import CategoryId
+
+# a message lists at most this many class names
+MAX_LISTED = 8
+
+
+@dataclass(frozen=True)
+class CheckpointNotes:
+    """The records of a checkpoint other than its tensors.
+
+    Attributes:
+        class_names: the class names by class index; empty if they are not recorded.
+        category_ids: the category id of every class; empty if they are not recorded.
+        iteration: the number of the last iteration, from 0; None if it is not recorded.
+    """
+
+    class_names: list[str] = field(default_factory=list)
+    category_ids: list[CategoryId] = field(default_factory=list)
+    iteration: int | None = None
+
+
+def read_notes(path: str | Path) -> CheckpointNotes:
+    """Reads the notes of a checkpoint; its tensors stay on the disk.
+
+    Args:
+        path: path or URL of the checkpoint. The notes of a file that cannot be read, and of a
+            checkpoint of another program, are empty: loading its weights raises the error.
+    """
+    try:
+        local = PathManager.get_local_path(str(path).split("?")[0])
+        content = torch.load(local, map_location="cpu", mmap=True, weights_only=True)
+    # the errors of torch for files that are not checkpoints, or that have the form before torch 1.6
+    except (OSError, EOFError, LookupError, RuntimeError, TypeError, pickle.UnpicklingError):
+        return CheckpointNotes()
+    content = content if isinstance(content, dict) else {}
+    iteration = content.get("iteration")
+    return CheckpointNotes(
+        list(content.get("class_names") or []),
+        list(content.get("category_ids") or []),
+        iteration if isinstance(iteration, int) else None,
+    )
+
+
+def last_checkpoint(folder: str | Path) -> str:
+    """Returns the path of the last checkpoint of the run in a folder; "" if there is none."""
+    run = Checkpointer(nn.Identity(), str(folder))
+    return run.get_checkpoint_file() if run.has_checkpoint() else ""
+
+
+def run_notes(folder: str | Path) -> CheckpointNotes:
+    """Returns the notes of the run that `--resume` continues; empty if there is no checkpoint.
+
+    The class names of a run whose checkpoints lack them come from its config.yaml.
+    """
+    path = last_checkpoint(folder)
+    notes = read_notes(path) if path else CheckpointNotes()
+    if path and not notes.class_names:
+        return CheckpointNotes(_config_classes(folder), [], notes.iteration)
+    return notes
+
+
+def _config_classes(folder: str | Path) -> list[str]:
+    """Returns the class names in the config.yaml of a run; empty if it has none."""
+    try:
+        text = Path(folder, "config.yaml").read_text(encoding="utf-8")
+        return list(yaml.safe_load(text)["MODEL"]["CLASS_NAMES"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return []
+
+
+def check_resumed_classes(folder: str | Path, class_names: Sequence[str]) -> None:
+    """Compares the classes of a resumed run with those of its datasets.
+
+    Args:
+        folder: the folder of the run (`OUTPUT_DIR`).
+        class_names: the class names of the datasets by class index.
+
+    Raises:
+        ValueError: the run has other classes, or the same ones in another order.
+    """
+    trained = run_notes(folder).class_names
+    if not trained or trained == list(class_names):
+        return
+    final = Path(folder) / "model_final.pth"
+    weights = final if final.is_file() else last_checkpoint(folder)
+    raise ValueError(
+        f"--resume cannot change the classes: OUTPUT_DIR {folder} has a run with "
+        f"{_listed(trained)}, but the dataset has {_listed(class_names)}{_hint(trained, class_names)}."
+        f" To train on the dataset, start anew: leave --resume out, and set another OUTPUT_DIR, "
+        f"MODEL.WEIGHTS {weights} and MODEL.REINIT_CLASSES True"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = ", ..." if len(names) > MAX_LISTED else ""
+    noun = "class" if len(names) == 1 else "classes"
+    return f"{len(names)} {noun} ({', '.join(names[:MAX_LISTED])}{more})"
+
+
+def _hint(trained: Sequence[str], names: Sequence[str]) -> str:
+    """Names the first class that differs, if the listed ones are equal; otherwise ""."""
+    if list(trained[:MAX_LISTED]) != list(names[:MAX_LISTED]):
+        return ""
+    shorter = min(len(trained), len(names))
+    index = next((i for i in range(shorter) if trained[i] != names[i]), shorter)
+    old, new = (x[index] if index < len(x) else "missing" for x in (trained, names))
+    return f"; class {index} is {old} in the run and {new} in the dataset"
