@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 
 from detectron2.config import CfgNode, get_cfg
 
 from flowdet.config import add_flowdet_config
 from flowdet.data.custom import register_custom
 from flowdet.engine.config_files import config_path
-from flowdet.engine.renamed_keys import update_config, update_overrides
+from flowdet.engine.config_reader import ConfigFile, read_config_file
+from flowdet.engine.config_types import flat_items, typed_example, typed_value
+from flowdet.engine.config_values import check_values
+from flowdet.engine.renamed_keys import is_old_key, update_config, update_overrides
 from flowdet.engine.user_imports import import_parts
 
 # keys in iterations, and the keys that give the same in epochs
@@ -20,6 +24,10 @@ _EPOCH_KEYS = {
     "SOLVER.CHECKPOINT_PERIOD": "SOLVER.CHECKPOINT_EPOCHS",
     "TEST.EVAL_PERIOD": "TEST.EVAL_EPOCHS",
 }
+
+
+# fills the place of a value that an override lacks
+_MISSING = object()
 
 
 def load_config(path: str, overrides: list | None = None) -> CfgNode:
@@ -34,24 +42,27 @@ def load_config(path: str, overrides: list | None = None) -> CfgNode:
         overrides: keys and values, `[KEY, value, KEY, value, ...]`.
 
     Raises:
-        FileNotFoundError: the config file, or a file in `IMPORTS`, does not exist.
+        FileNotFoundError: the config file, one of its bases, or a file in `IMPORTS`, does not
+            exist.
         ImportError: a module in `IMPORTS` does not exist.
-        KeyError: a key does not exist. For overrides, the message lists similar keys.
-        ValueError: a value has the wrong type, or a dataset in another folder has the same name.
+        KeyError: a key does not exist. The message lists similar keys.
+        ValueError: a file is not valid YAML, a value has the wrong type or is out of range, an
+            override has no value, or a dataset in another folder has the same name.
     """
     path = config_path(path)
     cfg = get_cfg()
     add_flowdet_config(cfg)
-    loaded = CfgNode.load_yaml_with_base(path)
-    update_config(loaded, path, cfg.MODEL.FLOW_DET.NUM_QUERIES)
-    cfg.merge_from_other_cfg(CfgNode(loaded))
-    overrides = update_overrides(overrides or [], cfg.MODEL.FLOW_DET.NUM_QUERIES)
-    try:
-        cfg.merge_from_list(_integers_to_floats(cfg, overrides))
-        _prefer_iterations(cfg, overrides)
-    except (KeyError, AssertionError) as error:
-        raise KeyError(_similar_keys(cfg, overrides) or error.args[0]) from error
+    defaults = dict(flat_items(cfg))
+    file = read_config_file(path)
+    update_config(file.keys, path, cfg.MODEL.FLOW_DET.NUM_QUERIES)
+    _merge_file(cfg, file, defaults)
+    overrides = update_overrides(
+        _checked_pairs(overrides or [], defaults), cfg.MODEL.FLOW_DET.NUM_QUERIES
+    )
+    _merge_overrides(cfg, overrides, defaults)
+    _prefer_iterations(cfg, overrides)
     import_parts(cfg.IMPORTS)
+    check_values(cfg)
     _use_custom_dataset(cfg, overrides)
     return cfg
 
@@ -79,7 +90,7 @@ def overlay_overrides(name: str) -> list[str]:
     Raises:
         FileNotFoundError: there is no such file.
     """
-    overlay = CfgNode(CfgNode.load_yaml_with_base(config_path(name)))
+    overlay = CfgNode(read_config_file(config_path(name)).keys)
     return [
         str(word)
         for key, value in flat_items(overlay)
@@ -96,24 +107,83 @@ def with_keys(cfg: CfgNode, keys: dict[str, object]) -> CfgNode:
     return cfg
 
 
-def flat_items(node: CfgNode, prefix: str = "") -> list[tuple[str, object]]:
-    """Returns every key of a config, such as `MODEL.DEVICE`, and its value; also the nodes."""
+def _merge_file(cfg: CfgNode, file: ConfigFile, defaults: dict[str, object]) -> None:
+    """Sets the keys of a config file, in place; raises KeyError or ValueError."""
+    for key, value in _leaves(file.keys, defaults):
+        source = file.file_of(key)
+        if key not in defaults:
+            raise KeyError(f"{source}: {_unknown_key(key, defaults)}")
+        default = defaults[key]
+        if isinstance(default, CfgNode):
+            raise ValueError(
+                f"{source}: {key} is {value!r}, but must be a group of keys, such as "
+                f"{key}.{next(iter(default))}"
+            )
+        _set(cfg, key, typed_value(key, value, default, source))
+
+
+def _leaves(keys: dict, defaults: dict[str, object], prefix: str = "") -> list[tuple[str, object]]:
+    """Returns every key of a config file and its value; not the groups of keys."""
     items = []
-    for name, value in node.items():
-        items.append((prefix + name, value))
-        if isinstance(value, CfgNode):
-            items += flat_items(value, f"{prefix}{name}.")
+    for name, value in keys.items():
+        key = f"{prefix}{name}"
+        if not isinstance(defaults.get(key), CfgNode):
+            items.append((key, value))
+        elif isinstance(value, dict):
+            items += _leaves(value, defaults, f"{key}.")
+        # a group without keys, for example if all of its lines are comments
+        elif value is not None:
+            items.append((key, value))
     return items
 
 
-def _integers_to_floats(cfg: CfgNode, overrides: list) -> list:
-    """Converts integer overrides of float keys to floats: yacs refuses `SOLVER.BASE_LR 1`."""
-    floats = {key for key, value in flat_items(cfg) if isinstance(value, float)}
-    typed = list(overrides)
-    for i in range(0, len(typed) - 1, 2):
-        if typed[i] in floats and str(typed[i + 1]).lstrip("-").isdecimal():
-            typed[i + 1] = float(typed[i + 1])
-    return typed
+def _checked_pairs(overrides: list, defaults: dict[str, object]) -> list:
+    """Returns the overrides; raises KeyError or ValueError if they are not pairs of known keys."""
+    for key, value in itertools.zip_longest(overrides[::2], overrides[1::2], fillvalue=_MISSING):
+        key = str(key)
+        name, equals, typed = key.partition("=")
+        if equals and _is_known(name, defaults):
+            raise ValueError(f"{key}: write the key and the value as two words, {name} {typed}")
+        if not _is_known(key, defaults):
+            raise KeyError(_unknown_key(key, defaults))
+        default = defaults.get(key)
+        if isinstance(default, CfgNode):
+            raise ValueError(
+                f"{key} is a group of keys: give one of its keys, such as "
+                f"{key}.{next(iter(default))}"
+            )
+        if value is _MISSING:
+            example = typed_example(key, default)
+            raise ValueError(f"{key} has no value: write, for example, {key} {example}")
+        if isinstance(value, str) and _is_open_list(value):
+            raise ValueError(
+                f"{key} is {value!r}, the beginning of a list: write the list without spaces, or "
+                f'in quotes, {key} "{value} ..."'
+            )
+    return overrides
+
+
+def _is_open_list(value: str) -> bool:
+    """Returns whether a value is the first word of a list that the shell has divided."""
+    return value[:1] in ("[", "(") and not {*value} & {"]", ")"}
+
+
+def _is_known(key: str, defaults: dict[str, object]) -> bool:
+    return key in defaults or is_old_key(key)
+
+
+def _merge_overrides(cfg: CfgNode, overrides: list, defaults: dict[str, object]) -> None:
+    """Sets the keys of overrides, in place; raises ValueError for a value of the wrong type."""
+    for key, value in zip(overrides[::2], overrides[1::2]):
+        _set(cfg, key, typed_value(key, value, defaults[key]))
+
+
+def _set(cfg: CfgNode, key: str, value: object) -> None:
+    group, _, name = key.rpartition(".")
+    node = cfg
+    for part in group.split(".") if group else ():
+        node = node[part]
+    node[name] = value
 
 
 def _prefer_iterations(cfg: CfgNode, overrides: list) -> None:
@@ -124,12 +194,16 @@ def _prefer_iterations(cfg: CfgNode, overrides: list) -> None:
             cfg.merge_from_list([epochs, [] if epochs == "SOLVER.STEP_EPOCHS" else 0])
 
 
-def _similar_keys(cfg: CfgNode, overrides: list) -> str:
-    """Returns an error message with keys similar to the first unknown key; "" for none."""
-    known = [key for key, _ in flat_items(cfg)]
-    unknown = [key for key in overrides[::2] if key not in known]
-    similar = difflib.get_close_matches(unknown[0], known, n=3) if unknown else []
-    return f"unknown config key {unknown[0]}; similar keys are {similar}" if similar else ""
+def _unknown_key(key: str, defaults: dict[str, object]) -> str:
+    """Returns the error message for an unknown key, with similar keys if there are any."""
+    upper = {known.upper(): known for known in defaults}
+    near = difflib.get_close_matches(key.upper(), upper, n=3)
+    name = key.rpartition(".")[2].upper()
+    # the right name in a wrong group
+    near += [known for known in upper if known.endswith(f".{name}") and known not in near]
+    if not near:
+        return f"unknown config key {key}: docs/config.md lists flowdet's keys"
+    return f"unknown config key {key}; similar keys are {[upper[x] for x in near[:3]]}"
 
 
 def _use_custom_dataset(cfg: CfgNode, overrides: list) -> None:

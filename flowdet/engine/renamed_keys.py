@@ -7,6 +7,8 @@ from typing import Any
 
 from detectron2.utils.logger import log_first_n
 
+from flowdet.engine.config_types import typed_value
+
 _NODES = ("MODEL.FLOW_DET", "MODEL.FLOW_CLS")
 
 # old key of a node -> new key
@@ -25,6 +27,12 @@ _VALUES = {
 }
 
 
+def is_old_key(key: str) -> bool:
+    """Returns whether an earlier version had a key, such as `MODEL.FLOW_DET.ASSIGNMENT`."""
+    node, _, name = key.rpartition(".")
+    return node in _NODES and name in _KEYS
+
+
 def update_config(loaded: dict, source: str, num_queries: int) -> None:
     """Renames old keys and values of a loaded config file, in place. Each is logged once.
 
@@ -34,15 +42,15 @@ def update_config(loaded: dict, source: str, num_queries: int) -> None:
         num_queries: `MODEL.FLOW_DET.NUM_QUERIES` if the file does not set it.
     """
     for name in _NODES:
-        node = loaded.get("MODEL", {}).get(name.removeprefix("MODEL.")) or {}
-        queries = node.get("NUM_QUERIES", num_queries)
+        node = _group(_group(loaded, "MODEL"), name.removeprefix("MODEL."))
+        queries = _count(node.get("NUM_QUERIES"), num_queries)
         for key, value in list(node.items()):
-            new_key, new_value = _renamed(key, value, queries)
+            new_key, new_value = _renamed(f"{name}.{key}", key, value, queries)
             if (new_key, new_value) != (key, value):
                 _warn(source, f"{name}.{key}", f"{name}.{new_key}", value, new_value)
                 del node[key]
                 node[new_key] = new_value
-    datasets = loaded.get("DATASETS", {})
+    datasets = _group(loaded, "DATASETS")
     if datasets.get("PATH"):
         _rename_custom_datasets(datasets, source)
 
@@ -55,26 +63,44 @@ def update_overrides(overrides: list, num_queries: int) -> list:
         num_queries: `MODEL.FLOW_DET.NUM_QUERIES` if the overrides do not set it.
     """
     given = dict(zip(overrides[::2], overrides[1::2]))
-    queries = int(given.get("MODEL.FLOW_DET.NUM_QUERIES", num_queries))
+    queries = _count(given.get("MODEL.FLOW_DET.NUM_QUERIES"), num_queries)
     updated = list(overrides)
     for i in range(0, len(updated) - 1, 2):
         node, _, key = str(updated[i]).rpartition(".")
         if node not in _NODES:
             continue
         value = updated[i + 1]
-        new_key, new_value = _renamed(key, value, queries)
+        new_key, new_value = _renamed(str(updated[i]), key, value, queries)
         if (new_key, new_value) != (key, value):
             _warn("an override", f"{node}.{key}", f"{node}.{new_key}", value, new_value)
             updated[i : i + 2] = f"{node}.{new_key}", new_value
     return updated
 
 
-def _renamed(key: str, value: Any, num_queries: int) -> tuple[str, Any]:
-    """Returns the new key and value for a key of a node."""
+def _group(loaded: dict, name: str) -> dict:
+    """Returns a group of keys in a config file; {} if the file does not have it."""
+    group = loaded.get(name)
+    return group if isinstance(group, dict) else {}
+
+
+def _count(value: Any, default: int) -> int:
+    """Returns a number of queries; the default if it is missing or not an integer."""
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return default
+
+
+def _renamed(full_key: str, key: str, value: Any, num_queries: int) -> tuple[str, Any]:
+    """Returns the new key and value for a key of a node.
+
+    Raises:
+        ValueError: the weight of the background is not a number.
+    """
     new_key = _KEYS.get(key, key)
     if key == "BACKGROUND_WEIGHT":
         # the old key was the weight of one query
-        return new_key, float(value) * num_queries
+        return new_key, typed_value(full_key, value, 0.0) * num_queries
     if isinstance(value, str):
         value = _VALUES.get(new_key, {}).get(value, value)
     return new_key, value
@@ -87,7 +113,7 @@ def _rename_custom_datasets(datasets: dict, source: str) -> None:
         if not isinstance(names, (list, tuple)):
             continue
         new_names = [
-            f"custom_{name.removeprefix('own_')}" if name.startswith("own_") else name
+            f"custom_{name.removeprefix('own_')}" if str(name).startswith("own_") else name
             for name in names
         ]
         if new_names != [*names]:

@@ -8,11 +8,11 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from detectron2.config import CfgNode
 
 from flowdet.engine import load_config
 from flowdet.engine.config import flat_items
+from flowdet.engine.config_reader import ConfigFileError
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def read_run_config(folder: str | Path) -> CfgNode:
         raise FileNotFoundError(f"{folder} is not a run: it has no config.yaml")
     try:
         return load_config(str(path))
-    except (yaml.YAMLError, TypeError, AttributeError, AssertionError) as error:
+    except ConfigFileError as error:
         raise ValueError(f"{path} is unreadable: delete the run, or train it again") from error
 
 

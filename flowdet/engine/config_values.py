@@ -1,0 +1,286 @@
+"""Checks the values of a config: numbers in their range, names among the known ones.
+
+Only keys are listed here whose values the code that uses them does not check itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+from detectron2.utils.registry import Registry
+
+from flowdet.engine.config_types import flat_items
+
+_BATCH_NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN")
+_RESNET_STAGES = ("stem", "res2", "res3", "res4", "res5")
+_SCHEDULERS = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
+_SHALLOW_RESNETS = (18, 34)
+_SHALLOW_RESNET_KEYS = {
+    "RES2_OUT_CHANNELS": 64,
+    "RES5_DILATION": 1,
+    "NUM_GROUPS": 1,
+    "DEFORM_ON_PER_STAGE": [False] * 4,
+}
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What the value of a key must be.
+
+    Attributes:
+        accepts: returns whether a value is valid.
+        text: completes "must be ...".
+        example: a valid value as it is typed on the command line.
+    """
+
+    accepts: Callable[[object], bool]
+    text: str
+    example: object
+
+
+def _at_least(low: float, example: object, high: float = math.inf) -> _Rule:
+    """The value is a number from `low` to `high`."""
+    text = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+    return _Rule(lambda x: low <= x <= high, text, example)
+
+
+def _above_zero(example: object) -> _Rule:
+    return _Rule(lambda x: x > 0, "above 0", example)
+
+
+def _one_of(names: Iterable, example: object) -> _Rule:
+    names = tuple(names)
+    listed = ", ".join(repr(x) if x == "" else str(x) for x in names)
+    return _Rule(lambda x: x in names, f"one of {listed}", example)
+
+
+def _each(rule: _Rule, example: str, count: int | None = None) -> _Rule:
+    """The value is a list of `count` values (None for at least one) that fulfill a rule."""
+
+    def accepts(values: Iterable) -> bool:
+        values = list(values)
+        right_count = len(values) == count if count else bool(values)
+        return right_count and all(map(rule.accepts, values))
+
+    text = f"{count} values" if count else "a list of at least one value"
+    return _Rule(accepts, f"{text}, each {rule.text}", example)
+
+
+def _increasing(values: Iterable) -> bool:
+    values = list(values)
+    return all(x >= 0 for x in values) and values == sorted(set(values))
+
+
+def _registered(registry: Registry, example: str) -> _Rule:
+    # the names are read when the rule is used: IMPORTS may register further parts
+    return _Rule(lambda name: name in registry, "a registered name", example)
+
+
+_ANY_NUMBER = _Rule(lambda x: True, "a number", "0")
+
+# for training and for inference
+_RULES = {
+    "MODEL.DEVICE": _Rule(
+        lambda name: _device_type(name) in ("cpu", "cuda", "mps"), "cuda, cuda:N or cpu", "cuda"
+    ),
+    "MODEL.META_ARCHITECTURE": _registered(META_ARCH_REGISTRY, "FlowMatchingDetector"),
+    "MODEL.BACKBONE.NAME": _registered(BACKBONE_REGISTRY, "build_resnet_backbone"),
+    "MODEL.BACKBONE.FREEZE_AT": _at_least(0, "2", 5),
+    "MODEL.PIXEL_MEAN": _each(_ANY_NUMBER, '"[123.675, 116.28, 103.53]"', 3),
+    "MODEL.PIXEL_STD": _each(_above_zero(""), '"[58.395, 57.12, 57.375]"', 3),
+    "MODEL.RESNETS.DEPTH": _one_of((18, 34, 50, 101, 152), "50"),
+    "MODEL.RESNETS.NORM": _one_of(_BATCH_NORMS, "FrozenBN"),
+    "MODEL.RESNETS.OUT_FEATURES": _each(_one_of(_RESNET_STAGES, ""), "\"['res4']\""),
+    "MODEL.RESNETS.NUM_GROUPS": _at_least(1, "1"),
+    "MODEL.RESNETS.WIDTH_PER_GROUP": _at_least(1, "64"),
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": _at_least(1, "64"),
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": _at_least(1, "256"),
+    "MODEL.RESNETS.RES5_DILATION": _one_of((1, 2), "1"),
+    "MODEL.RESNETS.DEFORM_ON_PER_STAGE": _Rule(
+        lambda x: len(x) == 4, "4 values, each True or False", '"[False, False, False, False]"'
+    ),
+    "MODEL.SMALL_RESNET.CHANNELS": _each(_at_least(1, ""), '"[32, 32, 128]"', 3),
+    "MODEL.SMALL_RESNET.BLOCKS": _each(_at_least(1, ""), '"[1, 2]"', 2),
+    "MODEL.VIT.MLP_RATIO": _above_zero("4.0"),
+    "MODEL.VIT.DROPOUT": _at_least(0, "0.1", 1),
+    "MODEL.FLOW_DET.NECK_NORM": _one_of(_BATCH_NORMS, "GN"),
+    "MODEL.FLOW_DET.NECK_BLOCKS": _at_least(0, "1"),
+    "MODEL.FLOW_DET.FEEDFORWARD_DIM": _at_least(1, "512"),
+    "MODEL.FLOW_DET.BOX_SAMPLES": _at_least(0, "5"),
+    "MODEL.FLOW_DET.FEATURE_CACHE_GIB": _at_least(0, "2"),
+    "MODEL.FLOW_CLS.BLOCK_DIM": _at_least(1, "512"),
+    "MODEL.FLOW_CLS.EVAL_STEPS": _Rule(
+        lambda steps: all(x >= 1 for x in steps), "a list of numbers of at least 1", '"[1, 4]"'
+    ),
+    "MODEL.FLOW_CLS.TOPOLOGY": _one_of(("parallel", "sequential"), "parallel"),
+    "INPUT.FORMAT": _one_of(("RGB", "BGR"), "RGB"),
+    "INPUT.MIN_SIZE_TEST": _at_least(0, "480"),
+    "INPUT.MAX_SIZE_TEST": _at_least(1, "800"),
+    "DATALOADER.NUM_WORKERS": _at_least(0, "4"),
+    "DATALOADER.IN_MEMORY_GIB": _at_least(0, "2"),
+    "TEST.DETECTIONS_PER_IMAGE": _at_least(1, "100"),
+    "OUTPUT_DIR": _Rule(lambda path: bool(path.strip()), "the path of a folder", "output/run"),
+    # numpy's seeds have 32 bits, and processes add their rank
+    "SEED": _Rule(lambda x: x < 2**31, "below 2147483648; negative for a random seed", "1"),
+} | {
+    f"MODEL.{node}.{name}": rule
+    for node in ("FLOW_DET", "FLOW_CLS")
+    for name, rule in {
+        "HIDDEN_DIM": _at_least(1, "128"),
+        "DROPOUT": _at_least(0, "0.1", 1),
+        "NOISE_SCALE": _at_least(0, "0.3"),
+        "NUM_STEPS": _at_least(0, "8"),
+        "NOISE_SEED": _at_least(-(2**63), "0", 2**63 - 1),
+    }.items()
+}
+
+# for training only
+_TRAINING_RULES = {
+    "SOLVER.BASE_LR": _above_zero("1e-4"),
+    "SOLVER.BASE_LR_END": _at_least(0, "0"),
+    "SOLVER.MOMENTUM": _Rule(lambda x: 0 <= x < 1, "at least 0 and below 1", "0.9"),
+    "SOLVER.WEIGHT_DECAY": _at_least(0, "1e-4"),
+    "SOLVER.WEIGHT_DECAY_NORM": _at_least(0, "0"),
+    "SOLVER.GAMMA": _Rule(lambda x: 0 < x <= 1, "above 0 and at most 1", "0.1"),
+    "SOLVER.NUM_DECAYS": _at_least(1, "3"),
+    "SOLVER.LR_SCHEDULER_NAME": _one_of(_SCHEDULERS, "WarmupCosineLR"),
+    "SOLVER.WARMUP_FACTOR": _at_least(0, "0.001", 1),
+    "SOLVER.WARMUP_ITERS": _at_least(0, "100"),
+    "SOLVER.WARMUP_METHOD": _one_of(("linear", "constant"), "linear"),
+    "SOLVER.STEPS": _Rule(
+        _increasing, "increasing numbers of iterations, none of them negative", '"[3000, 4000]"'
+    ),
+    "SOLVER.STEP_EPOCHS": _Rule(
+        _increasing, "increasing numbers of epochs, none of them negative", '"[8, 11]"'
+    ),
+    "SOLVER.MAX_EPOCHS": _at_least(0, "12"),
+    "SOLVER.WARMUP_EPOCHS": _at_least(0, "1"),
+    "SOLVER.CHECKPOINT_EPOCHS": _at_least(0, "1"),
+    "SOLVER.CHECKPOINT_PERIOD": _at_least(1, "1000"),
+    "SOLVER.REFERENCE_WORLD_SIZE": _at_least(0, "0"),
+    "SOLVER.BIAS_LR_FACTOR": _at_least(0, "1"),
+    "SOLVER.BACKBONE_MULTIPLIER": _at_least(0, "0.1"),
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": _one_of(("value", "norm", "full_model"), "full_model"),
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": _above_zero("0.1"),
+    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": _Rule(lambda x: x > 0, "above 0, or inf", "2.0"),
+    "INPUT.MIN_SIZE_TRAIN": _each(_at_least(0, ""), '"[480, 640]"'),
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": _one_of(("choice", "range"), "choice"),
+    "INPUT.MAX_SIZE_TRAIN": _at_least(1, "1333"),
+    "INPUT.CROP.TYPE": _one_of(
+        ("relative_range", "relative", "absolute", "absolute_range"), "relative_range"
+    ),
+    "INPUT.CROP.SIZE": _each(_above_zero(""), '"[0.9, 0.9]"', 2),
+    "DATALOADER.REPEAT_THRESHOLD": _at_least(0, "0.01"),
+    "TEST.EVAL_PERIOD": _at_least(0, "1000"),
+    "TEST.EVAL_EPOCHS": _at_least(0, "1"),
+    "TEST.REPORT_IMAGES": _at_least(0, "100"),
+    "MODEL.FLOW_DET.BBOX_WEIGHT": _at_least(0, "5"),
+    "MODEL.FLOW_DET.GIOU_WEIGHT": _at_least(0, "2"),
+} | {
+    f"MODEL.{node}.{name}": rule
+    for node in ("FLOW_DET", "FLOW_CLS")
+    for name, rule in {
+        "FLOW_WEIGHT": _at_least(0, "0.02"),
+        "CLASS_WEIGHT": _at_least(0, "1"),
+        "ITERS_PER_EPOCH": _at_least(0, "0"),
+    }.items()
+}
+
+
+def check_values(cfg: CfgNode) -> None:
+    """Checks the values that inference and training need.
+
+    Raises:
+        ValueError: a value is out of range or unknown. The message has the key, the value and an
+            example.
+    """
+    values = dict(flat_items(cfg))
+    _check(values, _RULES)
+    _check_resnet(values)
+
+
+def check_training_values(cfg: CfgNode) -> None:
+    """Checks the values that only training needs. Call `check_values` before.
+
+    Raises:
+        ValueError: as `check_values`.
+    """
+    values = dict(flat_items(cfg))
+    if values["SOLVER.MAX_EPOCHS"] == 0:
+        _check(values, {"SOLVER.MAX_ITER": _at_least(1, "40000")})
+    if values["SOLVER.WEIGHT_DECAY_BIAS"] is not None:
+        _check(values, {"SOLVER.WEIGHT_DECAY_BIAS": _at_least(0, "0")})
+    _check(values, _TRAINING_RULES)
+    sizes = values["INPUT.MIN_SIZE_TRAIN"]
+    if values["INPUT.MIN_SIZE_TRAIN_SAMPLING"] == "range" and len(sizes) != 2:
+        raise ValueError(
+            f"INPUT.MIN_SIZE_TRAIN is {sizes}, but must be (smallest, largest) with "
+            'INPUT.MIN_SIZE_TRAIN_SAMPLING range; write, for example, INPUT.MIN_SIZE_TRAIN "[480, '
+            '800]"'
+        )
+
+
+def check_device(cfg: CfgNode) -> None:
+    """Checks that the machine has the device of a config. The type of the device must be valid.
+
+    Raises:
+        ValueError: torch finds no such device.
+    """
+    name = cfg.MODEL.DEVICE
+    if _device_type(name) == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(
+            f"MODEL.DEVICE is {name!r}, but torch finds no such device; write MODEL.DEVICE cpu"
+        )
+    index, count = torch.device(name).index, torch.cuda.device_count()
+    if _device_type(name) == "cuda" and index is not None and index >= count:
+        raise ValueError(
+            f"MODEL.DEVICE is {name!r}, but torch finds {count} GPUs; write, for example, "
+            "MODEL.DEVICE cuda:0"
+        )
+
+
+def _device_type(name: str) -> str:
+    """Returns the type of a device, such as "cuda" of "cuda:0"; "" for an invalid name."""
+    try:
+        return torch.device(name).type
+    except RuntimeError:
+        return ""
+
+
+def _check(values: dict[str, object], rules: dict[str, _Rule]) -> None:
+    for key, rule in rules.items():
+        value = values[key]
+        if not rule.accepts(value):
+            raise ValueError(
+                f"{key} is {value!r}, but must be {rule.text}{_names(key)}; write, for example, "
+                f"{key} {rule.example}"
+            )
+
+
+def _names(key: str) -> str:
+    """Lists the names that are registered for a key; "" for other keys."""
+    registries = {
+        "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
+        "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
+    }
+    return f" ({', '.join(sorted(n for n, _ in registries[key]))})" if key in registries else ""
+
+
+def _check_resnet(values: dict[str, object]) -> None:
+    """Checks the keys that depend on the depth of detectron2's ResNet."""
+    depth = values["MODEL.RESNETS.DEPTH"]
+    is_resnet = values["MODEL.BACKBONE.NAME"] == "build_resnet_backbone"
+    if not is_resnet or depth not in _SHALLOW_RESNETS:
+        return
+    for name, expected in _SHALLOW_RESNET_KEYS.items():
+        key, value = f"MODEL.RESNETS.{name}", values[f"MODEL.RESNETS.{name}"]
+        if value != expected:
+            raise ValueError(
+                f"{key} is {value!r}, but must be {expected} for a ResNet-{depth}; write {key} "
+                f'"{expected}"'
+            )
