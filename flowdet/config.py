@@ -267,6 +267,10 @@ def _add_detection_data_keys(cfg: CfgNode) -> None:
     # Whether objects that are marked difficult (VOC) are used in training. The evaluator always
     # ignores them.
     cfg.DATASETS.TRAIN_ON_DIFFICULT = False
+    # Lowest and highest pixel value of images that do not have 8 bits per channel. They are scaled
+    # from this range to 0..255, and a value outside of it is an error. [] is the full range of the
+    # pixel type: [0, 65535] for 16 bits, [0, 1] for floats. A 12-bit camera needs [0, 4095].
+    cfg.INPUT.VALUE_RANGE = []
     # (height, width) to which every image is resized, in training and testing. [0, 0] is off: then
     # INPUT.MIN_SIZE_* and MAX_SIZE_* apply.
     cfg.INPUT.FIXED_SIZE = [0, 0]

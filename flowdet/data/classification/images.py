@@ -9,14 +9,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from detectron2.data.detection_utils import read_image
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import center_crop, resize
 
-__all__ = ["ImageStore", "model_input", "read_pixels", "resize_and_crop"]
+from flowdet.data.image_reader import image_size, read_image
 
-_EXIF_ORIENTATION = 0x112
+__all__ = ["ImageStore", "model_input", "read_pixels", "resize_and_crop"]
 
 
 class ImageStore:
@@ -30,6 +28,7 @@ class ImageStore:
         fixed_size: height and width in pixels.
         limit: the images are kept in memory if they need at most this many bytes.
         keep_resized: whether images of different sizes may be kept in memory after resizing.
+        value_range: `INPUT.VALUE_RANGE`, for files that are not 8-bit.
 
     Attributes:
         labels: the class index of every image.
@@ -38,17 +37,24 @@ class ImageStore:
 
     Raises:
         OSError: an image cannot be read; the message names it. The methods raise it too.
-        ValueError: an image is not uint8 of shape [H, W] or [H, W, 3]. The methods raise it too.
+        ValueError: an image in memory is not uint8 of shape [H, W] or [H, W, 3], or the values of a
+            file are outside of `value_range`. The methods raise it too.
     """
 
     def __init__(
-        self, records: list[dict], fixed_size: tuple[int, int], limit: float, keep_resized: bool
+        self,
+        records: list[dict],
+        fixed_size: tuple[int, int],
+        limit: float,
+        keep_resized: bool,
+        value_range: Sequence[float] = (),
     ):
         self.labels = [int(record["label"]) for record in records]
         self.ids = [record["image_id"] for record in records]
         common_size = _common_size(records)
         self.size = common_size or fixed_size
         self._records = records
+        self._value_range = value_range
         self._images: Tensor | None = None
         size_in_bytes = len(records) * 3 * self.size[0] * self.size[1]
         if size_in_bytes <= limit and (common_size or keep_resized):
@@ -74,12 +80,15 @@ class ImageStore:
 
         If images of different sizes are kept in memory, it returns the resized image.
         """
-        return read_pixels(self._records[index]) if self._images is None else self._images[index]
+        return self._read(self._records[index]) if self._images is None else self._images[index]
+
+    def _read(self, record: dict) -> Tensor:
+        return read_pixels(record, self._value_range)
 
     def _decode_all(self) -> Tensor:
         images = torch.empty(len(self), 3, *self.size, dtype=torch.uint8)
         for image, record in zip(images, self._records):
-            image.copy_(resize_and_crop(read_pixels(record), self.size))
+            image.copy_(resize_and_crop(self._read(record), self.size))
         return images
 
 
@@ -103,13 +112,19 @@ def resize_and_crop(images: Tensor, size: tuple[int, int]) -> Tensor:
     return center_crop(resize(images, covering, antialias=True), list(size))
 
 
-def model_input(records: Sequence[dict], size: tuple[int, int], channels: str) -> Tensor:
+def model_input(
+    records: Sequence[dict],
+    size: tuple[int, int],
+    channels: str,
+    value_range: Sequence[float] = (),
+) -> Tensor:
     """Reads images and preprocesses them in the same way as the test loader.
 
     Args:
         records: B dataset dicts.
         size: height h and width w, in pixels.
         channels: the order of the channels, "RGB" or "BGR".
+        value_range: as in `ImageStore`.
 
     Returns:
         uint8 [B, 3, h, w].
@@ -118,15 +133,16 @@ def model_input(records: Sequence[dict], size: tuple[int, int], channels: str) -
         OSError, ValueError: as `ImageStore`.
     """
     # resized one by one, because a batch of photos of the original size may not fit into memory
-    images = torch.stack([resize_and_crop(read_pixels(record), size) for record in records])
+    images = torch.stack([resize_and_crop(read_pixels(x, value_range), size) for x in records])
     return images.flip(1) if channels == "BGR" else images
 
 
-def read_pixels(record: dict) -> Tensor:
+def read_pixels(record: dict, value_range: Sequence[float] = ()) -> Tensor:
     """Returns the image of a dataset dict; a gray image gets three equal channels.
 
     Args:
         record: a dataset dict, with `image` or `file_name`.
+        value_range: as in `ImageStore`.
 
     Returns:
         uint8 RGB [3, H, W].
@@ -134,59 +150,39 @@ def read_pixels(record: dict) -> Tensor:
     Raises:
         OSError, ValueError: as `ImageStore`.
     """
-    image = record["image"] if "image" in record else _read_file(record)
+    if "image" not in record:
+        image = read_image(record["file_name"], value_range, _name(record))
+    else:
+        image = _checked(record["image"], record["image_id"])
+    # copied, because the arrays of decoders may be read-only
+    return torch.tensor(image).permute(2, 0, 1).expand(3, -1, -1).contiguous()
+
+
+def _checked(image: np.ndarray, image_id: int | str) -> np.ndarray:
+    """Returns an image in memory as [H, W, 1] or [H, W, 3]."""
     if image.ndim == 2:
         image = image[..., None]
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
         raise ValueError(
-            f"image {record['image_id']} must be uint8 of shape [H, W] or [H, W, 3], got "
-            f"{image.dtype} of shape {list(image.shape)}"
+            f"image {image_id} must be uint8 of shape [H, W] or [H, W, 3], got {image.dtype} of "
+            f"shape {list(image.shape)}"
         )
-    # copied, because PIL's arrays are read-only
-    return torch.tensor(image).permute(2, 0, 1).expand(3, -1, -1).contiguous()
+    return image
 
 
-def _read_file(record: dict) -> np.ndarray:
-    try:
-        return read_image(record["file_name"], "RGB")
-    # PIL reports some broken files as SyntaxError
-    except (OSError, SyntaxError) as error:
-        raise _unreadable(record, error) from error
-
-
-def _unreadable(record: dict, error: Exception) -> OSError:
-    where = f"{record['file_name']} (image id {record['image_id']})"
-    return OSError(f"cannot read image {where}: {error}")
+def _name(record: dict) -> str:
+    return f"{record['file_name']} (image id {record['image_id']})"
 
 
 def _common_size(records: list[dict]) -> tuple[int, int] | None:
     """Returns height and width if they are the same for all images, else None."""
     first = None
     for record in records:
-        size = record["image"].shape[:2] if "image" in record else _file_size(record)
+        if "image" in record:
+            size = record["image"].shape[:2]
+        else:
+            size = image_size(record["file_name"], _name(record))
         first = first or size
         if size != first:
             return None
     return first
-
-
-def _file_size(record: dict) -> tuple[int, int]:
-    """Reads height and width from the header of a file; rotates them as `read_image` does."""
-    try:
-        with Image.open(record["file_name"]) as image:
-            width, height = image.size
-            return (width, height) if _swaps_sides(image) else (height, width)
-    except (OSError, SyntaxError) as error:
-        raise _unreadable(record, error) from error
-
-
-def _swaps_sides(image: Image.Image) -> bool:
-    """Returns whether the rotation in the EXIF data swaps height and width of an image."""
-    # without EXIF data in the header, getexif would decode the image
-    if "exif" not in image.info:
-        return False
-    try:
-        return image.getexif().get(_EXIF_ORIENTATION) in (5, 6, 7, 8)
-    # broken EXIF data: read_image ignores them too
-    except Exception:
-        return False

@@ -161,7 +161,8 @@ def _store(cfg: CfgNode, names: tuple[str, ...], keep_resized: bool) -> ImageSto
     limit = cfg.DATALOADER.IN_MEMORY_GIB * 2**30
     # .data has the registered function; DatasetCatalog.get would call it and read the dataset
     registered = tuple(DatasetCatalog.data.get(name) for name in names)
-    return _cached_store(names, registered, size, limit, keep_resized)
+    value_range = tuple(cfg.INPUT.VALUE_RANGE)
+    return _cached_store(names, registered, size, limit, keep_resized, value_range)
 
 
 # Every evaluation builds a new loader; with the cache the images are read only once. The registered
@@ -173,8 +174,9 @@ def _cached_store(
     size: tuple[int, int],
     limit: float,
     keep_resized: bool,
+    value_range: tuple[float, ...],
 ) -> ImageStore:
-    store = ImageStore(_records(names), size, limit, keep_resized)
+    store = ImageStore(_records(names), size, limit, keep_resized, value_range)
     logger.info(
         "%s: %d images at %d x %d pixels, %s",
         ", ".join(names),

@@ -1,28 +1,58 @@
 """Maps a dataset dict to an input of a detector: reads, resizes and augments one image."""
 
+import copy
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.data.detection_utils import SizeMismatchError, check_image_size
+
+from flowdet.data.image_reader import read_image
+from flowdet.data.pixel_values import check_value_range
 
 __all__ = ["FlowDatasetMapper"]
 
 
 class FlowDatasetMapper(DatasetMapper):
-    """detectron2's mapper with a fixed input size, scale jitter and color jitter.
+    """detectron2's mapper with flowdet's image reader, a fixed input size and more augmentation.
 
-    `INPUT.FIXED_SIZE` (height, width) replaces the resizing of the shortest edge; (0, 0) is off.
+    Images are read by `flowdet.data.image_reader`. `INPUT.FIXED_SIZE` (height, width) replaces the
+    resizing of the shortest edge; (0, 0) is off. Segmentation maps and proposals are not read.
+
+    Args:
+        is_train: whether to augment images and to return instances.
+        image_format: order of the channels, "RGB" or "BGR".
+        value_range: `INPUT.VALUE_RANGE`.
+        settings: the other arguments of detectron2's mapper.
 
     Raises:
         ValueError: a key of `INPUT` has an invalid value.
     """
 
+    @configurable
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        image_format: str,
+        value_range: Sequence[float] = (),
+        **settings: Any,
+    ):
+        if image_format not in ("RGB", "BGR"):
+            raise ValueError(f"INPUT.FORMAT is {image_format!r}; give RGB or BGR")
+        check_value_range(value_range)
+        super().__init__(is_train, image_format=image_format, **settings)
+        self.value_range = tuple(value_range)
+
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
         _check_input_keys(cfg)
         settings = super().from_config(cfg, is_train)
+        settings["value_range"] = cfg.INPUT.VALUE_RANGE
         resize = _fixed_size_augmentations(cfg, is_train)
         if resize:
             settings["augmentations"] = [
@@ -43,21 +73,28 @@ class FlowDatasetMapper(DatasetMapper):
         Returns:
             A copy with "image", uint8 [3, H, W] with channels in `INPUT.FORMAT`, and without
             "annotations". In training also "instances", with boxes as absolute xyxy in pixels of
-            the mapped image; boxes that the augmentation left empty are dropped.
+            the mapped image; boxes that the augmentation left empty are dropped. In evaluation also
+            "value_range", if `INPUT.VALUE_RANGE` is set, with which the image can be read again.
 
         Raises:
             OSError: the image cannot be read; the message names the file and the image id.
-            ValueError: the size of the image differs from the annotated size; the message names
-                the file and the image id.
+            ValueError: the size of the image differs from the annotated size, or its values are
+                outside of the range; the message names the file and the image id.
         """
         where = f"{dataset_dict['file_name']} (image id {dataset_dict.get('image_id')})"
+        record = copy.deepcopy(dataset_dict)
+        pixels = read_image(record["file_name"], self.value_range, where)
         try:
-            return super().__call__(dataset_dict)
+            check_image_size(record, pixels)
         except SizeMismatchError as error:
             raise ValueError(f"wrong size in the annotation of {where}: {error}") from error
-        # PIL reports some broken files as SyntaxError
-        except (OSError, SyntaxError) as error:
-            raise OSError(f"cannot read image {where}: {error}") from error
+        record["image"], transforms = self._transform_image(pixels)
+        if not self.is_train:
+            record.pop("annotations", None)
+            return {**record, "value_range": self.value_range} if self.value_range else record
+        if "annotations" in record:
+            self._transform_annotations(record, transforms, tuple(record["image"].shape[1:]))
+        return record
 
     def map_pixels(self, pixels: np.ndarray) -> dict:
         """Maps an image in memory, as `__call__` maps the image of a file.
@@ -69,11 +106,15 @@ class FlowDatasetMapper(DatasetMapper):
             A dict with "image", uint8 [3, h, w] with channels in `INPUT.FORMAT`, and "height" and
             "width", the H and W of the given image.
         """
-        ordered = pixels[..., ::-1] if self.image_format == "BGR" else pixels
-        resized = T.AugInput(ordered)
-        self.augmentations(resized)
-        image = torch.from_numpy(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
+        image, _ = self._transform_image(pixels)
         return {"image": image, "height": pixels.shape[0], "width": pixels.shape[1]}
+
+    def _transform_image(self, pixels: np.ndarray) -> tuple[torch.Tensor, T.TransformList]:
+        """Resizes and augments uint8 RGB [H, W, 3]; returns uint8 [3, h, w] with channels in
+        `INPUT.FORMAT`, and the transforms that were applied."""
+        image = T.AugInput(pixels[..., ::-1] if self.image_format == "BGR" else pixels)
+        transforms = self.augmentations(image)
+        return torch.as_tensor(np.ascontiguousarray(image.image.transpose(2, 0, 1))), transforms
 
 
 def _fixed_size_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:

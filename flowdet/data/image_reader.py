@@ -1,0 +1,326 @@
+"""Reads image files as uint8 RGB, for training, evaluation, dataset checks, the demo and drawing.
+
+A picture has the same pixels whatever the format of its file:
+
+- The image is rotated and flipped as the orientation in its EXIF data says.
+- Palette, gray, black-and-white, CMYK, YCbCr and Lab images are converted to RGB.
+- The alpha channel is dropped, as detectron2 and OpenCV do: transparent pixels have the color that
+  the file stores for them.
+- Values with more than 8 bits, and floats, are scaled from `INPUT.VALUE_RANGE` to 0..255, see
+  `flowdet.data.pixel_values.scale_to_uint8`.
+- A file with several frames or pages is read as its first one.
+
+Files with 8 bits per channel have the same pixels as with detectron2's `read_image`, except Lab
+images and TIFF files with an orientation, which detectron2 reads incorrectly.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import cv2
+import numpy as np
+from detectron2.utils.file_io import PathManager
+from detectron2.utils.logger import log_first_n
+from PIL import Image, ImageCms, UnidentifiedImageError
+
+from flowdet.data.pixel_values import scale_to_uint8
+
+__all__ = ["exif_orientation", "image_size", "pil_to_rgb", "read_image"]
+
+_ORIENTATION_TAG = 0x112
+# TIFF tags; a photometric interpretation of 0 means that the value 0 is white
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_SIGNED = 2
+# formats whose further frames are pictures of their own, not previews or layers
+_MULTI_FRAME = ("GIF", "TIFF", "PNG", "WEBP", "AVIF")
+# what turns pixels [H, W] or [H, W, C] upright, by EXIF orientation
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda pixels: pixels,
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: np.rot90(pixels),
+}
+
+
+class _Raster(NamedTuple):
+    """Decoded pixels, before their values are scaled.
+
+    Attributes:
+        pixels: [H, W] or [H, W, C], upright, channels in the order RGB or RGBA.
+        full_range: the lowest and highest possible value; None for those of the type.
+        inverted: whether the lowest value is white.
+    """
+
+    pixels: np.ndarray
+    full_range: tuple[float, float] | None = None
+    inverted: bool = False
+
+
+def read_image(
+    path: str | Path, value_range: Sequence[float] = (), name: str | None = None
+) -> np.ndarray:
+    """Reads an image file.
+
+    Args:
+        path: path of the file.
+        value_range: `INPUT.VALUE_RANGE`; it applies to images that are not 8-bit.
+        name: name of the image in messages; None takes the path.
+
+    Returns:
+        uint8 RGB [H, W, 3], upright; it may be read-only.
+
+    Raises:
+        OSError: the file is missing, broken, too large or not an image. The message is one line
+            with the name and the reason.
+        ValueError: a value is outside of the range, or `value_range` is invalid.
+    """
+    name = name or os.fspath(path)
+    with _open_file(path, name) as file:
+        raster = _decode(file, name)
+    return _rgb(raster, value_range, name)
+
+
+def pil_to_rgb(
+    image: Image.Image, value_range: Sequence[float] = (), name: str = "the image"
+) -> np.ndarray:
+    """Converts a PIL image of any mode as `read_image` converts a file.
+
+    `value_range`, the result and the errors are those of `read_image`.
+    """
+    with _one_line_errors(name):
+        raster = _pil_raster(image)
+    return _rgb(raster, value_range, name)
+
+
+def image_size(path: str | Path, name: str | None = None) -> tuple[int, int]:
+    """Reads the height and width of an image, in pixels, without decoding it.
+
+    They are the height and width of the upright image, as `read_image` returns it. Only formats
+    that PIL cannot open are decoded.
+
+    Args:
+        path: path of the file.
+        name: name of the image in messages; None takes the path.
+
+    Raises:
+        OSError: as `read_image`, if the header is broken.
+    """
+    with _open_file(path, name or os.fspath(path)) as file:
+        image = _open(file)
+        if image is None:
+            height, width = _opencv_pixels(file).shape[:2]
+            return height, width
+        width, height = image.size
+        # PIL's size of a TIFF is that of the upright image
+        swapped = image.format != "TIFF" and _header_orientation(image, file) >= 5
+        return (width, height) if swapped else (height, width)
+
+
+def exif_orientation(path: str | Path, name: str | None = None) -> int:
+    """Reads the EXIF orientation of an image file: 1 (upright) to 8.
+
+    It is 1 if the file has no EXIF data or broken ones. The arguments and errors are those of
+    `image_size`.
+    """
+    with _open_file(path, name or os.fspath(path)) as file:
+        image = _open(file)
+        return 1 if image is None else _header_orientation(image, file)
+
+
+@contextmanager
+def _open_file(path: str | Path, name: str) -> Iterator[BinaryIO]:
+    """Opens a file for decoding. Decoders get the open file: from a path, PIL maps some TIFF files
+    with an orientation to memory incorrectly."""
+    with _one_line_errors(name), PathManager.open(os.fspath(path), "rb") as file:
+        yield file
+
+
+@contextmanager
+def _one_line_errors(name: str) -> Iterator[None]:
+    """Raises every error of a decoder as an OSError with the name of the image and the reason.
+
+    PIL's warnings are suppressed: they concern large images, which are read, and broken metadata.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    # Decoders report broken files as OSError, SyntaxError, ValueError, struct.error, zlib.error and
+    # more.
+    except Exception as error:
+        raise OSError(f"cannot read image {name}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombError):
+        pixels = str(error).partition(", could be")[0]
+        return f"{pixels}: cut the image into tiles, or scale it down"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory: cut the image into tiles, or scale it down"
+    if isinstance(error, OSError):
+        return error.strerror or _single_line(error)
+    return f"the file is damaged ({_single_line(error)})"
+
+
+def _single_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _open(file: BinaryIO) -> Image.Image | None:
+    """Opens an image with PIL; returns None if PIL does not know its format."""
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        return None
+
+
+def _decode(file: BinaryIO, name: str) -> _Raster:
+    image = _open(file)
+    if image is None:
+        return _Raster(_opencv_pixels(file))
+    deep = _is_deep_color(image)
+    # PIL decodes deep color too, because it notices files that are truncated
+    raster = _pil_raster(image)
+    if image.format in _MULTI_FRAME and _has_more_frames(image):
+        log_first_n(
+            logging.WARNING,
+            f"{name} has several frames or pages: only the first is read. Other such files are not "
+            "reported.",
+            name=__name__,
+        )
+    if not deep:
+        return raster
+    pixels = _opencv_pixels(file)
+    # OpenCV turns TIFF files, but no other file
+    return _Raster(pixels if image.format == "TIFF" else _upright(pixels, _orientation(image)))
+
+
+def _is_deep_color(image: Image.Image) -> bool:
+    """Returns whether PIL would reduce a color image, not yet loaded, from 16 bits to 8."""
+    if image.format not in ("PNG", "TIFF") or image.mode not in ("RGB", "RGBA") or not image.tile:
+        return False
+    arguments = image.tile[0][3]
+    raw_mode = arguments if isinstance(arguments, str) else arguments[0]
+    # only PIL converts premultiplied alpha (RGBa)
+    return ";16" in raw_mode and not raw_mode.startswith("RGBa")
+
+
+def _has_more_frames(image: Image.Image) -> bool:
+    try:
+        return getattr(image, "is_animated", False)
+    # a broken second frame
+    except Exception:
+        return False
+
+
+def _pil_raster(image: Image.Image) -> _Raster:
+    # loaded first: PIL turns TIFF files and reads the last metadata of PNG files when it loads them
+    image.load()
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return _Raster(_upright(np.asarray(_to_rgb_mode(image)), _orientation(image)))
+    pixels, tags = _upright(np.asarray(image), _orientation(image)), getattr(image, "tag_v2", {})
+    return _Raster(pixels, _tiff_range(image.mode, tags), tags.get(_PHOTOMETRIC) == 0)
+
+
+def _tiff_range(mode: str, tags: Mapping) -> tuple[float, float] | None:
+    """Returns the full range of integer pixels from the tags of a TIFF file, if it is not that of
+    their type in memory."""
+    bits = tags.get(_BITS, (16,))[0]
+    if mode == "F" or bits > 16:
+        return None
+    signed = tags.get(_SAMPLE_FORMAT, (1,))[0] == _SIGNED
+    return 0, 2 ** (bits - signed) - 1
+
+
+def _to_rgb_mode(image: Image.Image) -> Image.Image:
+    if image.mode == "LAB":
+        profiles = [ImageCms.createProfile(x) for x in ("LAB", "sRGB")]
+        return ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
+    # modes with premultiplied alpha
+    if image.mode in ("La", "RGBa"):
+        image = image.convert(image.mode.upper())
+    return image.convert("RGB")
+
+
+def _opencv_pixels(file: BinaryIO) -> np.ndarray:
+    """Decodes a file with more than 8 bits per channel: [H, W], or RGB or RGBA [H, W, C]."""
+    file.seek(0)
+    data = file.read()
+    log_level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        pixels = None
+    finally:
+        cv2.utils.logging.setLogLevel(log_level)
+    # uint8 would be a reduction to 8 bits
+    if pixels is None or pixels.dtype == np.uint8:
+        raise OSError(_unknown_format(data))
+    return pixels if pixels.ndim == 2 else pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+
+
+def _unknown_format(data: bytes) -> str:
+    if not data:
+        return "the file is empty"
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "this kind of TIFF is not supported: convert it to PNG or to a TIFF with 3 channels"
+    start = data[:20].decode("latin-1")
+    return f"it is not an image in a known format (it starts with {start!r})"
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        # not PngImageFile.getexif, which decodes the image
+        value = Image.Image.getexif(image).get(_ORIENTATION_TAG)
+        return int(value) if value in _TURNS else 1
+    # broken EXIF data
+    except Exception:
+        return 1
+
+
+def _header_orientation(image: Image.Image, file: BinaryIO) -> int:
+    """Returns the orientation of an image that is not yet loaded."""
+    if image.format == "PNG" and _has_metadata_after_pixels(file):
+        image.load()
+    return _orientation(image)
+
+
+def _has_metadata_after_pixels(file: BinaryIO) -> bool:
+    """Returns whether a PNG file has text or EXIF data after its pixels, where some tools write
+    them. The position in the file is kept."""
+    position, pixels = file.tell(), False
+    file.seek(8)
+    try:
+        while len(header := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", header)
+            pixels |= kind == b"IDAT"
+            if pixels and kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
+                return True
+            file.seek(length + 4, os.SEEK_CUR)
+        return False
+    finally:
+        file.seek(position)
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    return np.ascontiguousarray(_TURNS[orientation](pixels))
+
+
+def _rgb(raster: _Raster, value_range: Sequence[float], name: str) -> np.ndarray:
+    """Scales pixels to uint8 and returns three channels, [H, W, 3]."""
+    pixels = scale_to_uint8(raster.pixels, value_range, name, raster.full_range)
+    pixels = 255 - pixels if raster.inverted else pixels
+    return np.stack([pixels] * 3, axis=-1) if pixels.ndim == 2 else pixels[..., :3]
