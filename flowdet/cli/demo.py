@@ -8,6 +8,10 @@ are drawn on that sheet. --trajectory also draws the boxes after every integrati
 gif also animates the boxes from noise to objects. --disagreement also draws how much the boxes of
 the flow blocks differ.
 
+--json writes the detections in COCO's result format. With --annotations instances_val.json they
+have the image ids and category ids of that file. Images that cannot be read are skipped and named,
+and the exit status is then 1.
+
     ... --video street.mp4 --output detections.mp4
     ... --webcam --show
 
@@ -35,9 +39,15 @@ from flowdet.engine import keep_freed_memory, load_config
 from flowdet.engine.task_builders import CLASSIFICATION, task_of
 from flowdet.evaluation.block_agreement import block_agreement, check_has_blocks
 from flowdet.flow import INFERENCE_MODES
+from flowdet.inference.annotation_file import AnnotationFile
 from flowdet.inference.classifier_predictor import ClassPredictor
 from flowdet.inference.picture_writer import TrajectoryOutputs
-from flowdet.inference.pipeline import classify_images, detect_frames, detect_images
+from flowdet.inference.pipeline import (
+    JsonIds,
+    classify_images,
+    detect_frames,
+    detect_images,
+)
 from flowdet.inference.predictor import Predictor
 from flowdet.inference.settings import inference_config
 from flowdet.inference.video import Camera, Frames, VideoFile
@@ -52,10 +62,10 @@ from flowdet.visualization.drawing import DetectionVisualizer
 # attributes of the parsed arguments: flags for one task only, and flags for images or videos only
 DETECTOR_FLAGS = (
     *("video", "webcam", "show", "output", "trajectory", "animate", "disagreement"),
-    "score_threshold",
+    *("score_threshold", "annotations"),
 )
 CLASSIFIER_FLAGS = ("classify", "top")
-IMAGE_FLAGS, VIDEO_FLAGS = ("trajectory", "animate"), ("show",)
+IMAGE_FLAGS, VIDEO_FLAGS = ("trajectory", "animate", "annotations"), ("show",)
 # the defaults of --score-threshold and --top
 SCORE_THRESHOLD, TOP = 0.5, 5
 
@@ -74,6 +84,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--output", help="folder, picture (.png, .jpg) for one sheet, or video")
     add("--show", action="store_true", help="show the video in a window; q closes it")
     add("--json", type=Path, help="file for the detections (COCO format) or the classes")
+    add("--annotations", metavar="FILE", help="COCO file whose ids the detections in --json get")
     add("--trajectory", action="store_true", help="also draw the boxes after every step")
     formats = [suffix[1:] for suffix in ANIMATION_SUFFIXES]
     add("--animate", choices=formats, help="also animate the boxes from noise to objects")
@@ -118,9 +129,9 @@ def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         return
     if not args.output and not args.json and not args.show:
         parser.error("give --output, --json or both" + (", or --show" if not args.input else ""))
-    for name in IMAGE_FLAGS:
-        if getattr(args, name) and not args.output:
-            parser.error(f"--{name} needs --output")
+    for name, needed in (("trajectory", "output"), ("animate", "output"), ("annotations", "json")):
+        if getattr(args, name) and not getattr(args, needed):
+            parser.error(f"--{name} needs --{needed}")
 
 
 def probability(text: str) -> float:
@@ -184,24 +195,46 @@ def main(argv: list[str] | None = None) -> int:
 def detect(args: argparse.Namespace) -> int:
     """Runs the model on the images or frames; returns the exit status."""
     # opened first, so that missing files are reported before the model is loaded
-    files = find_images(args.input) if args.input else []
+    annotations = AnnotationFile(args.annotations) if args.annotations else None
+    files = find_images(args.input, notice) if args.input else []
+    image_ids = annotations.image_ids(files, notice) if annotations else {}
     frames = None if args.input else open_frames(args)
     kind = ClassPredictor if args.task is CLASSIFICATION else Predictor
     predictor = kind(configure(args), args.weights)
     if predictor.cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
     if args.task is CLASSIFICATION:
-        classify_images(predictor, files, args.top or TOP, args.json)
-        return 0
+        return classify_images(predictor, files, args.top or TOP, args.json).exit_status
     visualizer = DetectionVisualizer(predictor.class_names, args.score_threshold)
     if frames:
         return detect_in_video(args, frames, predictor, visualizer)
+    ids = None
+    if annotations:
+        files = list(image_ids)
+        ids = JsonIds(image_ids, annotations.category_ids(predictor.class_names, notice))
+    return detect_in_images(args, files, predictor, visualizer, ids)
+
+
+def notice(message: str) -> None:
+    """Prints a message about the inputs on standard error."""
+    print(message, file=sys.stderr)
+
+
+def detect_in_images(
+    args: argparse.Namespace,
+    files: list[Path],
+    predictor: Predictor,
+    visualizer: DetectionVisualizer,
+    ids: JsonIds | None,
+) -> int:
+    """Detects in images; returns the exit status: 1 if images could not be read."""
     trajectory = TrajectoryOutputs(
         predictor.trajectory_times if args.trajectory else (), args.animate and f".{args.animate}"
     )
     analyses = image_analyses(args, predictor)
-    detect_images(predictor, files, visualizer, args.output, args.json, trajectory, analyses)
-    return 0
+    return detect_images(
+        predictor, files, visualizer, args.output, args.json, trajectory, analyses, ids
+    ).exit_status
 
 
 def image_analyses(args: argparse.Namespace, predictor: Predictor) -> list[ImageAnalysis]:

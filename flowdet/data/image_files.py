@@ -1,37 +1,71 @@
 """Finds image files from paths, folders and glob patterns."""
 
 import glob
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
 from PIL import Image
 
-__all__ = ["evenly_spaced_indices", "find_images", "image_suffixes"]
+__all__ = [
+    "conversion_hint",
+    "evenly_spaced_indices",
+    "find_images",
+    "image_suffixes",
+    "is_hidden",
+]
+
+logger = logging.getLogger(__name__)
+
+# a message names at most this many files
+_MAX_NAMED = 5
+
+# Suffixes of pictures that PIL reads only with an extension, or not at all: of phones, of cameras
+# (raw data), of vector graphics, of medicine and of image editors. Suffixes that this PIL reads are
+# left out, see `image_suffixes`.
+_PICTURE_SUFFIXES = frozenset(
+    ".heic .heif .hif .avif .avifs .jxl .jp2 .j2k .jpf .jpx .webp "
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .iiq .kdc .mos .mrw .nef .nrw .orf .pef .raf "
+    ".raw .rw2 .rwl .sr2 .srf .srw .x3f "
+    ".svg .svgz .eps .ai .wmf .emf .dcm .dicom .nii .exr .hdr .fits .fit .xcf .psb .kra "
+    ".blp .cur .dcx .dds .gbr .im .mpo .msp .pcd .pxr .qoi .ras".split()
+)
 
 
-def find_images(inputs: Iterable[str | Path]) -> list[Path]:
-    """Lists the image files that files, folders and glob patterns name.
+def find_images(
+    inputs: Iterable[str | Path], report: Callable[[str], None] = logger.warning
+) -> list[Path]:
+    """Lists the image files that files, folders and glob patterns name. No file is opened.
 
-    Only the first level of a folder is searched; a pattern with `**` searches all levels. A file
-    that is named directly may have any suffix.
+    Only the first level of a folder is searched; a pattern with `**` searches all levels. Hidden
+    files of a folder, such as `._a.jpg`, are left out. A file that is named directly may have any
+    suffix.
 
     Args:
         inputs: paths of files or folders, or glob patterns.
+        report: called with a message if pictures in formats that cannot be read (HEIC, raw data of
+            cameras, ...) are passed over.
 
     Returns:
         The sorted paths; each file is listed once.
 
     Raises:
-        FileNotFoundError: a file does not exist, or a folder or pattern contains no image.
-        OSError: a file is not an image that PIL can open.
+        FileNotFoundError: a file does not exist, or a folder or pattern contains no image that can
+            be read.
     """
-    matches = [file for text in inputs for file in _expand(os.fspath(text))]
-    files = sorted({os.path.abspath(file): file for file in matches}.values())
-    for file in files:
-        _check_header(file)
-    return files
+    images: dict[str, Path] = {}
+    passed_over: dict[str, Path] = {}
+    for text in inputs:
+        readable, unreadable = _expand(os.fspath(text))
+        images |= {os.path.abspath(file): file for file in readable}
+        passed_over |= {os.path.abspath(file): file for file in unreadable}
+    # of a file that is also named directly, its own error will tell
+    named = sorted(passed_over[key] for key in passed_over.keys() - images.keys())
+    if named:
+        report(f"passed over: {_names(named)}: convert {_pronoun(named)} to jpg or png")
+    return sorted(images.values())
 
 
 def evenly_spaced_indices(length: int, count: int) -> list[int]:
@@ -40,24 +74,9 @@ def evenly_spaced_indices(length: int, count: int) -> list[int]:
     return [(2 * i + 1) * length // (2 * count) for i in range(count)]
 
 
-def _expand(text: str) -> list[Path]:
-    path = Path(text)
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        reason, candidates = f"folder {text!r} contains no image", list(path.iterdir())
-    elif set(text) & set("*?["):
-        reason = f"no image matches the pattern {text!r}"
-        candidates = [Path(name) for name in glob.glob(text, recursive=True)]
-    else:
-        raise FileNotFoundError(f"there is no image or folder {text!r}")
-    suffixes = image_suffixes()
-    images = [x for x in candidates if x.suffix.lower() in suffixes and x.is_file()]
-    if not images:
-        raise FileNotFoundError(
-            f"{reason}: {len(candidates)} files were examined, none has the suffix of an image"
-        )
-    return images
+def is_hidden(path: Path) -> bool:
+    """Whether the name of a file begins with a dot, as that of `._a.jpg` (written by macOS)."""
+    return path.name.startswith(".")
 
 
 @cache
@@ -73,10 +92,50 @@ def image_suffixes() -> set[str]:
     }
 
 
-def _check_header(file: Path) -> None:
-    """Raises OSError if a file is not an image, so that a long run does not stop at it later."""
-    try:
-        Image.open(file).close()
-    # PIL reports some broken files as SyntaxError
-    except (OSError, SyntaxError) as error:
-        raise OSError(f"cannot read image {file}: {error}") from error
+def conversion_hint(path: str | Path) -> str:
+    """Returns advice for a picture in a format that cannot be read; "" for all other files."""
+    return ": convert it to jpg or png" if _is_unreadable_picture(Path(path)) else ""
+
+
+def _is_unreadable_picture(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    return suffix in _PICTURE_SUFFIXES and suffix not in image_suffixes()
+
+
+def _expand(text: str) -> tuple[list[Path], list[Path]]:
+    """Returns the images that a path or pattern names, and the pictures that cannot be read."""
+    path = Path(text)
+    if path.is_file():
+        return [path], []
+    if path.is_dir():
+        reason = f"folder {text!r} contains no image"
+        candidates = [x for x in path.iterdir() if not is_hidden(x)]
+    elif set(text) & set("*?["):
+        reason = f"no image matches the pattern {text!r}"
+        candidates = [Path(name) for name in glob.glob(text, recursive=True)]
+    else:
+        raise FileNotFoundError(f"there is no image or folder {text!r}")
+    suffixes = image_suffixes()
+    files = [x for x in candidates if x.is_file()]
+    images = [x for x in files if x.suffix.lower() in suffixes]
+    unreadable = sorted(x for x in files if _is_unreadable_picture(x))
+    if images:
+        return images, unreadable
+    if unreadable:
+        raise FileNotFoundError(
+            f"{reason} that can be read: convert {_names(unreadable)} to jpg or png"
+        )
+    raise FileNotFoundError(
+        f"{reason}: {len(files)} files were examined, none has the suffix of an image"
+    )
+
+
+def _names(files: Sequence[Path]) -> str:
+    """Lists the names of files, and the number of further ones."""
+    names = ", ".join(file.name for file in files[:_MAX_NAMED])
+    more = len(files) - _MAX_NAMED
+    return f"{names} and {more} more" if more > 0 else names
+
+
+def _pronoun(files: Sequence[Path]) -> str:
+    return "it" if len(files) == 1 else "them"

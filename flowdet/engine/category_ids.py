@@ -65,11 +65,57 @@ def resolve_category_ids(cfg: CfgNode, datasets: Sequence[str], class_names: lis
                 "dataset %r has other category ids than the model: class %r has the id %r there, "
                 "and %r in MODEL.CATEGORY_IDS. JSON files of detections get the ids of the key; "
                 'set it to "[]" to take those of the dataset',
-                name,
-                class_names[index],
-                ids[index],
-                kept[index],
+                *(name, class_names[index], ids[index], kept[index]),
             )
+
+
+def category_ids_of(cfg: CfgNode) -> list[CategoryId]:
+    """Returns the category ids of a model by class index: `MODEL.CATEGORY_IDS`.
+
+    The config of an earlier run may have class names and no ids. Its ids are then those that its
+    datasets have now, and a warning is logged.
+
+    Args:
+        cfg: the config of the model, with its class names.
+
+    Raises:
+        ValueError: the config has no ids, and its dataset is missing or has other classes.
+    """
+    names, datasets = list(cfg.MODEL.CLASS_NAMES), [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    if cfg.MODEL.CATEGORY_IDS:
+        return list(cfg.MODEL.CATEGORY_IDS)
+    if not datasets:
+        return list(range(len(names)))
+    try:
+        ids = _ids_of_datasets(datasets, names)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"the category ids of the model are unknown, because its config has no "
+            f"MODEL.CATEGORY_IDS and its dataset cannot be used ({error}): set the key to one id "
+            f"per class, in the order of the classes ({', '.join(names[:8])})"
+        ) from error
+    logger.warning(
+        "the config has no MODEL.CATEGORY_IDS: the category ids are those that dataset %r has now",
+        datasets[0],
+    )
+    return ids
+
+
+def _ids_of_datasets(datasets: Sequence[str], class_names: list[str]) -> list[CategoryId]:
+    """Returns the category ids of datasets that were not compared with the model before."""
+    known = {}
+    for name in datasets:
+        metadata = MetadataCatalog.get(name)
+        if name not in DatasetCatalog:
+            raise ValueError(f"dataset {name!r} is not registered")
+        if metadata.get("evaluator_type") is None or metadata.get("thing_classes") is None:
+            # the format and the classes of a custom dataset are known once it is read
+            DatasetCatalog.get(name)
+        if list(metadata.get("thing_classes") or []) != class_names:
+            raise ValueError(f"dataset {name!r} has other classes than the model")
+        if (ids := dataset_category_ids(name)) is not None:
+            known[name] = ids
+    return _first_complete(known, class_names)
 
 
 def dataset_category_ids(name: str) -> dict[int, CategoryId] | None:

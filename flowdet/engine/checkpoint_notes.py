@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,11 +11,13 @@ from pathlib import Path
 
 import torch
 import yaml
+from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
 from flowdet.engine.category_ids import CategoryId
+from flowdet.engine.task_builders import task_of
 
 # a message lists at most this many class names
 MAX_LISTED = 8
@@ -54,6 +58,34 @@ def read_notes(path: str | Path) -> CheckpointNotes:
         list(content.get("category_ids") or []),
         iteration if isinstance(iteration, int) else None,
     )
+
+
+def take_over_classes(cfg: CfgNode) -> None:
+    """Sets the class names and category ids of a config from `MODEL.WEIGHTS`, where it has none.
+
+    A warning is logged if the checkpoint has other class names than the config.
+
+    Args:
+        cfg: the config of a trained model, in place.
+    """
+    notes, names = read_notes(cfg.MODEL.WEIGHTS), list(cfg.MODEL.CLASS_NAMES)
+    if not notes.class_names:
+        return
+    node = task_of(cfg).keys(cfg)
+    if not names:
+        cfg.MODEL.CLASS_NAMES = names = notes.class_names
+        node.NUM_CLASSES = node.NUM_CLASSES or len(names)
+    if names != notes.class_names:
+        logging.getLogger(__name__).warning(
+            "%s was trained on %s, but MODEL.CLASS_NAMES has %s%s: detections get the names and "
+            "the category ids of the config",
+            cfg.MODEL.WEIGHTS,
+            _listed(notes.class_names),
+            _listed(names),
+            _hint(notes.class_names, names, "the checkpoint", "the config"),
+        )
+    elif not cfg.MODEL.CATEGORY_IDS:
+        cfg.MODEL.CATEGORY_IDS = notes.category_ids
 
 
 def last_checkpoint(folder: str | Path) -> str:
@@ -98,10 +130,11 @@ def check_resumed_classes(folder: str | Path, class_names: Sequence[str]) -> Non
         return
     final = Path(folder) / "model_final.pth"
     weights = final if final.is_file() else last_checkpoint(folder)
+    difference = _hint(trained, class_names, "the run", "the dataset")
     raise ValueError(
         f"--resume cannot change the classes: OUTPUT_DIR {folder} has a run with "
-        f"{_listed(trained)}, but the dataset has {_listed(class_names)}{_hint(trained, class_names)}."
-        f" To train on the dataset, start anew: leave --resume out, and set another OUTPUT_DIR, "
+        f"{_listed(trained)}, but the dataset has {_listed(class_names)}{difference}. To train on "
+        "the dataset, start anew: leave --resume out, and set another OUTPUT_DIR, "
         f"MODEL.WEIGHTS {weights} and MODEL.REINIT_CLASSES True"
     )
 
@@ -112,11 +145,15 @@ def _listed(names: Sequence[str]) -> str:
     return f"{len(names)} {noun} ({', '.join(names[:MAX_LISTED])}{more})"
 
 
-def _hint(trained: Sequence[str], names: Sequence[str]) -> str:
-    """Names the first class that differs, if the listed ones are equal; otherwise ""."""
-    if list(trained[:MAX_LISTED]) != list(names[:MAX_LISTED]):
+def _hint(one: Sequence[str], other: Sequence[str], first: str, second: str) -> str:
+    """Names the first class that differs; "" if the listed classes already differ.
+
+    Args:
+        one, other: different lists of class names.
+        first, second: what the lists belong to.
+    """
+    if list(one[:MAX_LISTED]) != list(other[:MAX_LISTED]):
         return ""
-    shorter = min(len(trained), len(names))
-    index = next((i for i in range(shorter) if trained[i] != names[i]), shorter)
-    old, new = (x[index] if index < len(x) else "missing" for x in (trained, names))
-    return f"; class {index} is {old} in the run and {new} in the dataset"
+    pairs = enumerate(itertools.zip_longest(one, other, fillvalue="missing"))
+    index, (a, b) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+    return f"; class {index} is {a} in {first} and {b} in {second}"

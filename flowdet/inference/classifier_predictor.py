@@ -9,7 +9,7 @@ from torch import Tensor
 from flowdet.data.classification.images import model_input
 from flowdet.engine.task_builders import CLASSIFICATION
 from flowdet.inference.image_input import ImageInput
-from flowdet.inference.predictor import BasePredictor
+from flowdet.inference.predictor import BasePredictor, OnError
 
 
 class ClassPredictor(BasePredictor):
@@ -42,12 +42,22 @@ class ClassPredictor(BasePredictor):
         """
         return list(self.stream(images))
 
-    def stream(self, images: Iterable[ImageInput]) -> Iterator[dict]:
-        """Like `__call__`, but yields results batch by batch (`TEST.BATCH_SIZE` images each)."""
+    def stream(
+        self, images: Iterable[ImageInput], on_error: OnError | None = None
+    ) -> Iterator[dict]:
+        """Like `__call__`, but yields results batch by batch (`TEST.BATCH_SIZE` images each).
+
+        Args:
+            images: see `__call__`.
+            on_error: called with the dataset dict and the OSError or ValueError of every image that
+                cannot be read. The image is left out. None raises the error.
+        """
         for records in self._batches(images):
-            pixels = self.preprocess(records)
-            outputs = self.model.inference([{"image": x} for x in pixels], all_modes=False)
-            for record, output in zip(records, outputs, strict=True):
+            batch = self._prepare_all(records, lambda x: self.preprocess([x])[0], on_error)
+            if not batch:
+                continue
+            outputs = self.model.inference([{"image": x} for _, x in batch], all_modes=False)
+            for (record, _), output in zip(batch, outputs, strict=True):
                 yield _result(record, output["logits"][0].cpu())
 
     def preprocess(self, records: list[dict]) -> Tensor:
@@ -60,7 +70,7 @@ class ClassPredictor(BasePredictor):
             uint8 [B, 3, H, W] of size `INPUT.FIXED_SIZE`, channels in `INPUT.FORMAT`.
         """
         size = tuple(self.cfg.INPUT.FIXED_SIZE)
-        return model_input(records, size, self.cfg.INPUT.FORMAT)
+        return model_input(records, size, self.cfg.INPUT.FORMAT, self.cfg.INPUT.VALUE_RANGE)
 
     def top(self, result: dict, k: int) -> list[tuple[str, float]]:
         """Returns the k most probable classes of a result with their probabilities, best first, or

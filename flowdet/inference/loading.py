@@ -117,6 +117,7 @@ class Detector:
         predictor: the `Predictor` that runs the model; it also streams results and returns box
             trajectories.
         class_names: the class names by class index.
+        category_ids: the category ids by class index, see `Predictor.category_ids`.
     """
 
     def __init__(self, predictor: Predictor):
@@ -133,8 +134,9 @@ class Detector:
         """Detects objects in an image, or in every image of a list or tuple.
 
         Args:
-            images: a uint8 array [H, W, 3], or [H, W] for gray, a path or a PIL image; or a list or
-                tuple of these, of any sizes, which is processed in batches of `TEST.BATCH_SIZE`.
+            images: a path, an array or a PIL image, see
+                `flowdet.inference.image_input.image_record`; or a list or tuple of these, of any
+                sizes, which is processed in batches of `TEST.BATCH_SIZE`.
             bgr: whether the channels of arrays are in the order BGR (OpenCV), not RGB.
             disagreement: whether to add `box_spread`, `agreement`, `block_boxes` and
                 `block_scores`, see `flowdet.evaluation.block_agreement.add_block_agreement`.
@@ -154,8 +156,13 @@ class Detector:
         if disagreement:
             check_has_blocks(self.predictor.model)
             analyses = [block_agreement]
-        results = self.predictor(_records(images, bgr), analyses=analyses)
+        records = _records(images, bgr, self.predictor.cfg)
+        results = self.predictor(records, analyses=analyses)
         return _one_or_all(images, [result["instances"] for result in results])
+
+    @property
+    def category_ids(self) -> list[int | str]:
+        return self.predictor.category_ids
 
     def names(self, instances: Instances) -> list[str]:
         """Returns the class name of every detection."""
@@ -185,14 +192,15 @@ class ImageClassifier:
             All class names with their probabilities, most probable first. For a list or tuple it
             returns a list.
         """
-        results = self.predictor(_records(images, bgr))
+        results = self.predictor(_records(images, bgr, self.predictor.cfg))
         count = len(self.class_names)
         return _one_or_all(images, [self.predictor.top(result, count) for result in results])
 
 
-def _records(images: ImageInput | Sequence[ImageInput], bgr: bool) -> list[dict]:
+def _records(images: ImageInput | Sequence[ImageInput], bgr: bool, cfg: CfgNode) -> list[dict]:
     several = images if isinstance(images, (list, tuple)) else [images]
-    return [image_record(image, i, bgr) for i, image in enumerate(several)]
+    value_range = cfg.INPUT.VALUE_RANGE
+    return [image_record(image, i, bgr, value_range) for i, image in enumerate(several)]
 
 
 def _one_or_all(images: ImageInput | Sequence[ImageInput], results: list) -> Any:

@@ -52,7 +52,7 @@ def open_picture_writer(
 
     Args:
         output: path of the folder or of the sheet, see `names_folder`.
-        files: the images whose results will be added, in this order.
+        files: the images whose results will be added; the results of some may be missing.
         visualizer: draws the detections.
         trajectory: the pictures of the trajectory to write as well.
 
@@ -80,6 +80,7 @@ class FolderWriter:
 
     Raises:
         FileExistsError: `folder` is a file.
+        OSError: the folder cannot be created.
         ValueError: two pictures would have the same path, or a picture would replace an image.
     """
 
@@ -98,11 +99,13 @@ class FolderWriter:
         pictures = [folder / name for name in picture_names(files)]
         trajectories = [path for picture in pictures for path in trajectory.paths(picture)]
         _check_distinct([*pictures, *trajectories], files)
-        self._pictures = iter(pictures)
+        self._pictures = {os.fspath(file): path for file, path in zip(files, pictures, strict=True)}
+        # an error before the first image is processed
+        folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, result: dict) -> None:
-        """Writes the pictures of the next image."""
-        path = next(self._pictures)
+        """Writes the pictures of an image, whose path is `file_name` of the result."""
+        path = self._pictures[result["file_name"]]
         save_picture(self.visualizer.picture(result), path)
         if self.trajectory.step_times:
             tiles = self.visualizer.steps(result)
@@ -143,6 +146,8 @@ class SheetWriter:
                 "write to a folder for one animation per image, or use fewer images"
             )
         _check_distinct([path, *trajectory.paths(path)], files)
+        # an error before the first image is processed
+        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.visualizer = visualizer
         self.trajectory = trajectory
@@ -165,7 +170,9 @@ class SheetWriter:
             self._step_titles += [f"{path.stem}: {title}" for title in titles]
 
     def close(self) -> None:
-        """Writes the sheets and the animation."""
+        """Writes the sheets and the animation; without any image it writes nothing."""
+        if not self._tiles:
+            return
         save_picture(contact_sheet(self._tiles, self._titles), self.path)
         if self.trajectory.step_times:
             columns = len(self.trajectory.step_times)
@@ -216,5 +223,9 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     """Writes a picture; its folder is created. The file appears only when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
-    picture.save(partial, quality=95)
-    partial.replace(path)
+    try:
+        picture.save(partial, quality=95)
+        partial.replace(path)
+    finally:
+        # of a full disk
+        partial.unlink(missing_ok=True)

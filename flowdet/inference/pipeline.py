@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
+from flowdet.data.image_files import conversion_hint
 from flowdet.detection.set_detector import ImageAnalysis
+from flowdet.engine.category_ids import CategoryId
+from flowdet.inference.annotation_file import ImageId
 from flowdet.inference.classifier_predictor import ClassPredictor
 from flowdet.inference.json_writer import JsonArrayWriter
 from flowdet.inference.picture_writer import (
@@ -29,16 +34,89 @@ MAX_IMAGES_WITHOUT_PROGRESS = 4
 TRAJECTORY_FRAMES = 33
 
 
+class JsonIds(NamedTuple):
+    """The ids in a JSON file of detections.
+
+    Attributes:
+        images: the image id of every image.
+        categories: the category id by class index.
+    """
+
+    images: Mapping[Path, ImageId]
+    categories: Sequence[CategoryId]
+
+
+class Outcome(NamedTuple):
+    """How a run over many images ended.
+
+    Attributes:
+        skipped: the number of images that could not be read.
+        interrupted: whether Ctrl-C stopped the run.
+    """
+
+    skipped: int = 0
+    interrupted: bool = False
+
+    @property
+    def exit_status(self) -> int:
+        """The exit status of a command: 130 after Ctrl-C, 1 if images were skipped, else 0."""
+        return 130 if self.interrupted else min(self.skipped, 1)
+
+
+class SkippedImages:
+    """Names every image that cannot be read on standard error at once, and counts them.
+
+    Args:
+        total: the number of images of the run.
+
+    Attributes:
+        count: the number of skipped images so far.
+    """
+
+    def __init__(self, total: int):
+        self.total = total
+        self.count = 0
+
+    def __call__(self, record: dict, error: Exception) -> None:
+        """Names an image; the callback `on_error` of a predictor."""
+        self.count += 1
+        name, reason = record["file_name"], " ".join(str(error).split())
+        if name not in reason:
+            reason = f"{name}: {reason}"
+        label = "error" if self.total == 1 else "skipped"
+        # a progress bar stays below the message
+        tqdm.write(f"{label}: {reason}{conversion_hint(name)}", file=sys.stderr)
+
+    def report(self) -> None:
+        """Prints the number of skipped images at the end of a run."""
+        if self.count and self.total > 1:
+            noun = "image" if self.count == 1 else "images"
+            message = f"{self.count} of {self.total} images could not be read, see above"
+            if self.count < self.total:
+                message = f"{self.count} {noun} of {self.total} skipped, see above"
+            print(f"error: {message}", file=sys.stderr)
+
+
 def classify_images(
     predictor: ClassPredictor, files: Sequence[Path], top: int, json_path: Path | None = None
-) -> None:
-    """Prints the `top` most probable classes of every image and writes them to a JSON file."""
+) -> Outcome:
+    """Prints the `top` most probable classes of every image and writes them to a JSON file.
+
+    Images that cannot be read are skipped. Ctrl-C, and an error, keep the finished images.
+    """
+    skipped, done, interrupted = SkippedImages(len(files)), 0, False
     with JsonArrayWriter(json_path) as rows:
-        for result in predictor.stream(files):
-            print(predictor.text(result, top))
-            rows.add([predictor.json_row(result, top)])
+        try:
+            for result in predictor.stream(files, on_error=skipped):
+                print(predictor.text(result, top))
+                rows.add([predictor.json_row(result, top)])
+                done += 1
+        except KeyboardInterrupt:
+            interrupted = True
     if json_path:
-        print(f"{json_path}: classes of {len(files)} images")
+        print(f"{json_path}: {_stopped(interrupted)}classes of {done} images")
+    skipped.report()
+    return Outcome(skipped.count, interrupted)
 
 
 def detect_images(
@@ -49,8 +127,11 @@ def detect_images(
     json_path: Path | None = None,
     trajectory: TrajectoryOutputs = NO_TRAJECTORY,
     analyses: Sequence[ImageAnalysis] = (),
-) -> None:
+    ids: JsonIds | None = None,
+) -> Outcome:
     """Detects objects in images, draws them and writes them to a JSON file.
+
+    Images that cannot be read are skipped. Ctrl-C, and an error, keep the finished images.
 
     Args:
         predictor: runs the detector.
@@ -60,24 +141,50 @@ def detect_images(
         json_path: JSON file for the detections; None writes no file.
         trajectory: the pictures of the trajectory to write as well.
         analyses: callbacks that add values to the results, which are then drawn or written.
+        ids: the ids in the JSON file; None takes the stems of the file names and
+            `Predictor.category_ids`.
     """
+    if json_path and ids is None:
+        ids = JsonIds({file: file.stem for file in files}, predictor.category_ids)
     pictures = open_picture_writer(output, files, visualizer, trajectory) if output else None
     if trajectory.animation_suffix:
         analyses = [*analyses, box_trajectory(TRAJECTORY_FRAMES)]
-    drawn = 0
+    skipped, done, drawn, interrupted = SkippedImages(len(files)), 0, 0, False
+    results = predictor.stream(
+        [_record(file, ids) for file in files],
+        bool(trajectory.step_times),
+        analyses,
+        on_error=skipped,
+    )
     quiet = len(files) <= MAX_IMAGES_WITHOUT_PROGRESS
-    results = predictor.stream(files, bool(trajectory.step_times), analyses)
     with JsonArrayWriter(json_path) as rows:
-        for result in tqdm(results, total=len(files), unit="image", disable=quiet):
-            rows.add(predictor.coco_results(result))
-            drawn += len(visualizer.above_threshold(result["instances"]))
-            if pictures:
-                pictures.add(result)
-    if pictures:
+        try:
+            for result in tqdm(results, total=len(files), unit="image", disable=quiet):
+                if json_path:
+                    rows.add(predictor.coco_results(result, ids.categories))
+                drawn += len(visualizer.above_threshold(result["instances"]))
+                if pictures:
+                    pictures.add(result)
+                done += 1
+        except KeyboardInterrupt:
+            interrupted = True
+    stopped = _stopped(interrupted)
+    if pictures and done:
         pictures.close()
-        print(f"{pictures.path}: {_summary(len(files), 'image', drawn, visualizer)}")
+        print(f"{pictures.path}: {stopped}{_summary(done, 'image', drawn, visualizer)}")
     if json_path:
-        print(f"{json_path}: {rows.count} detections in {len(files)} images")
+        print(f"{json_path}: {stopped}{rows.count} detections in {done} images")
+    skipped.report()
+    return Outcome(skipped.count, interrupted)
+
+
+def _record(file: Path, ids: JsonIds | None) -> dict:
+    """Returns the dataset dict of an image; the image id is the one in the JSON file."""
+    return {"file_name": str(file), "image_id": ids.images[file] if ids else file.stem}
+
+
+def _stopped(interrupted: bool) -> str:
+    return "stopped by Ctrl-C, " if interrupted else ""
 
 
 def detect_frames(
@@ -106,20 +213,22 @@ def detect_frames(
     Returns:
         Whether Ctrl-C stopped the detection.
     """
+    category_ids = predictor.category_ids if json_path else None
     count, drawn, interrupted = 0, 0, False
     results = predictor.stream(frames, analyses=analyses)
     with writer or nullcontext(), JsonArrayWriter(json_path) as rows:
         try:
             for result in tqdm(results, total=frames.count, unit="frame"):
                 go_on = _output_frame(result, visualizer, writer, window)
-                rows.add(predictor.coco_results(result))
+                if json_path:
+                    rows.add(predictor.coco_results(result, category_ids))
                 count += 1
                 drawn += len(visualizer.above_threshold(result["instances"]))
                 if not go_on:
                     break
         except KeyboardInterrupt:
             interrupted = True
-    stopped = "stopped by Ctrl-C, " if interrupted else ""
+    stopped = _stopped(interrupted)
     if writer and count:
         print(f"{writer.path}: {stopped}{_summary(count, 'frame', drawn, visualizer)}")
     if json_path:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import BoxMode
 
 from flowdet.data.detection.mapper import FlowDatasetMapper
 from flowdet.detection import SetDetector
 from flowdet.detection.set_detector import ImageAnalysis
+from flowdet.engine.category_ids import CategoryId, category_ids_of
 from flowdet.engine.checkpoint import load_trained
+from flowdet.engine.checkpoint_notes import take_over_classes
 from flowdet.engine.resolve import resolve_model
 from flowdet.engine.task_builders import DETECTION, TaskBuilders, task_of
 from flowdet.inference.image_input import ImageInput, image_record
+
+# called with the dataset dict of an image that cannot be read, and the error
+OnError = Callable[[dict, Exception], None]
 
 
 class BasePredictor:
@@ -31,8 +37,8 @@ class BasePredictor:
         task: the task whose models the class runs.
         model_kind: the name of such models, for messages.
         class_names: the class names by class index. They come from `MODEL.CLASS_NAMES`, which a
-            training writes to its config.yaml, or else from the dataset. They are numbers if the
-            config names no dataset.
+            training writes to its config.yaml, or else from the checkpoint, or else from the
+            dataset. They are numbers if the config names no dataset.
         model: the model. It has the averaged weights if the checkpoint contains them and
             `SOLVER.EMA_DECAY` is not 0.
         cfg: the resolved config.
@@ -53,6 +59,7 @@ class BasePredictor:
         cfg.MODEL.WEIGHTS = weights or cfg.MODEL.WEIGHTS
         self._check(cfg)
         self._adjust(cfg)
+        take_over_classes(cfg)
         resolve_model(cfg)
         cfg.freeze()
         self.class_names = list(cfg.MODEL.CLASS_NAMES)
@@ -75,9 +82,26 @@ class BasePredictor:
     def _adjust(self, cfg: CfgNode) -> None:
         """Sets config keys for inference on single images, in place."""
 
+    def _prepare_all(
+        self, records: list[dict], prepare: Callable[[dict], Any], on_error: OnError | None
+    ) -> list[tuple[dict, Any]]:
+        """Returns every record with its model input; calls `on_error` for unreadable images."""
+        prepared = []
+        for record in records:
+            try:
+                prepared.append((record, prepare(record)))
+            except (OSError, ValueError) as error:
+                if on_error is None:
+                    raise
+                on_error(record, error)
+        return prepared
+
     def _batches(self, images: Iterable[ImageInput]) -> Iterator[list[dict]]:
         """Yields lists of `TEST.BATCH_SIZE` dataset dicts; iterates over `images` lazily."""
-        records = (image_record(image, i) for i, image in enumerate(images))
+        value_range = self.cfg.INPUT.VALUE_RANGE
+        records = (
+            image_record(image, i, value_range=value_range) for i, image in enumerate(images)
+        )
         while batch := list(itertools.islice(records, self.cfg.TEST.BATCH_SIZE)):
             yield batch
 
@@ -97,7 +121,6 @@ class Predictor(BasePredictor):
 
     def __init__(self, cfg: CfgNode, weights: str | None = None):
         super().__init__(cfg, weights)
-        self._category_ids = _category_ids(self.cfg)
         self.mapper = FlowDatasetMapper(self.cfg, is_train=False)
 
     def _adjust(self, cfg: CfgNode) -> None:
@@ -139,12 +162,21 @@ class Predictor(BasePredictor):
         images: Iterable[ImageInput],
         trajectory: bool = False,
         analyses: Sequence[ImageAnalysis] = (),
+        on_error: OnError | None = None,
     ) -> Iterator[dict]:
-        """Like `__call__`, but yields results batch by batch (`TEST.BATCH_SIZE` images each)."""
+        """Like `__call__`, but yields results batch by batch (`TEST.BATCH_SIZE` images each).
+
+        Args:
+            images, trajectory, analyses: see `__call__`.
+            on_error: called with the dataset dict and the OSError or ValueError of every image that
+                cannot be read. The image is left out. None raises the error.
+        """
         if trajectory or analyses:
             self._check_trajectory()
         for records in self._batches(images):
-            yield from self._run([self._prepare(x) for x in records], trajectory, analyses)
+            batch = [x for _, x in self._prepare_all(records, self._prepare, on_error)]
+            if batch:
+                yield from self._run(batch, trajectory, analyses)
 
     def _prepare(self, record: dict) -> dict:
         """Prepares the model input for an image; adds `pixels` if the image is in memory."""
@@ -152,6 +184,15 @@ class Predictor(BasePredictor):
             return self.mapper(record)
         pixels = record["image"]
         return {**record, **self.mapper.map_pixels(pixels), "pixels": pixels}
+
+    @cached_property
+    def category_ids(self) -> list[CategoryId]:
+        """The category id of every class in JSON files, by class index; see `MODEL.CATEGORY_IDS`.
+
+        Raises:
+            ValueError: the config of an earlier run has no ids, and its dataset is missing.
+        """
+        return category_ids_of(self.cfg)
 
     @property
     def trajectory_times(self) -> list[float]:
@@ -178,7 +219,7 @@ class Predictor(BasePredictor):
         for x, output in zip(batch, outputs, strict=True):
             if "instances" not in output:
                 raise ValueError(f"a {type(self.model).__name__} returns no boxes: use a detector")
-            kept = ("file_name", "image_id", "height", "width", "pixels")
+            kept = ("file_name", "image_id", "height", "width", "pixels", "value_range")
             result = {**output, **{key: x[key] for key in kept if key in x}}
             result["instances"] = output["instances"].to("cpu")
             if trajectory:
@@ -186,13 +227,23 @@ class Predictor(BasePredictor):
             results.append(result)
         return results
 
-    def coco_results(self, result: dict) -> list[dict]:
+    def coco_results(
+        self, result: dict, category_ids: Sequence[CategoryId] | None = None
+    ) -> list[dict]:
         """Converts the detections of one result to COCO's result format, for JSON.
 
-        `category_id` is the category id of a COCO dataset, otherwise the class index. `bbox` is
-        [x, y, width, height] in pixels of the original image. With the analysis `block_agreement`
-        the rows also have `box_spread` and `agreement`.
+        `bbox` is [x, y, width, height] in pixels of the original image. With the analysis
+        `block_agreement` the rows also have `box_spread` and `agreement`.
+
+        Args:
+            result: a result of `__call__` or `stream`.
+            category_ids: the value of `category_id` by class index; None takes `category_ids` of
+                the predictor.
+
+        Raises:
+            ValueError: as `category_ids`.
         """
+        ids = self.category_ids if category_ids is None else category_ids
         instances = result["instances"]
         boxes = BoxMode.convert(
             instances.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS
@@ -202,7 +253,7 @@ class Predictor(BasePredictor):
             {
                 "image_id": result["image_id"],
                 "file_name": result["file_name"],
-                "category_id": self._category_ids.get(index, index),
+                "category_id": ids[index],
                 "category_name": self.class_names[index],
                 "bbox": [round(x, 2) for x in box],
                 "score": round(score, 5),
@@ -214,15 +265,3 @@ class Predictor(BasePredictor):
                 for row, value in zip(rows, instances.get(name).tolist()):
                     row[name] = round(value, 5)
         return rows
-
-
-def _category_ids(cfg: CfgNode) -> dict[int, int]:
-    """Returns the category ids of a COCO dataset by class index; empty for other datasets."""
-    names = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
-    metadata = MetadataCatalog.get(names[0]) if names else None
-    if metadata and metadata.get("evaluator_type") == "coco" and names[0] in DatasetCatalog:
-        if not hasattr(metadata, "thing_classes"):
-            # the metadata of a custom dataset is filled in when its annotations are read
-            DatasetCatalog.get(names[0])
-    ids = getattr(metadata, "thing_dataset_id_to_contiguous_id", None) or {}
-    return {index: category for category, index in ids.items()}
