@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
 from matplotlib.colors import hsv_to_rgb
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from flowdet.data.image_reader import read_image
+from flowdet.visualization.fonts import TitleFont, drawable, font_families, log_font_note
 
 # The longer side of a tile in pixels. Smaller pictures are enlarged to it, so that their labels are
 # readable.
@@ -55,6 +58,7 @@ class DetectionVisualizer:
     """
 
     def __init__(self, class_names: Sequence[str], score_threshold: float = 0.0):
+        log_font_note(class_names)
         self.class_names = class_names
         self.score_threshold = score_threshold
 
@@ -106,6 +110,7 @@ def draw_boxes(image: Image.Image, boxes: Sequence[DrawnBox], side: int = TILE) 
     canvas = Visualizer(image.resize((width, height), Image.Resampling.BICUBIC))
     font = max(10, math.sqrt(width * height) / 70)
     scale = (width / image.width, height / image.height) * 2
+    log_font_note(drawn.label for drawn in boxes)
     for drawn in boxes:
         box = [x * factor for x, factor in zip(drawn.box, scale, strict=True)]
         if drawn.width:
@@ -116,11 +121,7 @@ def draw_boxes(image: Image.Image, boxes: Sequence[DrawnBox], side: int = TILE) 
             corner = _label_corner(box, drawn.label, font, width)
             if drawn.below:
                 corner = corner[0], min(box[3], height - LINE_HEIGHT * font)
-            # a light color, because the background of a label is black
-            color = light(drawn.color)
-            canvas.draw_text(
-                drawn.label, corner, font_size=font, color=color, horizontal_alignment="left"
-            )
+            _draw_label(canvas, drawn, corner, font)
     return Image.fromarray(canvas.get_output().get_image())
 
 
@@ -129,6 +130,20 @@ def _draw_outline(canvas: Visualizer, box: Sequence[float], drawn: DrawnBox) -> 
     x1, y1, x2, y2 = box
     corners = [x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1]
     canvas.output.ax.plot(*corners, color=drawn.color, linewidth=drawn.width, alpha=0.8)
+
+
+def _draw_label(
+    canvas: Visualizer, drawn: DrawnBox, corner: tuple[float, float], font: float
+) -> None:
+    """Draws the label of `drawn` with its top left corner at `corner`, in any script."""
+    label = drawable(drawn.label)
+    # a light color, because the background of a label is black
+    color = light(drawn.color)
+    canvas.draw_text(label, corner, font_size=font, color=color, horizontal_alignment="left")
+    text = canvas.output.ax.texts[-1]
+    text.set_family(font_families(label))
+    # a "$" in a class name does not start a formula
+    text.set_parse_math(False)
 
 
 def pixels_text(spread: float) -> str:
@@ -155,14 +170,24 @@ def _label_corner(box: list[float], label: str, font: float, width: int) -> tupl
         font: font size in points.
         width: width of the image in pixels.
     """
-    x = min(box[0], width - LETTER_WIDTH * font * len(label))
+    # Chinese, Japanese and Korean letters have the width of two others
+    letters = sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in label)
+    x = min(box[0], width - LETTER_WIDTH * font * letters)
     return max(x, 2), max(box[1] - LINE_HEIGHT * font, 2)
 
 
 def image_of(result: dict) -> Image.Image:
-    """Returns the image of a result or a dataset dict, from its `pixels` or its file."""
+    """Returns the image of a result or a dataset dict, from its `pixels` or its file.
+
+    The file is read with the `value_range` of the result, by default ().
+
+    Raises:
+        OSError, ValueError: as `flowdet.data.image_reader.read_image`.
+    """
     pixels = result.get("pixels")
-    return Image.fromarray(read_image(result["file_name"], "RGB") if pixels is None else pixels)
+    if pixels is None:
+        pixels = read_image(result["file_name"], result.get("value_range", ()))
+    return Image.fromarray(pixels)
 
 
 def sheet_columns(count: int) -> int:
@@ -193,11 +218,12 @@ def contact_sheet(
     width = max(TILE // 2, *(tile.width for tile in tiles)) + GAP
     height = max(tile.height for tile in tiles) + bar
     sheet = Image.new("RGB", (columns * width + GAP, rows * height + GAP), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(TITLE_FONT)
+    pen, font = ImageDraw.Draw(sheet), TitleFont(TITLE_FONT)
+    log_font_note(titles)
     for i, (tile, title) in enumerate(zip(tiles, titles, strict=True)):
         x, y = GAP + i % columns * width, i // columns * height
         title = _shorten(title, width - GAP, font)
-        pen.text((x, y + bar // 2), title, fill="black", font=font, anchor="lm")
+        font.draw(pen, (x, y + bar // 2), title)
         sheet.paste(tile, (x, y + bar))
     return sheet
 
@@ -211,7 +237,7 @@ def check_tiles(count: int) -> None:
         )
 
 
-def _shorten(title: str, width: int, font: ImageFont.FreeTypeFont) -> str:
+def _shorten(title: str, width: int, font: TitleFont) -> str:
     """Removes letters from the middle until the title fits into `width` pixels."""
     short, keep = title, len(title)
     while font.getlength(short) > width and keep > 2:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
-from PIL import Image, ImageFont
+from PIL import Image
 
 from flowdet.evaluation.block_agreement import add_block_agreement
 from flowdet.visualization.drawing import (
@@ -21,6 +21,7 @@ from flowdet.visualization.drawing import (
     pixels_text,
     sheet_columns,
 )
+from flowdet.visualization.fonts import TitleFont
 
 
 def result(path, size, boxes, scores):
@@ -139,7 +140,7 @@ def test_too_many_tiles_for_a_sheet():
 
 
 def test_long_titles_keep_both_ends():
-    font = ImageFont.load_default(TITLE_FONT)
+    font = TitleFont(TITLE_FONT)
     short = _shorten("first" + "x" * 100 + "last", 200, font)
     assert short.startswith("first") and short.endswith("last")
     assert font.getlength(short) <= 200
