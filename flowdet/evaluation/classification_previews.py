@@ -30,7 +30,8 @@ def preview_sheet(cfg: CfgNode, model: nn.Module, dataset_name: str, count: int)
     probabilities = predict_probabilities(cfg, model, records)
     names = cfg.MODEL.CLASS_NAMES
     titles = [prediction_caption(x, p, names) for x, p in zip(records, probabilities)]
-    return contact_sheet([preview_tile(record) for record in records], titles)
+    value_range = cfg.INPUT.VALUE_RANGE
+    return contact_sheet([preview_tile(record, value_range) for record in records], titles)
 
 
 def predict_probabilities(cfg: CfgNode, model: nn.Module, records: Sequence[dict]) -> Tensor:
@@ -40,7 +41,9 @@ def predict_probabilities(cfg: CfgNode, model: nn.Module, records: Sequence[dict
     with inference_context(model):
         for first in range(0, len(records), size):
             batch = records[first : first + size]
-            images = model_input(batch, tuple(cfg.INPUT.FIXED_SIZE), cfg.INPUT.FORMAT)
+            images = model_input(
+                batch, tuple(cfg.INPUT.FIXED_SIZE), cfg.INPUT.FORMAT, cfg.INPUT.VALUE_RANGE
+            )
             outputs = model.inference([{"image": x} for x in images], all_modes=False)
             logits += [output["logits"][0].cpu() for output in outputs]
     return torch.stack(logits).softmax(dim=1)
@@ -63,9 +66,12 @@ def prediction_caption(record: dict, probabilities: Tensor, class_names: Sequenc
     return f"{class_names[best]} {probabilities[best]:.0%}, true class {true_class}"
 
 
-def preview_tile(record: dict) -> Image.Image:
-    """Returns the image of a dataset dict, scaled so that its longer side is half of `TILE`."""
-    image = Image.fromarray(read_pixels(record).permute(1, 2, 0).numpy())
+def preview_tile(record: dict, value_range: Sequence[float] = ()) -> Image.Image:
+    """Returns the image of a dataset dict, scaled so that its longer side is half of `TILE`.
+
+    `value_range` is `INPUT.VALUE_RANGE`, for files that are not 8-bit.
+    """
+    image = Image.fromarray(read_pixels(record, value_range).permute(1, 2, 0).numpy())
     factor = TILE / 2 / max(image.size)
     size = [max(round(x * factor), 1) for x in image.size]
     return image.resize(size, Image.Resampling.NEAREST if factor > 1 else Image.Resampling.BICUBIC)

@@ -35,12 +35,16 @@ def preview_sheet(cfg: CfgNode, model: nn.Module, dataset_name: str, count: int)
         count: the maximum number of images.
     """
     records = get_detection_dicts(dataset_name, keep_difficult=True)
-    records = [records[i] for i in evenly_spaced_indices(len(records), count)]
+    value_range = cfg.INPUT.VALUE_RANGE
+    records = [
+        {**records[i], "value_range": value_range}
+        for i in evenly_spaced_indices(len(records), count)
+    ]
     names = cfg.MODEL.CLASS_NAMES
     visualizer = DetectionVisualizer(names, SCORE_THRESHOLD)
     tiles, titles = [], []
     for record, detections in zip(records, predict_detections(cfg, model, records), strict=True):
-        result = {"file_name": record["file_name"], "instances": detections}
+        result = {**record, "instances": detections}
         tiles += [ground_truth_tile(record, names), visualizer.tile(result)]
         titles += [f"{record['image_id']}: ground truth", "detections"]
     return contact_sheet(tiles, titles, columns=min(4, len(tiles)))

@@ -91,7 +91,11 @@ def detection_gallery(cfg: CfgNode, weights: str, count: int) -> Gallery:
     predictor = Predictor(cfg, weights)
     dataset = cfg.DATASETS.TEST[0]
     all_records = get_detection_dicts(dataset, keep_difficult=True)
-    records = [all_records[i] for i in evenly_spaced_indices(len(all_records), count)]
+    value_range = cfg.INPUT.VALUE_RANGE
+    records = [
+        {**all_records[i], "value_range": value_range}
+        for i in evenly_spaced_indices(len(all_records), count)
+    ]
     detections = predict_detections(predictor.cfg, predictor.model, records)
     ranked = [
         (record, instances, match_detections(ground_truth_instances(record), instances))
@@ -129,7 +133,10 @@ def classification_gallery(cfg: CfgNode, weights: str, count: int) -> Gallery:
     best, worst = _best_and_worst(ranked)
 
     def draw(items: Sequence[tuple]) -> list[Picture]:
-        return [_classification_picture(*item, predictor.class_names) for item in items]
+        value_range = cfg.INPUT.VALUE_RANGE
+        return [
+            _classification_picture(*item, predictor.class_names, value_range) for item in items
+        ]
 
     return Gallery(
         draw(best),
@@ -217,12 +224,17 @@ def comparison_boxes(
 
 
 def _classification_picture(
-    record: dict, probabilities: Tensor, class_names: Sequence[str]
+    record: dict,
+    probabilities: Tensor,
+    class_names: Sequence[str],
+    value_range: Sequence[float],
 ) -> Picture:
     text = prediction_caption(record, probabilities, class_names)
     image_id = record["image_id"]
     return Picture(
-        _data_uri(preview_tile(record)), f"{image_id}: {text}", f"Image {image_id}: {text}"
+        _data_uri(preview_tile(record, value_range)),
+        f"{image_id}: {text}",
+        f"Image {image_id}: {text}",
     )
 
 
