@@ -10,8 +10,8 @@ A picture has the same pixels whatever the format of its file:
   `flowdet.data.pixel_values.scale_to_uint8`.
 - A file with several frames or pages is read as its first one.
 
-Files with 8 bits per channel have the same pixels as with detectron2's `read_image`, except Lab
-images and TIFF files with an orientation, which detectron2 reads incorrectly.
+Files with 8 bits per channel have the same pixels as with detectron2's `read_image`, except TIFF
+files with an orientation, which detectron2 turns twice.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import cv2
 import numpy as np
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import log_first_n
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from flowdet.data.pixel_values import scale_to_uint8
 
@@ -39,6 +39,7 @@ _ORIENTATION_TAG = 0x112
 # TIFF tags; a photometric interpretation of 0 means that the value 0 is white
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 _SIGNED = 2
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # formats whose further frames are pictures of their own, not previews or layers
 _MULTI_FRAME = ("GIF", "TIFF", "PNG", "WEBP", "AVIF")
 # what turns pixels [H, W] or [H, W, C] upright, by EXIF orientation
@@ -99,7 +100,8 @@ def pil_to_rgb(
 
     `value_range`, the result and the errors are those of `read_image`.
     """
-    with _one_line_errors(name):
+    # the image of a file is decoded when it is first used
+    with _one_line_errors(getattr(image, "filename", "") or name):
         raster = _pil_raster(image)
     return _rgb(raster, value_range, name)
 
@@ -136,7 +138,11 @@ def exif_orientation(path: str | Path, name: str | None = None) -> int:
     """
     with _open_file(path, name or os.fspath(path)) as file:
         image = _open(file)
-        return 1 if image is None else _header_orientation(image, file)
+        if image is None:
+            # raises an error if the file is not an image
+            _opencv_pixels(file)
+            return 1
+        return _header_orientation(image, file)
 
 
 @contextmanager
@@ -179,11 +185,26 @@ def _single_line(error: Exception) -> str:
 
 
 def _open(file: BinaryIO) -> Image.Image | None:
-    """Opens an image with PIL; returns None if PIL does not know its format."""
+    """Opens an image with PIL; returns None for a TIFF that PIL cannot open, e.g. float color.
+
+    Raises:
+        OSError: the file is not an image.
+    """
     try:
         return Image.open(file)
     except UnidentifiedImageError:
+        file.seek(0)
+        start = file.read(20)
+    if start.startswith(_TIFF_STARTS):
         return None
+    raise OSError(_unknown_format(start))
+
+
+def _unknown_format(start: bytes) -> str:
+    if not start:
+        return "the file is empty"
+    text = start.decode("latin-1")
+    return f"it is not an image, or its header is damaged (the file starts with {text!r})"
 
 
 def _decode(file: BinaryIO, name: str) -> _Raster:
@@ -245,9 +266,6 @@ def _tiff_range(mode: str, tags: Mapping) -> tuple[float, float] | None:
 
 
 def _to_rgb_mode(image: Image.Image) -> Image.Image:
-    if image.mode == "LAB":
-        profiles = [ImageCms.createProfile(x) for x in ("LAB", "sRGB")]
-        return ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
     # modes with premultiplied alpha
     if image.mode in ("La", "RGBa"):
         image = image.convert(image.mode.upper())
@@ -255,30 +273,26 @@ def _to_rgb_mode(image: Image.Image) -> Image.Image:
 
 
 def _opencv_pixels(file: BinaryIO) -> np.ndarray:
-    """Decodes a file with more than 8 bits per channel: [H, W], or RGB or RGBA [H, W, C]."""
+    """Decodes a file with more than 8 bits per channel: [H, W], or RGB or RGBA [H, W, C].
+
+    Raises:
+        OSError: OpenCV cannot decode the file, or reduces it to 8 bits.
+    """
     file.seek(0)
-    data = file.read()
+    data = np.frombuffer(file.read(), np.uint8)
     log_level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error:
         pixels = None
     finally:
         cv2.utils.logging.setLogLevel(log_level)
-    # uint8 would be a reduction to 8 bits
     if pixels is None or pixels.dtype == np.uint8:
-        raise OSError(_unknown_format(data))
+        raise OSError(
+            "the file is damaged, or of a kind that is not supported: convert it to RGB or gray"
+        )
     return pixels if pixels.ndim == 2 else pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
-
-
-def _unknown_format(data: bytes) -> str:
-    if not data:
-        return "the file is empty"
-    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "this kind of TIFF is not supported: convert it to PNG or to a TIFF with 3 channels"
-    start = data[:20].decode("latin-1")
-    return f"it is not an image in a known format (it starts with {start!r})"
 
 
 def _orientation(image: Image.Image) -> int:
