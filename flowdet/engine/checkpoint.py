@@ -10,43 +10,18 @@ from collections.abc import Sequence
 
 import numpy as np
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 from detectron2.config import CfgNode
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from flowdet.engine.hooks import average_of
+from flowdet.engine.trunks import PixelForm, Trunk, check_fit, expected_form, find_trunk
 
 _REINIT = "set MODEL.REINIT_CLASSES True to reinitialize their tensors, for fine-tuning"
 
-_TORCHVISION_NAMES = (
-    (r"^conv1\.", "stem.conv1."),
-    (r"^bn1\.", "stem.conv1.norm."),
-    (r"^layer(\d)\.", lambda match: f"res{int(match[1]) + 1}."),
-    (r"\.bn(\d)\.", r".conv\1.norm."),
-    (r"\.downsample\.0\.", ".shortcut."),
-    (r"\.downsample\.1\.", ".shortcut.norm."),
-)
-
-
-def is_torchvision_resnet(state: dict) -> bool:
-    """Returns whether a state dict has the tensor names of torchvision's ResNets."""
-    return "conv1.weight" in state and "layer1.0.conv1.weight" in state
-
-
-def convert_torchvision_resnet(state: dict) -> dict:
-    """Renames the tensors of a torchvision ResNet to detectron2's names; drops the classifier.
-
-    torchvision's weights expect `INPUT.FORMAT RGB`, `MODEL.PIXEL_MEAN [123.675, 116.28, 103.53]`,
-    `MODEL.PIXEL_STD [58.395, 57.12, 57.375]` and `MODEL.RESNETS.STRIDE_IN_1X1 False`.
-    """
-    converted = {}
-    for name, value in state.items():
-        if name.startswith("fc.") or name.endswith("num_batches_tracked"):
-            continue
-        for pattern, replacement in _TORCHVISION_NAMES:
-            name = re.sub(pattern, replacement, name)
-        converted[name] = value
-    return converted
+# entries of checkpoints of other programs that contain the state dict
+_STATE_DICTS = ("state_dict", "model_state_dict", "net", "weights")
 
 
 def is_torchvision_vit(state: dict) -> bool:
@@ -134,21 +109,23 @@ class FlowDetCheckpointer(DetectionCheckpointer):
             LookupError,
             RuntimeError,
             TypeError,
+            # of pickle, for classes of programs that are not installed
+            ImportError,
+            AttributeError,
         ) as error:
-            # only the first sentence: torch adds many lines of advice that does not apply
-            reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
-            raise ValueError(f"{filename} is not a readable checkpoint ({reason})") from error
+            raise ValueError(f"{filename} {_unreadable(filename, error)}") from error
         state = loaded["model"]
         if not isinstance(state, dict):
             raise ValueError(f"{filename} contains a {type(state).__name__}, not a state dict")
-        if is_torchvision_resnet(state):
-            loaded["model"] = convert_torchvision_resnet(state)
-            loaded["matching_heuristics"] = True
-        elif is_torchvision_vit(state):
+        nested = [key for key in _STATE_DICTS if isinstance(state.get(key), dict)]
+        if nested:
+            state = loaded["model"] = state[nested[0]]
+        if is_torchvision_vit(state):
             loaded["model"] = convert_torchvision_vit(state)
         return loaded
 
     def _load_model(self, checkpoint):
+        self._use_trunk(checkpoint)
         self._check_class_names(checkpoint)
         by_suffix = checkpoint.get("matching_heuristics", False)
         loaded_shapes = {name: tuple(np.shape(x)) for name, x in checkpoint["model"].items()}
@@ -167,9 +144,72 @@ class FlowDetCheckpointer(DetectionCheckpointer):
         if _parameter_names(self.model) <= {*incompatible.missing_keys}:
             raise ValueError(
                 f"{self._path} contains none of the model's weights: its first tensors are "
-                f"{incompatible.unexpected_keys[:3]}"
+                f"{incompatible.unexpected_keys[:3]}. Set MODEL.WEIGHTS to a checkpoint with the "
+                "same backbone (MODEL.BACKBONE.NAME)"
             )
         return incompatible
+
+    def _use_trunk(self, checkpoint: dict) -> None:
+        """Renames the ResNet in the checkpoint of another model to the names in this model.
+
+        The other tensors of that checkpoint are removed. One log message says what is used and what
+        is not. The checkpoint is changed in place.
+
+        Raises:
+            ValueError: the ResNet does not fit the model's.
+        """
+        own_state = self.model.state_dict()
+        try:
+            own = find_trunk(own_state)
+        except ValueError:
+            # a model with several ResNets: the names must be those of the model
+            return
+        author = checkpoint.get("__author__", "")
+        if author == "Caffe2":
+            self._convert_ndarray_to_tensor(checkpoint["model"])
+            state, _ = convert_c2_detectron_names(checkpoint["model"])
+        else:
+            state = checkpoint["model"] = _without_wrapper(checkpoint["model"], own_state, own)
+        if own is None:
+            return
+        # a checkpoint of the same kind of model
+        is_same_model = _other_names(own_state, own) & {*state}
+        try:
+            trunk = find_trunk(state)
+            if trunk is None:
+                return
+            check_fit(trunk, own, author)
+        except ValueError as error:
+            raise ValueError(f"{self._path} does not fit the model: {error}") from error
+        if is_same_model:
+            return
+        # such as the feature pyramid of detectron2's detectors
+        shared = {name: value for name, value in state.items() if name in own_state}
+        checkpoint["model"] = shared | {
+            own.prefix + name: value for name, value in trunk.tensors.items() if name in own.tensors
+        }
+        checkpoint.pop("matching_heuristics", None)
+        unused = [name for name in trunk.other if name not in shared]
+        self._log_trunk(trunk, unused)
+        expected, actual = expected_form(trunk, state, author), _pixel_form(self.model, own)
+        differing = expected.differences(actual) if expected and actual.mean else ""
+        if differing:
+            logging.getLogger(__name__).warning(
+                "%s was trained with other pixels or strides than the config has: set %s",
+                self._path,
+                differing,
+            )
+
+    def _log_trunk(self, trunk: Trunk, unused: list[str]) -> None:
+        """Logs that a ResNet initializes the backbone, and which tensors are not used."""
+        parts = ", ".join(sorted({name.split(".")[0] for name in unused}))
+        logging.getLogger(__name__).info(
+            "%s: its %s (%s*) initializes the backbone%s",
+            self._path,
+            trunk,
+            trunk.prefix,
+            f"; {len(unused)} other tensors are not used ({parts})" if unused else "",
+        )
 
     def _check_class_names(self, checkpoint: dict) -> None:
         """Compares the class names of the checkpoint with those of the model.
@@ -245,6 +285,57 @@ class FlowDetCheckpointer(DetectionCheckpointer):
     def _class_prefixes(self) -> tuple[str, ...]:
         """The prefixes of the model's tensors whose shape depends on the number of classes."""
         return tuple(getattr(self.model, "class_tensors", ()))
+
+
+def _unreadable(filename: str, error: Exception) -> str:
+    """Says why a checkpoint cannot be read, and what to do."""
+    classes = re.search(r"Unsupported global: GLOBAL ([\w.]+)", str(error))
+    if classes or isinstance(error, (ImportError, AttributeError)):
+        reason = classes[1] if classes else error
+        return (
+            f"contains Python objects ({reason}), not only tensors: load it with the program that "
+            "wrote it, save its state dict with torch.save(model.state_dict(), FILE), and set "
+            "MODEL.WEIGHTS to that file"
+        )
+    hint = ""
+    if filename.endswith(".safetensors"):
+        hint = ': convert it with torch.save(safetensors.torch.load_file(FILE), "weights.pth")'
+    # only the first sentence: torch adds many lines of advice that does not apply
+    reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
+    return f"is not a readable checkpoint ({reason}){hint}"
+
+
+def _without_wrapper(state: dict, own_state: dict, own: Trunk | None) -> dict:
+    """Removes the prefix of a program that wraps models, such as "model." or "_orig_mod.".
+
+    Args:
+        state: the state dict of a checkpoint.
+        own_state: the state dict of the model.
+        own: the ResNet in it; None for another backbone.
+    """
+    for first in sorted(_other_names(own_state, own)):
+        prefixes = [name.removesuffix(first) for name in state if name.endswith(f".{first}")]
+        if first not in state and len(prefixes) == 1:
+            return {name.removeprefix(prefixes[0]): value for name, value in state.items()}
+    return state
+
+
+def _other_names(own_state: dict, own: Trunk | None) -> set[str]:
+    """Returns the names of the model's tensors that are not in its backbone."""
+    backbone = ("backbone.", own.prefix) if own and own.prefix else "backbone."
+    return {name for name in own_state if not name.startswith(backbone)}
+
+
+def _pixel_form(model: nn.Module, own: Trunk) -> PixelForm:
+    """Returns the form of pixels that the config gives to the ResNet of a model."""
+    if not hasattr(model, "pixel_mean"):
+        return PixelForm("", (), (), None)
+    mean, std = model.pixel_mean.flatten().tolist(), model.pixel_std.flatten().tolist()
+    stride = None
+    # the first block of res3 halves the size of the feature map, in one of two convolutions
+    if own.has_bottlenecks and len(own.blocks) > 1:
+        stride = model.get_submodule(f"{own.prefix}res3")[0].conv1.stride != (1, 1)
+    return PixelForm("", tuple(mean), tuple(std), stride)
 
 
 def _parameter_names(model: nn.Module) -> set[str]:

@@ -15,6 +15,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.utils.registry import Registry
 
 from flowdet.engine.config_types import flat_items
+from flowdet.flow import PREDICTIONS
 
 _BATCH_NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN")
 _RESNET_STAGES = ("stem", "res2", "res3", "res4", "res5")
@@ -108,6 +109,9 @@ _RULES = {
     "MODEL.SMALL_RESNET.BLOCKS": _each(_at_least(1, ""), '"[1, 2]"', 2),
     "MODEL.VIT.MLP_RATIO": _above_zero("4.0"),
     "MODEL.VIT.DROPOUT": _at_least(0, "0.1", 1),
+    "MODEL.FLOW_DET.IN_FEATURES": _Rule(
+        bool, "a list of at least one feature map of the backbone", "\"['res4']\""
+    ),
     "MODEL.FLOW_DET.NECK_NORM": _one_of(_BATCH_NORMS, "GN"),
     "MODEL.FLOW_DET.NECK_BLOCKS": _at_least(0, "1"),
     "MODEL.FLOW_DET.FEEDFORWARD_DIM": _at_least(1, "512"),
@@ -119,6 +123,11 @@ _RULES = {
     ),
     "MODEL.FLOW_CLS.TOPOLOGY": _one_of(("parallel", "sequential"), "parallel"),
     "INPUT.FORMAT": _one_of(("RGB", "BGR"), "RGB"),
+    "INPUT.FIXED_SIZE": _Rule(
+        lambda x: len(x) == 2 and (min(x) > 0 or tuple(x) == (0, 0)),
+        "(height, width), or [0, 0] for off",
+        '"[480, 640]"',
+    ),
     "INPUT.MIN_SIZE_TEST": _at_least(0, "480"),
     "INPUT.MAX_SIZE_TEST": _at_least(1, "800"),
     "DATALOADER.NUM_WORKERS": _at_least(0, "4"),
@@ -131,6 +140,7 @@ _RULES = {
     f"MODEL.{node}.{name}": rule
     for node in ("FLOW_DET", "FLOW_CLS")
     for name, rule in {
+        "PREDICTION": _one_of(PREDICTIONS, "target"),
         "HIDDEN_DIM": _at_least(1, "128"),
         "DROPOUT": _at_least(0, "0.1", 1),
         "NOISE_SCALE": _at_least(0, "0.3"),
@@ -216,6 +226,12 @@ def check_training_values(cfg: CfgNode) -> None:
     if values["SOLVER.WEIGHT_DECAY_BIAS"] is not None:
         _check(values, {"SOLVER.WEIGHT_DECAY_BIAS": _at_least(0, "0")})
     _check(values, _TRAINING_RULES)
+    base, end = values["SOLVER.BASE_LR"], values["SOLVER.BASE_LR_END"]
+    if end > base:
+        raise ValueError(
+            f"SOLVER.BASE_LR_END is {end}, but must be at most SOLVER.BASE_LR, {base}; write, for "
+            "example, SOLVER.BASE_LR_END 0"
+        )
     sizes = values["INPUT.MIN_SIZE_TRAIN"]
     if values["INPUT.MIN_SIZE_TRAIN_SAMPLING"] == "range" and len(sizes) != 2:
         raise ValueError(
