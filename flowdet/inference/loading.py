@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
 from flowdet.engine.task_builders import CLASSIFICATION, task_of
