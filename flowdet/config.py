@@ -261,9 +261,18 @@ def _add_backbone_keys(cfg: CfgNode) -> None:
 
 
 def _add_detection_data_keys(cfg: CfgNode) -> None:
-    # Folder of a detection dataset in one of the layouts of docs/custom_datasets.md. It replaces
+    # Folder of a detection dataset in one of the layouts of docs/own_data.md. It replaces
     # DATASETS.TRAIN and TEST. `tools/train_net.py --data` sets it.
     cfg.DATASETS.PATH = ""
+    # Format of the dataset in DATASETS.PATH, such as "COCO". "" recognizes it.
+    cfg.DATASETS.FORMAT = ""
+    # What a box, image or annotation of DATASETS.PATH that cannot be used does: "stop" (the
+    # training) or "skip" (leave it out, count it and list it in the log and the report).
+    cfg.DATASETS.ON_PROBLEM = "stop"
+    # If DATASETS.PATH has no validation split: fraction of its training images that is held out for
+    # it, and the seed of the selection. 0 trains on all images, without evaluation.
+    cfg.DATASETS.HOLD_OUT = 0.2
+    cfg.DATASETS.HOLD_OUT_SEED = 0
     # Whether objects that are marked difficult (VOC) are used in training. The evaluator always
     # ignores them.
     cfg.DATASETS.TRAIN_ON_DIFFICULT = False

@@ -20,7 +20,8 @@ from PIL import Image
 
 from flowdet.cli.common import at_least_one, command_parser, user_errors
 from flowdet.config import add_flowdet_config
-from flowdet.data.custom.check import DatasetCheck, check_dataset, problem_lines
+from flowdet.data.custom.check import DatasetCheck, check_dataset
+from flowdet.data.custom.findings import finding_lines
 from flowdet.data.custom.statistics import class_table, config_remarks, size_table, split_table
 from flowdet.engine import load_config
 from flowdet.inference.picture_writer import PICTURE_SUFFIXES, save_picture
@@ -78,7 +79,7 @@ def print_report(checked: DatasetCheck, args: argparse.Namespace, cfg: CfgNode) 
     remarks = checked.remarks + (config_remarks(checked.records, cfg) if args.config_file else [])
     for remark in remarks:
         print(f"note: {remark}")
-    for line in problem_lines(checked.problems, args.examples):
+    for line in finding_lines(checked.problems, args.examples):
         print(line)
 
 

@@ -125,6 +125,9 @@ def dataset_category_ids(name: str) -> dict[int, CategoryId] | None:
         FileNotFoundError, ValueError: the dataset is in COCO format and cannot be read.
     """
     metadata = MetadataCatalog.get(name)
+    if ids := metadata.get("category_ids"):
+        # a custom dataset, whose ids may be texts
+        return dict(enumerate(ids))
     by_id = metadata.get("thing_dataset_id_to_contiguous_id")
     if by_id is None and metadata.get("evaluator_type") == "coco":
         # the ids of some datasets are known only once their annotations are read

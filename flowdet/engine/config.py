@@ -8,7 +8,7 @@ import itertools
 from detectron2.config import CfgNode, get_cfg
 
 from flowdet.config import add_flowdet_config
-from flowdet.data.custom import register_custom
+from flowdet.data.custom import dataset_of, register_custom
 from flowdet.engine.config_files import config_path
 from flowdet.engine.config_reader import ConfigFile, read_config_file
 from flowdet.engine.config_types import flat_items, typed_example, typed_value
@@ -213,9 +213,16 @@ def _use_custom_dataset(cfg: CfgNode, overrides: list) -> None:
     """
     if not cfg.DATASETS.PATH:
         return
-    names = register_custom(cfg.DATASETS.PATH)
-    evaluated = names["val" if "val" in names else "test"]
-    for key, name in (("TRAIN", names["train"]), ("TEST", evaluated)):
+    names = register_custom(
+        cfg.DATASETS.PATH,
+        on_problem=cfg.DATASETS.ON_PROBLEM,
+        hold_out=cfg.DATASETS.HOLD_OUT,
+        hold_out_seed=cfg.DATASETS.HOLD_OUT_SEED,
+        format_name=cfg.DATASETS.FORMAT,
+    )
+    for key in ("TRAIN", "TEST"):
         named_split = set(cfg.DATASETS[key]) & {*names.values()}
         if f"DATASETS.{key}" not in overrides[::2] and not named_split:
-            cfg.DATASETS[key] = (name,)
+            evaluated = dataset_of(names["train"]).evaluated_split
+            split = "train" if key == "TRAIN" else evaluated
+            cfg.DATASETS[key] = (names[split],) if split else ()

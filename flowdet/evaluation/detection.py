@@ -279,7 +279,7 @@ class _GroundTruth:
             Path(self.template.format(number)),
             Path(record["file_name"]).name,
             (record["height"], record["width"]),
-            np.array([o["bbox"] for o in objects]) * _UNITS_PER_PIXEL,
+            np.rint(np.array([o["bbox"] for o in objects]) * _UNITS_PER_PIXEL),
             [str(o["category_id"]) for o in objects],
             difficult,
         )

@@ -80,7 +80,7 @@ def test_without_val_the_test_split_is_evaluated(voc):
 
 def test_files_are_read_once_per_config(voc, monkeypatch):
     resolve_config(config_of(voc))
-    monkeypatch.setattr("flowdet.data.custom.dataset.read_voc", None)
+    monkeypatch.setattr("flowdet.data.custom.formats.voc.VOC.read", None)
     assert len(DatasetCatalog.get("custom_voc_train")) == 2
     # a config that is loaded later reads the current files
     monkeypatch.undo()
@@ -111,10 +111,13 @@ def test_train_loader_yields_images_and_boxes(coco):
 
 def test_problem_in_the_data_is_raised(coco):
     data = load_coco(coco)
-    data["annotations"][0]["bbox"][2] = 0
+    data["annotations"][0]["bbox"][2] = -9
     save_coco(coco, data)
-    with pytest.raises(ValueError, match="annotation 1 of a.png.*no area.*tools/check_data.py"):
+    with pytest.raises(ValueError, match="annotation 1 of a.png.*order.*tools/check_data.py"):
         resolve_config(config_of(coco))
+    resolve_config(config_of(coco, "DATASETS.ON_PROBLEM", "skip"))
+    records = get_detection_dicts("custom_pets_train", True)
+    assert [len(record["annotations"]) for record in records] == [1, 2]
 
 
 def test_classes_other_than_those_of_the_run_are_an_error(voc, coco, tmp_path):

@@ -1,24 +1,23 @@
-"""Custom datasets: registers a user's folder in VOC or COCO format by its path.
+"""Custom datasets: reads a user's folder by its path, in the formats of annotation tools.
 
-`DATASETS.PATH` names such a folder; docs/custom_datasets.md shows the accepted layouts.
+`DATASETS.PATH` names such a folder; docs/own_data.md shows the accepted layouts.
 
-    layout.py      recognizes the format of a folder and finds the files of each split
-    voc.py         reads a split in VOC format
-    coco.py        reads a split in COCO format
-    dataset.py     picks the reader of a split and registers the splits with detectron2
-    problems.py    how readers report errors in a dataset
-    check.py       reads a whole dataset and lists all problems
-    statistics.py  tables of classes, box sizes and objects per image
+    layout.py           recognizes the format of a folder and finds the files of each split
+    formats/            one file per format: VOC, COCO, YOLO, LabelMe, CVAT, VoTT, csv, darknet
+    raw.py              what a format's reader returns
+    image_finder.py     finds the image files that annotations name
+    records.py          checks and repairs the raw content; makes detectron2's dataset dicts
+    dataset.py          a dataset and its splits; registers them with detectron2
+    evaluation_copy.py  writes the ground truth for COCO's evaluation
+    findings.py         problems and repairs
+    notes.py            facts that are allowed but may be unintended
+    check.py            reads a whole dataset and lists everything
+    clean.py            writes the repaired dataset
+    statistics.py       tables of classes, box sizes and objects per image
 
-There is one reader per format. To add a format such as YOLO:
-
-1. layout.py: add a `YOLOSplit` that holds the paths of a split, and recognize the format in
-   `find_layout`.
-2. yolo.py (new): add `read_yolo`, which reports problems and returns the dataset dicts and the
-   `ClassList` of a split, as `read_voc` does.
-3. dataset.py: call it for a `YOLOSplit` in `CustomDataset._read_split`.
+docs/extending.md shows how to add a format.
 """
 
-from flowdet.data.custom.dataset import CustomDataset, register_custom
+from flowdet.data.custom.dataset import CustomDataset, dataset_of, register_custom
 
-__all__ = ["CustomDataset", "register_custom"]
+__all__ = ["CustomDataset", "dataset_of", "register_custom"]

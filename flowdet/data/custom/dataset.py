@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
+import logging
 import pickle
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from flowdet.data.custom.coco import evaluation_copy, load_json, read_coco
-from flowdet.data.custom.layout import SPLITS, COCOSplit, Layout, VOCSplit, find_layout
-from flowdet.data.custom.problems import ClassList, Problem, Report, raise_first
-from flowdet.data.custom.voc import read_class_file, read_voc
+from flowdet.data.custom.evaluation_copy import write_evaluation_copy
+from flowdet.data.custom.findings import Findings
+from flowdet.data.custom.formats.base import ALL, SPLITS
+from flowdet.data.custom.layout import Layout, find_layout
+from flowdet.data.custom.notes import dataset_notes
+from flowdet.data.custom.raw import ClassList, RawSplit
+from flowdet.data.custom.records import build_records, class_list
 
-__all__ = ["CustomDataset", "SplitContent", "register_custom"]
+__all__ = ["CustomDataset", "SplitContent", "dataset_of", "register_custom"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -25,29 +32,47 @@ class SplitContent:
 
     Attributes:
         records: dataset dicts in detectron2's format, with boxes as absolute xyxy in pixels.
-        category_index: class index by category id; None for VOC format.
-        coco: content of the json file; None for VOC format.
+        annotated: whether the split has annotations. A test split without is for prediction.
     """
 
     records: list[dict]
-    category_index: dict[int, int] | None = None
-    coco: dict | None = None
+    annotated: bool = True
 
 
 class CustomDataset:
-    """A dataset in a folder in VOC or COCO format, or with one such folder per split.
+    """A dataset in a folder, in one of the formats of `flowdet.data.custom.formats`.
 
-    The classes come from a class file or from the training split. No image is opened.
+    The classes come from a class file or from the training split. A dataset without a validation
+    split, and without an annotated test split, holds a part of its training images out. The part
+    depends only on the image ids and the seed.
 
     Args:
         folder: the folder of the dataset.
-        report: called for every problem; by default the first problem is raised as a ValueError.
+        on_problem: what a problem does, see `Findings`.
+        hold_out: fraction of the training images that is held out.
+        hold_out_seed: seed of the selection.
+        format_name: `DATASETS.FORMAT`; "" recognizes the format.
+        open_images: whether the header of every image is read, to compare its size.
+
+    Attributes:
+        findings: the problems and repairs of the splits that have been read.
     """
 
-    def __init__(self, folder: str | Path, report: Report | None = None):
+    def __init__(
+        self,
+        folder: str | Path,
+        on_problem: str = "stop",
+        hold_out: float = 0.2,
+        hold_out_seed: int = 0,
+        format_name: str = "",
+        open_images: bool = True,
+    ):
         self.folder = Path(folder).expanduser()
-        self._report = report or raise_first(self.folder)
-        self._classes: ClassList | None = None
+        self.findings = Findings(self.folder, on_problem)
+        self._hold_out, self._seed = hold_out, hold_out_seed
+        self._format_name, self._open_images = format_name, open_images
+        self._raw: dict[str, RawSplit] = {}
+        self._logged: set[str] = set()
         self._pickled_records: dict[str, bytes] = {}
         self._scratch: tempfile.TemporaryDirectory | None = None
 
@@ -58,52 +83,99 @@ class CustomDataset:
         Raises:
             FileNotFoundError, ValueError: as `find_layout`.
         """
-        return find_layout(self.folder)
+        return find_layout(self.folder, self._format_name)
 
-    @property
-    def class_names(self) -> list[str]:
-        """The class names by class index; reads the training split if no split has been read.
+    @cached_property
+    def splits(self) -> list[str]:
+        """The names of the splits, with "val" if images are held out.
+
+        Raises:
+            FileNotFoundError, ValueError: as `find_layout` and `read`.
+        """
+        names = {"train", *self.layout.splits} - {ALL}
+        if self.holds_out:
+            names.add("val")
+        return [name for name in SPLITS if name in names]
+
+    @cached_property
+    def evaluated_split(self) -> str:
+        """The split to evaluate: "val", or "test" if there is none; "" if there is neither.
+
+        If the dataset cannot be read it is "val", so that the error is raised when it is read.
+        """
+        try:
+            return next((split for split in ("val", "test") if split in self.splits), "")
+        except (OSError, ValueError):
+            return "val"
+
+    @cached_property
+    def holds_out(self) -> bool:
+        """Whether "val" consists of training images that are held out."""
+        if "val" in self.layout.splits or not self._hold_out:
+            return False
+        return "test" not in self.layout.splits or not self._read_raw("test").annotated
+
+    @cached_property
+    def classes(self) -> ClassList:
+        """The classes; reads the training split.
 
         Raises:
             FileNotFoundError, ValueError: as `read`.
         """
-        if self._classes is None:
-            self.read("train")
-        return list(self._classes.names)
+        first = ALL if ALL in self.layout.splits else "train"
+        # a check goes on with the classes of another split if the training split has none
+        for split in (first, *(name for name in self.layout.splits if name != first)):
+            raw = self._read_raw(split)
+            if raw.names_are_ids and split == first:
+                text = "the list of categories is empty"
+                self.findings.problem("empty class list", raw.source, text, fatal=True)
+            elif raw.readable and not raw.names_are_ids:
+                return class_list(raw)
+        return ClassList((), str(self.folder))
+
+    @property
+    def class_names(self) -> list[str]:
+        """The class names by class index. Errors as `classes`."""
+        return list(self.classes.names)
 
     def name(self, split: str) -> str:
         """Returns the name of a split in detectron2's catalogs."""
         return f"custom_{self.folder.resolve().name}_{split}"
 
     def read(self, split: str) -> SplitContent:
-        """Reads a split; reads the training split before it if the classes are unknown.
+        """Reads a split, and the training split before it for the classes.
 
         Args:
             split: "train", "val" or "test".
 
         Raises:
             FileNotFoundError: the dataset has no such split; also as `find_layout`.
-            ValueError: as `find_layout`; with the default `report` also for the first problem.
+            ValueError: as `find_layout`; also for a problem, depending on `on_problem`.
         """
-        if split not in self.layout.splits:
-            splits = ", ".join(self.layout.splits)
+        if split not in self.splits:
             raise FileNotFoundError(
-                f"dataset {self.folder} has no split {split!r}; its splits are {splits}"
+                f"dataset {self.folder} has no split {split!r}; its splits are "
+                f"{', '.join(self.splits)}"
             )
-        if split != "train" and self._classes is None:
-            self.read("train")
-        files = self.layout.splits[split]
-        content, classes = self._read_split(files)
-        # if the training split could not be read, the next split defines the classes
-        if not (self._classes and self._classes.names):
-            self._classes = classes
-        if content is None:
-            return SplitContent([])
-        if not content.records:
-            self._report(Problem("empty split", str(files.source), "the split has no image"))
-        elif not any(record["annotations"] for record in content.records):
-            self._report(Problem("empty split", str(files.source), "the split has no object"))
-        return content
+        raw = self._part_of(split)
+        evaluator_type = self.layout.format.evaluator_type
+        records = build_records(raw, self.classes, evaluator_type, self.findings, self._open_images)
+        self._check_not_empty(split, raw, records)
+        return SplitContent(records, raw.annotated)
+
+    def _check_not_empty(self, split: str, raw: RawSplit, records: list[dict]) -> None:
+        """Reports a split without images or objects; a check does not, if another problem could be
+        the reason."""
+        if self.findings.on_problem == "list" and self.findings.problems:
+            return
+        text = ""
+        if not records:
+            text = "the split has no image"
+        elif not any(record["annotations"] for record in records):
+            # a test split without annotations is for prediction
+            text = "" if split == "test" and not raw.annotated else "the split has no object"
+        if text:
+            self.findings.problem("empty split", raw.source, text, fatal=True)
 
     def load(self, split: str) -> list[dict]:
         """Returns the dataset dicts of a split and sets its metadata, for detectron2's catalog.
@@ -118,44 +190,74 @@ class CustomDataset:
             FileNotFoundError, ValueError: as `read`.
         """
         if split not in self._pickled_records:
+            known = len(self.findings.problems) + len(self.findings.repairs)
             content = self.read(split)
             self._fill_metadata(split, content)
             self._pickled_records[split] = pickle.dumps(content.records)
+            if known < len(self.findings.problems) + len(self.findings.repairs):
+                self.findings.log()
+            self._log_notes(dataset_notes({split: content.records}, self.classes))
         return pickle.loads(self._pickled_records[split])
 
-    def _read_split(self, files: VOCSplit | COCOSplit) -> tuple[SplitContent | None, ClassList]:
-        """Calls the reader of the split's format.
+    def _log_notes(self, notes: list[str]) -> None:
+        for note in [x for x in (self.held_out_note(), *notes) if x and x not in self._logged]:
+            logger.warning("%s: %s", self.folder, note)
+            self._logged.add(note)
 
-        Returns:
-            The content, or None if the json file cannot be read; and the classes.
-        """
-        classes = self._classes if self._classes and self._classes.names else None
-        if isinstance(files, COCOSplit):
-            data = load_json(files.json_file, self._report)
-            if data is None:
-                return None, classes or ClassList((), str(files.json_file))
-            records, classes, index = read_coco(files, data, classes, self._report)
-            return SplitContent(records, index, data), classes
-        if classes is None and self.layout.class_file is not None:
-            classes = read_class_file(self.layout.class_file, self._report)
-        records, classes = read_voc(files, classes, self._report)
-        return SplitContent(records), classes
+    def held_out_note(self) -> str:
+        """Returns a sentence about the images that are held out; "" if there are none."""
+        if not self.holds_out:
+            return ""
+        train, val = (len(self._part_of(split).images) for split in ("train", "val"))
+        return (
+            f"the dataset has no validation split: {val} of {train + val} images are held out for "
+            f"it (DATASETS.HOLD_OUT {self._hold_out:g}, HOLD_OUT_SEED {self._seed})"
+        )
+
+    def _read_raw(self, split: str) -> RawSplit:
+        if split not in self._raw:
+            source = self.layout.splits[split]
+            self._raw[split] = self.layout.format.read(source, self.findings)
+        return self._raw[split]
+
+    def _part_of(self, split: str) -> RawSplit:
+        """Returns the raw content of a split; of the training images, the part that it gets."""
+        if split not in ("train", "val") or split == "val" and not self.holds_out:
+            return self._read_raw(split)
+        raw = self._read_raw(ALL if ALL in self.layout.splits else "train")
+        if not self.holds_out:
+            return raw
+        held_out = self._held_out_ids(raw)
+        in_val = split == "val"
+        return replace(raw, images=[x for x in raw.images if (x.image_id in held_out) == in_val])
+
+    def _held_out_ids(self, raw: RawSplit) -> set[int | str]:
+        """Selects the ids of images to hold out: at least one, but not all."""
+        count = len(raw.images)
+        number = min(max(round(self._hold_out * count), 1), count - 1)
+
+        def key(image_id: int | str) -> bytes:
+            return hashlib.sha256(f"{self._seed}/{image_id}".encode()).digest()
+
+        ids = sorted((image.image_id for image in raw.images), key=key)
+        return set(ids[: max(number, 0)])
 
     def _fill_metadata(self, split: str, content: SplitContent) -> None:
+        evaluator_type = self.layout.format.evaluator_type
         meta = MetadataCatalog.get(self.name(split))
-        meta.set(thing_classes=self.class_names)
-        if content.coco is None:
+        meta.set(thing_classes=self.class_names, category_ids=self.classes.ids)
+        if content.annotated and evaluator_type == "pascal_voc":
+            # the area under the curve, VOC's metric since 2010
+            meta.set(evaluator_type=evaluator_type, year=2012)
             return
-        meta.set(thing_dataset_id_to_contiguous_id=content.category_index)
-        copy, image_ids = evaluation_copy(content.coco)
         self._scratch = self._scratch or tempfile.TemporaryDirectory(prefix="coco_")
-        json_file = Path(self._scratch.name) / f"{split}.json"
-        json_file.write_text(json.dumps(copy))
+        path = Path(self._scratch.name) / f"{split}.json"
+        copy = write_evaluation_copy(path, content.records, self.classes, content.annotated)
         # read by the COCO evaluator
-        meta.set(json_file=str(json_file), evaluation_image_ids=image_ids)
+        meta.set(evaluator_type="coco", json_file=str(path), **copy._asdict())
 
 
-def register_custom(folder: str | Path) -> dict[str, str]:
+def register_custom(folder: str | Path, **settings) -> dict[str, str]:
     """Registers the splits of a folder; replaces an earlier registration of the same folder.
 
     It reads file names only, so that a model can be used on a machine without its dataset. Errors
@@ -163,30 +265,29 @@ def register_custom(folder: str | Path) -> dict[str, str]:
 
     Args:
         folder: the folder of the dataset.
+        settings: further arguments of `CustomDataset`.
 
     Returns:
-        The registered names by split ("train", "val", "test"). If the layout of the folder cannot
-        be recognized, all three splits are registered.
+        The registered names by split: "train", "val" and "test". A split that does not exist is an
+        error when it is read.
 
     Raises:
         ValueError: another folder of the same name is registered.
     """
-    dataset = CustomDataset(folder)
-    try:
-        layout = dataset.layout
-    except (OSError, ValueError):
-        layout = None
-    names = {split: dataset.name(split) for split in (layout.splits if layout else SPLITS)}
+    dataset = CustomDataset(folder, **settings)
+    names = {split: dataset.name(split) for split in SPLITS}
     for split, name in names.items():
         _unregister(name, dataset.folder)
         DatasetCatalog.register(name, partial(dataset.load, split))
-        meta = MetadataCatalog.get(name).set(folder=str(dataset.folder.resolve()))
-        if layout is not None:
-            meta.set(evaluator_type=layout.kind)
-        if layout is not None and layout.kind == "pascal_voc":
-            # the area under the curve, VOC's metric since 2010
-            meta.set(year=2012)
+        MetadataCatalog.get(name).set(folder=str(dataset.folder.resolve()))
     return names
+
+
+def dataset_of(name: str) -> CustomDataset | None:
+    """Returns the custom dataset of a registered name; None if the name is another dataset."""
+    load: Callable | None = DatasetCatalog[name] if name in DatasetCatalog else None
+    owner = getattr(getattr(load, "func", None), "__self__", None)
+    return owner if isinstance(owner, CustomDataset) else None
 
 
 def _unregister(name: str, folder: Path) -> None:

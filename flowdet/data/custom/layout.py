@@ -1,72 +1,32 @@
-"""Recognizes the layout of a dataset folder and finds the files of each split.
+"""Recognizes the format of a dataset folder and finds the files of each split.
 
-`find_layout` tries the formats in turn: VOC (`ImageSets/Main/` exists), COCO (a json file in
-`annotations/` or in the folder itself names a split), a folder per split in either format. The
-docstring of the package says how to add a format.
+Every format is first asked for its usual file names. If no folder has them, the formats search the
+folder for files with their content, under any names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["SPLITS", "COCOSplit", "Layout", "VOCSplit", "find_layout"]
+from flowdet.data.custom.formats import FORMAT_REGISTRY, DatasetFormat
+from flowdet.data.custom.formats.base import ALL, Source
+from flowdet.data.custom.image_finder import is_hidden, walk
+from flowdet.registry import registered
 
-SPLITS = ("train", "val", "test")
-# names of the splits in folders and lists, the usual name first
-_NAMES = {
-    "train": ("train", "training", "trainval"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test",),
+__all__ = ["Layout", "find_layout"]
+
+# words in file names of layouts that are not read, and what to do with them
+_UNREADABLE = {
+    ".tfrecord": "TFRecord files: export the dataset as COCO or VOC",
+    ".record": "TFRecord files: export the dataset as COCO or VOC",
+    ".parquet": "parquet files: export the dataset as COCO",
+    ".mat": "Matlab files: convert them to COCO",
+    ".zip": "an archive: unpack it",
+    ".tar": "an archive: unpack it",
+    ".gz": "an archive: unpack it",
 }
-# COCO files with annotations other than boxes
-_OTHER_COCO = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_info_")
-_CLASS_FILES = ("classes.txt", "labels.txt")
-
-_ACCEPTED_LAYOUTS = (
-    "Accepted layouts: VOC (Annotations/, JPEGImages/, ImageSets/Main/train.txt and val.txt); COCO "
-    "(annotations/*train*.json and *val*.json, next to the folders of the images); or folders "
-    "train/ and val/ that each contain images and either one COCO .json file or VOC .xml files"
-)
-
-
-@dataclass(frozen=True)
-class VOCSplit:
-    """The files of a split in VOC format.
-
-    Attributes:
-        annotations: folders with .xml files.
-        images: folders with images.
-        listing: file with one image id per line; None stands for all files in the folders.
-    """
-
-    annotations: tuple[Path, ...]
-    images: tuple[Path, ...]
-    listing: Path | None = None
-
-    @property
-    def source(self) -> Path:
-        """The path to name in a message about the whole split."""
-        return self.listing or self.annotations[0]
-
-
-@dataclass(frozen=True)
-class COCOSplit:
-    """The files of a split in COCO format.
-
-    Attributes:
-        json_file: the file with the annotations.
-        images: candidates for the folder of the images; one of them contains all images.
-    """
-
-    json_file: Path
-    images: tuple[Path, ...]
-
-    @property
-    def source(self) -> Path:
-        """The path to name in a message about the whole split."""
-        return self.json_file
 
 
 @dataclass(frozen=True)
@@ -74,148 +34,97 @@ class Layout:
     """The format of a dataset and the files of its splits.
 
     Attributes:
-        kind: detectron2's `evaluator_type`, "pascal_voc" or "coco".
-        splits: the splits by name, see `SPLITS`.
-        class_file: text file with one class name per line; None if there is no such file.
+        format: reads the splits.
+        splits: the files of the splits "train", "val" and "test", or of `ALL`.
     """
 
-    kind: str
-    splits: dict[str, VOCSplit | COCOSplit] = field(repr=False)
-    class_file: Path | None = None
+    format: DatasetFormat
+    splits: Mapping[str, Source] = field(repr=False)
 
 
-def find_layout(folder: Path) -> Layout:
-    """Recognizes the layout of the dataset in a folder. No annotation is read.
+def find_layout(folder: Path, format_name: str = "") -> Layout:
+    """Recognizes the layout of the dataset in a folder.
 
     Args:
-        folder: the folder of the dataset.
+        folder: the folder of the dataset. If it contains only another folder, that one is taken.
+        format_name: `DATASETS.FORMAT`, a name in `FORMAT_REGISTRY`; "" tries all formats.
 
     Returns:
-        The format and the files of the splits: "train", and "val" or "test" or both.
+        The format, and the files of the training split or of the undivided dataset, and of the
+        other splits.
 
     Raises:
-        FileNotFoundError: the folder does not exist, or the dataset lacks a split.
-        ValueError: the layout is not an accepted one, or is ambiguous.
+        FileNotFoundError: the folder does not exist, or the dataset has no training split.
+        ValueError: no format, or more than one, can read the folder.
     """
     if not folder.is_dir():
         base = "" if folder.is_absolute() else f", relative to {Path.cwd()}"
         raise FileNotFoundError(f"there is no folder {folder} (--data, DATASETS.PATH){base}")
-    if (folder / "ImageSets" / "Main").is_dir():
-        layout = Layout("pascal_voc", _voc_splits(folder), _class_file(folder))
-    elif splits := _coco_splits(folder):
-        layout = Layout("coco", splits)
-    else:
-        layout = _folder_per_split(folder)
-    _check_splits(folder, layout)
+    formats = _formats(format_name)
+    inner = _single_folder(folder)
+    layout = _by_usual_names(inner, formats) or _by_content(inner, formats)
+    if not {"train", ALL} & {*layout.splits}:
+        sources = ", ".join(str(source.path) for source in layout.splits.values())
+        raise FileNotFoundError(
+            f"dataset {folder} lacks a split: train; it has: {sources}. {_accepted_layouts()}"
+        )
     return layout
 
 
-def _check_splits(folder: Path, layout: Layout) -> None:
-    """Raises FileNotFoundError unless there are a training and an evaluation split."""
-    missing = [] if "train" in layout.splits else ["train"]
-    missing += [] if {"val", "test"} & set(layout.splits) else ["val (or test)"]
-    if missing:
-        sources = ", ".join(str(split.source) for split in layout.splits.values()) or "none"
-        raise FileNotFoundError(
-            f"dataset {folder} lacks a split: {' and '.join(missing)}; it has: {sources}. "
-            f"{_ACCEPTED_LAYOUTS}"
-        )
+def _formats(name: str) -> list[DatasetFormat]:
+    if name:
+        return [registered(FORMAT_REGISTRY, name, "DATASETS.FORMAT")()]
+    return [format_class() for _, format_class in FORMAT_REGISTRY]
 
 
-def _voc_splits(folder: Path) -> dict[str, VOCSplit]:
-    lists = folder / "ImageSets" / "Main"
-    folders = ((folder / "Annotations",), (folder / "JPEGImages",))
-    for (path,) in folders:
-        if not path.is_dir():
-            raise FileNotFoundError(f"there is {lists}, but no {path}: VOC layout needs both")
-    listings = {split: _first(lists / f"{n}.txt" for n in _NAMES[split]) for split in SPLITS}
-    return {split: VOCSplit(*folders, listing) for split, listing in listings.items() if listing}
+def _single_folder(folder: Path) -> Path:
+    """Returns the folder in an unpacked archive that has a single folder at its top."""
+    while True:
+        entries = [path for path in folder.iterdir() if not is_hidden(path.name)]
+        if len(entries) != 1 or not entries[0].is_dir():
+            return folder
+        folder = entries[0]
 
 
-def _coco_splits(folder: Path) -> dict[str, COCOSplit]:
-    """Finds the splits in `folder`/annotations/*.json, else in *.json in the folder itself."""
-    for parent in (folder / "annotations", folder):
-        files = [f for f in sorted(parent.glob("*.json")) if not f.name.startswith(_OTHER_COCO)]
-        json_files = {split: _json_of(files, split) for split in SPLITS}
-        splits = {
-            split: COCOSplit(file, _coco_image_folders(folder, split, file))
-            for split, file in json_files.items()
-            if file
-        }
-        if splits:
-            return splits
-    return {}
+def _by_usual_names(folder: Path, formats: list[DatasetFormat]) -> Layout | None:
+    for dataset_format in formats:
+        if splits := dataset_format.find(folder):
+            return Layout(dataset_format, splits)
+    return None
 
 
-def _json_of(files: list[Path], split: str) -> Path | None:
-    """Finds the only file with the split in its name; `instances_*.json` has precedence."""
-    matches = [f for f in files if any(name in f.stem.lower() for name in _NAMES[split])]
-    # "trainval" and "validation" contain shorter names of splits
-    if split != "train":
-        matches = [f for f in matches if "train" not in f.stem.lower()]
-    matches = [f for f in matches if f.name.startswith("instances_")] or matches
-    if len(matches) > 1:
-        names = ", ".join(f.name for f in matches)
+def _by_content(folder: Path, formats: list[DatasetFormat]) -> Layout:
+    files = list(walk(folder))
+    layouts = [
+        Layout(dataset_format, splits)
+        for dataset_format in formats
+        if (splits := dataset_format.search(folder, files))
+    ]
+    if not layouts:
+        raise ValueError(_unknown_layout(folder, files))
+    if len(layouts) > 1:
+        listed = " and ".join(f"{x.format.name} ({_example(x)})" for x in layouts)
         raise ValueError(
-            f"{matches[0].parent} has several .json files for {split}: {names}; keep one of them"
+            f"{folder} can be read as {listed}: set DATASETS.FORMAT to "
+            f"{' or '.join(x.format.name for x in layouts)}"
         )
-    return matches[0] if matches else None
+    return layouts[0]
 
 
-def _coco_image_folders(folder: Path, split: str, json_file: Path) -> tuple[Path, ...]:
-    """Lists the existing folders that may hold the images of a json file.
-
-    For instances_train2017.json these are train2017/, images/train2017/, train/ and so on.
-    """
-    names = (json_file.stem.removeprefix("instances_"), *_NAMES[split])
-    roots = (folder, folder / "images")
-    candidates = [root / name for name in dict.fromkeys(names) for root in roots]
-    return tuple(p for p in [*candidates, *reversed(roots)] if p.is_dir())
+def _example(layout: Layout) -> str:
+    return ", ".join(str(source.path) for source in list(layout.splits.values())[:2])
 
 
-def _folder_per_split(folder: Path) -> Layout:
-    """Recognizes a folder per split, each with images and one json file or xml files."""
-    matches = {split: _first(folder / name for name in _NAMES[split]) for split in SPLITS}
-    folders = {split: path for split, path in matches.items() if path}
-    if not folders:
-        entries = sorted(path.name for path in folder.iterdir())
-        listed = ", ".join(entries[:8]) + (", ..." if len(entries) > 8 else "") or "nothing"
-        raise ValueError(f"{folder} contains no dataset, but {listed}. {_ACCEPTED_LAYOUTS}")
-    splits = {split: _split_in(path) for split, path in folders.items()}
-    kinds = {type(split) for split in splits.values()}
-    if len(kinds) > 1:
-        raise ValueError(
-            f"{folder}: some splits have a COCO .json file, others VOC .xml files; use one format"
-        )
-    kind = "coco" if kinds == {COCOSplit} else "pascal_voc"
-    return Layout(kind, splits, _class_file(folder) if kind == "pascal_voc" else None)
+def _unknown_layout(folder: Path, files: list[Path]) -> str:
+    entries = sorted(path.name for path in folder.iterdir())
+    listed = ", ".join(entries[:8]) + (", ..." if len(entries) > 8 else "") or "nothing"
+    message = f"{folder} contains no dataset, but {listed}. "
+    known = {_UNREADABLE[x.suffix.lower()] for x in files if x.suffix.lower() in _UNREADABLE}
+    if known:
+        message += f"flowdet does not read {', '.join(sorted(known))}. "
+    return message + _accepted_layouts()
 
 
-def _split_in(folder: Path) -> VOCSplit | COCOSplit:
-    """Finds the annotations and images of a split in its folder and the folders in it."""
-    folders = (folder, *(path for path in sorted(folder.iterdir()) if path.is_dir()))
-    json_files = [file for parent in folders for file in sorted(parent.glob("*.json"))]
-    has_xml = any(next(parent.glob("*.xml"), None) for parent in folders)
-    if len(json_files) == 1 and not has_xml:
-        return COCOSplit(json_files[0], folders)
-    if has_xml and not json_files:
-        return VOCSplit(folders, folders)
-    if json_files:
-        names = ", ".join(str(file.relative_to(folder)) for file in json_files[:3])
-        contents = ".json and .xml files" if has_xml else f"several .json files ({names}, ...)"
-        raise ValueError(
-            f"{folder} contains {contents}: give either one COCO .json file or VOC .xml files"
-        )
-    raise FileNotFoundError(
-        f"{folder} contains no annotations: neither it nor the folders in it have a COCO .json "
-        "file or VOC .xml files"
-    )
-
-
-def _class_file(folder: Path) -> Path | None:
-    return _first(folder / name for name in _CLASS_FILES)
-
-
-def _first(paths: Iterable[Path]) -> Path | None:
-    """Returns the first path that exists."""
-    return next((path for path in paths if path.exists()), None)
+def _accepted_layouts() -> str:
+    layouts = (f"{name} ({kind.layout})" for name, kind in FORMAT_REGISTRY)
+    return f"Accepted layouts: {'; '.join(layouts)} (docs/own_data.md)"

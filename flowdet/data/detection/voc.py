@@ -4,9 +4,11 @@ A dataset is a folder with `JPEGImages/<id>.jpg`, `Annotations/<id>.xml` and
 `ImageSets/Main/<split>.txt`, which lists one image id per line.
 """
 
+import codecs
 import math
+import re
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.parsers import expat
@@ -14,11 +16,23 @@ from xml.parsers import expat
 import numpy as np
 from detectron2.structures import BoxMode
 
-__all__ = ["VOCObject", "load_voc_dicts", "read_voc_annotation", "write_voc_annotation"]
+__all__ = [
+    "VOCAnnotation",
+    "VOCObject",
+    "load_voc_dicts",
+    "parse_xml",
+    "read_voc_annotation",
+    "write_voc_annotation",
+]
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 # attribute of an XML element that stores the line where the element begins
-_LINE = "_line"
+LINE = "_line"
+_ENCODING = re.compile(rb"""<\?xml[^>]*encoding\s*=\s*["']([\w.:-]+)["']""")
+
+# Called with the kind, the line, the text, and whether the entry is repaired. If it returns, an
+# entry that is not repaired is left out.
+Report = Callable[[str, str, str, bool], None]
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,21 @@ class VOCObject:
     corners: tuple[float, float, float, float]
     difficult: int
     line: int
+
+
+@dataclass(frozen=True)
+class VOCAnnotation:
+    """The content of an xml file.
+
+    Attributes:
+        file_name: the image that the file names; "" for none.
+        size: height and width of the image in pixels; None if the file lacks them.
+        objects: the objects.
+    """
+
+    file_name: str
+    size: tuple[int, int] | None
+    objects: list[VOCObject]
 
 
 def load_voc_dicts(
@@ -74,31 +103,56 @@ def load_voc_dicts(
     return records
 
 
-def read_voc_annotation(path: Path) -> tuple[tuple[int, int], list[VOCObject]]:
+def read_voc_annotation(path: Path, report: Report | None = None) -> VOCAnnotation | None:
     """Reads an xml file.
 
+    Args:
+        path: the file.
+        report: called for every entry that is unusable or repaired. None raises the first one.
+
     Returns:
-        Height and width of the image in pixels, and its objects.
+        The content of the file; None if it is not XML and `report` returns.
 
     Raises:
-        ValueError: the file is not XML, a tag is missing, or a value is not a number; the message
-            starts with "annotation <path>:<line>: ".
+        ValueError: the file is not XML, a tag is missing, or a value is not a number, and `report`
+            is None. The message starts with "annotation <path>:<line>: ".
     """
-    root = _parse_with_lines(path)
-    size = tuple(_number(path, root, f"size/{tag}") for tag in ("height", "width"))
-    if min(size) < 1:
-        line = root.find("size").get(_LINE)
-        raise ValueError(f"annotation {path}:{line}: the image size must be positive")
-    objects = [
-        VOCObject(
-            name=_text(path, obj, "name")[0],
-            corners=tuple(_number(path, obj, f"bndbox/{tag}") for tag in _CORNERS),
-            difficult=int(_number(path, obj, "difficult") if obj.findtext("difficult") else 0),
-            line=int(obj.get(_LINE)),
-        )
-        for obj in root.findall("object")
-    ]
-    return (int(size[0]), int(size[1])), objects
+    report = report or _raise_first(path)
+    try:
+        root = parse_xml(path)
+    except ValueError as error:
+        # the message is "<path>:<line>: <text>"
+        line, _, text = str(error).removeprefix(f"{path}:").partition(": ")
+        return report("unreadable annotation", line, text, False)
+    objects = [_object(element, report) for element in root.findall("object")]
+    name = (root.findtext("filename") or "").strip()
+    return VOCAnnotation(name, _size(root, report), [x for x in objects if x is not None])
+
+
+def parse_xml(path: Path) -> ET.Element:
+    """Parses an xml file in any encoding that Python knows.
+
+    Returns:
+        The root. Every element stores its line as the attribute `LINE`.
+
+    Raises:
+        ValueError: the file is not XML, or not in the encoding that it declares. The message
+            starts with "<path>:<line>: ".
+    """
+    builder, parser = ET.TreeBuilder(), expat.ParserCreate("utf-8")
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        builder.start(tag, attributes).set(LINE, str(parser.CurrentLineNumber))
+
+    parser.buffer_text = True
+    parser.StartElementHandler, parser.EndElementHandler = start, builder.end
+    parser.CharacterDataHandler = builder.data
+    try:
+        parser.Parse(_utf8(path), True)
+    except expat.ExpatError as error:
+        reason = expat.ErrorString(error.code)
+        raise ValueError(f"{path}:{error.lineno}: {reason}") from error
+    return builder.close()
 
 
 def write_voc_annotation(
@@ -116,7 +170,7 @@ def write_voc_annotation(
         file_name: file name of the image.
         size: height and width of the image, in pixels.
         boxes: [N, 4], absolute xyxy in pixels counted from 0, with exclusive x2 and y2. They are
-            rounded and written in VOC's form: counted from 1, with inclusive xmax and ymax.
+            written in VOC's form: counted from 1, with inclusive xmax and ymax.
         names: the class name of each of the N boxes.
         difficult: 0 or 1 for each of the N boxes; None stands for 0.
     """
@@ -125,7 +179,7 @@ def write_voc_annotation(
     frame = ET.SubElement(root, "size")
     for tag, value in (("width", size[1]), ("height", size[0]), ("depth", 3)):
         ET.SubElement(frame, tag).text = str(value)
-    corners = np.rint(boxes).astype(int).reshape(-1, 4) + (1, 1, 0, 0)
+    corners = np.asarray(boxes, dtype=float).reshape(-1, 4) + (1, 1, 0, 0)
     flags = [0] * len(names) if difficult is None else difficult
     for box, name, flag in zip(corners.tolist(), names, flags, strict=True):
         obj = ET.SubElement(root, "object")
@@ -134,7 +188,7 @@ def write_voc_annotation(
             ET.SubElement(obj, tag).text = str(value)
         bndbox = ET.SubElement(obj, "bndbox")
         for tag, value in zip(_CORNERS, box, strict=True):
-            ET.SubElement(bndbox, tag).text = str(value)
+            ET.SubElement(bndbox, tag).text = f"{value:.12g}"
     ET.indent(root)
     ET.ElementTree(root).write(path, encoding="unicode")
 
@@ -166,52 +220,125 @@ def _read_split(root: Path, split: str) -> list[str]:
     return ids
 
 
-def _parse_with_lines(path: Path) -> ET.Element:
-    """Returns the root of an xml file; every element stores its line as an attribute."""
-    builder, parser = ET.TreeBuilder(), expat.ParserCreate()
+def _raise_first(path: Path) -> Report:
+    def report(kind: str, line: str, text: str, repaired: bool) -> None:
+        raise ValueError(f"annotation {path}:{line}: {text}")
 
-    def start(tag: str, attributes: dict[str, str]) -> None:
-        builder.start(tag, attributes).set(_LINE, str(parser.CurrentLineNumber))
+    return report
 
-    parser.buffer_text = True
-    parser.StartElementHandler, parser.EndElementHandler = start, builder.end
-    parser.CharacterDataHandler = builder.data
+
+def _utf8(path: Path) -> bytes:
+    """Returns the text of an xml file in UTF-8; expat itself knows few encodings."""
+    data = path.read_bytes()
+    match = _ENCODING.match(data.lstrip(codecs.BOM_UTF8)[:200])
+    encoding = match[1].decode() if match else "utf-8"
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif data.startswith(codecs.BOM_UTF8):
+        encoding = "utf-8-sig"
     try:
-        with open(path, "rb") as file:
-            parser.ParseFile(file)
-    except expat.ExpatError as error:
-        reason = expat.ErrorString(error.code)
-        raise ValueError(f"annotation {path}:{error.lineno}: {reason}") from error
-    return builder.close()
+        return data.decode(encoding).encode()
+    except LookupError as error:
+        raise ValueError(f"{path}:1: the encoding {encoding!r} is unknown: use UTF-8") from error
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        hint = "" if match else ", which an xml file has if it declares no encoding"
+        raise ValueError(
+            f"{path}:{line}: the file is not in the encoding {encoding}{hint}: save it as UTF-8, "
+            'or declare the encoding, e.g. <?xml version="1.0" encoding="iso-8859-1"?>'
+        ) from error
 
 
-def _number(path: Path, element: ET.Element, tag: str) -> float:
-    """Returns the number in a descendant; raises ValueError if it is missing."""
-    text, line = _text(path, element, tag)
+def _size(root: ET.Element, report: Report) -> tuple[int, int] | None:
+    """Returns height and width; None after reporting that one is missing or not positive."""
+    size = []
+    for tag in ("height", "width"):
+        text, line = _text(root, f"size/{tag}")
+        number = _to_number(text)
+        if not text or not number >= 1:
+            value = f"is {text!r}, not a positive number" if text else "is missing or empty"
+            report("image size missing", line, f"<size/{tag}> {value}", True)
+            return None
+        size.append(int(number))
+    return size[0], size[1]
+
+
+def _object(element: ET.Element, report: Report) -> VOCObject | None:
+    """Returns an object; None after reporting the first reason why it cannot be read."""
+    name, line = _text(element, "name")
+    if not name:
+        return report("unreadable annotation", line, "<name> is missing or empty", False)
+    corners = _bndbox(element, name, report)
+    if corners is None:
+        return None
+    return VOCObject(name, corners, _difficult(element, report), int(element.get(LINE)))
+
+
+def _bndbox(element: ET.Element, name: str, report: Report) -> tuple | None:
+    """Returns the corners of an object; a polygon without a box is replaced by its bounding box."""
+    if element.find("bndbox") is None and (points := _polygon(element)):
+        text = f"the {name!r} has no <bndbox>: the bounding box of its polygon is used"
+        report("box of a polygon", element.get(LINE), text, True)
+        xs, ys = points
+        return min(xs), min(ys), max(xs), max(ys)
+    corners = []
+    for tag in _CORNERS:
+        text, line = _text(element, f"bndbox/{tag}")
+        number = _to_number(text)
+        if math.isnan(number):
+            value = f"is {text!r}, not a number" if text else "is missing or empty"
+            return report("unreadable annotation", line, f"<bndbox/{tag}> {value}", False)
+        corners.append(number)
+    return tuple(corners)
+
+
+def _polygon(element: ET.Element) -> tuple[list[float], list[float]] | None:
+    """Returns the x and y of a polygon with tags x1, y1, x2, ... or with points; None for none."""
+    tags = [(tag.tag, _to_number(tag.text or "")) for tag in element.iterfind("polygon//*")]
+    xs = [value for tag, value in tags if re.fullmatch(r"x\d*", tag)]
+    ys = [value for tag, value in tags if re.fullmatch(r"y\d*", tag)]
+    complete = len(xs) == len(ys) >= 3 and all(map(math.isfinite, xs + ys))
+    return (xs, ys) if complete else None
+
+
+def _difficult(element: ET.Element, report: Report) -> int:
+    """Returns 0 or 1; a word such as "Unspecified" is reported and read as 0."""
+    text = (element.findtext("difficult") or "").strip().lower()
+    if text in ("", "false", "no"):
+        return 0
+    if text in ("true", "yes"):
+        return 1
+    number = _to_number(text)
+    if math.isnan(number):
+        line = element.find("difficult").get(LINE)
+        report("difficult is a word", line, f"<difficult> is {text!r}: it is read as 0", True)
+        return 0
+    return int(number != 0)
+
+
+def _to_number(text: str) -> float:
+    """Returns the number in a text; nan if it is not a finite number."""
     try:
         number = float(text)
     except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"annotation {path}:{line}: <{tag}> is {text!r}, not a number")
-    return number
+        return math.nan
+    return number if math.isfinite(number) else math.nan
 
 
-def _text(path: Path, element: ET.Element, tag: str) -> tuple[str, str]:
-    """Returns text and line of a descendant; raises ValueError if it is missing or empty."""
+def _text(element: ET.Element, tag: str) -> tuple[str, str]:
+    """Returns text and line of a descendant; "" and the nearest line if it is missing or empty."""
     descendant = element.find(tag)
     text = "" if descendant is None else (descendant.text or "").strip()
-    if not text:
-        parent = element.find(tag.rpartition("/")[0] or ".")
-        line = next(e for e in (descendant, parent, element) if e is not None).get(_LINE)
-        raise ValueError(f"annotation {path}:{line}: <{tag}> is missing or empty")
-    return text, descendant.get(_LINE)
+    parent = element.find(tag.rpartition("/")[0] or ".")
+    line = next(e for e in (descendant, parent, element) if e is not None).get(LINE)
+    return text, line
 
 
 def _read_record(path: Path, class_indices: dict[str, int], keep_difficult: bool) -> dict:
     """Returns height, width and annotations of an xml file, for a dataset dict."""
-    (height, width), objects = read_voc_annotation(path)
-    annotations = [_annotation(path, obj, class_indices) for obj in objects]
+    content = read_voc_annotation(path)
+    height, width = content.size
+    annotations = [_annotation(path, obj, class_indices) for obj in content.objects]
     return {
         "height": height,
         "width": width,

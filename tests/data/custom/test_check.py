@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flowdet.data.custom.check import check_dataset, problem_lines
-from flowdet.data.custom.problems import Problem
+from flowdet.data.custom.check import check_dataset
+from flowdet.data.custom.findings import Finding, finding_lines
 from tests.data.custom.example_datasets import (
     CAT,
     TRAIN,
@@ -24,7 +24,7 @@ def root(tmp_path):
 
 def test_dataset_without_problems(root):
     checked = check_dataset(root)
-    assert (checked.kind, checked.class_names) == ("coco", ["cat", "dog"])
+    assert (checked.format, checked.class_names) == ("COCO", ["cat", "dog"])
     assert checked.problems == checked.remarks == []
 
 
@@ -34,8 +34,9 @@ def test_all_problems_are_listed(root):
     data["annotations"][1]["category_id"] = 9
     save_coco(root, data)
     (root / "train" / "b.png").unlink()
-    kinds = [p.kind for p in check_dataset(root).problems]
-    assert kinds == ["missing image", "box without area", "unknown class", "empty split"]
+    checked = check_dataset(root)
+    assert [p.kind for p in checked.problems] == ["missing image", "unknown class"]
+    assert [p.kind for p in checked.repairs] == ["box without area"]
 
 
 def test_images_are_opened(root):
@@ -47,7 +48,7 @@ def test_images_are_opened(root):
     a, c, d = sorted(check_dataset(root).problems, key=lambda p: p.where)
     assert str(a).endswith("a.png: the annotated size is 64x48, the image is 48x64")
     assert c.kind == "unreadable image" and c.where.endswith("c.png")
-    assert str(d).endswith("the image is 48x64 after the rotation in its EXIF data")
+    assert "the image is 48x64 after the rotation in its EXIF data: remove" in str(d)
     assert check_dataset(root, open_images=False).problems == []
 
 
@@ -66,8 +67,8 @@ def test_remarks_on_unused_images_absent_classes_and_shared_images(root, voc_fol
 
 
 def test_problems_are_grouped_and_cut():
-    problems = [Problem("rare", "a", "x"), *(Problem("often", str(i), "y") for i in range(5))]
-    assert problem_lines(problems, 2) == [
+    problems = [Finding("rare", "a", "x"), *(Finding("often", str(i), "y") for i in range(5))]
+    assert finding_lines(problems, 2) == [
         "often: 5",
         "  0: y",
         "  1: y",

@@ -23,7 +23,8 @@ def coco(tmp_path):
 
 
 def test_metadata_of_voc(voc):
-    assert register_custom(voc) == {"train": "custom_voc_train", "val": "custom_voc_val"}
+    names = register_custom(voc)
+    assert names == {split: f"custom_voc_{split}" for split in ("train", "val", "test")}
     DatasetCatalog.get("custom_voc_val")
     meta = MetadataCatalog.get("custom_voc_val")
     assert (meta.evaluator_type, meta.year, meta.thing_classes) == (
@@ -62,7 +63,7 @@ def test_evaluator_reads_a_completed_copy_of_an_incomplete_json_file(coco):
 def test_files_are_read_once_and_callers_cannot_change_the_dicts(voc, monkeypatch):
     register_custom(voc)
     DatasetCatalog.get("custom_voc_train")
-    monkeypatch.setattr("flowdet.data.custom.dataset.read_voc", None)
+    monkeypatch.setattr("flowdet.data.custom.formats.voc.VOC.read", None)
     DatasetCatalog.get("custom_voc_train")[0]["annotations"].clear()
     assert len(DatasetCatalog.get("custom_voc_train")[0]["annotations"]) == 2
     # registering the folder again reads it again

@@ -2,7 +2,10 @@
 
 import pytest
 
-from flowdet.data.custom.layout import COCOSplit, VOCSplit, find_layout
+from flowdet.data.custom.formats.base import ALL, split_of
+from flowdet.data.custom.formats.coco import COCOSource
+from flowdet.data.custom.formats.voc import VOCSource
+from flowdet.data.custom.layout import find_layout
 from tests.data.custom.example_datasets import coco_file, write_coco
 
 
@@ -13,8 +16,8 @@ def root(tmp_path):
 
 def test_coco_layout(root):
     layout = find_layout(root)
-    assert (layout.kind, list(layout.splits), layout.class_file) == ("coco", ["train", "val"], None)
-    assert layout.splits["val"] == COCOSplit(coco_file(root, "val"), (root / "val", root))
+    assert (layout.format.name, list(layout.splits)) == ("COCO", ["train", "val"])
+    assert layout.splits["val"] == COCOSource(coco_file(root, "val"), (root / "val", root))
 
 
 def test_voc_layout(voc_folder):
@@ -22,11 +25,11 @@ def test_voc_layout(voc_folder):
     root = voc_folder({"b": []}, split="test")
     (root / "labels.txt").write_text("cat\n")
     layout = find_layout(root)
-    assert (layout.kind, layout.class_file) == ("pascal_voc", root / "labels.txt")
-    folders = ((root / "Annotations",), (root / "JPEGImages",))
+    assert layout.format.name == "VOC"
+    folders, classes = ((root / "Annotations",), (root / "JPEGImages",)), root / "labels.txt"
     assert layout.splits == {
-        "train": VOCSplit(*folders, root / "ImageSets/Main/trainval.txt"),
-        "test": VOCSplit(*folders, root / "ImageSets/Main/test.txt"),
+        "train": VOCSource(*folders, root / "ImageSets/Main/trainval.txt", classes),
+        "test": VOCSource(*folders, root / "ImageSets/Main/test.txt", classes),
     }
 
 
@@ -39,51 +42,76 @@ def test_missing_folder_names_the_working_directory(tmp_path, monkeypatch):
 
 
 def test_folder_without_dataset_lists_the_accepted_layouts(tmp_path):
-    (tmp_path / "photos").mkdir()
-    with pytest.raises(ValueError, match="contains no dataset, but photos. Accepted .*VOC.*COCO"):
+    for name in ("photos", "texts"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match="no dataset, but photos, texts. Accepted .*VOC.*COCO"):
         find_layout(tmp_path)
     with pytest.raises(ValueError, match="contains no dataset, but nothing"):
         find_layout(tmp_path / "photos")
+    (tmp_path / "train.tfrecord").touch()
+    with pytest.raises(ValueError, match="does not read TFRecord files: export the dataset as"):
+        find_layout(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("split", "message"), [("train", "lacks a split: train"), ("val", r"a split: val \(or test\)")]
-)
-def test_missing_split(root, split, message):
-    coco_file(root, split).unlink()
-    with pytest.raises(FileNotFoundError, match=f"{message}; it has: .*json. Accepted"):
+def test_dataset_without_training_split(root):
+    coco_file(root).unlink()
+    with pytest.raises(FileNotFoundError, match="lacks a split: train; it has: .*json. Accepted"):
         find_layout(root)
+
+
+def test_a_folder_around_the_dataset_is_passed_over(root):
+    inner = root.parent / "outer" / "export v2"
+    inner.parent.mkdir()
+    root.rename(inner)
+    assert find_layout(inner.parent).splits["train"].path == coco_file(inner)
+
+
+@pytest.mark.parametrize("folders", [("images", "annots"), ("photos", "boxes"), ("all", "all")])
+def test_voc_files_without_splits_under_any_names(voc_folder, folders):
+    root = voc_folder({"a": [], "b": []})
+    (root / "ImageSets/Main/train.txt").unlink()
+    for old, new in zip(("JPEGImages", "Annotations"), folders):
+        (root / new).mkdir(exist_ok=True)
+        for file in (root / old).iterdir():
+            file.rename(root / new / file.name)
+    layout = find_layout(root)
+    images, annotations = ((root / name,) for name in folders)
+    assert layout.splits == {ALL: VOCSource(annotations, images)}
+
+
+def test_two_formats_in_one_folder_need_a_key(root):
+    (root / "boxes").mkdir()
+    coco_file(root).rename(root / "boxes" / "a.json")
+    coco_file(root, "val").unlink()
+    (root / "boxes" / "a.xml").write_text("<annotation></annotation>")
+    with pytest.raises(ValueError, match="as VOC .*boxes. and COCO .*set DATASETS.FORMAT to VOC"):
+        find_layout(root)
+    assert find_layout(root, "COCO").splits[ALL].path == root / "boxes" / "a.json"
+    with pytest.raises(ValueError, match="unknown DATASETS.FORMAT 'coco': use one of"):
+        find_layout(root, "coco")
 
 
 def test_two_json_files_for_a_split(root):
     for name in ("train_a.json", "train_b.json"):
         coco_file(root).with_name(name).write_text("{}")
-    assert find_layout(root).splits["train"].json_file == coco_file(root)
+    assert find_layout(root).splits["train"].path == coco_file(root)
     coco_file(root).unlink()
     with pytest.raises(ValueError, match="several .json files for train: train_a.json, train_b"):
         find_layout(root)
 
 
-def test_voc_layout_without_images(tmp_path):
-    for name in ("ImageSets/Main", "Annotations"):
-        (tmp_path / name).mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match="but no .*JPEGImages: VOC layout needs both"):
+def test_voc_annotations_without_images(tmp_path):
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / "Annotations" / "a.xml").write_text("<annotation></annotation>")
+    with pytest.raises(FileNotFoundError, match="has VOC annotations .* but there is no image"):
         find_layout(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("train", "val", "message"),
-    [
-        ([], ["b.xml"], "train contains no annotations: neither"),
-        (["a.json", "b.json"], ["b.xml"], "train contains several .json files .a.json, b.json"),
-        (["a.json", "a.xml"], ["b.xml"], "train contains .json and .xml files: give either"),
-        (["a.json"], ["b.xml"], "some splits have a COCO .json file, others VOC .xml files"),
-    ],
+    ("name", "split"),
+    [("train2017", "train"), ("Validation", "val"), ("images_test", "test"), ("trainval", "train")]
+    + [("valid", "val"), ("train_val", None), ("photos", None), ("instances_Train", "train")]
+    + [("retrain", None), ("contest", None)],
 )
-def test_ambiguous_folder_per_split(tmp_path, train, val, message):
-    for split, names in (("train", train), ("val", val)):
-        (tmp_path / split).mkdir()
-        for name in names:
-            (tmp_path / split / name).touch()
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        find_layout(tmp_path)
+def test_names_of_splits(name, split):
+    assert split_of(name) == split

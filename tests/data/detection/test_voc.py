@@ -90,7 +90,7 @@ def test_list_of_a_single_class_is_not_a_split(voc_folder):
     [
         ("</annotation>", "", "one.xml:32: no element found"),
         ("<width>64</width>", "", "one.xml:3: <size/width> is missing"),
-        ("<width>64<", "<width>0<", "one.xml:3: the image size must be positive"),
+        ("<width>64<", "<width>0<", "one.xml:4: <size/width> is '0', not a positive number"),
         ("<name>dog<", "<name>emu<", "one.xml:8: class 'emu' is unknown; the classes are cat, dog"),
         ("<name>dog<", "<name><", "one.xml:9: <name> is missing or empty"),
         ("<ymax>48</ymax>", "", "one.xml:13: <bndbox/ymax> is missing"),

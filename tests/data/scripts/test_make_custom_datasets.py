@@ -16,7 +16,7 @@ def test_both_formats_have_the_same_boxes_and_classes(script, tmp_path, monkeypa
     words = ("--output", tmp_path, "--train", 3, "--val", 2, "--image-size", 48)
     run_script(script, monkeypatch, *words)
     voc, coco = check_dataset(tmp_path / "voc"), check_dataset(tmp_path / "coco")
-    assert (voc.kind, coco.kind) == ("pascal_voc", "coco")
+    assert (voc.format, coco.format) == ("VOC", "COCO")
     assert voc.problems == coco.problems == []
     assert voc.class_names == coco.class_names == list(script.CLASS_NAMES)
     for split, count in (("train", 3), ("val", 2)):

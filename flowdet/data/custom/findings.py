@@ -1,0 +1,114 @@
+"""What readers find in a dataset: problems, and repairs that they made."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["ON_PROBLEM", "Finding", "Findings", "finding_lines"]
+
+# values of DATASETS.ON_PROBLEM, and "list", with which only the dataset check reads a dataset
+ON_PROBLEM = ("stop", "skip")
+_LIST = "list"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A problem in a dataset, or a repair of a harmless one.
+
+    Attributes:
+        kind: a few words that name the kind; findings are grouped by it.
+        where: file and line, or file and id of the annotation.
+        text: what is wrong and, unless it is obvious, what to do or what was done.
+    """
+
+    kind: str
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.text}"
+
+
+class Findings:
+    """Collects the problems and repairs of a dataset. Equal findings are kept once.
+
+    Args:
+        folder: the folder of the dataset, for messages.
+        on_problem: "stop" raises the first problem as a ValueError. "skip" collects problems, and
+            the reader leaves out the box or image. "list" is like "skip", but collects also
+            problems without which nothing can be read.
+
+    Attributes:
+        problems: boxes, images or files that cannot be used.
+        repairs: entries that were changed or left out without loss of information.
+    """
+
+    def __init__(self, folder: Path, on_problem: str = "stop"):
+        self.folder = folder
+        self.on_problem = on_problem
+        self._problems: dict[Finding, None] = {}
+        self._repairs: dict[Finding, None] = {}
+
+    @property
+    def problems(self) -> list[Finding]:
+        return list(self._problems)
+
+    @property
+    def repairs(self) -> list[Finding]:
+        return list(self._repairs)
+
+    def problem(self, kind: str, where: object, text: str, fatal: bool = False) -> None:
+        """Adds a problem.
+
+        Args:
+            kind, where, text: see `Finding`.
+            fatal: whether the split cannot be used at all. Such a problem cannot be skipped.
+
+        Raises:
+            ValueError: with `on_problem` "stop"; with "skip" if the problem is fatal.
+        """
+        finding = Finding(kind, str(where), text)
+        if self.on_problem == "stop" or (fatal and self.on_problem == "skip"):
+            hint = f"tools/check_data.py --data {self.folder} lists all problems"
+            hint += "" if fatal else "; DATASETS.ON_PROBLEM skip leaves such entries out"
+            raise ValueError(f"{finding} ({hint})")
+        self._problems[finding] = None
+
+    def repair(self, kind: str, where: object, text: str) -> None:
+        """Adds a repair; arguments as in `Finding`."""
+        self._repairs[Finding(kind, str(where), text)] = None
+
+    def log(self, most: int = 3) -> None:
+        """Logs all findings as warnings: per kind the count and `most` examples."""
+        for title, findings in (("left out", self.problems), ("repaired", self.repairs)):
+            if findings:
+                lines = "\n".join(finding_lines(findings, most, "tools/check_data.py lists them"))
+                logger.warning("%s: %s %d entries\n%s", self.folder, title, len(findings), lines)
+
+
+def finding_lines(findings: Sequence[Finding], most: int, hint: str = "") -> list[str]:
+    """Formats findings by kind, the most frequent kind first, with `most` examples of each.
+
+    Args:
+        findings: problems or repairs.
+        most: the number of examples per kind.
+        hint: how to see all; "" names the option `--examples` of the dataset check.
+    """
+    lines = []
+    for kind, count in Counter(finding.kind for finding in findings).most_common():
+        lines.append(f"{kind}: {count}")
+        lines += [f"  {text}" for text in _examples(findings, kind)[:most]]
+        if count > most:
+            shown = hint or f"--examples {count} shows all"
+            lines.append(f"  ... and {count - most} more ({shown})")
+    return lines
+
+
+def _examples(findings: Iterable[Finding], kind: str) -> list[str]:
+    return [str(finding) for finding in findings if finding.kind == kind]

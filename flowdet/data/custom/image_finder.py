@@ -1,0 +1,210 @@
+"""Finds the image files that annotations name, also if the names were written elsewhere."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
+
+from flowdet.data.custom.findings import Findings
+from flowdet.data.image_files import image_suffixes
+
+__all__ = ["FilesByStem", "ImageFinder", "is_hidden", "walk"]
+
+# only the first images are searched for similar names: more would take too long
+_MAX_SIMILAR = 20_000
+# number of folders and file name of a path that are compared with a name
+_MAX_PARTS = 6
+# folders of the Finder in archives
+_HIDDEN = ("__MACOSX",)
+
+
+class FilesByStem:
+    """Files by their path without suffix, such as `cam1/0001`.
+
+    Args:
+        paths: the files.
+        folders: folders that contain the files; paths are relative to their common parent.
+
+    Attributes:
+        paths: the files.
+        ids: a name of every file, sorted: the file name without suffix, or the path without suffix
+            if several files would have the same name.
+    """
+
+    def __init__(self, paths: Iterable[Path], folders: Sequence[Path]):
+        self.paths = list(paths)
+        root = os.path.commonpath(folders)
+        self._by_path = _grouped(
+            (os.path.relpath(path.with_suffix(""), root).replace(os.sep, "/"), path)
+            for path in self.paths
+        )
+        self._by_name = _grouped((path.stem, path) for path in self.paths)
+        stems = {stem.rpartition("/")[2] for stem in self._by_path}
+        unique = len(stems) == len(self._by_path)
+        self.ids = sorted(stems if unique else self._by_path)
+
+    def get(self, stem: str) -> list[Path]:
+        """Returns the files with this path, or else with this file name; without suffix."""
+        return self._by_path.get(stem) or self._by_name.get(stem, [])
+
+    def similar(self, stem: str) -> Path | None:
+        """Returns the only file with this path or name in another letter case or Unicode form."""
+        matches = self._by_plain.get(_plain(stem), [])
+        return matches[0] if len(matches) == 1 else None
+
+    def nearest(self, stem: str) -> str:
+        """Returns the end of a sentence that tells the most similar name; "" for none."""
+        return _nearest(stem.rpartition("/")[2], self.paths)
+
+    @cached_property
+    def _by_plain(self) -> dict[str, list[Path]]:
+        groups = _grouped((_plain(stem), p) for stem, paths in self._by_path.items() for p in paths)
+        for path in self.paths:
+            groups.setdefault(_plain(path.stem), []).append(path)
+        return {key: list(dict.fromkeys(paths)) for key, paths in groups.items()}
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, such as `._photo.jpg` or `.ipynb_checkpoints`."""
+    return name.startswith(".") or name in _HIDDEN
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Yields the files below a folder in sorted order, without hidden files and folders."""
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        for name in sorted(files):
+            if not is_hidden(name):
+                yield Path(parent, name)
+
+
+class ImageFinder:
+    """Finds images by the names in annotations.
+
+    A name is taken as it is written. If there is no such file, exactly one image must have this
+    name after a harmless change: backslashes, an absolute path or other folders of another machine,
+    percent-encoding, letter case or the Unicode form. Such a change is reported as a repair.
+
+    Args:
+        folders: the folders of the images, the most probable one first. Their subfolders are
+            searched too.
+        findings: collects repairs and missing images.
+    """
+
+    def __init__(self, folders: Sequence[Path], findings: Findings):
+        self.folders = tuple(dict.fromkeys(folders))
+        self._findings = findings
+        self._listings: dict[str, set[str]] = {}
+
+    def find(self, names: Sequence[tuple[str, str]]) -> list[Path | None]:
+        """Returns the images that names stand for.
+
+        An image that one of the names names exactly is not used for another name.
+
+        Args:
+            names: pairs of a name in the annotations, with or without folders, and its location
+                for messages.
+
+        Returns:
+            The path of each file; None after reporting the problem "missing image".
+        """
+        paths = [self._exact(name) for name, _ in names]
+        used = {path for path in paths if path}
+        for i, (name, where) in enumerate(names):
+            if paths[i]:
+                continue
+            paths[i] = self._similar(name, used)
+            if paths[i]:
+                used.add(paths[i])
+                text = f"{name} is read as {paths[i]}"
+                self._findings.repair("file name adapted", where, text)
+            else:
+                self._findings.problem("missing image", where, self._missing(name))
+        return paths
+
+    def prefer(self, names: Sequence[str]) -> None:
+        """Moves the folder that contains most of the names to the front."""
+        best = max(self.folders, key=lambda f: sum((f / name).is_file() for name in names))
+        self.folders = (best, *(f for f in self.folders if f != best))
+
+    @cached_property
+    def images(self) -> list[Path]:
+        """All images in the folders and their subfolders."""
+        paths = (path for folder in self.folders for path in walk(folder))
+        return list(dict.fromkeys(p for p in paths if p.suffix.lower() in image_suffixes()))
+
+    @cached_property
+    def _by_ending(self) -> dict[str, list[Path]]:
+        """The images by the last parts of their path, in one letter case and Unicode form."""
+        return _grouped(
+            ("/".join(parts[start:]), path)
+            for path in self.images
+            for parts in [_plain(path.as_posix()).split("/")[-_MAX_PARTS:]]
+            for start in range(len(parts))
+        )
+
+    def _exact(self, name: str) -> Path | None:
+        for folder in self.folders:
+            path = os.path.join(folder, name)
+            parent, base = os.path.split(path)
+            if parent not in self._listings:
+                self._listings[parent] = _files_in(parent)
+            if base in self._listings[parent]:
+                return Path(path)
+        return None
+
+    def _similar(self, name: str, used: set[Path]) -> Path | None:
+        """Returns the only image whose path ends like the name; the longest ending counts."""
+        for text in dict.fromkeys((name, unquote(name))):
+            text = text.replace("\\", "/").strip()
+            parts = _plain(text).split("/")
+            for start in range(len(parts)):
+                matches = self._by_ending.get("/".join(parts[start:]), [])
+                matches = [path for path in matches if path not in used]
+                same_case = [path for path in matches if path.name == text.rpartition("/")[2]]
+                if len(same_case or matches) == 1:
+                    return (same_case or matches)[0]
+                if matches:
+                    break
+        return None
+
+    def _missing(self, name: str) -> str:
+        folders = " or ".join(str(folder) for folder in self.folders[:3])
+        text = f"there is no image {name} in {folders}"
+        base = PurePosixPath(name.replace("\\", "/")).name
+        matches = self._by_ending.get(_plain(base), [])
+        if len(matches) > 1:
+            return f"{text}; several images have this name, e.g. {matches[0]} and {matches[1]}"
+        return text + _nearest(PurePosixPath(base).stem, self.images)
+
+
+def _nearest(stem: str, paths: Sequence[Path]) -> str:
+    """Returns the end of a sentence that tells the most similar name; "" for none."""
+    names = {path.stem: path.name for path in paths[:_MAX_SIMILAR]}
+    near = difflib.get_close_matches(stem, names, n=1, cutoff=0.8)
+    return f"; a similar name is {names[near[0]]}" if near else ""
+
+
+def _plain(name: str) -> str:
+    """A name in one letter case and Unicode form, without `.` folders."""
+    text = unicodedata.normalize("NFC", name.strip()).casefold()
+    return "/".join(part for part in text.split("/") if part not in ("", "."))
+
+
+def _grouped(pairs: Iterable[tuple[str, Path]]) -> dict[str, list[Path]]:
+    groups: dict[str, list[Path]] = {}
+    for key, path in pairs:
+        groups.setdefault(key, []).append(path)
+    return groups
+
+
+def _files_in(folder: str) -> set[str]:
+    try:
+        return {entry.name for entry in os.scandir(folder) if entry.is_file()}
+    except OSError:
+        return set()
