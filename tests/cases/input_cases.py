@@ -172,6 +172,7 @@ INPUT_CASES: dict[str, InputCase] = {
     ),  # fmt: skip
     "image_truncated": InputCase(half_jpeg, status=1, message="b_bad.jpg", done=2),
     "demo_folder_with_heic": InputCase(write_heic, message=r"IMG_0001\.HEIC", done=1),
+    "images_bomb": InputCase(write_large, status=1, message=r"scene\.png.*(tiles|scale)", done=0),
     "video_no_frames": InputCase(write_video_without_frames, "video", 1),
     "video_half": InputCase(write_half_video, "video"),
     "video_one_frame": InputCase(

@@ -65,7 +65,14 @@ def write_labelme(
 
 
 # CVAT's own xml
-def write_cvat(folder: Path, divided=False, images="images/{name}", shape="box", task=True) -> None:
+def write_cvat(
+    folder: Path,
+    divided=False,
+    images="images/{name}",
+    shape="box",
+    task=True,
+    content=CONTENT,
+) -> None:
     """ "CVAT for images 1.1": one annotations.xml; subsets in attributes of the images."""
     lines = ['<?xml version="1.0" encoding="utf-8"?>', "<annotations>", "<version>1.1</version>"]
     labels = "".join(f"<label><name>{name}</name><attributes/></label>" for name in NAMES)
@@ -73,7 +80,7 @@ def write_cvat(folder: Path, divided=False, images="images/{name}", shape="box",
         f"<meta><task><name>t</name><labels>{labels}</labels></task></meta>" if task else ""
     )
     number = 0
-    for split, part in CONTENT.items():
+    for split, part in content.items():
         for name, objects in part.items():
             subset = {"train": ' subset="Train"', "val": ' subset="Validation"'}[split]
             target = images.format(name=name, split=split) + ".png"
@@ -163,8 +170,9 @@ def csv_text(images: dict, form: str, prefix="", end="\n", extra=()) -> str:
 def write_csv_splits(
     folder: Path, form="retinanet", prefix="images/", images="images/{name}", extra=(), end="\n",
     encoding="utf-8", file_name="{split}.csv", class_file="",
+    content=CONTENT,
 ) -> None:  # fmt: skip
-    for split, part in CONTENT.items():
+    for split, part in content.items():
         for name, objects in part.items():
             write_picture(folder / f"{images.format(split=split, name=name)}.png", objects)
         text = csv_text(part, form, prefix.format(split=split), end, extra)
