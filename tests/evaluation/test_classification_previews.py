@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
 from torch import nn
 
 from flowdet.evaluation.classification_previews import (
@@ -61,6 +62,12 @@ def test_captions():
 def test_tiles_have_half_the_usual_size():
     assert preview_tile(record(0, 9)).size == (TILE // 4, TILE // 2)
     assert preview_tile(record(0, 9, (600, 900))).size == (TILE // 2, round(TILE / 3))
+
+
+def test_tiles_use_the_value_range(tmp_path):
+    Image.new("I;16", (3, 3), 1600).save(tmp_path / "a.png")
+    tile = preview_tile({"file_name": str(tmp_path / "a.png"), "image_id": 0}, [0, 4080])
+    assert tile.getextrema() == ((100, 100),) * 3
 
 
 def test_sheet_of_evenly_spaced_images(cfg):

@@ -1,5 +1,8 @@
 """Previews of detections: the ground truth on the left, the detections on the right."""
 
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -54,6 +57,17 @@ def test_sheet_has_two_tiles_per_image(cfg, pets):
     assert model.training
     (inputs,) = model.inputs
     assert len(inputs) == 2 and not any("annotations" in x or "instances" in x for x in inputs)
+
+
+def test_sheet_uses_the_value_range(cfg, pets):
+    expected = preview_sheet(cfg, OneBox(), pets, 2)
+    for record in get_detection_dicts(pets, keep_difficult=True):
+        path = record["file_name"]
+        pixels = cv2.imread(path).astype(np.uint16) * 16
+        # a PNG, whatever its suffix
+        Path(path).write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+    cfg.INPUT.VALUE_RANGE = [0, 4080]
+    assert np.array_equal(preview_sheet(cfg, OneBox(), pets, 2), expected)
 
 
 def test_detections_come_in_batches(cfg, pets):

@@ -12,6 +12,7 @@ from PIL import Image
 from flowdet.engine import FlowDetCheckpointer, load_config, resolve_config
 from flowdet.evaluation.block_agreement import block_agreement
 from flowdet.inference.predictor import Predictor
+from flowdet.visualization.drawing import image_of
 from tests.inference.comparison import PIXELS, assert_same_detections
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "digits_flow.yaml")
@@ -66,6 +67,18 @@ def test_single_images_equal_batches(predictor, images):
         (alone,) = predictor([str(path)])
         assert len(alone["instances"]) > 0
         assert_same_detections(alone["instances"], result["instances"])
+
+
+def test_12_bit_images_are_detected_like_8_bit_images(weights, tmp_path):
+    gray = np.random.default_rng(0).integers(0, 256, (40, 60), dtype=np.uint8)
+    Image.fromarray(gray).save(tmp_path / "a.png")
+    Image.fromarray(gray * np.uint16(16)).save(tmp_path / "b.png")
+    predictor = Predictor(config("INPUT.VALUE_RANGE", "[0, 4080]"), weights)
+    paths = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    expected, *others = predictor([*paths, gray * np.uint16(16), Image.open(paths[1])])
+    for result in others:
+        assert_same_detections(result["instances"], expected["instances"])
+        assert np.array_equal(image_of(result), image_of(expected))
 
 
 def test_dataset_dicts_are_not_changed(predictor, images):

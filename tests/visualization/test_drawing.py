@@ -18,6 +18,7 @@ from flowdet.visualization.drawing import (
     class_color,
     contact_sheet,
     draw_boxes,
+    image_of,
     pixels_text,
     sheet_columns,
 )
@@ -145,3 +146,12 @@ def test_long_titles_keep_both_ends():
     assert short.startswith("first") and short.endswith("last")
     assert font.getlength(short) <= 200
     assert _shorten("short", 200, font) == "short"
+
+
+def test_images_are_drawn_with_the_value_range_of_their_result(tmp_path):
+    gray = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    Image.fromarray(gray * np.uint16(16)).save(tmp_path / "a.png")
+    image = image_of({"file_name": str(tmp_path / "a.png"), "value_range": [0, 4080]})
+    assert np.array_equal(np.asarray(image), np.stack([gray] * 3, axis=-1))
+    with pytest.raises(OSError, match="cannot read image .*b.png: No such file"):
+        image_of({"file_name": str(tmp_path / "b.png")})

@@ -104,6 +104,19 @@ def test_broken_file_is_named_with_its_image_id(tmp_path, limit):
         read_all()
 
 
+def test_16_bit_files_use_the_value_range(tmp_path):
+    gray = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    Image.fromarray(gray * np.uint16(16)).save(tmp_path / "a.png")
+    record = {"image_id": 7, "label": 0, "file_name": str(tmp_path / "a.png")}
+    expected = torch.tensor(gray).expand(3, 3, 4)
+    for limit in (0, 2**20):
+        store = ImageStore([record], (3, 4), limit, keep_resized=True, value_range=(0, 4080))
+        assert torch.equal(store.batch([0])[0], expected)
+    assert torch.equal(model_input([record], (3, 4), "RGB", (0, 4080))[0], expected)
+    with pytest.raises(ValueError, match=r"a.png \(image id 7\) has pixels from 0 to 3520, "):
+        read_pixels(record, (0, 99))
+
+
 def test_headers_are_read_without_decoding(tmp_path, monkeypatch):
     records = DatasetCatalog.get(write_folder(tmp_path, [(12, 12)] * 3))
     monkeypatch.setattr(images_module, "read_image", None)

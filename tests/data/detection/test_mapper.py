@@ -1,14 +1,18 @@
 """The mapper of detection: sizes, augmentations, boxes, broken images, impossible keys."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
-from detectron2.data.detection_utils import read_image
+from detectron2.data import DatasetMapper
+from detectron2.utils.env import seed_all_rng
+from PIL import Image
 
 from flowdet.config import add_flowdet_config
 from flowdet.data.detection.mapper import FlowDatasetMapper
 from flowdet.data.detection.voc import load_voc_dicts
+from flowdet.data.image_reader import read_image
 
 IMAGES = {"one": [((8, 12, 40, 36), "cat", 0), ((50, 2, 60, 10), "dog", 0)], "none": []}
 
@@ -90,8 +94,9 @@ def test_unreadable_image_names_file_and_id(cfg, records):
     mapper = FlowDatasetMapper(cfg, is_train=True)
     with open(records[0]["file_name"], "wb") as file:
         file.write(b"not a picture")
-    with pytest.raises(OSError, match=r"cannot read image .*one.jpg \(image id one\)"):
+    with pytest.raises(OSError, match=r"cannot read image .*one.jpg \(image id one\): ") as error:
         mapper(records[0])
+    assert str(error.value).count("one.jpg") == 1
     with pytest.raises(OSError, match="gone.jpg"):
         mapper({**records[0], "file_name": "gone.jpg"})
 
@@ -112,6 +117,8 @@ def test_wrong_size_in_annotation_names_file_and_id(cfg, records):
         ("SCALE_JITTER", [0.5, 1.5]),  # without FIXED_SIZE
         ("COLOR_JITTER", 1.0),
         ("RANDOM_FLIP", "diagonal"),
+        ("FORMAT", "rgb"),
+        ("VALUE_RANGE", [4095, 0]),
     ],
 )
 def test_impossible_values_name_the_key(cfg, key, value):
@@ -131,9 +138,63 @@ def test_pixels_in_memory_are_mapped_like_a_file(cfg, records, image_format):
     cfg.INPUT.FIXED_SIZE, cfg.INPUT.FORMAT = [24, 32], image_format
     mapper = FlowDatasetMapper(cfg, is_train=False)
     mapped, expected = (
-        mapper.map_pixels(read_image(records[0]["file_name"], "RGB")),
+        mapper.map_pixels(read_image(records[0]["file_name"])),
         mapper(records[0]),
     )
     assert set(mapped) == {"image", "height", "width"}
     assert torch.equal(mapped["image"], expected["image"])
     assert (mapped["height"], mapped["width"]) == (48, 64)
+
+
+@pytest.mark.parametrize("image_format", ["RGB", "BGR"])
+def test_training_inputs_are_those_of_detectron2(cfg, records, image_format):
+    cfg.INPUT.FORMAT, cfg.INPUT.RANDOM_FLIP, cfg.INPUT.CROP.ENABLED = image_format, "vertical", True
+    mapped = []
+    for mapper in (FlowDatasetMapper, DatasetMapper):
+        seed_all_rng(5)
+        mapper = mapper(cfg, is_train=True)
+        mapped.append([mapper(record) for record in records * 3])
+    for ours, theirs in zip(*mapped, strict=True):
+        assert ours.keys() == theirs.keys()
+        assert torch.equal(ours["image"], theirs["image"])
+        assert torch.equal(boxes(ours), boxes(theirs))
+        assert ours["instances"].image_size == theirs["instances"].image_size
+
+
+def deepened(records, tmp_path, factor):
+    """Returns the first record with its image as 16-bit color, every value times `factor`."""
+    pixels = cv2.imread(records[0]["file_name"])
+    path = str(tmp_path / "deep.png")
+    cv2.imwrite(path, pixels.astype(np.uint16) * factor)
+    return {**records[0], "file_name": path}
+
+
+def test_16_bit_images_are_mapped_like_8_bit_images(cfg, records, tmp_path):
+    mapper = FlowDatasetMapper(cfg, is_train=False)
+    deep = mapper(deepened(records, tmp_path, 257))
+    assert torch.equal(deep["image"], mapper(records[0])["image"])
+    assert "value_range" not in deep
+
+
+def test_value_range_is_applied_and_returned(cfg, records, tmp_path):
+    cfg.INPUT.VALUE_RANGE = [0, 4080]
+    mapper = FlowDatasetMapper(cfg, is_train=False)
+    record = deepened(records, tmp_path, 16)
+    deep = mapper(record)
+    assert torch.equal(deep["image"], mapper(records[0])["image"])
+    assert np.array_equal(
+        read_image(deep["file_name"], deep["value_range"]), read_image(records[0]["file_name"])
+    )
+    cfg.INPUT.VALUE_RANGE = [0, 99]
+    message = r"deep.png \(image id one\) has pixels from .* set INPUT.VALUE_RANGE"
+    with pytest.raises(ValueError, match=message):
+        FlowDatasetMapper(cfg, is_train=True)(record)
+
+
+def test_exif_orientation_is_applied_once(cfg, records):
+    exif = Image.Exif()
+    exif[0x112] = 6
+    path = records[0]["file_name"]
+    stored = Image.open(path).transpose(Image.Transpose.ROTATE_90)
+    stored.save(path, exif=exif, quality=95)
+    assert FlowDatasetMapper(cfg, is_train=True)(records[0])["instances"].image_size == (800, 1067)
