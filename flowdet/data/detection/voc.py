@@ -124,6 +124,9 @@ def read_voc_annotation(path: Path, report: Report | None = None) -> VOCAnnotati
         # the message is "<path>:<line>: <text>"
         line, _, text = str(error).removeprefix(f"{path}:").partition(": ")
         return report("unreadable annotation", line, text, False)
+    if root.tag.rpartition("}")[2].lower() != "annotation":
+        text = f"the file is not a VOC annotation: it begins with <{root.tag}>"
+        return report("unreadable annotation", root.get(LINE), text, False)
     objects = [_object(element, report) for element in root.findall("object")]
     name = (root.findtext("filename") or "").strip()
     return VOCAnnotation(name, _size(root, report), [x for x in objects if x is not None])
@@ -236,6 +239,9 @@ def _utf8(path: Path) -> bytes:
         encoding = "utf-16"
     elif data.startswith(codecs.BOM_UTF8):
         encoding = "utf-8-sig"
+    elif data.startswith(b"<?xml") and encoding.lower().startswith("utf-16"):
+        # the declaration is wrong, as it could not be read otherwise
+        encoding = "utf-8"
     try:
         return data.decode(encoding).encode()
     except LookupError as error:

@@ -21,7 +21,8 @@ it (docs/extending.md):
         def read(self, source, findings): ...   # the images and objects of a split
 """
 
-from flowdet.data.custom.formats import voc, coco
+# the order in which the formats are tried
+from flowdet.data.custom.formats import voc, coco, yolo, darknet  # isort: skip
 from flowdet.data.custom.formats.base import FORMAT_REGISTRY, DatasetFormat
 
 __all__ = ["FORMAT_REGISTRY", "DatasetFormat"]

@@ -239,14 +239,17 @@ class _Reader:
         if not text or self._images.get(text) or self._xmls.get(text):
             return text
         path = text.replace("\\", "/")
+        # VOC's lists of a class have a second column
+        if match := re.fullmatch(r"(.*\S)\s+-?[01]", path):
+            path = match[1]
         stem, dot, suffix = path.rpartition(".")
         if dot and f".{suffix.lower()}" in {*image_suffixes(), ".xml"}:
             path = stem
         parts = path.split("/")
         for ending in ("/".join(parts[start:]) for start in range(len(parts))):
             if self._images.get(ending) or self._xmls.get(ending):
-                note = f"{text} is read as {ending}: a list has names without folder and suffix"
-                self._findings.repair("folder or suffix in a list", where, note)
+                note = f"{text} is read as {ending}: a list has names only, without folder and suffix"
+                self._findings.repair("line of a list adapted", where, note)
                 return ending
         return text
 
