@@ -13,6 +13,7 @@ from detectron2.structures import Boxes, Instances
 from flowdet.config import add_flowdet_config
 from flowdet.data.custom import register_custom
 from flowdet.data.custom.check import check_dataset
+from flowdet.data.custom.dataset import CustomDataset
 from flowdet.evaluation.detection import build_evaluator
 from tests.cases.case import READS, REPAIRED, STOPS
 
@@ -30,7 +31,7 @@ def checked(folder: Path):
 
 
 def read_all(dataset) -> dict[str, list[dict]]:
-    return {split: dataset.read(split).records for split in dataset.layout.splits}
+    return {split: dataset.read(split).records for split in dataset.splits}
 
 
 def objects_of(records, names):
@@ -50,7 +51,7 @@ def assert_perfect_detections_have_ap_100(folder):
     cfg = get_cfg()
     add_flowdet_config(cfg)
     names = register_custom(folder)
-    name = names.get("val") or names["test"]
+    name = names[CustomDataset(folder).evaluated_split]
     records = DatasetCatalog.get(name)
     evaluator = build_evaluator(cfg, name)
     evaluator.reset()

@@ -137,6 +137,7 @@ COCO_FILE_CASES: dict[str, Case] = {
         (STOPS,),
         "128x96",
         note="boxes may be those of another size: never silently read",
+        content={},
     ),
     "coco_backslash_relative": Case(
         renamed(lambda name, split: "images\\" + name), ACCEPTED, r"backslash|\\|path|folder"
@@ -147,7 +148,7 @@ COCO_FILE_CASES: dict[str, Case] = {
         r"(?i)absolute|backslash|path|machine",
     ),
     "coco_slash_windows_absolute": Case(
-        renamed(lambda name, split: f"D:/data/{split}/{name}"), (REPAIRED,), "(?i)path|machine"
+        renamed(lambda name, split: f"D:/data/{split}/{name}"), (REPAIRED,), "(?i)path|machine|name"
     ),
     "coco_absolute": Case(
         renamed(lambda name, split: f"/home/me/data/{split}/{name}"),
@@ -298,17 +299,23 @@ COCO_FILE_CASES: dict[str, Case] = {
         coco(top("train", annotations=None)), (STOPS,), "annotations", {}
     ),
     "coco_annotation_not_an_object": Case(
-        coco(lambda data, split: data["annotations"].append(None)), (STOPS,), "(?i)annotation"
+        coco(lambda data, split: data["annotations"].append(None)),
+        (STOPS,),
+        "(?i)annotation",
+        content={},
     ),
     "coco_image_not_an_object": Case(
-        coco(lambda data, split: data["images"].append("train_0.png")), (STOPS,), "(?i)image"
+        coco(lambda data, split: data["images"].append("train_0.png")),
+        (STOPS,),
+        "(?i)image",
+        content={},
     ),
     "coco_no_images": Case(coco(top("train", images=[], annotations=[])), (STOPS,), "no image", {}),
     "coco_no_objects": Case(
         coco(top("train", annotations=[])),
         (STOPS,),
         "no object",
-        {**CONTENT, "train": {k: [] for k in CONTENT["train"]}},
+        {},
     ),
     "coco_image_without_objects": Case(
         coco(lambda data, split: data["annotations"].__delitem__(slice(0, 2))),

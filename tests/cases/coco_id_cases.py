@@ -116,6 +116,7 @@ COCO_ID_CASES: dict[str, Case] = {
         (STOPS,),
         "(?i)id",
         note="two files with one id: the objects belong to one of them",
+        content={},
     ),
     "coco_annotation_of_unknown_image": Case(coco(added(image_id=4711)), (STOPS,), "4711"),
     "coco_annotation_of_list_image": Case(coco(added(image_id=[1])), (STOPS,), "(?i)id"),
@@ -139,11 +140,13 @@ COCO_ID_CASES: dict[str, Case] = {
     "coco_category_ids_text_in_annotations_only": Case(
         coco(every("annotations", category_id=lambda i, _: str(i))), ANY, "(?i)categor"
     ),
-    "coco_category_id_fraction": Case(coco(category_ids(1.5, 2)), (STOPS,), "(?i)categor"),
+    "coco_category_id_fraction": Case(
+        coco(category_ids(1.5, 2)), (STOPS,), "(?i)categor", content={}
+    ),
     "coco_category_id_null": Case(coco(add_category(id=None, name="x")), (STOPS,), "(?i)categor"),
     "coco_category_id_list": Case(coco(add_category(id=[3], name="x")), (STOPS,), "(?i)categor"),
     "coco_category_id_repeated": Case(
-        coco(add_category(id=2, name="x")), (STOPS,), "(?i)categor|id|twice"
+        coco(add_category(id=2, name="x")), (STOPS,), "(?i)categor|id|twice", content={}
     ),
     "coco_category_ids_negative": Case(coco(category_ids(-1, 5))),
     "coco_category_ids_large": Case(coco(category_ids(10**12, 5))),
@@ -195,7 +198,9 @@ COCO_ID_CASES: dict[str, Case] = {
         coco(add_category(name=7)), ANY, "(?i)name", classes=(*NAMES, "7")
     ),
     "coco_categories_empty": Case(coco(top(categories=[])), (STOPS,), "(?i)categor", {}),
-    "coco_train_lacks_categories": Case(coco(top("train", categories=...)), (STOPS,), "categories"),
+    "coco_train_lacks_categories": Case(
+        coco(top("train", categories=...)), (STOPS,), "categories", content={}
+    ),
     "coco_val_other_category_ids": Case(
         coco(swapped_categories), (STOPS,), "(?i)order|categor", note="one line, as the README says"
     ),

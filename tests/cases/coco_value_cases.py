@@ -144,10 +144,10 @@ COCO_VALUE_CASES: dict[str, Case] = {
         replaced_first((0, 20, 22, 40)),
     ),
     "coco_box_3px_outside_at_the_corner": Case(
-        coco(content=replaced_first((44, 28, 67, 51))),
+        coco(content=replaced_first((44, -3, 67, 20))),
         (REPAIRED,),
         "(?i)clip",
-        replaced_first((44, 28, 64, 48)),
+        replaced_first((44, 0, 64, 20)),
     ),
     "coco_box_half_a_pixel_outside": Case(
         coco(content=replaced_first((-0.5, 20, 22, 40))),

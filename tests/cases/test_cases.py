@@ -30,10 +30,11 @@ def test_dataset(name, tmp_path):
             assert_training_stops(folder, case)
         assert_rest_is_read(folder, case)
         return
-    assert set(check.class_names) == set(case.classes or case.names)
-    assert_content(case, check.records, check.class_names)
-    if not name.startswith("exif_"):
-        assert_boxes_are_on_objects(case, check)
+    if case.content != {}:
+        assert set(check.class_names) == set(case.classes or case.names)
+        assert_content(case, check.records, check.class_names)
+        if not name.startswith("exif_"):
+            assert_boxes_are_on_objects(case, check)
     assert_perfect_detections_have_ap_100(folder)
 
 
@@ -57,8 +58,9 @@ def assert_rest_is_read(folder, case):
     try:
         records = read_all(dataset)
     except (FileNotFoundError, ValueError) as error:
-        # nothing is left
-        assert "\n" not in str(error) and case.content == {}, error
+        # nothing is left, or it may not be readable
+        assert "\n" not in str(error), error
+        assert case.content == {} or len(case.outcomes) > 1, error
         return
     if case.content != {}:
         assert_content(case, records, dataset.class_names)
@@ -66,8 +68,6 @@ def assert_rest_is_read(folder, case):
 
 def assert_content(case, records, names):
     """Compares class and box of every object, image by image."""
-    if case.content == {}:
-        return
     actual = {split: objects_of(part, names) for split, part in records.items()}
     if not case.is_divided:
         assert all(actual.values()), "a split is empty"

@@ -149,7 +149,9 @@ VOC_VALUE_CASES: dict[str, Case] = {
         note="as in BCCD: left out and listed",
     ),
     "voc_box_without_width": Case(
-        voc(first=added(boxed("10|5|9|20"))), (REPAIRED,), "(?i)no area|zero|without area"
+        voc(first=added(boxed("10|5|9|20"))),
+        (REPAIRED, STOPS),
+        "(?i)no area|zero|without area|order",
     ),
     "voc_box_of_one_pixel": Case(
         voc(first=added(boxed("10|5|10|20"))),
