@@ -1,4 +1,4 @@
-"""Class names of YOLO and darknet datasets: of a data file, or of text files such as classes.txt."""
+"""Class names of YOLO and darknet datasets: in data.yaml, or in a file such as classes.txt."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["YOLOClasses", "is_class_file", "read_classes"]
 
 _CLASS_FILES = (
     "classes.txt", "obj.names", "labels.txt", "names.txt", "class_names.txt",
-    # Roboflow, labelImg
-    "_darknet.labels", "predefined_classes.txt",
+    # Roboflow
+    "_darknet.labels",
 )  # fmt: skip
 
 
@@ -132,7 +132,10 @@ def _listed_names(value: list | dict, where: str) -> dict[int, str]:
     pairs = list(value.items() if isinstance(value, dict) else enumerate(value))
     if not all(isinstance(name, str) and str(key).strip().isdecimal() for key, name in pairs):
         raise _Unusable(where, "names must be a list of class names, or a name for each class id")
-    return _checked({int(key): name for key, name in pairs}, where)
+    names = {int(key): name for key, name in pairs}
+    if len(names) < len(pairs):
+        raise _Unusable(where, "names has a class id twice")
+    return _checked(names, where)
 
 
 def _names_in(file: Path) -> dict[int, str]:
@@ -194,8 +197,8 @@ def _of_count(source: YOLOSource, findings: Findings) -> YOLOClasses:
     if not count.isdecimal() or int(count) == 0:
         raise _Unusable(
             data.path if data else source.folder,
-            f"no file has the class names: add {'names to this file' if data else 'classes.txt'}, "
-            f"with one name for each class id",
+            f"no file has the class names: add {'names to this file' if data else 'classes.txt'} "
+            "with one name for each class id",
         )
     names = {i: str(i) for i in range(int(count))}
     text = f"there are no names: the classes are called 0 to {len(names) - 1}"

@@ -19,8 +19,11 @@ __all__ = [
     "ImageSource",
     "YOLOSource",
     "counterparts",
+    "files_in",
+    "is_darknet_file",
     "is_data_file",
     "load_yaml",
+    "plain_name",
     "splits_of",
     "text_files",
 ]
@@ -33,6 +36,7 @@ _USUAL_NAMES = ("data", "dataset")
 # keys at the beginning of a line, or in braces
 _NAMES_KEY = re.compile(r"""(?m)^[ {"']*(names|nc)["']?\s*:""")
 _SPLIT_KEY = re.compile(r"""(?m)^[ {"']*(train|val|valid|validation|test)["']?\s*:""")
+_HEAD_BYTES = 1 << 14
 _DRIVE = re.compile(r"[A-Za-z]:$")
 
 
@@ -118,6 +122,15 @@ def is_data_file(file: Path) -> bool:
     text = data.decode("utf-16" if utf16 else "utf-8-sig", errors="replace")
     has_names = file.stem.lower() in _USUAL_NAMES or _NAMES_KEY.search(text)
     return bool(has_names and _SPLIT_KEY.search(text))
+
+
+def is_darknet_file(file: Path) -> bool:
+    """Whether a file is an obj.data of darknet, under any name, by its keys."""
+    if file.suffix.lower() != ".data":
+        return False
+    with open(file, "rb") as stream:
+        head = stream.read(_HEAD_BYTES).replace(b"\0", b"").decode(errors="replace")
+    return bool(re.search(r"(?m)^\W*(train|valid)\s*=", head))
 
 
 def load_yaml(file: Path) -> DataFile:
@@ -240,7 +253,7 @@ def _descend(folder: Path, parts: Iterable[str]) -> Path | None:
     for part in parts:
         if not (folder / part).exists():
             names = [x.name for x in folder.iterdir()] if folder.is_dir() else []
-            similar = [name for name in names if _plain(name) == _plain(part)]
+            similar = [name for name in names if plain_name(name) == plain_name(part)]
             if len(similar) != 1:
                 return None
             part = similar[0]
@@ -248,7 +261,8 @@ def _descend(folder: Path, parts: Iterable[str]) -> Path | None:
     return folder
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Returns a name in one letter case and Unicode form."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
@@ -263,21 +277,23 @@ def counterparts(folder: Path, of_images: bool) -> list[Path]:
         of_images: whether the folder has images.
     """
     old = ("images", "jpegimages") if of_images else ("labels",)
-    new = ("labels", "Labels") if of_images else ("images", "Images", "JPEGImages")
     parts = list(folder.parts)
     position = next((i for i in reversed(range(len(parts))) if parts[i].lower() in old), None)
     if position is None:
         return [folder]
-    paths = [Path(*parts[:position], name, *parts[position + 1 :]) for name in new]
-    return [*(path for path in paths if path.is_dir()), folder]
+    new = ("labels",) if of_images else ("images", "JPEGImages")
+    # on systems that distinguish them
+    new += ("Images",) if not of_images else ("Labels",) if parts[position][0] == "I" else ()
+    return [*(Path(*parts[:position], name, *parts[position + 1 :]) for name in new), folder]
 
 
 def text_files(folder: Path) -> dict[str, Path]:
     """Returns the text files in a folder by their name without suffix."""
-    return {path.stem: path for path in _files(folder) if path.suffix.lower() == ".txt"}
+    return {path.stem: path for path in files_in(folder) if path.suffix.lower() == ".txt"}
 
 
-def _files(folder: Path) -> list[Path]:
+def files_in(folder: Path) -> list[Path]:
+    """Returns the files in a folder, sorted, without hidden ones; none if there is no folder."""
     try:
         entries = [e for e in os.scandir(folder) if not is_hidden(e.name) and e.is_file()]
     except OSError:
