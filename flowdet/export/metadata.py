@@ -22,6 +22,7 @@ def metadata_of(predictor: BasePredictor, graph: Graph, noise_input: bool) -> di
     """
     cfg, has_flow = predictor.cfg, graph.noise is not None
     is_classifier = task_of(cfg) is CLASSIFICATION
+    category_ids = list(cfg.MODEL.CATEGORY_IDS)
     entries = {
         "task": "classification" if is_classifier else "detection",
         "description": graph.description,
@@ -34,6 +35,7 @@ def metadata_of(predictor: BasePredictor, graph: Graph, noise_input: bool) -> di
         **(_inference(graph) if has_flow else {}),
         "noise_input": noise_input,
         **({} if is_classifier else _postprocessing(cfg, graph)),
+        **({"category_ids": category_ids} if category_ids else {}),
         "flowdet_version": flowdet.__version__,
     }
     return {key: x if isinstance(x, str) else json.dumps(x) for key, x in entries.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -87,14 +88,19 @@ class SkippedImages:
         # a progress bar stays below the message
         tqdm.write(f"{label}: {reason}{conversion_hint(name)}", file=sys.stderr)
 
+    @property
+    def is_only_image(self) -> bool:
+        """Whether the run has a single image, and it was skipped: its message says everything."""
+        return self.count == self.total == 1
+
     def report(self) -> None:
         """Prints the number of skipped images at the end of a run."""
-        if self.count and self.total > 1:
-            noun = "image" if self.count == 1 else "images"
-            message = f"{self.count} of {self.total} images could not be read, see above"
-            if self.count < self.total:
-                message = f"{self.count} {noun} of {self.total} skipped, see above"
-            print(f"error: {message}", file=sys.stderr)
+        if self.count and not self.is_only_image:
+            print(
+                f"error: {self.count} of {self.total} images could not be read and were skipped, "
+                "see above",
+                file=sys.stderr,
+            )
 
 
 def classify_images(
@@ -113,8 +119,8 @@ def classify_images(
                 done += 1
         except KeyboardInterrupt:
             interrupted = True
-    if json_path:
-        print(f"{json_path}: {_stopped(interrupted)}classes of {done} images")
+    if json_path and not skipped.is_only_image:
+        print(f"{json_path}: {_stopped(interrupted)}classes of {_counted(done, 'image')}")
     skipped.report()
     return Outcome(skipped.count, interrupted)
 
@@ -145,7 +151,7 @@ def detect_images(
             `Predictor.category_ids`.
     """
     if json_path and ids is None:
-        ids = JsonIds({file: file.stem for file in files}, predictor.category_ids)
+        ids = JsonIds(_stems(files), predictor.category_ids)
     pictures = open_picture_writer(output, files, visualizer, trajectory) if output else None
     if trajectory.animation_suffix:
         analyses = [*analyses, box_trajectory(TRAJECTORY_FRAMES)]
@@ -172,10 +178,23 @@ def detect_images(
     if pictures and done:
         pictures.close()
         print(f"{pictures.path}: {stopped}{_summary(done, 'image', drawn, visualizer)}")
-    if json_path:
-        print(f"{json_path}: {stopped}{rows.count} detections in {done} images")
+    if json_path and not skipped.is_only_image:
+        print(f"{json_path}: {stopped}{rows.count} detections in {_counted(done, 'image')}")
     skipped.report()
     return Outcome(skipped.count, interrupted)
+
+
+def _stems(files: Sequence[Path]) -> dict[Path, str]:
+    """Returns the stem of every file name; prints a note if two images have the same one."""
+    stems = {file: file.stem for file in files}
+    repeated = [stem for stem, count in Counter(stems.values()).items() if count > 1]
+    if repeated:
+        print(
+            f"{_counted(len(repeated), 'image_id')} in the JSON file, such as {repeated[0]!r}, "
+            "belong to several images of the same name: tell these apart by file_name",
+            file=sys.stderr,
+        )
+    return stems
 
 
 def _record(file: Path, ids: JsonIds | None) -> dict:
@@ -232,7 +251,7 @@ def detect_frames(
     if writer and count:
         print(f"{writer.path}: {stopped}{_summary(count, 'frame', drawn, visualizer)}")
     if json_path:
-        print(f"{json_path}: {stopped}{rows.count} detections in {count} frames")
+        print(f"{json_path}: {stopped}{rows.count} detections in {_counted(count, 'frame')}")
     return interrupted
 
 
@@ -252,4 +271,10 @@ def _output_frame(
 
 
 def _summary(count: int, unit: str, drawn: int, visualizer: DetectionVisualizer) -> str:
-    return f"{count} {unit}s with {drawn} detections of at least {visualizer.score_threshold:.0%}"
+    threshold = f"{visualizer.score_threshold:.0%}"
+    return f"{_counted(count, unit)} with {drawn} detections of at least {threshold}"
+
+
+def _counted(count: int, unit: str) -> str:
+    """Returns e.g. "1 image" or "2 images"."""
+    return f"{count} {unit}" if count == 1 else f"{count} {unit}s"

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from flowdet.data.image_files import evenly_spaced_indices, find_images
+from flowdet.data.image_files import conversion_hint, evenly_spaced_indices, find_images
 
 
 @pytest.fixture
@@ -43,11 +43,68 @@ def test_input_without_images_is_named(folder, wrong):
     assert wrong in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a picture"])
-def test_file_that_is_not_an_image_is_named(folder, content):
-    (folder / "broken.jpg").write_bytes(content)
-    with pytest.raises(OSError, match="broken.jpg"):
-        find_images([folder])
+def test_files_are_not_opened(folder):
+    """A broken file is an error of its own when it is read, not of the whole folder."""
+    (folder / "broken.jpg").write_bytes(b"")
+    assert "broken.jpg" in names(folder)
+
+
+@pytest.mark.parametrize("hidden", ["._a.JPG", ".b.png", "._c.heic"])
+def test_hidden_files_of_a_folder_are_left_out(folder, hidden):
+    expected, messages = names(folder), []
+    (folder / hidden).write_bytes(b"")
+    (folder / ".ipynb_checkpoints").mkdir()
+    (folder / ".ipynb_checkpoints" / "b-checkpoint.png").write_bytes(b"")
+    assert [x.name for x in find_images([folder], messages.append)] == expected
+    assert "b-checkpoint.png" not in names(f"{folder}/**")
+    assert messages == []
+
+
+UNREADABLE = ("a.HEIC", "b.heif", "c.CR2", "d.nef", "e.dng", "f.svg", "g.exr", "h.dcm", "i.jxl")
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+@pytest.mark.parametrize("pattern", ["", "/*"])
+def test_pictures_that_cannot_be_read_are_named(folder, name, pattern):
+    (folder / name).write_bytes(b"")
+    messages = []
+    images = find_images([f"{folder}{pattern}"], messages.append)
+    assert [x.name for x in images] == ["a.JPG", "b.png", "c.gif", "odd[1].png"]
+    assert messages == [f"passed over: {name}: convert it to jpg or png"]
+
+
+def test_many_unreadable_pictures_are_one_line(folder):
+    for name in UNREADABLE:
+        (folder / name).write_bytes(b"")
+    messages = []
+    find_images([folder, f"{folder}/*"], messages.append)
+    five = ", ".join(UNREADABLE[:5])
+    assert messages == [f"passed over: {five} and 4 more: convert them to jpg or png"]
+
+
+def test_other_files_are_not_named(folder):
+    for name in ("clip.mp4", "data.csv", "labels.json", "a.xml", "weights.pth", "Thumbs.db"):
+        (folder / name).write_bytes(b"")
+    messages = []
+    find_images([folder], messages.append)
+    assert messages == []
+
+
+def test_a_folder_of_unreadable_pictures_is_an_error_that_names_them(folder):
+    (folder / "empty" / "IMG_1.HEIC").write_bytes(b"")
+    message = "contains no image that can be read: convert IMG_1.HEIC to jpg or png"
+    with pytest.raises(FileNotFoundError, match=message):
+        find_images([folder / "empty"])
+
+
+def test_an_unreadable_picture_that_is_named_is_listed(folder):
+    """Reading it gives the error; its advice is to convert the file."""
+    (folder / "IMG_1.HEIC").write_bytes(b"")
+    messages = []
+    images = find_images([folder / "IMG_1.HEIC", folder / "b.png"], messages.append)
+    assert [x.name for x in images] == ["IMG_1.HEIC", "b.png"] and messages == []
+    assert conversion_hint("x/IMG_1.HEIC") == ": convert it to jpg or png"
+    assert conversion_hint("x/a.jpg") == conversion_hint("x/notes.txt") == ""
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,13 @@ def test_flow_detector():
     assert (texts["weights"], texts["nms"], texts["noise_input"]) == ("average", "false", "true")
     assert json.loads(texts["noise_shape"]) == [6, 32]
     assert float(texts["noise_scale"]) == 0.5 and float(texts["score_threshold"]) == 0.1
+    assert "category_ids" not in texts
+
+
+def test_category_ids_of_the_config():
+    cfg = tiny_cfg()
+    cfg.MODEL.CATEGORY_IDS = [0, 7, "x"]
+    assert json.loads(metadata(cfg, tiny_model(), (48, 64))["category_ids"]) == [0, 7, "x"]
 
 
 @pytest.mark.parametrize("model", ["detector", "classifier"])

@@ -98,7 +98,9 @@ def test_disagreement_on_request(detect):
 
 def test_errors_for_other_inputs(detect):
     with pytest.raises(ValueError, match="must be uint8"):
-        detect(IMAGE / 255)
+        detect(IMAGE.astype(int))
+    with pytest.raises(ValueError, match="image 0 has pixels from .* set INPUT.VALUE_RANGE"):
+        detect(IMAGE.astype(np.float32))
     with pytest.raises(TypeError, match="not a NoneType"):
         detect([IMAGE, None])
     with pytest.raises(OSError, match="gone.png"):

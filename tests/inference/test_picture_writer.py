@@ -1,5 +1,6 @@
 """Writers of pictures: file names do not collide, and no image is replaced."""
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from flowdet.inference.picture_writer import (
     TrajectoryOutputs,
     open_picture_writer,
     picture_names,
+    save_picture,
     step_titles,
 )
 from flowdet.inference.video_writer import ANIMATION_SUFFIXES
@@ -64,6 +66,40 @@ def test_folder_or_sheet(tmp_path):
 def test_pictures_have_the_names_of_the_images(tmp_path):
     write(tmp_path / "out", [Path("x/a.jpg"), Path("y/b.tif"), Path("y/c.gif")])
     assert file_names(tmp_path / "out") == ["a.jpg", "b.tif", "c.png"]
+
+
+@pytest.mark.parametrize("output", ["out", "sheet.png"])
+def test_images_may_be_skipped(tmp_path, output):
+    files = [Path("a.jpg"), Path("b.jpg"), Path("c.jpg")]
+    pictures = open_picture_writer(str(tmp_path / output), files, BlackSquares())
+    pictures.add({"file_name": "c.jpg"})
+    pictures.close()
+    assert file_names(tmp_path) == ["out/c.jpg" if output == "out" else output]
+
+
+def test_a_sheet_without_images_is_not_written(tmp_path):
+    pictures = open_picture_writer(str(tmp_path / "sheet.png"), [Path("a.jpg")], BlackSquares())
+    pictures.close()
+    assert file_names(tmp_path) == []
+
+
+@pytest.mark.parametrize("output", ["notes/out", "notes/sheet.png"])
+def test_an_output_that_cannot_be_created_is_an_error_at_the_start(tmp_path, output):
+    (tmp_path / "notes").write_text("")
+    with pytest.raises(OSError, match="notes"):
+        open_picture_writer(str(tmp_path / output), [Path("a.jpg")], BlackSquares())
+
+
+def test_a_full_disk_leaves_no_partial_picture(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError):
+            save_picture(Image.fromarray(noise), tmp_path / "a.png")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert file_names(tmp_path) == []
 
 
 def test_images_of_the_same_name_keep_their_folders(tmp_path):
