@@ -19,9 +19,10 @@ from __future__ import annotations
 import logging
 import os
 import struct
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -67,6 +68,39 @@ class _Raster(NamedTuple):
     pixels: np.ndarray
     full_range: tuple[float, float] | None = None
     inverted: bool = False
+
+
+class _QuietDecoders:
+    """A context in which PIL issues no warnings and OpenCV logs nothing, in all threads.
+
+    The first thread that enters it saves the settings of the process, and the last one that leaves
+    it restores them. `warnings.catch_warnings` alone would let a thread restore the settings that
+    another thread has made.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._settings = ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._threads += 1
+            if self._threads > 1:
+                return
+            self._settings.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+            log = cv2.utils.logging
+            self._settings.callback(log.setLogLevel, log.setLogLevel(log.LOG_LEVEL_SILENT))
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._threads -= 1
+            if not self._threads:
+                self._settings.close()
+
+
+_QUIET = _QuietDecoders()
 
 
 def read_image(
@@ -157,11 +191,11 @@ def _open_file(path: str | Path, name: str) -> Iterator[BinaryIO]:
 def _one_line_errors(name: str) -> Iterator[None]:
     """Raises every error of a decoder as an OSError with the name of the image and the reason.
 
-    PIL's warnings are suppressed: they concern large images, which are read, and broken metadata.
+    Warnings of the decoders are suppressed: they concern large images, which are read, and broken
+    metadata.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _QUIET:
             yield
     # Decoders report broken files as OSError, SyntaxError, ValueError, struct.error, zlib.error and
     # more.
@@ -280,14 +314,10 @@ def _opencv_pixels(file: BinaryIO) -> np.ndarray:
     """
     file.seek(0)
     data = np.frombuffer(file.read(), np.uint8)
-    log_level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error:
         pixels = None
-    finally:
-        cv2.utils.logging.setLogLevel(log_level)
     if pixels is None or pixels.dtype == np.uint8:
         raise OSError(
             "the file is damaged, or of a kind that is not supported: convert it to RGB or gray"

@@ -5,6 +5,7 @@ import struct
 import warnings
 import zlib
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import detectron2.utils.logger
@@ -543,3 +544,12 @@ def test_dark_images_are_reported_once(tmp_path, caplog):
     assert record.levelname == "WARNING"
     assert "a.tif is dark: its brightest pixel is 3" in record.getMessage()
     assert "set INPUT.VALUE_RANGE, e.g. to [0, 4095]" in record.getMessage()
+
+
+def test_threads_restore_the_settings_of_the_process(tmp_path):
+    write_tiff(tmp_path / "a.tif", COLOR / 255)
+    filters, log_level = list(warnings.filters), cv2.utils.logging.getLogLevel()
+    with ThreadPoolExecutor(8) as pool:
+        for pixels in pool.map(read_image, [tmp_path / "a.tif"] * 200):
+            assert np.array_equal(pixels, COLOR)
+    assert warnings.filters == filters and cv2.utils.logging.getLogLevel() == log_level
