@@ -2,6 +2,7 @@
 
 import io
 import struct
+import threading
 import warnings
 import zlib
 from collections import Counter
@@ -546,10 +547,29 @@ def test_dark_images_are_reported_once(tmp_path, caplog):
     assert "set INPUT.VALUE_RANGE, e.g. to [0, 4095]" in record.getMessage()
 
 
-def test_threads_restore_the_settings_of_the_process(tmp_path):
-    write_tiff(tmp_path / "a.tif", COLOR / 255)
+def test_threads_restore_the_settings_of_the_process(tmp_path, monkeypatch):
+    for name in ("first.png", "second.png"):
+        pil(COLOR).save(tmp_path / name)
+    first_opened, second_opened, first_done = (threading.Event() for _ in range(3))
+    open_image = Image.open
+
+    def open_in_turn(file):
+        """Lets the second thread open its file before the first is done, and end after it."""
+        if file.name.endswith("first.png"):
+            first_opened.set()
+            assert second_opened.wait(10)
+        else:
+            second_opened.set()
+            assert first_done.wait(10)
+        return open_image(file)
+
+    monkeypatch.setattr(Image, "open", open_in_turn)
     filters, log_level = list(warnings.filters), cv2.utils.logging.getLogLevel()
-    with ThreadPoolExecutor(8) as pool:
-        for pixels in pool.map(read_image, [tmp_path / "a.tif"] * 200):
-            assert np.array_equal(pixels, COLOR)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(read_image, tmp_path / "first.png")
+        assert first_opened.wait(10)
+        second = pool.submit(read_image, tmp_path / "second.png")
+        assert np.array_equal(first.result(), COLOR)
+        first_done.set()
+        assert np.array_equal(second.result(), COLOR)
     assert warnings.filters == filters and cv2.utils.logging.getLogLevel() == log_level
