@@ -1,12 +1,13 @@
-"""Checks a whole dataset before a training and lists every problem.
+"""Checks a whole dataset before a training and lists every problem and repair.
 
     tools/check_data.py --data path/to/dataset --config-file configs/voc_flow_r50.yaml
+    tools/check_data.py --data path/to/dataset --write-clean path/to/clean
 
 It opens every image, counts objects per class and box sizes, and draws a sheet of images with their
-boxes.
-With a config it also compares the number of objects with the number of queries, and the object
-sizes with the input size. The exit status is 1 if there are problems. docs/custom_datasets.md
-describes the accepted layouts.
+boxes. With a config it also compares the number of objects with the number of queries, and the
+object sizes with the input size. --write-clean writes a copy without problems, in which the repairs
+are made. The exit status is 1 if there are problems. docs/own_data.md describes the accepted
+layouts and what is repaired.
 """
 
 from __future__ import annotations
@@ -16,19 +17,18 @@ import sys
 from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
-from PIL import Image
 
 from flowdet.cli.common import at_least_one, command_parser, user_errors
 from flowdet.config import add_flowdet_config
 from flowdet.data.custom.check import DatasetCheck, check_dataset
+from flowdet.data.custom.clean import write_clean
 from flowdet.data.custom.findings import finding_lines
 from flowdet.data.custom.statistics import class_table, config_remarks, size_table, split_table
 from flowdet.engine import load_config
 from flowdet.inference.picture_writer import PICTURE_SUFFIXES, save_picture
 from flowdet.visualization.drawing import check_tiles
+from flowdet.visualization.fonts import font_note
 from flowdet.visualization.ground_truth import ground_truth_sheet
-
-FORMATS = {"pascal_voc": "VOC", "coco": "COCO"}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -51,6 +51,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="read the annotations only; open no image, draw no sheet",
     )
+    add("--write-clean", type=Path, metavar="FOLDER", help="new folder for the repaired dataset")
     add("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
     args = parser.parse_args(argv)
     if args.opts and not args.config_file:
@@ -71,16 +72,21 @@ def read_config(args: argparse.Namespace) -> CfgNode:
 
 
 def print_report(checked: DatasetCheck, args: argparse.Namespace, cfg: CfgNode) -> None:
-    """Prints the tables, remarks and problems."""
-    print(f"{args.data}: {FORMATS[checked.kind]} format, {len(checked.class_names)} classes\n")
+    """Prints the problems, repairs, notes and tables."""
+    num_classes = len(checked.class_names)
+    print(f"{args.data}: {checked.format} format, {num_classes} classes\n")
+    for title, findings in (("Problems", checked.problems), ("Repaired", checked.repairs)):
+        if findings:
+            print(f"{title}: {len(findings)}")
+            print("\n".join(finding_lines(findings, args.examples)), end="\n\n")
+    remarks = checked.remarks + (config_remarks(checked.records, cfg) if args.config_file else [])
+    if note := font_note(checked.class_names):
+        remarks.append(note)
+    if remarks:
+        print("\n".join(f"note: {remark}" for remark in remarks), end="\n\n")
     print(split_table(checked.records, cfg.MODEL.FLOW_DET.NUM_QUERIES), end="\n\n")
     print(class_table(checked.records, checked.class_names), end="\n\n")
     print(size_table(checked.records, cfg if args.config_file else None), end="\n\n")
-    remarks = checked.remarks + (config_remarks(checked.records, cfg) if args.config_file else [])
-    for remark in remarks:
-        print(f"note: {remark}")
-    for line in finding_lines(checked.problems, args.examples):
-        print(line)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -92,23 +98,31 @@ def check(args: argparse.Namespace) -> int:
     """Checks a dataset and prints the report; returns the exit status."""
     check_tiles(args.images)
     cfg = read_config(args)
-    checked = check_dataset(args.data, open_images=not args.skip_images)
+    checked = check_dataset(
+        args.data,
+        open_images=not args.skip_images,
+        hold_out=cfg.DATASETS.HOLD_OUT,
+        hold_out_seed=cfg.DATASETS.HOLD_OUT_SEED,
+        format_name=cfg.DATASETS.FORMAT,
+    )
     print_report(checked, args, cfg)
     if not args.skip_images:
-        save_picture(sheet_of_valid_images(checked, args.images), args.sheet)
-        print(f"{args.sheet}: images with their boxes")
+        draw_sheet(checked, args)
+    if args.write_clean:
+        write_clean(checked, args.data, args.write_clean)
+        print(f"{args.write_clean}: the dataset without problems")
     print(f"{len(checked.problems)} problems" if checked.problems else "no problems")
     return 1 if checked.problems else 0
 
 
-def sheet_of_valid_images(checked: DatasetCheck, count: int) -> Image.Image:
-    """Draws a sheet of images with their boxes; images with problems are left out."""
-    invalid = {problem.where for problem in checked.problems}
-    records = {
-        split: [r for r in split_records if r["file_name"] not in invalid]
-        for split, split_records in checked.records.items()
-    }
-    return ground_truth_sheet(records, checked.class_names, count)
+def draw_sheet(checked: DatasetCheck, args: argparse.Namespace) -> None:
+    """Draws a sheet of images with their boxes, if an image can be drawn."""
+    if not any(checked.records.values()):
+        print("no image can be drawn")
+        return
+    sheet = ground_truth_sheet(checked.records, checked.class_names, args.images)
+    save_picture(sheet, args.sheet)
+    print(f"{args.sheet}: images with their boxes")
 
 
 if __name__ == "__main__":

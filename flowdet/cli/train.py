@@ -5,9 +5,9 @@
     tools/train_net.py --config-file configs/voc_flow_r50.yaml --data path/to/dataset
     tools/train_net.py --config-file RUN/config.yaml --eval-only MODEL.WEIGHTS RUN/model_final.pth
 
-`--config-file` takes a path or the name of one of flowdet's configs. `--data` takes a folder in
-VOC or COCO format (docs/custom_datasets.md). `--resume` continues the run in OUTPUT_DIR from its
-last checkpoint. `KEY VALUE` pairs at the end override the config.
+`--config-file` takes a path or the name of one of flowdet's configs. `--data` takes the folder of a
+dataset in the format of an annotation tool (docs/own_data.md). `--resume` continues the run in
+OUTPUT_DIR from its last checkpoint. `KEY VALUE` pairs at the end override the config.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from flowdet.engine import (
 )
 from flowdet.engine.checkpoint_notes import last_checkpoint, read_notes
 from flowdet.engine.config_files import config_path
+from flowdet.engine.dataset_findings import log_dataset_remarks, save_findings
+from flowdet.engine.task_builders import DETECTION, task_of
 from flowdet.reporting.report import write_report
 from flowdet.reporting.results import program_name, result_rows, typed_command, write_results
 from flowdet.reporting.runs import set_metrics_aside
@@ -84,6 +86,9 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], dict | None]
     # built once here, so that problems of the test datasets are reported before the training
     for name in cfg.DATASETS.TEST:
         Trainer.build_test_loader(cfg, name)
+    if comm.is_main_process() and task_of(cfg) is DETECTION:
+        log_dataset_remarks(cfg)
+        save_findings(cfg, cfg.OUTPUT_DIR)
     if comm.is_main_process() and not (args.resume and last_checkpoint(args.run_dir)):
         set_metrics_aside(cfg.OUTPUT_DIR)
     trainer = Trainer(cfg)

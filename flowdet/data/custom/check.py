@@ -32,6 +32,7 @@ class DatasetCheck:
         classes: the classes of the dataset.
         records: dataset dicts by split, without entries that have problems; boxes are absolute xyxy
             in pixels.
+        annotated: the splits that have annotations.
         problems: the errors in the dataset.
         repairs: harmless errors that are repaired.
         remarks: sentences about facts that are allowed but may be unintended.
@@ -41,6 +42,7 @@ class DatasetCheck:
     evaluator_type: str
     classes: ClassList
     records: dict[str, list[dict]]
+    annotated: set[str]
     problems: list[Finding]
     repairs: list[Finding]
     remarks: list[str]
@@ -63,7 +65,8 @@ def check_dataset(folder: str | Path, open_images: bool = True, **settings) -> D
             unknown.
     """
     dataset = CustomDataset(folder, "list", open_images=open_images, **settings)
-    records = {split: dataset.read(split).records for split in dataset.splits}
+    contents = {split: dataset.read(split) for split in dataset.splits}
+    records = {split: content.records for split, content in contents.items()}
     # with the images that are left out below
     unusual = split_notes(records, dataset.class_names)
     if open_images:
@@ -80,6 +83,7 @@ def check_dataset(folder: str | Path, open_images: bool = True, **settings) -> D
         dataset.layout.format.evaluator_type,
         dataset.classes,
         records,
+        {split for split, content in contents.items() if content.annotated},
         dataset.findings.problems,
         dataset.findings.repairs,
         remarks,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import pickle
 import tempfile
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from flowdet.data.custom.evaluation_copy import write_evaluation_copy
+from flowdet.data.custom.evaluation_copy import coco_content
 from flowdet.data.custom.findings import Findings
 from flowdet.data.custom.formats.base import ALL, SPLITS
 from flowdet.data.custom.layout import Layout, find_layout
@@ -252,9 +253,10 @@ class CustomDataset:
             return
         self._scratch = self._scratch or tempfile.TemporaryDirectory(prefix="coco_")
         path = Path(self._scratch.name) / f"{split}.json"
-        copy = write_evaluation_copy(path, content.records, self.classes, content.annotated)
+        copy, ids = coco_content(content.records, self.classes, content.annotated)
+        path.write_text(json.dumps(copy), encoding="utf-8")
         # read by the COCO evaluator
-        meta.set(evaluator_type="coco", json_file=str(path), **copy._asdict())
+        meta.set(evaluator_type="coco", json_file=str(path), **ids._asdict())
 
 
 def register_custom(folder: str | Path, **settings) -> dict[str, str]:

@@ -29,9 +29,10 @@ def split_table(records: dict[str, list[dict]], num_queries: int) -> str:
     """
     rows = []
     for split, split_records in records.items():
-        counts = np.array([len(r["annotations"]) for r in split_records] or [0])
+        counts = np.array([len(r["annotations"]) for r in split_records], dtype=int)
         row = [split, len(split_records), (counts == 0).sum(), counts.sum()]
-        row += [np.median(counts), counts.max(), (counts > num_queries).sum()]
+        row += [np.median(counts), counts.max()] if len(counts) else ["", ""]
+        row.append((counts > num_queries).sum())
         rows.append(row)
     head = ["split", "images", "without objects", "objects", "per image: median", "most"]
     return tabulate(rows, [*head, f"images with more than {num_queries}"], tablefmt="github")
@@ -39,6 +40,8 @@ def split_table(records: dict[str, list[dict]], num_queries: int) -> str:
 
 def class_table(records: dict[str, list[dict]], class_names: list[str]) -> str:
     """Tabulates the objects of every class in every split."""
+    if not class_names:
+        return "no classes"
     counts = {
         split: Counter(a["category_id"] for r in split_records for a in r["annotations"])
         for split, split_records in records.items()
@@ -86,7 +89,7 @@ def config_remarks(records: dict[str, list[dict]], cfg: CfgNode) -> list[str]:
     if small > 0.01:
         remarks.append(
             f"{small:.0%} of the boxes are smaller than {SMALL}x{SMALL} pixels in the model input: "
-            "raise INPUT.FIXED_SIZE, or use finer feature maps (docs/custom_datasets.md)"
+            "raise INPUT.FIXED_SIZE, or use finer feature maps (docs/own_data.md)"
         )
     return remarks
 

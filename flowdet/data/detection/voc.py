@@ -124,7 +124,7 @@ def read_voc_annotation(path: Path, report: Report | None = None) -> VOCAnnotati
         # the message is "<path>:<line>: <text>"
         line, _, text = str(error).removeprefix(f"{path}:").partition(": ")
         return report("unreadable annotation", line, text, False)
-    if root.tag.rpartition("}")[2].lower() != "annotation":
+    if root.tag != "annotation":
         text = f"the file is not a VOC annotation: it begins with <{root.tag}>"
         return report("unreadable annotation", root.get(LINE), text, False)
     objects = [_object(element, report) for element in root.findall("object")]
@@ -136,7 +136,8 @@ def parse_xml(path: Path) -> ET.Element:
     """Parses an xml file in any encoding that Python knows.
 
     Returns:
-        The root. Every element stores its line as the attribute `LINE`.
+        The root. Tags are in lower case, without the prefix of a namespace. Every element stores
+        its line as the attribute `LINE`.
 
     Raises:
         ValueError: the file is not XML, or not in the encoding that it declares. The message
@@ -145,10 +146,14 @@ def parse_xml(path: Path) -> ET.Element:
     builder, parser = ET.TreeBuilder(), expat.ParserCreate("utf-8")
 
     def start(tag: str, attributes: dict[str, str]) -> None:
-        builder.start(tag, attributes).set(LINE, str(parser.CurrentLineNumber))
+        builder.start(plain(tag), attributes).set(LINE, str(parser.CurrentLineNumber))
+
+    def plain(tag: str) -> str:
+        return tag.rpartition(":")[2].lower()
 
     parser.buffer_text = True
-    parser.StartElementHandler, parser.EndElementHandler = start, builder.end
+    parser.StartElementHandler = start
+    parser.EndElementHandler = lambda tag: builder.end(plain(tag))
     parser.CharacterDataHandler = builder.data
     try:
         parser.Parse(_utf8(path), True)

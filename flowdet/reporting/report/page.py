@@ -13,6 +13,7 @@ from torch import nn
 
 import flowdet
 from flowdet.engine import FlowDetCheckpointer
+from flowdet.engine.dataset_findings import read_findings
 from flowdet.engine.resolve import resolve_model
 from flowdet.engine.task_builders import CLASSIFICATION, task_of
 from flowdet.evaluation.matching import IOU_THRESHOLD, SCORE_THRESHOLD
@@ -99,6 +100,7 @@ def _content(folder: Path, cfg: CfgNode, images: int) -> dict:
         "modes": mode_table(records, groups),
         "classes": classes,
         "classification": classification,
+        "findings": _or_none(lambda: read_findings(folder)),
         "gallery": gallery,
         "no_gallery": no_gallery,
         "score_threshold": SCORE_THRESHOLD,
