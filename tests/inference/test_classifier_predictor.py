@@ -232,3 +232,16 @@ def test_models_of_the_other_task_are_refused(weights):
         ClassPredictor(detector, weights)
     with pytest.raises(ValueError, match="runs detectors, but the .* is a FlowMatchingClassifier"):
         Predictor(config(), weights)
+
+
+def test_unreadable_images_do_not_stop_the_others(predictor, images, tmp_path):
+    broken = [tmp_path / f"broken{i}.png" for i in range(3)]
+    for path in broken:
+        path.write_bytes(b"")
+    inputs = [broken[0], images[0], *broken[1:], images[1]]
+    errors = []
+    results = list(predictor.stream(inputs, on_error=lambda *error: errors.append(error)))
+    assert [result["file_name"] for result in results] == [str(images[0]), str(images[1])]
+    for result, expected in zip(results, predictor(images[:2])):
+        assert_same_probabilities(result["probabilities"], expected["probabilities"])
+    assert [record["file_name"] for record, _ in errors] == [str(path) for path in broken]

@@ -203,3 +203,20 @@ def test_weights_of_the_backbone_alone_are_refused(tmp_path, weights):
 def test_wrong_weights_and_batch_sizes(overrides, path, error, message):
     with pytest.raises(error, match=message):
         Predictor(config(*overrides), path)
+
+
+def test_unreadable_images_do_not_stop_the_others(predictor, images, tmp_path):
+    """Also not those of the same batch; batches may be left without any image."""
+    broken = [tmp_path / f"broken{i}.png" for i in range(4)]
+    for path in broken:
+        path.write_bytes(b"")
+    inputs = [images[0], broken[0], images[1], *broken[1:], images[2]]
+    errors = []
+    results = predictor.stream(
+        inputs, on_error=lambda record, error: errors.append((record, error))
+    )
+    for result, path, alone in zip(results, images, predictor(images), strict=True):
+        assert result["file_name"] == str(path)
+        assert_same_detections(result["instances"], alone["instances"])
+    assert [record["file_name"] for record, _ in errors] == [str(path) for path in broken]
+    assert all(record["file_name"] in str(error) for record, error in errors)

@@ -21,6 +21,16 @@ def test_rows_of_a_detector():
     assert row["dataset"] == "pets"
 
 
+@pytest.mark.parametrize("length", [{}, {"iterations": 7}])
+def test_the_length_of_a_training_may_be_unknown(length):
+    """Weights that are evaluated may come from a training with another config."""
+    cfg = tiny_cfg()
+    (row,) = result_rows(cfg, "pets", {"bbox": {"AP": 1.0}}, length)
+    assert {key: row[key] for key in ("epochs", "iterations") if key in row} == length
+    (row,) = result_rows(cfg, "pets", {"bbox": {"AP": 1.0}})
+    assert (row["epochs"], row["iterations"]) == (cfg.SOLVER.MAX_EPOCHS, cfg.SOLVER.MAX_ITER)
+
+
 @pytest.mark.parametrize(
     "file, keys, method",
     [
