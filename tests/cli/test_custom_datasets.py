@@ -45,6 +45,8 @@ def test_check_train_evaluate_and_draw(run, datasets, tmp_path, kind):
     status, output = run("tools/train_net.py", *trained, "--eval-only", "MODEL.WEIGHTS", weights)
     assert status == 0, output
     again = json.loads((tmp_path / "eval" / "results.json").read_text())["rows"]
+    # the checkpoint records its iteration, and the config does not say its epochs
+    assert [row.pop("epochs") for row in rows] == [2] * len(rows)
     assert again == rows
 
     image, detections = next((datasets / kind).rglob("val*.[pj][pn]g")), tmp_path / "x.json"

@@ -2,12 +2,15 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from flowdet.cli import demo
 from flowdet.engine import FlowDetCheckpointer, load_config, resolve_config
@@ -89,6 +92,117 @@ def test_an_error_is_one_line(run, images):
     assert status == 1
     assert output.startswith("error: ") and "gone.png" in output
     assert output.count("\n") == 1
+
+
+def detector_words(weights, *words):
+    return ["--config-file", CONFIG, "--weights", weights, "--device", "cpu", *map(str, words)]
+
+
+BROKEN = [b"", b"<html><body>404 Not Found</body></html>", None]
+
+
+@pytest.mark.parametrize("content", BROKEN, ids=["empty", "html", "truncated"])
+@pytest.mark.parametrize("named", [False, True], ids=["folder", "files"])
+def test_a_broken_image_is_skipped(images, weights, tmp_path, capsys, content, named):
+    """In the middle of a batch; the other images are done, drawn and written."""
+    good = (images / "image1.png").read_bytes()
+    (images / "image0b.png").write_bytes(good[: len(good) // 2] if content is None else content)
+    out, detections = tmp_path / "out", tmp_path / "detections.json"
+    inputs = sorted(images.iterdir()) if named else [images]
+    words = ["--input", *inputs, "--output", f"{out}/", "--json", detections]
+    assert demo.main(detector_words(weights, *words)) == 1
+    assert sorted(x.name for x in out.iterdir()) == ["image0.png", "image1.png"]
+    assert {x["image_id"] for x in json.loads(detections.read_text())} == {"image0", "image1"}
+    printed = capsys.readouterr()
+    assert "2 images with" in printed.out and "detections in 2 images" in printed.out
+    skipped, last = printed.err.splitlines()
+    assert skipped.startswith("skipped: ") and skipped.count("image0b.png") == 1
+    assert last == "error: 1 of 3 images could not be read and were skipped, see above"
+
+
+@pytest.mark.parametrize("name", ["broken.png", "IMG_1.HEIC", "notes.txt"])
+def test_a_single_broken_image_is_one_line(weights, tmp_path, capsys, name):
+    (tmp_path / name).write_bytes(b"no image")
+    words = ["--input", tmp_path / name, "--json", tmp_path / "x.json"]
+    assert demo.main(detector_words(weights, *words)) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("error: ") and name in printed.err
+    assert printed.err.count("\n") == 1
+    assert ("convert it to jpg" in printed.err) == (name == "IMG_1.HEIC")
+    assert json.loads((tmp_path / "x.json").read_text()) == []
+
+
+def test_photos_of_a_phone_are_named(images, weights, tmp_path, capsys):
+    (images / "IMG_0001.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    (images / "._image0.png").write_bytes(b"\0")
+    words = ["--input", images, "--json", tmp_path / "x.json"]
+    assert demo.main(detector_words(weights, *words)) == 0
+    message = "passed over: IMG_0001.HEIC: convert it to jpg or png\n"
+    assert capsys.readouterr().err == message
+
+
+def test_an_output_that_cannot_be_written_is_one_line(images, weights, tmp_path):
+    (tmp_path / "notes").write_text("")
+    for words in (["--output", tmp_path / "notes" / "out/"], ["--json", tmp_path / "notes" / "x"]):
+        with pytest.raises(SystemExit) as end:
+            demo.main(detector_words(weights, "--input", images, *words))
+        assert str(end.value).startswith("error: ") and "notes" in str(end.value)
+        assert "\n" not in str(end.value)
+
+
+@pytest.fixture
+def annotations(images):
+    """A COCO file of the images, in which the category "3" has the id 70."""
+    categories = [{"id": 10 * (9 - i) + 10, "name": str(i)} for i in range(10)]
+    content = {
+        "images": [
+            {"id": 41, "file_name": "C:\\made\\here\\image1.png", "width": 130, "height": 40},
+            {"id": 0, "file_name": "image0.png", "width": 96, "height": 96},
+        ],
+        "categories": categories,
+        "annotations": [
+            {"image_id": 0, "bbox": [1, 2, 30, 20]},
+            {"image_id": 41, "bbox": [9, 9, 30, 20]},
+        ],
+    }
+    for number, annotation in enumerate(content["annotations"], 1):
+        annotation |= {"id": number, "category_id": 70, "area": 600, "iscrowd": 0}
+    path = images.parent / "instances.json"
+    path.write_text(json.dumps(content), encoding="utf-8-sig")
+    return path
+
+
+def test_detections_with_the_ids_of_an_annotation_file(images, weights, annotations, tmp_path):
+    """COCO's API compares them with the file."""
+    detections = tmp_path / "detections.json"
+    words = ["--input", images, "--json", detections, "--annotations", annotations]
+    assert demo.main(detector_words(weights, *words)) == 0
+    rows = json.loads(detections.read_text())
+    ids = {(Path(row["file_name"]).name, row["image_id"]) for row in rows}
+    assert ids == {("image0.png", 0), ("image1.png", 41)}
+    assert {(row["category_name"], row["category_id"]) for row in rows} == {("3", 70)}
+    # detections equal to the ground truth
+    (tmp_path / "plain.json").write_text(annotations.read_text(encoding="utf-8-sig"))
+    coco = COCO(str(tmp_path / "plain.json"))
+    for row, box in zip(rows[:1] + rows[-1:], ([1, 2, 30, 20], [9, 9, 30, 20])):
+        row |= {"bbox": box, "score": 1.0}
+    evaluation = COCOeval(coco, coco.loadRes(rows), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert evaluation.stats[0] == pytest.approx(1)
+
+
+def test_an_annotation_file_limits_the_images(images, weights, annotations, tmp_path, capsys):
+    Image.new("RGB", (9, 9)).save(images / "another.png")
+    (images / "image1.png").write_bytes(b"")
+    words = ["--input", images, "--json", tmp_path / "x.json", "--annotations", annotations]
+    assert demo.main(detector_words(weights, *words, "--output", f"{tmp_path}/out/")) == 1
+    assert {row["image_id"] for row in json.loads((tmp_path / "x.json").read_text())} == {0}
+    assert [x.name for x in (tmp_path / "out").iterdir()] == ["image0.png"]
+    first, skipped, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("passed over") and first.endswith("another.png")
+    assert "image1.png" in skipped and "1 of 2 images" in last
 
 
 def test_a_folder_of_pictures(images, weights, tmp_path, capsys):
@@ -274,6 +388,7 @@ def test_flags_that_the_mode_does_not_use_are_refused(words):
         (["--json", "."], "is a folder"),
         (["--animate", "avi"], "'gif', 'mp4'"),
         (["--show"], "--show is not for images"),
+        (["--annotations", "x.json"], "--annotations needs --json"),
         (["--video", "z"], "not allowed with argument --input"),
     ],
 )
@@ -291,6 +406,10 @@ def test_wrong_flags_are_refused(capsys, words, message):
         (["--webcam", "front", "--show"], "'front' is not a camera number"),
         (["--video", "x", "--output", "y", "--trajectory"], "--trajectory is not for videos"),
         (["--webcam", "--output", "y", "--animate", "gif"], "--animate is not for videos"),
+        (
+            ["--video", "x", "--json", "y", "--annotations", "z"],
+            "--annotations is not for videos",
+        ),
         (["--input", "x", "--json", "y", "--animate", "gif"], "--animate needs --output"),
     ],
 )
@@ -337,6 +456,15 @@ def test_classes_of_a_folder(run, images, classifier_weights, tmp_path):
     assert lines[8] == f"{classes}: classes of 2 images"
 
 
+def test_a_classifier_skips_a_broken_image(images, classifier_weights, tmp_path, capsys):
+    (images / "image0b.png").write_bytes(b"")
+    words = ["--weights", classifier_weights, "--input", images, "--json", tmp_path / "x.json"]
+    assert demo.detect(classify(*words)) == 1
+    rows = json.loads((tmp_path / "x.json").read_text())
+    assert [row["image_id"] for row in rows] == ["image0", "image1"]
+    assert "image0b.png" in capsys.readouterr().err
+
+
 def test_five_classes_are_printed_by_default(images, classifier_weights, capsys):
     demo.detect(classify("--weights", classifier_weights, "--input", f"{images}/*0.png"))
     assert len(capsys.readouterr().out.splitlines()) == 1 + 5
@@ -377,6 +505,7 @@ def test_models_trained_by_backprop_have_no_modes(words):
         (["--disagreement"], "--disagreement: only for detectors"),
         (["--animate", "gif"], "--animate: only for detectors"),
         (["--score-threshold", "0"], "--score-threshold: only for detectors"),
+        (["--annotations", "x"], "--annotations: only for detectors"),
         (["--output", "y", "--trajectory"], "--output, --trajectory: only for detectors"),
         (["--top", "0"], "at least 1, got '0'"),
         (["--json", "."], "is a folder"),

@@ -7,6 +7,7 @@ import pytest
 from flowdet.reporting.runs import read_metrics
 from tests.cli.commands import FOUR_IMAGES, NO_REPORT, SMALL, SMALL_VIT
 from tests.cli.conftest import ROOT
+from tests.data.custom.example_datasets import write_coco
 
 
 def train(run, folder, *words):
@@ -73,6 +74,9 @@ def test_train_resume_and_evaluate_a_classifier(run, tmp_path):
         status, output = run("tools/train_net.py", *given)
         assert status == 0, output
         evaluated = json.loads((tmp_path / "eval" / "results.json").read_text())["rows"]
+        # the checkpoint records its iteration, and the config does not say its epochs
+        for row in trained:
+            assert row.pop("epochs", 0) == 0 and row["iterations"] == 3
         assert evaluated == trained
 
 
@@ -91,6 +95,28 @@ def test_an_error_of_the_user_is_one_line(run, tmp_path, words, message):
     assert status == 1
     assert message in output.splitlines()[-1]
     assert "Starting training" not in output
+
+
+def test_resume_with_other_classes_is_refused_before_the_run_is_changed(run, tmp_path):
+    folder = tmp_path / "run"
+    status, output = train(run, folder, "SOLVER.MAX_ITER", 1, *NO_REPORT)
+    assert status == 0, output
+    before = {x: x.read_bytes() for x in folder.iterdir() if x.name != "log.txt" and x.is_file()}
+    data = write_coco(tmp_path / "pets")
+    for words in ([], ["MODEL.REINIT_CLASSES", "True"]):
+        resumed = ("--resume", "--data", data, "SOLVER.MAX_ITER", 2, *words)
+        status, output = train(run, folder, *resumed)
+        last = output.splitlines()[-1]
+        assert status == 1 and last.startswith("error: --resume cannot change the classes"), output
+        assert f"OUTPUT_DIR {folder} has a run with 10 classes" in last
+        assert "2 classes (cat, dog)" in last and "Traceback" not in output
+    after = {x: x.read_bytes() for x in before}
+    assert after == before
+    # what the message advises
+    advice = ("MODEL.WEIGHTS", folder / "model_final.pth", "MODEL.REINIT_CLASSES", "True")
+    words = ("--data", data, "SOLVER.MAX_ITER", 1, *advice, *NO_REPORT)
+    status, output = train(run, tmp_path / "other", *words)
+    assert status == 0, output
 
 
 def test_pretraining_and_the_overfit_set(run, tmp_path):
