@@ -231,6 +231,23 @@ COCO_ID_CASES: dict[str, Case] = {
         (STOPS,),
         "owl",
     ),
+    "coco_val_names_in_another_case": Case(
+        coco(
+            lambda data, split: (
+                split == "val" and data["categories"][1].update(name="Disc") and None
+            )
+        ),
+        (STOPS,),
+        "Disc",
+        {},
+    ),
+    "coco_identical_image_twice": Case(
+        coco(lambda data, split: data["images"].append(dict(data["images"][0]))),
+        (REPAIRED, STOPS),
+        "(?i)twice|id|listed|same",
+        content={},
+        note="the same entry twice (merged exports): left out with a note, or one line",
+    ),
     "coco_one_class": Case(
         coco(every("annotations", category_id=1), top(categories=[{"id": 1, "name": "class 0"}])),
         names=("class 0", "class 0"),

@@ -195,6 +195,20 @@ COCO_VALUE_CASES: dict[str, Case] = {
         )
         for key, value in {"missing": ..., "null": None, "empty": []}.items()
     },
+    "coco_box_missing_with_rle": Case(
+        coco(
+            added(bbox=..., segmentation={"counts": [0, WIDTH * HEIGHT], "size": [HEIGHT, WIDTH]})
+        ),
+        ANY,
+        "(?i)bbox|box",
+        content={},
+    ),
+    "coco_box_missing_with_broken_polygon": Case(
+        coco(added(bbox=..., segmentation=[[1, 2, 3]])), (STOPS,), "(?i)bbox|polygon|segmentation"
+    ),
+    "coco_broken_segmentation": Case(
+        coco(every("annotations", segmentation="none")), ACCEPTED, note="the box counts"
+    ),
     "coco_small_float_boxes": Case(coco(content=FRACTIONAL), content=FRACTIONAL),
     "aerial_60_objects": Case(
         coco(content=MANY),

@@ -7,13 +7,16 @@ from functools import partial
 from pathlib import Path
 
 from tests.cases.case import (
+    ACCEPTED,
     ALL_IMAGES,
     ANY,
     CONTENT,
+    HEIGHT,
     NAMES,
     READS,
     REPAIRED,
     STOPS,
+    WIDTH,
     WITH_TEST,
     Case,
     Content,
@@ -270,6 +273,112 @@ FOLDER_CASES: dict[str, Case] = {
         (READS,),
         content={"train": CONTENT["train"], "test": CONTENT["val"]},
         note="evaluated on test; never trained on it",
+    ),
+    "coco_train_json_and_folders": Case(
+        coco(file_name="{split}.json"), note="train.json, val.json, train/, val/"
+    ),
+    "coco_annotations_named_after_splits": Case(
+        coco(file_name="annotations/{split}.json", images="images/{split}/{name}")
+    ),
+    "coco_annotations_in_labels": Case(
+        coco(file_name="labels/{split}_coco.json", images="images/{name}"), ACCEPTED
+    ),
+    "coco_folders_of_any_name": Case(
+        coco(file_name="gt/boxes_{split}.json", images="photos/{name}"), ACCEPTED
+    ),
+    "coco_train_only": undivided(write_then(coco(content={"train": ALL_IMAGES}), lambda f: None)),
+    "coco_train_and_test_only": Case(
+        coco(content={"train": CONTENT["train"], "test": CONTENT["val"]}),
+        ACCEPTED,
+        content={"train": CONTENT["train"], "test": CONTENT["val"]},
+        note="evaluated on test; never trained on it",
+    ),
+    "coco_two_files_for_train": Case(
+        write_then(
+            coco(),
+            lambda f: (f / "annotations/instances_train_v2.json").write_bytes(
+                (f / "annotations/instances_train.json").read_bytes()
+            ),
+        ),
+        (STOPS,),
+        "instances_train_v2.json",
+        {},
+        note="one line that names both files",
+    ),
+    "voc_trainval_and_test": Case(
+        voc(
+            content={"trainval": CONTENT["train"], "test": CONTENT["val"]},
+        ),
+        ACCEPTED,
+        content={"train": CONTENT["train"], "test": CONTENT["val"]},
+        note="VOC2007 as published: evaluated on test",
+    ),
+    "voc_lists_of_classes": Case(
+        write_then(
+            voc(),
+            lambda f: [
+                write_text(
+                    f / f"ImageSets/Main/{name}_{split}.txt",
+                    "".join(f"{image}  {flag}\n" for image in CONTENT[split]),
+                )
+                for name, flag in (("square", 1), ("disc", -1))
+                for split in CONTENT
+            ],
+        ),
+    ),
+    "voc_lists_in_the_root": Case(
+        voc(image="images/{name}", xml="annotations/{name}", list_file="{split}.txt"), ACCEPTED
+    ),
+    "voc_capital_folders": Case(voc(image="IMAGES/{name}", xml="Annotations/{name}"), ACCEPTED),
+    "voc_class_of_val_is_new": Case(
+        write_then(
+            voc(),
+            lambda f: write_text(
+                f / "Annotations/val_0.xml",
+                (f / "Annotations/val_0.xml").read_text().replace(">disc<", ">Disc<"),
+            ),
+        ),
+        (STOPS,),
+        "Disc",
+        {},
+        note="a class that the training split lacks, here by its letter case",
+    ),
+    "voc_folder_per_split_with_subfolders": Case(
+        lambda folder: write_voc(
+            folder,
+            image="{split}/JPEGImages/{name}",
+            xml="{split}/Annotations/{name}",
+            list_file=None,
+        ),
+    ),
+    "openimages_csv": Case(
+        write_then(
+            write_images_only,
+            lambda f: write_text(
+                f / "train-annotations-bbox.csv",
+                "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax\n"
+                "train_0,xclick,/m/01,1,0.1,0.3,0.2,0.5\n",
+            ),
+        ),
+        ANY,
+        "(?i)csv|layout|dataset",
+        content={},
+        note="normalized corners in another order: read as such, or one line, never as pixels",
+    ),
+    "supervisely": Case(
+        write_then(
+            lambda f: [write_picture(f / f"img/{n}.png", o) for n, o in ALL_IMAGES.items()],
+            lambda f: [
+                write_text(
+                    f / f"ann/{n}.png.json",
+                    json.dumps({"size": {"height": HEIGHT, "width": WIDTH}, "objects": []}),
+                )
+                for n in ALL_IMAGES
+            ],
+        ),
+        (STOPS,),
+        "(?i)layout|dataset|json",
+        {},
     ),
     "empty_folder": Case(lambda folder: folder.mkdir(exist_ok=True), (STOPS,), "(?s).", {}),
     "images_only": Case(write_images_only, (STOPS,), "(?i)annotation|layout|dataset", {}),

@@ -25,7 +25,7 @@ TEXTS = ["", " ", "abc", "1,5", "-70", "nan", "inf", "1e300", "0x1", "--1", "1 2
 SMALL_NUMBERS = (True, -1, 0, 0.5)
 # keys and tags with values that change the meaning of an object
 MEANING = ("iscrowd", "name", "difficult")
-ROUNDS = 60
+ROUNDS = 40
 EXPECTED = Case(write_coco).expected_images()
 
 

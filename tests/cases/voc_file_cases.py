@@ -118,7 +118,6 @@ VOC_FILE_CASES: dict[str, Case] = {
         voc(lambda text: text.replace("object>", "Object>")),
         ANY,
         "(?i)object",
-        content={},
         note="never images without objects without a word",
     ),
     "voc_filename_differs": Case(

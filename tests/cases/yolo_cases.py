@@ -11,6 +11,8 @@ from tests.cases.case import (
     ANY,
     CONTENT,
     HEIGHT,
+    HELD_OUT,
+    READS,
     REPAIRED,
     STOPS,
     WIDTH,
@@ -216,6 +218,71 @@ YOLO_CASES: dict[str, Case] = {
         (STOPS,),
         "images/lost",
         {},
+    ),
+    "yolo_capital_folders": Case(
+        yolo(
+            "train: Images/train\nval: Images/val\nnames: [square, disc]\n",
+            images="Images/{split}/{name}",
+            labels="Labels/{split}/{name}",
+        ),
+        ANY,
+        "(?i)labels",
+        note="read, or one line; never images without objects",
+    ),
+    "yolo_labels_beside_images": Case(
+        yolo(
+            "train: train\nval: val\nnames: [square, disc]\n",
+            images="{split}/{name}",
+            labels="{split}/{name}",
+        ),
+        ACCEPTED,
+    ),
+    "yolo_labels_missing": Case(
+        yolo(labels="lost/{split}/{name}"),
+        (STOPS,),
+        "(?i)label|object",
+        {},
+        note="the folder of the labels is not there: never images without objects",
+    ),
+    "yolo_without_val": Case(
+        yolo(
+            "train: images/train\nnames: [square, disc]\n",
+            content={"train": ALL_IMAGES},
+        ),
+        ACCEPTED,
+        HELD_OUT,
+        is_divided=False,
+    ),
+    "yolo_val_is_train": Case(
+        yolo(
+            "train: images/train\nval: images/train\nnames: [square, disc]\n",
+            content={"train": CONTENT["train"]},
+        ),
+        (READS,),
+        "both|train and val",
+        {"train": CONTENT["train"], "val": CONTENT["train"]},
+        note="as coco8's tutorials: a remark",
+    ),
+    "yolo_suffixes": Case(yolo(suffix=".JPG"), ACCEPTED),
+    "yolo_names_unsorted": Case(
+        yolo("train: images/train\nval: images/val\nnames:\n  1: disc\n  0: square\n")
+    ),
+    "yolo_names_gap": Case(
+        yolo("train: images/train\nval: images/val\nnames:\n  0: square\n  2: disc\n"),
+        (STOPS,),
+        r"names|\.txt:",
+        {},
+        note="class 1 of the labels has no name",
+    ),
+    "yolo_names_text": Case(
+        yolo("train: images/train\nval: images/val\nnames: square\n"), (STOPS,), "names|square", {}
+    ),
+    "yolo_slightly_above_1": Case(
+        yolo(edit=extra_line("0 0.95 0.5 0.1001 0.1")),
+        ACCEPTED,
+        "",
+        {},
+        note="rounding: clipped, need not be listed",
     ),
     "darknet": Case(write_darknet, ACCEPTED),
     "darknet_in_one_folder": Case(partial(write_darknet, prefix="obj_train_data/"), ACCEPTED),
