@@ -22,7 +22,7 @@ it (docs/extending.md):
 """
 
 # the order in which the formats are tried
-from flowdet.data.custom.formats import voc, coco, yolo, darknet  # isort: skip
+from flowdet.data.custom.formats import voc, coco, yolo, darknet, labelme, cvat, vott, csv_file  # isort: skip
 from flowdet.data.custom.formats.base import FORMAT_REGISTRY, DatasetFormat
 
 __all__ = ["FORMAT_REGISTRY", "DatasetFormat"]

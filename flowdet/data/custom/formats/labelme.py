@@ -24,7 +24,7 @@ from flowdet.data.custom.formats.base import (
     split_of_path,
 )
 from flowdet.data.custom.formats.listed_images import base_name, image_ids
-from flowdet.data.custom.image_finder import FilesByStem, ImageFinder
+from flowdet.data.custom.image_finder import ImageFinder
 from flowdet.data.custom.raw import RawImage, RawObject, RawSplit
 from flowdet.data.image_files import image_suffixes
 
@@ -140,7 +140,9 @@ class _Reader:
     def __init__(self, source: LabelMeSource, findings: Findings):
         self._source, self._findings = source, findings
         self._folders = (*parents(source.files), *parents(source.images))
-        self._by_stem = FilesByStem(source.images, self._folders)
+        self._by_stem: dict[str, list[Path]] = {}
+        for path in source.images:
+            self._by_stem.setdefault(path.stem, []).append(path)
 
     def images(self) -> list[RawImage]:
         """Returns the images with their objects."""
@@ -163,7 +165,7 @@ class _Reader:
         return list(images.values())
 
     def _content(self, file: Path) -> dict | None:
-        """Returns the content of a file without the embedded image; None after reporting why not."""
+        """Returns what is read of a file; None after reporting that it is not a LabelMe file."""
         content = read_json(file, self._findings)
         if content is None:
             return None
@@ -183,7 +185,7 @@ class _Reader:
         attempts = Findings(self._source.folder, "list")
         names = [(_name(contents[file]["imagePath"]) or file.stem, str(file)) for file in rest]
         for file, path in zip(rest, ImageFinder(self._folders, attempts).find(names), strict=True):
-            paths[file] = path or self._same_stem(file, self._by_stem.get(file.stem))
+            paths[file] = path or self._same_stem(file, self._by_stem.get(file.stem, []))
         for repair in attempts.repairs:
             self._findings.repair(repair.kind, repair.where, repair.text)
         for problem in attempts.problems:
@@ -199,11 +201,11 @@ class _Reader:
         name = _name(image_path)
         for option in dict.fromkeys((name, name.replace("\\", "/"), base_name(name))):
             path = Path(os.path.normpath(os.path.join(file.parent, option)))
-            if option and path.is_file():
+            if option and os.path.isfile(path):
                 if option != name:
                     self._report_adapted(file, name, path)
                 return path
-        stems = self._by_stem.get(file.stem)
+        stems = self._by_stem.get(file.stem, [])
         return self._same_stem(file, [path for path in stems if path.parent == file.parent], name)
 
     def _same_stem(self, file: Path, paths: list[Path], name: str = "") -> Path | None:
