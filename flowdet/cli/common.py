@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from flowdet.data.workers import worker_errors
 from flowdet.reporting.results import program_name
 
 
@@ -36,7 +37,8 @@ def user_errors(
         kinds: the exceptions that end the program this way; all others are raised as usual.
     """
     try:
-        yield
+        with worker_errors():
+            yield
     except kinds as error:
         # str() of a KeyError adds quotes to its message
         sys.exit(f"error: {error.args[0] if isinstance(error, KeyError) else error}")
@@ -53,8 +55,11 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
-# a config key: one with a dot, such as SOLVER.BASE_LR, or one of the four keys without a dot
-_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+|SEED|OUTPUT_DIR|VIS_PERIOD|CUDNN_BENCHMARK")
+# a config key: one with a dot, such as SOLVER.BASE_LR, or a key without a dot; KEY=VALUE too,
+# which load_config refuses with an explanation
+_KEY = re.compile(
+    r"([A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+|SEED|OUTPUT_DIR|VIS_PERIOD|CUDNN_BENCHMARK|IMPORTS)(=.*)?"
+)
 
 
 def parse_with_overrides(

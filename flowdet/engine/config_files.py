@@ -33,7 +33,7 @@ def config_path(name: str) -> str:
             the suffix `.yaml`. If both exist, it is the file.
 
     Raises:
-        FileNotFoundError: neither exists. The message lists similar names.
+        FileNotFoundError: neither exists, and the message lists similar names; or it is a folder.
     """
     if Path(name).is_file():
         return str(name)
@@ -41,6 +41,11 @@ def config_path(name: str) -> str:
     path = configs_folder() / f"{short}.yaml"
     if path.is_file():
         return str(path)
+    if Path(name).is_dir():
+        raise FileNotFoundError(
+            f"{str(name)!r} is a folder; give a file (--config-file), such as "
+            f"{Path(name, 'config.yaml')}"
+        )
     near = difflib.get_close_matches(short, list_configs(), n=3, cutoff=0.4)
     hint = f"similar: {', '.join(near)}" if near else "flowdet.list_configs() lists all names"
     raise FileNotFoundError(f"there is no config file {str(name)!r} (--config-file); {hint}")

@@ -70,7 +70,7 @@ def _with_bases(path: str, derived: tuple[str, ...]) -> Iterator[tuple[str, dict
         )
     keys = _read(path)
     bases = keys.pop(_BASE, None) or []
-    for base in [bases] if isinstance(bases, str) else bases:
+    for base in bases if isinstance(bases, list) else [bases]:
         yield from _with_bases(_base_path(base, path), (*derived, real))
     yield path, keys
 

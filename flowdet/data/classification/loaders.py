@@ -25,6 +25,7 @@ from flowdet.data.classification.augmentation import (
 from flowdet.data.classification.datasets import get_classification_dicts
 from flowdet.data.classification.images import ImageStore, resize_and_crop
 from flowdet.data.detection.loaders import common_classes
+from flowdet.data.workers import SharedSamples
 
 __all__ = [
     "BatchAugmentation",
@@ -189,7 +190,7 @@ def _cached_store(
 
 def _loader(cfg: CfgNode, batches: Dataset, order: Sampler) -> DataLoader:
     return DataLoader(
-        batches,
+        SharedSamples(batches),
         batch_size=None,
         sampler=order,
         num_workers=cfg.DATALOADER.NUM_WORKERS,

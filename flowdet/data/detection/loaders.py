@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from flowdet.data.detection.mapper import FlowDatasetMapper
 from flowdet.data.detection.voc import load_voc_dicts
+from flowdet.data.workers import SharedSamples
 
 __all__ = [
     "build_test_loader",
@@ -101,9 +102,14 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader | Iterab
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     mapper = FlowDatasetMapper(cfg, is_train=True)
     samples = MapDataset(DatasetFromList(records, copy=False), mapper)
-    per_process = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+    per_process, rest = divmod(cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size())
+    if per_process < 1 or rest:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, but must be a multiple of the "
+            f"number of processes, {comm.get_world_size()}"
+        )
     return build_detection_train_loader(
-        _SeededSamples(samples, seed),
+        SharedSamples(_SeededSamples(samples, seed)),
         mapper=None,
         sampler=_PositionSampler(
             _training_sampler(cfg, records, seed), len(records), start_iter * per_process
@@ -135,9 +141,10 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
         raise ValueError(f"TEST.BATCH_SIZE must be at least 1, got {cfg.TEST.BATCH_SIZE}")
     records = get_detection_dicts(dataset_name, keep_difficult=True)
     images = [{k: v for k, v in record.items() if k != "annotations"} for record in records]
+    mapped = MapDataset(DatasetFromList(images, copy=False), FlowDatasetMapper(cfg, is_train=False))
     return build_detection_test_loader(
-        images,
-        mapper=FlowDatasetMapper(cfg, is_train=False),
+        SharedSamples(mapped),
+        mapper=None,
         batch_size=cfg.TEST.BATCH_SIZE,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
