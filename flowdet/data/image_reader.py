@@ -19,10 +19,8 @@ from __future__ import annotations
 import logging
 import os
 import struct
-import threading
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -32,15 +30,22 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import log_first_n
 from PIL import Image, UnidentifiedImageError
 
+from flowdet.data.decoder_errors import one_line_errors
 from flowdet.data.pixel_values import scale_to_uint8
+from flowdet.data.tiff_tags import (
+    TIFF_STARTS,
+    bits_per_value,
+    check_decodable,
+    full_range,
+    is_white_zero,
+    read_tags,
+    tiff_orientation,
+    tiff_size,
+)
 
 __all__ = ["exif_orientation", "image_size", "pil_to_rgb", "read_image"]
 
 _ORIENTATION_TAG = 0x112
-# TIFF tags; a photometric interpretation of 0 means that the value 0 is white
-_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
-_SIGNED = 2
-_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # formats whose further frames are pictures of their own, not previews or layers
 _MULTI_FRAME = ("GIF", "TIFF", "PNG", "WEBP", "AVIF")
 # what turns pixels [H, W] or [H, W, C] upright, by EXIF orientation
@@ -60,7 +65,7 @@ class _Raster(NamedTuple):
     """Decoded pixels, before their values are scaled.
 
     Attributes:
-        pixels: [H, W] or [H, W, C], upright, channels in the order RGB or RGBA.
+        pixels: [H, W], or RGB [H, W, 3], upright.
         full_range: the lowest and highest possible value; None for those of the type.
         inverted: whether the lowest value is white.
     """
@@ -68,39 +73,6 @@ class _Raster(NamedTuple):
     pixels: np.ndarray
     full_range: tuple[float, float] | None = None
     inverted: bool = False
-
-
-class _QuietDecoders:
-    """A context in which PIL issues no warnings and OpenCV logs nothing, in all threads.
-
-    The first thread that enters it saves the settings of the process, and the last one that leaves
-    it restores them. `warnings.catch_warnings` alone would let a thread restore the settings that
-    another thread has made.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._threads = 0
-        self._settings = ExitStack()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._threads += 1
-            if self._threads > 1:
-                return
-            self._settings.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore")
-            log = cv2.utils.logging
-            self._settings.callback(log.setLogLevel, log.setLogLevel(log.LOG_LEVEL_SILENT))
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._threads -= 1
-            if not self._threads:
-                self._settings.close()
-
-
-_QUIET = _QuietDecoders()
 
 
 def read_image(
@@ -135,7 +107,7 @@ def pil_to_rgb(
     `value_range`, the result and the errors are those of `read_image`.
     """
     # the image of a file is decoded when it is first used
-    with _one_line_errors(getattr(image, "filename", "") or name):
+    with one_line_errors(getattr(image, "filename", "") or name):
         raster = _pil_raster(image)
     return _rgb(raster, value_range, name)
 
@@ -143,8 +115,7 @@ def pil_to_rgb(
 def image_size(path: str | Path, name: str | None = None) -> tuple[int, int]:
     """Reads the height and width of an image, in pixels, without decoding it.
 
-    They are the height and width of the upright image, as `read_image` returns it. Only formats
-    that PIL cannot open are decoded.
+    They are the height and width of the upright image, as `read_image` returns it.
 
     Args:
         path: path of the file.
@@ -156,8 +127,7 @@ def image_size(path: str | Path, name: str | None = None) -> tuple[int, int]:
     with _open_file(path, name or os.fspath(path)) as file:
         image = _open(file)
         if image is None:
-            height, width = _opencv_pixels(file).shape[:2]
-            return height, width
+            return tiff_size(read_tags(file))
         width, height = image.size
         # PIL's size of a TIFF is that of the upright image
         swapped = image.format != "TIFF" and _header_orientation(image, file) >= 5
@@ -173,9 +143,7 @@ def exif_orientation(path: str | Path, name: str | None = None) -> int:
     with _open_file(path, name or os.fspath(path)) as file:
         image = _open(file)
         if image is None:
-            # raises an error if the file is not an image
-            _opencv_pixels(file)
-            return 1
+            return tiff_orientation(read_tags(file))
         return _header_orientation(image, file)
 
 
@@ -183,39 +151,8 @@ def exif_orientation(path: str | Path, name: str | None = None) -> int:
 def _open_file(path: str | Path, name: str) -> Iterator[BinaryIO]:
     """Opens a file for decoding. Decoders get the open file: from a path, PIL maps some TIFF files
     with an orientation to memory incorrectly."""
-    with _one_line_errors(name), PathManager.open(os.fspath(path), "rb") as file:
+    with one_line_errors(name), PathManager.open(os.fspath(path), "rb") as file:
         yield file
-
-
-@contextmanager
-def _one_line_errors(name: str) -> Iterator[None]:
-    """Raises every error of a decoder as an OSError with the name of the image and the reason.
-
-    Warnings of the decoders are suppressed: they concern large images, which are read, and broken
-    metadata.
-    """
-    try:
-        with _QUIET:
-            yield
-    # Decoders report broken files as OSError, SyntaxError, ValueError, struct.error, zlib.error and
-    # more.
-    except Exception as error:
-        raise OSError(f"cannot read image {name}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, Image.DecompressionBombError):
-        pixels = str(error).partition(", could be")[0]
-        return f"{pixels}: cut the image into tiles, or scale it down"
-    if isinstance(error, MemoryError):
-        return "there is not enough memory: cut the image into tiles, or scale it down"
-    if isinstance(error, OSError):
-        return error.strerror or _single_line(error)
-    return f"the file is damaged ({_single_line(error)})"
-
-
-def _single_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _open(file: BinaryIO) -> Image.Image | None:
@@ -229,7 +166,7 @@ def _open(file: BinaryIO) -> Image.Image | None:
     except UnidentifiedImageError:
         file.seek(0)
         start = file.read(20)
-    if start.startswith(_TIFF_STARTS):
+    if start.startswith(TIFF_STARTS):
         return None
     raise OSError(_unknown_format(start))
 
@@ -244,7 +181,7 @@ def _unknown_format(start: bytes) -> str:
 def _decode(file: BinaryIO, name: str) -> _Raster:
     image = _open(file)
     if image is None:
-        return _Raster(_opencv_pixels(file))
+        return _tiff_raster(file)
     deep = _is_deep_color(image)
     # PIL decodes deep color too, because it notices files that are truncated
     raster = _pil_raster(image)
@@ -260,6 +197,17 @@ def _decode(file: BinaryIO, name: str) -> _Raster:
     pixels = _opencv_pixels(file)
     # OpenCV turns TIFF files, but no other file
     return _Raster(pixels if image.format == "TIFF" else _upright(pixels, _orientation(image)))
+
+
+def _tiff_raster(file: BinaryIO) -> _Raster:
+    """Decodes a TIFF that PIL cannot open."""
+    tags = read_tags(file)
+    check_decodable(tags, rgb_only=True)
+    pixels, bits = _opencv_pixels(file), bits_per_value(tags)
+    if pixels.dtype == np.uint16 and bits < 16:
+        # OpenCV scales values of 10, 12 and 14 bits to 16
+        pixels = pixels >> (16 - bits)
+    return _Raster(pixels, full_range(tags), is_white_zero(tags))
 
 
 def _is_deep_color(image: Image.Image) -> bool:
@@ -281,22 +229,14 @@ def _has_more_frames(image: Image.Image) -> bool:
 
 
 def _pil_raster(image: Image.Image) -> _Raster:
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    check_decodable(tags)
     # loaded first: PIL turns TIFF files and reads the last metadata of PNG files when it loads them
     image.load()
     if image.mode != "F" and not image.mode.startswith("I"):
         return _Raster(_upright(np.asarray(_to_rgb_mode(image)), _orientation(image)))
-    pixels, tags = _upright(np.asarray(image), _orientation(image)), getattr(image, "tag_v2", {})
-    return _Raster(pixels, _tiff_range(image.mode, tags), tags.get(_PHOTOMETRIC) == 0)
-
-
-def _tiff_range(mode: str, tags: Mapping) -> tuple[float, float] | None:
-    """Returns the full range of integer pixels from the tags of a TIFF file, if it is not that of
-    their type in memory."""
-    bits = tags.get(_BITS, (16,))[0]
-    if mode == "F" or bits > 16:
-        return None
-    signed = tags.get(_SAMPLE_FORMAT, (1,))[0] == _SIGNED
-    return 0, 2 ** (bits - signed) - 1
+    pixels = _upright(np.asarray(image), _orientation(image))
+    return _Raster(pixels, full_range(tags) if tags else None, is_white_zero(tags))
 
 
 def _to_rgb_mode(image: Image.Image) -> Image.Image:
@@ -307,7 +247,7 @@ def _to_rgb_mode(image: Image.Image) -> Image.Image:
 
 
 def _opencv_pixels(file: BinaryIO) -> np.ndarray:
-    """Decodes a file with more than 8 bits per channel: [H, W], or RGB or RGBA [H, W, C].
+    """Decodes a file with more than 8 bits per channel: [H, W], or RGB [H, W, 3].
 
     Raises:
         OSError: OpenCV cannot decode the file, or reduces it to 8 bits.
@@ -322,7 +262,7 @@ def _opencv_pixels(file: BinaryIO) -> np.ndarray:
         raise OSError(
             "the file is damaged, or of a kind that is not supported: convert it to RGB or gray"
         )
-    return pixels if pixels.ndim == 2 else pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+    return pixels if pixels.ndim == 2 else pixels[..., 2::-1]
 
 
 def _orientation(image: Image.Image) -> int:
@@ -367,4 +307,4 @@ def _rgb(raster: _Raster, value_range: Sequence[float], name: str) -> np.ndarray
     """Scales pixels to uint8 and returns three channels, [H, W, 3]."""
     pixels = scale_to_uint8(raster.pixels, value_range, name, raster.full_range)
     pixels = 255 - pixels if raster.inverted else pixels
-    return np.stack([pixels] * 3, axis=-1) if pixels.ndim == 2 else pixels[..., :3]
+    return np.stack([pixels] * 3, axis=-1) if pixels.ndim == 2 else pixels

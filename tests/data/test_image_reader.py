@@ -116,6 +116,7 @@ EIGHT_BIT = [
     ("rgba.tif", save(with_alpha(COLOR)), COLOR, 0),
     ("rgbx.tif", tiff(with_alpha(COLOR), extra_samples=[0]), COLOR, 0),
     ("premultiplied.tif", premultiplied, COLOR, 2),
+    ("planes.tif", tiff(COLOR, planes=True), COLOR, 0),
     ("palette.png", palette, TILES, 0),
     ("palette.gif", palette, TILES, 0),
     ("palette.tif", palette, TILES, 0),
@@ -146,10 +147,12 @@ DEEP = [
     ("gray32_unsigned.tif", tiff(DEEP_GRAY.astype(np.uint32)), gray_as_rgb(GRAY), 0),
     ("gray_float.tif", save((GRAY / 255).astype(np.float32)), gray_as_rgb(GRAY), 0),
     ("gray_double.tif", tiff(GRAY / 255), gray_as_rgb(GRAY), 0),
+    ("double_white_is_zero.tif", tiff(1 - GRAY / 255, photometric=0), gray_as_rgb(GRAY), 0),
     ("rgb16.png", save_opencv(DEEP_COLOR), COLOR, 0),
     ("rgb16.tif", save_opencv(DEEP_COLOR), COLOR, 0),
     ("rgb16_raw.tif", tiff(DEEP_COLOR), COLOR, 0),
     ("rgb16_big_endian.tif", tiff(DEEP_COLOR.astype(">u2")), COLOR, 0),
+    ("rgb12_packed.tif", tiff(DEEP_COLOR >> 4, bits=12), COLOR, 0),
     ("rgb16.ppm", save_opencv(DEEP_COLOR), COLOR, 0),
     ("rgb16.jp2", save_opencv(DEEP_COLOR), COLOR, 1),
     ("rgba16.png", save_opencv(with_alpha(DEEP_COLOR)), COLOR, 0),
@@ -308,8 +311,7 @@ def test_pictures_of_all_exif_orientations_are_upright(
     expected = gray_as_rgb(GRAY) if name.startswith("gray") else COLOR
     assert largest_difference(read_image(tmp_path / name), expected) <= tolerance
     assert image_size(tmp_path / name) == (HEIGHT, WIDTH)
-    # OpenCV, which reads this file, does not tell the orientation
-    assert exif_orientation(tmp_path / name) == (1 if name == "double.tif" else orientation)
+    assert exif_orientation(tmp_path / name) == orientation
 
 
 def test_oriented_jpegs_are_read_as_by_detectron2(tmp_path):
@@ -420,13 +422,31 @@ def test_messages_use_the_given_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "pixels", [np.zeros((4, 6, 5), np.uint16), np.zeros((4, 6), np.float16), np.zeros((4, 6, 5))]
+    ("pixels", "options", "reason"),
+    [
+        (np.zeros((4, 6, 5), np.uint16), {}, "damaged, or of a kind that is not supported"),
+        (np.zeros((4, 6), np.float16), {}, "damaged, or of a kind that is not supported"),
+        (DEEP_COLOR, {"planes": True}, "3 channels of 16 bits in separate planes is not supp"),
+        (COLOR / 255, {"planes": True}, "3 channels of 64 bits in separate planes is not supp"),
+        (DEEP_COLOR, {"photometric": 1, "extra_samples": [0, 0]}, "16 bits that are not marked as"),
+        (COLOR, {"photometric": 1, "extra_samples": [0, 0]}, "8 bits that are not marked as RGB"),
+        (DEEP_COLOR[..., :2], {"extra_samples": [2]}, "2 channels of 16 bits that are not marked"),
+    ],
 )
-def test_tiff_files_with_other_channels_or_types(tmp_path, pixels):
-    write_tiff(tmp_path / "a.img", pixels)
-    with pytest.raises(OSError, match="of a kind that is not supported: convert") as error:
+def test_tiff_files_of_other_kinds_give_one_line(tmp_path, pixels, options, reason):
+    write_tiff(tmp_path / "a.img", pixels, **options)
+    with pytest.raises(
+        OSError, match=f"^cannot read image .*a.img: .*{reason}.*: convert"
+    ) as error:
         read_image(tmp_path / "a.img")
     one_line(error)
+
+
+@pytest.mark.parametrize("alpha", [0, 65535])
+def test_alpha_is_not_compared_with_the_value_range(tmp_path, alpha):
+    pixels = with_alpha(DEEP_COLOR >> 4, np.full_like(DEEP_GRAY, alpha))
+    save_opencv(pixels)(tmp_path / "a.png")
+    assert largest_difference(read_image(tmp_path / "a.png", [0, 4095]), COLOR) == 0
 
 
 # one file of every decoder; a flipped byte in its header, or a shorter file
