@@ -4,8 +4,8 @@ A picture has the same pixels whatever the format of its file:
 
 - The image is rotated and flipped as the orientation in its EXIF data says.
 - Palette, gray, black-and-white, CMYK, YCbCr and Lab images are converted to RGB.
-- The alpha channel is dropped, as detectron2 and OpenCV do: transparent pixels have the color that
-  the file stores for them.
+- The alpha channel, or any other fourth channel of an RGB image, is dropped, as detectron2 and
+  OpenCV do: transparent pixels have the color that the file stores for them.
 - Values with more than 8 bits, and floats, are scaled from `INPUT.VALUE_RANGE` to 0..255, see
   `flowdet.data.pixel_values.scale_to_uint8`.
 - A file with several frames or pages is read as its first one.
@@ -46,6 +46,8 @@ from flowdet.data.tiff_tags import (
 __all__ = ["exif_orientation", "image_size", "pil_to_rgb", "read_image"]
 
 _ORIENTATION_TAG = 0x112
+# of HEIC files, after their first 4 bytes; phones write them, sometimes with the suffix .jpg
+_HEIC_STARTS = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
 # formats whose further frames are pictures of their own, not previews or layers
 _MULTI_FRAME = ("GIF", "TIFF", "PNG", "WEBP", "AVIF")
 # what turns pixels [H, W] or [H, W, C] upright, by EXIF orientation
@@ -174,6 +176,8 @@ def _open(file: BinaryIO) -> Image.Image | None:
 def _unknown_format(start: bytes) -> str:
     if not start:
         return "the file is empty"
+    if start[4:12] in _HEIC_STARTS:
+        return "it is a HEIC image, which cannot be read"
     text = start.decode("latin-1")
     return f"it is not an image, or its header is damaged (the file starts with {text!r})"
 

@@ -391,6 +391,7 @@ def one_line(error):
         (b"", "the file is empty$"),
         (b"<html>404 Not Found</html>", r"not an image, .* starts with '<html>404 Not Found<'\)$"),
         (b"version https://git-lfs.github.com/spec/v1", "not an image, .*'version https://git-'"),
+        (b"\0\0\0\x24ftypheic\0\0\0\0mif1heic", "a HEIC image, which cannot be read$"),
         (b"\0" * 99, "not an image, or its header is damaged"),
     ],
 )
