@@ -156,6 +156,8 @@ def _float(parsed: object) -> float:
 _SCALARS: dict[type, Callable] = {bool: _bool, int: _int, float: _float}
 _NAMES = {str: "a text", bool: "True or False", int: "an integer", float: "a number"}
 
+_PLURALS = {bool: " of True and False", int: " of integers", float: " of numbers"}
+
 
 def _name(default: object) -> str:
     return "a list" if isinstance(default, (list, tuple)) else _NAMES.get(type(default), "a number")
@@ -168,7 +170,7 @@ def _elements(key: str, value: object, parsed: object, default: list | tuple) ->
         return _words(value, parsed)
     if not isinstance(parsed, (list, tuple)):
         if kind not in (int, float) or isinstance(parsed, (bool, str)) or parsed is None:
-            raise _WrongType("a list")
+            raise _WrongType(f"a list{_PLURALS.get(kind, '')}")
         parsed = [parsed]
     if kind not in _SCALARS:
         return list(parsed)
