@@ -154,8 +154,11 @@ class VOCEvaluator(DatasetEvaluator):
 
 
 class COCOBoxEvaluator(COCOEvaluator):
-    """detectron2's COCO evaluator of boxes, for datasets whose evaluation copy has other image ids
-    (`evaluation_image_ids` in the metadata) and for detectors without a single detection.
+    """detectron2's COCO evaluator of boxes, also for custom datasets, and for detectors without a
+    single detection.
+
+    The evaluation copy of a custom dataset may have other image and category ids; the metadata has
+    `evaluation_image_ids` and `category_ids`.
 
     Args:
         dataset_name: a registered dataset.
@@ -174,16 +177,27 @@ class COCOBoxEvaluator(COCOEvaluator):
         super().process(inputs, outputs)
 
     def evaluate(self, img_ids: Sequence | None = None) -> dict:
-        """Like detectron2's method. The result file has the image ids of the dataset."""
+        """Like detectron2's method. The result file has the ids of the dataset."""
         results = super().evaluate(img_ids)
-        if self._image_ids and self._output_dir and comm.is_main_process():
-            self._restore_image_ids(Path(self._output_dir) / "coco_instances_results.json")
+        # an evaluation without any detection writes no file
+        path = Path(self._output_dir or "") / "coco_instances_results.json"
+        if self._output_dir and comm.is_main_process() and path.is_file():
+            self._restore_ids(path)
         return results
 
-    def _restore_image_ids(self, path: Path) -> None:
-        ids = {number: image_id for image_id, number in self._image_ids.items()}
+    def _restore_ids(self, path: Path) -> None:
+        """Replaces the ids of the evaluation copy in a result file by those of the dataset."""
+        image_ids = {number: image_id for image_id, number in (self._image_ids or {}).items()}
+        ids = self._metadata.get("category_ids") or []
+        indices = self._category_index() if ids else {}
+        categories = {number: ids[index] for number, index in indices.items()}
+        if not image_ids and all(number == i for number, i in categories.items()):
+            return
         rows = json.loads(path.read_text())
-        path.write_text(json.dumps([{**row, "image_id": ids[row["image_id"]]} for row in rows]))
+        for row in rows:
+            row["image_id"] = image_ids.get(row["image_id"], row["image_id"])
+            row["category_id"] = categories.get(row["category_id"], row["category_id"])
+        path.write_text(json.dumps(rows))
 
     def _derive_coco_results(self, coco_eval, iou_type, class_names=None) -> dict[str, float]:
         """Without any detection, detectron2 gives nan: it is 0 if there are objects to detect."""

@@ -175,6 +175,9 @@ class CustomDataset:
         elif not any(record["annotations"] for record in records):
             # a test split without annotations is for prediction
             text = "" if split == "test" and not raw.annotated else "the split has no object"
+            if split == "val" and not raw.annotated:
+                text += "; images without annotations can be a test split (evaluated with "
+                text += f"DATASETS.TEST \"('{self.name('test')}',)\"), which gets detections only"
         if text:
             self.findings.problem("empty split", raw.source, text, fatal=True)
 

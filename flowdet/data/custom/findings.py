@@ -89,7 +89,7 @@ class Findings:
         for title, findings in (("left out", self.problems), ("repaired", self.repairs)):
             if findings:
                 lines = "\n".join(finding_lines(findings, most, "tools/check_data.py lists them"))
-                logger.warning("%s: %s %d entries\n%s", self.folder, title, len(findings), lines)
+                logger.warning("%s: %d entries %s\n%s", self.folder, len(findings), title, lines)
 
 
 def finding_lines(findings: Sequence[Finding], most: int, hint: str = "") -> list[str]:

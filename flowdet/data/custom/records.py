@@ -203,14 +203,15 @@ def _box(
     if not all(map(math.isfinite, obj.corners)):
         text = f"the box of a {name!r} is not a box of numbers: {spans}"
         return findings.problem("unreadable annotation", obj.where, text)
-    # from pixel 1 to pixel 0 are no pixels, if the last one is included
-    if min(x2 - x1, y2 - y1) in (0, -origin):
+    box = x1 - origin, y1 - origin, x2, y2
+    # equal corners are no box in practice, although VOC's boxes include their last pixel
+    if x1 == x2 or y1 == y2 or (_area(box) == 0 and x2 >= box[0] and y2 >= box[1]):
         text = f"the box of a {name!r} has no area and is left out: {spans}"
         return findings.repair("box without area", obj.where, text)
-    if x2 < x1 or y2 < y1:
+    if x2 < box[0] or y2 < box[1]:
         text = f"the box of a {name!r} has its corners in the wrong order: {spans}"
         return findings.problem("corners in the wrong order", obj.where, text)
-    return _clipped((x1 - origin, y1 - origin, x2, y2), obj, origin, size, findings)
+    return _clipped(box, obj, origin, size, findings)
 
 
 def _clipped(

@@ -5,7 +5,6 @@ import pytest
 from PIL import Image
 
 from flowdet.data.custom.check import check_dataset
-from flowdet.data.custom.findings import Finding, finding_lines
 from tests.data.custom.example_datasets import (
     CAT,
     TRAIN,
@@ -64,15 +63,3 @@ def test_remarks_on_unused_images_absent_classes_and_shared_images(root, voc_fol
     voc_folder(TRAIN, split="train")
     shared = voc_folder(VAL | {"a": [CAT]}, split="val")
     assert check_dataset(shared).remarks == ["1 images are in both train and val"]
-
-
-def test_problems_are_grouped_and_cut():
-    problems = [Finding("rare", "a", "x"), *(Finding("often", str(i), "y") for i in range(5))]
-    assert finding_lines(problems, 2) == [
-        "often: 5",
-        "  0: y",
-        "  1: y",
-        "  ... and 3 more (--examples 5 shows all)",
-        "rare: 1",
-        "  a: x",
-    ]

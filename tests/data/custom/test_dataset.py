@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from flowdet.data.custom import CustomDataset, register_custom
-from tests.data.custom.example_datasets import TRAIN, VAL, load_coco, save_coco, write_coco
+from flowdet.data.custom import CustomDataset, dataset_of, register_custom
+from tests.data.custom.example_datasets import CAT, TRAIN, VAL, load_coco, save_coco, write_coco
 
 
 @pytest.fixture
@@ -90,3 +90,84 @@ def test_two_folders_of_one_name_are_an_error(coco, tmp_path):
 def test_missing_split_names_the_others(coco):
     with pytest.raises(FileNotFoundError, match="has no split 'test'; its splits are train, val"):
         CustomDataset(coco).read("test")
+
+
+def undivided(voc_folder, count=10):
+    """Writes a VOC dataset without lists; returns its folder."""
+    root = voc_folder({f"{i:02}": [CAT] for i in range(count)})
+    shutil.rmtree(root / "ImageSets")
+    return root
+
+
+def ids_of(dataset, split):
+    return [record["image_id"] for record in dataset.read(split).records]
+
+
+def test_a_fifth_is_held_out_of_an_undivided_dataset(voc_folder, caplog):
+    root = undivided(voc_folder)
+    dataset = CustomDataset(root)
+    assert dataset.splits == ["train", "val"] and dataset.evaluated_split == "val"
+    train, val = ids_of(dataset, "train"), ids_of(dataset, "val")
+    assert len(val) == 2 and sorted(train + val) == [f"{i:02}" for i in range(10)]
+    again = CustomDataset(root)
+    assert (ids_of(again, "train"), ids_of(again, "val")) == (train, val)
+    assert any(ids_of(CustomDataset(root, hold_out_seed=seed), "val") != val for seed in (1, 2))
+    dataset.load("train"), dataset.load("val")
+    notes = [text for text in caplog.messages if "2 of 10 images are held out" in text]
+    assert len(notes) == 1 and "HOLD_OUT 0.2, HOLD_OUT_SEED 0" in notes[0]
+
+
+def test_the_selection_changes_little_when_images_are_added(voc_folder):
+    val = set(ids_of(CustomDataset(undivided(voc_folder, 40)), "val"))
+    larger = set(ids_of(CustomDataset(undivided(voc_folder, 41)), "val"))
+    assert len(val - larger) <= 1
+
+
+def test_nothing_is_held_out_on_request(voc_folder):
+    dataset = CustomDataset(undivided(voc_folder), hold_out=0.0)
+    assert dataset.splits == ["train"] and dataset.evaluated_split == ""
+    assert len(dataset.read("train").records) == 10 and dataset.held_out_note() == ""
+
+
+def test_the_classes_of_an_undivided_dataset_are_those_of_all_images(voc_folder):
+    root = undivided(voc_folder)
+    xml = root / "Annotations" / f"{ids_of(CustomDataset(root), 'val')[0]}.xml"
+    xml.write_text(xml.read_text().replace("cat", "owl"))
+    assert CustomDataset(root).class_names == ["cat", "owl"]
+
+
+def test_a_dataset_with_one_image_has_no_image_to_hold_out(voc_folder):
+    dataset = CustomDataset(undivided(voc_folder, 1))
+    assert len(dataset.read("train").records) == 1
+    with pytest.raises(ValueError, match="the split has no image"):
+        dataset.read("val")
+
+
+@pytest.mark.parametrize("annotated", [True, False])
+def test_a_test_split_is_evaluated_if_it_is_annotated(coco, annotated):
+    data = load_coco(coco, "val")
+    if not annotated:
+        data["annotations"] = []
+    save_coco(coco, data, "test")
+    (coco / "annotations" / "instances_val.json").unlink()
+    dataset = CustomDataset(coco)
+    assert dataset.evaluated_split == ("test" if annotated else "val")
+    assert dataset.holds_out != annotated
+    assert len(dataset.read("train").records) == (2 if annotated else 1)
+    assert len(dataset.read("test").records) == 2
+    register_custom(coco)
+    DatasetCatalog.get("custom_pets_test")
+    with open(MetadataCatalog.get("custom_pets_test").json_file) as file:
+        assert ("annotations" in json.load(file)) == annotated
+
+
+def test_a_validation_split_needs_objects(coco):
+    save_coco(coco, load_coco(coco, "val") | {"annotations": []}, "val")
+    with pytest.raises(ValueError, match="no object; images without annotations can be a test"):
+        CustomDataset(coco).read("val")
+
+
+def test_dataset_of_a_registered_name(coco):
+    names = register_custom(coco, on_problem="skip")
+    assert dataset_of(names["train"]).folder == coco
+    assert dataset_of("coco_2017_train") is None and dataset_of("unknown") is None

@@ -1,0 +1,62 @@
+"""Problems and repairs: what stops, what is collected, and how they are listed."""
+
+import pytest
+
+from flowdet.data.custom.findings import Finding, Findings, finding_lines
+
+
+def test_stop_raises_the_first_problem_and_collects_repairs(tmp_path):
+    findings = Findings(tmp_path)
+    findings.repair("clipped", "a.xml:3", "the box is clipped")
+    with pytest.raises(ValueError) as caught:
+        findings.problem("missing", "a.txt:1", "there is no a.png")
+    assert str(caught.value) == (
+        f"a.txt:1: there is no a.png (tools/check_data.py --data {tmp_path} lists all problems; "
+        "DATASETS.ON_PROBLEM skip leaves such entries out)"
+    )
+    assert findings.repairs == [Finding("clipped", "a.xml:3", "the box is clipped")]
+
+
+def test_skip_collects_problems_but_not_fatal_ones(tmp_path):
+    findings = Findings(tmp_path, "skip")
+    for _ in range(2):
+        findings.problem("missing", "a.txt:1", "there is no a.png")
+    assert len(findings.problems) == 1
+    with pytest.raises(ValueError, match=r"train.json: not JSON .*lists all problems\)$"):
+        findings.problem("unreadable", "train.json", "not JSON", fatal=True)
+
+
+def test_list_collects_everything(tmp_path):
+    findings = Findings(tmp_path, "list")
+    findings.problem("unreadable", "train.json", "not JSON", fatal=True)
+    assert [str(p) for p in findings.problems] == ["train.json: not JSON"]
+
+
+def test_log_counts_and_shows_examples(tmp_path, caplog):
+    findings = Findings(tmp_path, "skip")
+    findings.log()
+    assert not caplog.messages
+    findings.problem("missing", "a.txt:1", "there is no a.png")
+    for i in range(4):
+        findings.repair("clipped", f"a.xml:{i}", "the box is clipped")
+    findings.log(most=2)
+    left_out, repaired = caplog.messages
+    assert left_out.splitlines() == [
+        f"{tmp_path}: 1 entries left out",
+        "missing: 1",
+        "  a.txt:1: there is no a.png",
+    ]
+    assert repaired.splitlines()[0] == f"{tmp_path}: 4 entries repaired"
+    assert repaired.splitlines()[-1] == "  ... and 2 more (tools/check_data.py lists them)"
+
+
+def test_findings_are_grouped_and_cut():
+    findings = [Finding("rare", "a", "x"), *(Finding("often", str(i), "y") for i in range(5))]
+    assert finding_lines(findings, 2) == [
+        "often: 5",
+        "  0: y",
+        "  1: y",
+        "  ... and 3 more (--examples 5 shows all)",
+        "rare: 1",
+        "  a: x",
+    ]
