@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 import weakref
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from fvcore.nn import parameter_count_table
 from PIL import Image
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from flowdet.data.workers import worker_errors
 from flowdet.engine.checkpoint import FlowDetCheckpointer
 from flowdet.engine.checkpoint_notes import check_resumed_classes
 from flowdet.engine.hooks import (
@@ -49,7 +52,8 @@ class Trainer(DefaultTrainer):
 
     def train(self) -> dict | None:
         """Trains, and returns the results of the last evaluation; None without an evaluation."""
-        super().train()
+        with worker_errors():
+            super().train()
         return getattr(self, "_last_eval_results", None)
 
     def build_hooks(self):
@@ -121,9 +125,14 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):
-        """Like detectron2's method, but all processes use the buffers that are saved."""
+        """Like detectron2's method, but all processes use the buffers that are saved.
+
+        COCO's evaluator writes the detections to OUTPUT_DIR/inference.
+        """
         share_buffers(model)
-        return super().test(cfg, model, evaluators)
+        evaluators = evaluators or _evaluators(cfg, "inference")
+        with worker_errors():
+            return super().test(cfg, model, evaluators)
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name, output_folder=None):
@@ -169,10 +178,20 @@ def evaluate(cfg: CfgNode, model: nn.Module, average: AveragedModel | None = Non
     results = Trainer.test(cfg, model)
     if average is None:
         return results
-    averaged = Trainer.test(cfg, average.module)
+    averaged = Trainer.test(cfg, average.module, _evaluators(cfg, "inference_ema"))
     if len(cfg.DATASETS.TEST) == 1:
         return results | _renamed(averaged)
     return {name: tasks | _renamed(averaged[name]) for name, tasks in results.items()}
+
+
+def _evaluators(cfg: CfgNode, folder: str) -> list[DatasetEvaluator]:
+    """Builds the evaluators of all test datasets, which write their detections to a folder in
+    OUTPUT_DIR; of several datasets, to a folder each."""
+    names = cfg.DATASETS.TEST
+    folders = [
+        os.path.join(cfg.OUTPUT_DIR, folder, *([name] if names[1:] else [])) for name in names
+    ]
+    return [Trainer.build_evaluator(cfg, name, path) for name, path in zip(names, folders)]
 
 
 def _renamed(tasks: dict[str, dict]) -> dict[str, dict]:

@@ -78,8 +78,8 @@ class DatasetFormat(ABC):
             folder: an existing folder.
 
         Returns:
-            The files of each split, with keys from `SPLITS`, or only the key `ALL` if the dataset is
-            not divided. None if the folder does not have this format.
+            The files of each split, with keys from `SPLITS`, or only the key `ALL` if the dataset
+            is not divided. None if the folder does not have this format.
 
         Raises:
             FileNotFoundError, ValueError: the folder has this format, but a file is missing or the

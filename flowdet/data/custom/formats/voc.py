@@ -248,7 +248,9 @@ class _Reader:
         parts = path.split("/")
         for ending in ("/".join(parts[start:]) for start in range(len(parts))):
             if self._images.get(ending) or self._xmls.get(ending):
-                note = f"{text} is read as {ending}: a list has names only, without folder and suffix"
+                note = (
+                    f"{text} is read as {ending}: a list has names only, without folder and suffix"
+                )
                 self._findings.repair("line of a list adapted", where, note)
                 return ending
         return text
