@@ -172,6 +172,8 @@ def _load(path: Path) -> dict[str, list]:
     try:
         # bytes, whose encoding (UTF-8, UTF-16, byte order marks) the decoder detects
         content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise OSError(f"cannot read the annotation file {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a readable JSON file: {error}") from error
     lists = content if isinstance(content, dict) else {}

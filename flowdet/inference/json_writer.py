@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from flowdet.inference.video_writer import partial_path
+from flowdet.inference.video_writer import create_folder_of, partial_path
 
 
 class JsonArrayWriter:
@@ -36,8 +36,11 @@ class JsonArrayWriter:
 
     def __enter__(self) -> JsonArrayWriter:
         if self.path:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = partial_path(self.path).open("wb")
+            create_folder_of(self.path)
+            try:
+                self._file = partial_path(self.path).open("wb")
+            except OSError as error:
+                raise OSError(f"cannot write {self.path}: {error.strerror}") from error
         return self
 
     def add(self, rows: list[dict]) -> None:

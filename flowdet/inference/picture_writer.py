@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from flowdet.inference.video_writer import partial_path, save_animation
+from flowdet.inference.video_writer import create_folder_of, partial_path, save_animation
 from flowdet.visualization.animation import animation_frames
 from flowdet.visualization.drawing import DetectionVisualizer, check_tiles, contact_sheet
 
@@ -101,7 +101,8 @@ class FolderWriter:
         _check_distinct([*pictures, *trajectories], files)
         self._pictures = {os.fspath(file): path for file, path in zip(files, pictures, strict=True)}
         # an error before the first image is processed
-        folder.mkdir(parents=True, exist_ok=True)
+        for picture in pictures:
+            create_folder_of(picture)
 
     def add(self, result: dict) -> None:
         """Writes the pictures of an image, whose path is `file_name` of the result."""
@@ -147,7 +148,7 @@ class SheetWriter:
             )
         _check_distinct([path, *trajectory.paths(path)], files)
         # an error before the first image is processed
-        path.parent.mkdir(parents=True, exist_ok=True)
+        create_folder_of(path)
         self.path = path
         self.visualizer = visualizer
         self.trajectory = trajectory
@@ -221,7 +222,7 @@ def _check_distinct(pictures: Sequence[Path], files: Sequence[Path]) -> None:
 
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Writes a picture; its folder is created. The file appears only when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    create_folder_of(path)
     partial = partial_path(path)
     try:
         picture.save(partial, quality=95)

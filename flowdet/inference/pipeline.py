@@ -81,12 +81,13 @@ class SkippedImages:
     def __call__(self, record: dict, error: Exception) -> None:
         """Names an image; the callback `on_error` of a predictor."""
         self.count += 1
-        name, reason = record["file_name"], " ".join(str(error).split())
+        name, reason = record["file_name"], str(error)
         if name not in reason:
             reason = f"{name}: {reason}"
         label = "error" if self.total == 1 else "skipped"
+        message = " ".join(f"{label}: {reason}{conversion_hint(name)}".split())
         # a progress bar stays below the message
-        tqdm.write(f"{label}: {reason}{conversion_hint(name)}", file=sys.stderr)
+        tqdm.write(message, file=sys.stderr)
 
     @property
     def is_only_image(self) -> bool:
@@ -114,13 +115,13 @@ def classify_images(
     with JsonArrayWriter(json_path) as rows:
         try:
             for result in predictor.stream(files, on_error=skipped):
-                print(predictor.text(result, top))
+                _print(predictor.text(result, top))
                 rows.add([predictor.json_row(result, top)])
                 done += 1
         except KeyboardInterrupt:
             interrupted = True
     if json_path and not skipped.is_only_image:
-        print(f"{json_path}: {_stopped(interrupted)}classes of {_counted(done, 'image')}")
+        _print(f"{json_path}: {_stopped(interrupted)}classes of {_counted(done, 'image')}")
     skipped.report()
     return Outcome(skipped.count, interrupted)
 
@@ -177,9 +178,9 @@ def detect_images(
     stopped = _stopped(interrupted)
     if pictures and done:
         pictures.close()
-        print(f"{pictures.path}: {stopped}{_summary(done, 'image', drawn, visualizer)}")
+        _print(f"{pictures.path}: {stopped}{_summary(done, 'image', drawn, visualizer)}")
     if json_path and not skipped.is_only_image:
-        print(f"{json_path}: {stopped}{rows.count} detections in {_counted(done, 'image')}")
+        _print(f"{json_path}: {stopped}{rows.count} detections in {_counted(done, 'image')}")
     skipped.report()
     return Outcome(skipped.count, interrupted)
 
@@ -190,8 +191,8 @@ def _stems(files: Sequence[Path]) -> dict[Path, str]:
     repeated = [stem for stem, count in Counter(stems.values()).items() if count > 1]
     if repeated:
         print(
-            f"{_counted(len(repeated), 'image_id')} in the JSON file, such as {repeated[0]!r}, "
-            "belong to several images of the same name: tell these apart by file_name",
+            "images of the same name have the same image_id in the JSON file, such as "
+            f"{repeated[0]!r} ({len(repeated)} in all): tell them apart by file_name",
             file=sys.stderr,
         )
     return stems
@@ -200,6 +201,12 @@ def _stems(files: Sequence[Path]) -> dict[Path, str]:
 def _record(file: Path, ids: JsonIds | None) -> dict:
     """Returns the dataset dict of an image; the image id is the one in the JSON file."""
     return {"file_name": str(file), "image_id": ids.images[file] if ids else file.stem}
+
+
+def _print(text: str) -> None:
+    """Prints a line; characters that the terminal cannot show are escaped, which print refuses."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _stopped(interrupted: bool) -> str:
@@ -249,9 +256,9 @@ def detect_frames(
             interrupted = True
     stopped = _stopped(interrupted)
     if writer and count:
-        print(f"{writer.path}: {stopped}{_summary(count, 'frame', drawn, visualizer)}")
+        _print(f"{writer.path}: {stopped}{_summary(count, 'frame', drawn, visualizer)}")
     if json_path:
-        print(f"{json_path}: {stopped}{rows.count} detections in {_counted(count, 'frame')}")
+        _print(f"{json_path}: {stopped}{rows.count} detections in {_counted(count, 'frame')}")
     return interrupted
 
 

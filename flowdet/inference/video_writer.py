@@ -70,7 +70,7 @@ class VideoWriter:
         self.count += 1
 
     def _open(self, size: tuple[int, int]) -> cv2.VideoWriter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        create_folder_of(self.path)
         codec = cv2.VideoWriter_fourcc(*CODECS[self.path.suffix.lower()])
         with quiet_opencv():
             writer = cv2.VideoWriter(str(self._partial), codec, self.fps, size)
@@ -103,6 +103,22 @@ def partial_path(path: Path) -> Path:
     """Returns the temporary path of a file while it is written. It keeps the suffix, because that
     selects the format."""
     return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
+def create_folder_of(path: Path) -> None:
+    """Creates the folder of a file.
+
+    Raises:
+        OSError: the folder cannot be created.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(
+            f"cannot write {path}, because its folder cannot be created ({reason}): give another "
+            "path"
+        ) from error
 
 
 def video_output_path(output: str, source: str) -> Path:
@@ -167,7 +183,7 @@ def _save_gif(frames: list[Image.Image], path: Path) -> None:
     both.paste(frames[-1], (frames[0].width, 0))
     palette = both.quantize(256, dither=Image.Dither.NONE)
     first, *rest = (x.quantize(palette=palette, dither=Image.Dither.NONE) for x in frames)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    create_folder_of(path)
     partial = partial_path(path)
     first.save(partial, save_all=True, append_images=rest, duration=durations, loop=0)
     partial.replace(path)

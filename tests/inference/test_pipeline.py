@@ -1,5 +1,6 @@
 """The loops over images and frames: what is counted, written, shown and printed."""
 
+import io
 import json
 from pathlib import Path
 
@@ -186,7 +187,21 @@ def test_given_ids_are_written(visualizer, tmp_path):
 def test_images_with_the_same_image_id_are_reported(visualizer, tmp_path, capsys):
     names = files("x/a.png", "y/a.png", "b.png")
     detect_images(FakePredictor(), names, visualizer, None, tmp_path / "rows.json")
-    assert "1 image_id in the JSON file, such as 'a'" in capsys.readouterr().err
+    message = "same image_id in the JSON file, such as 'a' (1 in all): tell them apart by file_name"
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["\udcff.png", "图.png"])
+def test_names_that_the_terminal_cannot_show_stop_nothing(visualizer, tmp_path, monkeypatch, name):
+    """The first one is not valid UTF-8; the second one is not in the terminal's encoding."""
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr("sys.stdout", terminal)
+    names = [tmp_path / name, Path("b.png")]
+    assert classify_images(FakePredictor(), names, 3).exit_status == 0
+    detect_images(FakePredictor(), names, visualizer, None, tmp_path / f"{name}.json")
+    terminal.flush()
+    lines = terminal.buffer.getvalue().decode("latin-1").splitlines()
+    assert len(lines) == 3 and "\\u" in lines[0] and "4 detections in 2 images" in lines[2]
 
 
 class FakeFrames(list):
