@@ -128,6 +128,8 @@ def replaced_first(box) -> Content:
 
 
 def write_then(write, change):
+    """Returns a function that writes a dataset and calls `change` with its folder."""
+
     def both(folder: Path) -> None:
         write(folder)
         change(folder)
@@ -142,11 +144,7 @@ FRACTIONAL: Content = {
     }
     for split, images in CONTENT.items()
 }
-
-
 WITH_TEST: Content = {**CONTENT, "test": {"test_0": [(0, (6, 6, 22, 26)), (1, (30, 9, 50, 29))]}}
-
-
 HELD_OUT = "(?i)held out|hold|fifth|split"
 
 

@@ -102,8 +102,6 @@ def write_unlabeled_test(folder: Path, **annotations) -> None:
 
 
 TEST_CONTENT = {**CONTENT, "test": {"test_0": [], "test_1": []}}
-
-
 NFD = partial(unicodedata.normalize, "NFD")
 
 

@@ -166,7 +166,7 @@ COCO_ID_CASES: dict[str, Case] = {
             category_ids(1, 2),
             add_category(id=0, name="shapes"),
             lambda data, split: (
-                [c.update(supercategory="shapes") for c in data["categories"][:2]] and None
+                [c.update(supercategory="shapes") for c in data["categories"][:2]]
             ),
         ),
         (READS,),
@@ -232,11 +232,7 @@ COCO_ID_CASES: dict[str, Case] = {
         "owl",
     ),
     "coco_val_names_in_another_case": Case(
-        coco(
-            lambda data, split: (
-                split == "val" and data["categories"][1].update(name="Disc") and None
-            )
-        ),
+        coco(lambda data, split: split == "val" and data["categories"][1].update(name="Disc")),
         (STOPS,),
         "Disc",
         {},

@@ -39,14 +39,10 @@ MANY: Content = {
     }
     for split in CONTENT
 }
-
-
 CROWDS = {"true": "true", "True": True, "1.0": 1.0, "text 1": "1", "yes": "yes"}
 
 
 NO_CROWDS = {"null": None, "text": "0", "false": "false", "False": False, "0.0": 0.0, "empty": ""}
-
-
 NO_FLAGS = {"list": [], "word": "maybe", "2": 2, "object": {}, "nan": NAN}
 
 
@@ -54,8 +50,6 @@ AREAS = {
     "null": None, "text": "12", "negative": -5, "nan": NAN, "word": "n/a", "0": 0, "list": [],
     "infinite": INFINITY, "boolean": True, "missing": ...,
 }  # fmt: skip
-
-
 ANNOTATION_IDS = {
     "text": lambda _, n: f"a{n}", "text_1.0": lambda _, n: f"{n}.0", "list": lambda _, n: [n],
     "null": None, "repeated": 5, "mixed": lambda _, n: str(n) if n % 2 else n,
@@ -63,8 +57,6 @@ ANNOTATION_IDS = {
     "from_0": lambda _, n: n,
     "nan": NAN, "large": lambda _, n: 10**18 + n,
 }  # fmt: skip
-
-
 BOXES = {
     "text": "[1, 2, 3, 4]", "words": ["a", "b", "c", "d"], "3_numbers": [1, 2, 3],
     "5_numbers": [1, 2, 3, 4, 5], "nan": [NAN, 2, 8, 8], "infinite": [1, 2, INFINITY, 8],
@@ -74,8 +66,6 @@ BOXES = {
     "negative_size": [20, 20, -8, -8], "far_outside": [100, 100, 8, 8],
     "half_outside": [54, 5, 20, 8], "huge": [1, 1, 1e300, 8], "number": 5,
 }  # fmt: skip
-
-
 COCO_VALUE_CASES: dict[str, Case] = {
     "coco_plain": Case(coco()),
     "coco_annotation_id_0": Case(coco(every("annotations", id=lambda _, n: n))),
@@ -186,7 +176,6 @@ COCO_VALUE_CASES: dict[str, Case] = {
                         or (a.pop("bbox") if value is ... else a.update(bbox=value))
                         for a in data["annotations"]
                     ]
-                    and None
                 ),
             ),
             (REPAIRED,),

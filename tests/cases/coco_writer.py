@@ -72,10 +72,12 @@ def write_coco(
 
 
 def coco(*edits, **options):
+    """Returns `write_coco` with its arguments, except the folder."""
     return partial(write_coco_with, edits, options)
 
 
 def write_coco_with(edits, options, folder: Path) -> None:
+    """Calls `write_coco` with the folder before the edits."""
     write_coco(folder, *edits, **options)
 
 
@@ -151,6 +153,8 @@ def image_ids(new, new_reference=None):
 
 
 def add_category(**values):
+    """An edit that adds a category with the id 3, unless `values` has another."""
+
     def edit(data, split):
         data["categories"].append({"id": 3, "supercategory": "none", **values})
 

@@ -30,7 +30,6 @@ from tests.cases.voc_writer import pairs, voc, write_voc
 from tests.cases.yolo_cases import write_undivided_yolo
 
 
-# COCO
 def write_one_coco(
     folder: Path, file_name="result.json", images="images", prefix="images/", **keys
 ):
@@ -80,7 +79,6 @@ def as_subsets(names: dict[str, str]) -> Content:
     return {names[split]: images for split, images in CONTENT.items()}
 
 
-# unknown
 def write_images_only(folder: Path) -> None:
     for name, objects in ALL_IMAGES.items():
         write_picture(folder / f"{name}.png", objects)
@@ -108,8 +106,6 @@ def write_two_layouts(folder: Path) -> None:
 
 
 VOC_FOLDERS = {"content": {"all": ALL_IMAGES}, "list_file": None}
-
-
 FOLDER_CASES: dict[str, Case] = {
     "coco_published": Case(
         coco(

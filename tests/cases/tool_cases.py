@@ -25,7 +25,6 @@ from tests.cases.case import (
 )
 
 
-# LabelMe
 def labelme_shape(index: int, box, kind: str) -> dict:
     x1, y1, x2, y2 = box
     points = {
@@ -64,7 +63,6 @@ def write_labelme(
             write_text(stem.with_suffix(".json"), json.dumps(content_of_file | keys))
 
 
-# CVAT's own xml
 def write_cvat(
     folder: Path,
     divided=False,
@@ -110,7 +108,6 @@ def cvat_shape(index: int, box, shape: str) -> str:
     )
 
 
-# VoTT
 def write_vott_json(folder: Path) -> None:
     """vott-json-export/project-export.json: assets with regions; the images lie beside it."""
     assets = {}
@@ -138,7 +135,6 @@ def write_vott_json(folder: Path) -> None:
     write_text(folder / "vott-json-export/project-export.json", json.dumps(project))
 
 
-# csv files
 CSV_FORMS = {
     # keras-retinanet: no header, an empty row for an image without objects
     "retinanet": ("", "{path},{x1},{y1},{x2},{y2},{label}"),

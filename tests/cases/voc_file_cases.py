@@ -52,14 +52,10 @@ NESTED: Content = {
     split: {f"cam{n}/{name}": objects for n, (name, objects) in enumerate(images.items())}
     for split, images in CONTENT.items()
 }
-
-
 DOTTED: Content = {
     split: {f"img.v1.{name} (2)": objects for name, objects in images.items()}
     for split, images in CONTENT.items()
 }
-
-
 ENCODINGS = {
     "gbk": ("gb2312", "gbk", "方块"), "big5": ("big5", "big5", "方塊"),
     "shift_jis": ("Shift_JIS", "shift_jis", "四角"), "euc_kr": ("EUC-KR", "euc-kr", "상자"),
@@ -68,8 +64,6 @@ ENCODINGS = {
     "utf8_declared": ("utf-8", "utf-8", "é"),
     "gb18030": ("GB18030", "gb18030", "方块"), "utf16": ("utf-16", "utf-16", "Würfel"),
 }  # fmt: skip
-
-
 VOC_FILE_CASES: dict[str, Case] = {
     **{
         f"voc_xml_{key}": Case(

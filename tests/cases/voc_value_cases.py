@@ -49,13 +49,9 @@ POLYGON = "".join(
     f"<x{i}>{x}</x{i}><y{i}>{y}</y{i}>"
     for i, (x, y) in enumerate([(13, 3), (31, 3), (31, 20), (13, 20)], 1)
 )
-
-
 POINTS = "".join(
     f"<pt><x>{x}</x><y>{y}</y></pt>" for x, y in [(13, 3), (31, 3), (31, 20), (13, 20)]
 )
-
-
 ONE: Content = {split: dict([next(iter(images.items()))]) for split, images in CONTENT.items()}
 
 
@@ -64,15 +60,11 @@ NO_DIFFICULT = {"word": "Unspecified", "false": "false", "empty": "", "0.0": "0.
 
 
 DIFFICULT = {"yes": "yes", "True": "True", "1.0": "1.0", "blank_1": " 1 "}
-
-
 BAD_CORNERS = {
     "word": "a|3|9|9", "nan": "nan|3|9|9", "infinite": "1|3|inf|9", "comma": "1,5|3|9|9",
     "empty": "|3|9|9", "far_outside": "200|200|240|240", "swapped": "20|20|5|5",
     "swapped_x": "20|5|5|20", "half_outside": "50|5|84|20",
 }  # fmt: skip
-
-
 VOC_VALUE_CASES: dict[str, Case] = {
     "voc_plain": Case(voc()),
     "voc_jpg": Case(voc(suffix=".jpg")),

@@ -72,6 +72,7 @@ def write_voc(
 
 
 def voc(edit=lambda text: text, first=lambda text: text, **options):
+    """Returns `write_voc` with its arguments, except the folder."""
     return partial(write_voc, edit=edit, first=first, **options)
 
 
@@ -82,6 +83,7 @@ def pairs(edit=lambda text: text, first=lambda text: text, **options):
 
 
 def declared(encoding: str):
+    """An edit that declares an encoding."""
     return lambda text: f'<?xml version="1.0" encoding="{encoding}"?>\n{text}'
 
 
