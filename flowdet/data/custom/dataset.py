@@ -194,12 +194,10 @@ class CustomDataset:
             FileNotFoundError, ValueError: as `read`.
         """
         if split not in self._pickled_records:
-            known = len(self.findings.problems) + len(self.findings.repairs)
             content = self.read(split)
             self._fill_metadata(split, content)
             self._pickled_records[split] = pickle.dumps(content.records)
-            if known < len(self.findings.problems) + len(self.findings.repairs):
-                self.findings.log()
+            self.findings.log()
             self._log_notes(dataset_notes({split: content.records}, self.classes))
         return pickle.loads(self._pickled_records[split])
 

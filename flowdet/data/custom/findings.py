@@ -54,6 +54,7 @@ class Findings:
         self.on_problem = on_problem
         self._problems: dict[Finding, None] = {}
         self._repairs: dict[Finding, None] = {}
+        self._num_logged = {"left out": 0, "repaired": 0}
 
     @property
     def problems(self) -> list[Finding]:
@@ -85,11 +86,14 @@ class Findings:
         self._repairs[Finding(kind, str(where), text)] = None
 
     def log(self, most: int = 3) -> None:
-        """Logs all findings as warnings: per kind the count and `most` examples."""
+        """Logs the findings since the last call as warnings: per kind the count and `most`
+        examples."""
         for title, findings in (("left out", self.problems), ("repaired", self.repairs)):
-            if findings:
-                lines = "\n".join(finding_lines(findings, most, "tools/check_data.py lists them"))
-                logger.warning("%s: %d entries %s\n%s", self.folder, len(findings), title, lines)
+            new = findings[self._num_logged[title] :]
+            self._num_logged[title] = len(findings)
+            if new:
+                lines = "\n".join(finding_lines(new, most, "tools/check_data.py lists them"))
+                logger.warning("%s: %d entries %s\n%s", self.folder, len(new), title, lines)
 
 
 def finding_lines(findings: Sequence[Finding], most: int, hint: str = "") -> list[str]:

@@ -48,6 +48,8 @@ def test_log_counts_and_shows_examples(tmp_path, caplog):
     ]
     assert repaired.splitlines()[0] == f"{tmp_path}: 4 entries repaired"
     assert repaired.splitlines()[-1] == "  ... and 2 more (tools/check_data.py lists them)"
+    findings.log()
+    assert len(caplog.messages) == 2
 
 
 def test_findings_are_grouped_and_cut():
