@@ -124,10 +124,12 @@ def has_image_suffix(name: str) -> bool:
 
 
 def _table(head: str, delimiter: str) -> Table | None:
+    rows: list[list[str]] = []
     try:
-        rows = [row for _, row in islice(table_rows(head, delimiter), _SAMPLE)]
+        rows.extend(row for _, row in islice(table_rows(head, delimiter), _SAMPLE))
+    # the rows before the error decide; it is reported when the file is read
     except ValueError:
-        return None
+        pass
     if not rows:
         return None
     columns = _header_columns(rows[0])
