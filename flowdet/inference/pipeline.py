@@ -120,6 +120,9 @@ def classify_images(
                 done += 1
         except KeyboardInterrupt:
             interrupted = True
+        except Exception:
+            _report_finished(done, json_path)
+            raise
     if json_path and not skipped.is_only_image:
         _print(f"{json_path}: {_stopped(interrupted)}classes of {_counted(done, 'image')}")
     skipped.report()
@@ -175,6 +178,9 @@ def detect_images(
                 done += 1
         except KeyboardInterrupt:
             interrupted = True
+        except Exception:
+            _report_finished(done, json_path)
+            raise
     stopped = _stopped(interrupted)
     if pictures and done:
         pictures.close()
@@ -201,6 +207,12 @@ def _stems(files: Sequence[Path]) -> dict[Path, str]:
 def _record(file: Path, ids: JsonIds | None) -> dict:
     """Returns the dataset dict of an image; the image id is the one in the JSON file."""
     return {"file_name": str(file), "image_id": ids.images[file] if ids else file.stem}
+
+
+def _report_finished(done: int, json_path: Path | None) -> None:
+    """Prints how many images were finished before an error."""
+    kept = f"; {json_path} has what was written" if done and json_path else ""
+    print(f"stopped by an error after {_counted(done, 'image')}{kept}", file=sys.stderr)
 
 
 def _print(text: str) -> None:

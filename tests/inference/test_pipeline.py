@@ -169,13 +169,18 @@ def test_ctrl_c_keeps_the_finished_images(visualizer, tmp_path, capsys):
     assert len(json.loads(rows.read_text())) == 3
 
 
-def test_an_error_keeps_the_finished_images(visualizer, tmp_path):
+def test_an_error_keeps_the_finished_images(visualizer, tmp_path, capsys):
     rows = tmp_path / "rows.json"
     with pytest.raises(RuntimeError):
         detect_images(
             FakePredictor(2, RuntimeError), files("a.png", "b.png", "c.png"), visualizer, None, rows
         )
     assert image_ids(rows) == ["a", "a", "b", "b"]
+    message = f"stopped by an error after 2 images; {rows} has what was written"
+    assert message in capsys.readouterr().err
+    with pytest.raises(RuntimeError):
+        classify_images(FakePredictor(1, RuntimeError), files("a.png", "b.png"), 3, rows)
+    assert [row["file_name"] for row in json.loads(rows.read_text())] == ["a.png"]
 
 
 def test_given_ids_are_written(visualizer, tmp_path):
