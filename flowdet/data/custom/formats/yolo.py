@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from flowdet.data.custom.findings import Findings
@@ -25,13 +25,13 @@ from flowdet.data.custom.formats.yolo_files import (
     files_in,
     is_darknet_file,
     is_data_file,
+    is_image,
     load_yaml,
     splits_of,
 )
 from flowdet.data.custom.formats.yolo_reader import read_split
 from flowdet.data.custom.formats.yolo_rows import is_label_file
 from flowdet.data.custom.raw import RawSplit
-from flowdet.data.image_files import image_suffixes
 
 __all__ = ["YOLO", "listed_splits"]
 
@@ -66,7 +66,7 @@ class YOLO(DatasetFormat):
 
 
 def listed_splits(
-    folder: Path, files: Iterable[Path], label_folders: dict[Path, Path]
+    folder: Path, files: Sequence[Path], label_folders: dict[Path, Path]
 ) -> dict[str, YOLOSource]:
     """Returns the splits that lists of images such as train.txt define.
 
@@ -75,10 +75,11 @@ def listed_splits(
         files: the files below it.
         label_folders: see `YOLOSource`.
     """
+    stems = {file.stem for file in files if is_image(file)}
     lists: dict[str, list[Path]] = defaultdict(list)
     for file in files:
         split = next((x for x in SPLITS if file.stem.lower() in _LISTS[x]), None)
-        if split and file.suffix.lower() == ".txt" and _is_list(file):
+        if split and file.suffix.lower() == ".txt" and _is_list(file, stems):
             lists[split].append(file)
     several = next((paths for paths in lists.values() if len(paths) > 1), None)
     if several:
@@ -110,7 +111,7 @@ def _image_folders(files: Sequence[Path]) -> dict[Path, set[str]]:
     """Returns the names of the images in each folder, without suffix."""
     folders: dict[Path, set[str]] = defaultdict(set)
     for file in files:
-        if file.suffix.lower() in image_suffixes():
+        if is_image(file):
             folders[file.parent].add(file.stem)
     return folders
 
@@ -203,11 +204,11 @@ def _names_file(folder: Path) -> DataFile | None:
     return None
 
 
-def _is_list(file: Path) -> bool:
-    """Whether the first line of a text file ends like the name of an image."""
+def _is_list(file: Path, stems: set[str]) -> bool:
+    """Whether the first line of a text file is the name of an image, with or without suffix."""
     try:
         lines = read_text(file).splitlines()
     except EncodingError:
         return True
     first = next((line.strip() for line in lines if line.strip()), "")
-    return first.lower().endswith(tuple(image_suffixes()))
+    return is_image(Path(first)) or first.replace("\\", "/").rpartition("/")[2] in stems

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from flowdet.data.custom.findings import Findings
 from flowdet.data.custom.formats.base import EncodingError, read_text
-from flowdet.data.custom.formats.yolo_files import DataFile, YOLOSource
-from flowdet.data.custom.image_finder import is_hidden
+from flowdet.data.custom.formats.yolo_files import DataFile, YOLOSource, names_in
 from flowdet.data.custom.raw import Category
 
 __all__ = ["YOLOClasses", "is_class_file", "read_classes"]
@@ -78,13 +77,8 @@ class _Unusable(Exception):
 def _class_files(folders: Iterable[Path], root: Path) -> list[Path]:
     """Lists the files with class names in folders and in the folders around them up to the root."""
     around = (x for f in folders for x in (f, *f.parents) if x == root or root in x.parents)
-    return [
-        file
-        for folder in dict.fromkeys(around)
-        if folder.is_dir()
-        for file in sorted(folder.iterdir())
-        if is_class_file(file) and not is_hidden(file.name) and file.is_file()
-    ]
+    folders = dict.fromkeys(around)
+    return [x / name for x in folders for name in names_in(x) if is_class_file(x / name)]
 
 
 def _with_names(data: DataFile, files: list[Path], findings: Findings) -> YOLOClasses:

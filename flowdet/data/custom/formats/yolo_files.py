@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
 
 from flowdet.data.custom.formats.base import SPLITS, EncodingError, read_text, split_of
-from flowdet.data.custom.image_finder import is_hidden
+from flowdet.data.custom.image_finder import is_hidden, walk
+from flowdet.data.image_files import image_suffixes
 
 __all__ = [
     "DataFile",
@@ -22,10 +23,11 @@ __all__ = [
     "files_in",
     "is_darknet_file",
     "is_data_file",
+    "is_image",
     "load_yaml",
+    "names_in",
     "plain_name",
     "splits_of",
-    "text_files",
 ]
 
 # keys of the splits, the usual one first
@@ -103,13 +105,13 @@ class _TextLoader(yaml.BaseLoader):
     """Keeps all values as texts, so that the class "no" stays "no"; refuses repeated keys."""
 
     def construct_mapping(self, node, deep=False):
-        keys: set[str] = set()
+        names: set[str] = set()
         for key, _ in node.value:
-            if key.value in keys if isinstance(key.value, str) else False:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} is there twice", key.start_mark
-                )
-            keys.add(str(key.value))
+            name = str(key.value)
+            if name in names:
+                text = f"the key {name!r} is there twice"
+                raise yaml.constructor.ConstructorError(None, None, text, key.start_mark)
+            names.add(name)
         return super().construct_mapping(node, deep)
 
 
@@ -216,6 +218,8 @@ def _image_source(text: str, key: str, data: DataFile, folder: Path) -> ImageSou
     inner = _inside(base, written) or _inside(folder, written)
     where = data.where(key)
     if not literal.exists() and inner is None:
+        inner = _below(folder, written)
+    if not literal.exists() and inner is None:
         raise FileNotFoundError(f"{where}: {key}: {text}: there is no {os.path.normpath(literal)}")
     if inner is None or literal.exists() and os.path.samefile(literal, inner):
         return ImageSource(Path(os.path.normpath(literal)))
@@ -231,21 +235,36 @@ def _image_source(text: str, key: str, data: DataFile, folder: Path) -> ImageSou
 
 
 def _slashes(text: str) -> str:
-    return text.strip().replace("\\", "/")
+    return os.path.expanduser(text.strip().replace("\\", "/"))
 
 
 def _inside(folder: Path, written: str) -> Path | None:
-    """Returns the path below a folder with the longest common ending.
+    """Returns the path in a folder that is the longest possible ending of a path."""
+    endings = (_descend(folder, ending) for ending in _endings(written))
+    return next((path for path in endings if path), None)
 
-    The part that names a split must be in common.
-    """
+
+def _below(folder: Path, written: str) -> Path | None:
+    """Returns the only folder of images, or list, whose path has the longest possible ending."""
+    files = list(walk(folder))
+    folders = {x for file in files if is_image(file) for x in file.parents if folder in x.parents}
+    lists = [file for file in files if file.suffix.lower() == ".txt"]
+    paths = [([*map(plain_name, x.parts)], x) for x in (*folders, *lists)]
+    for ending in _endings(written):
+        plain = [*map(plain_name, ending)]
+        matches = [path for parts, path in paths if parts[-len(plain) :] == plain]
+        if matches:
+            return matches[0] if len(matches) == 1 else None
+    return None
+
+
+def _endings(written: str) -> Iterator[list[str]]:
+    """Yields the last parts of a path, most parts first. The part that names a split is kept."""
     parts = [p for p in written.split("/") if p not in ("", ".", "..") and not _DRIVE.match(p)]
     for start in range(len(parts)):
         if any(map(split_of, parts[:start])) and not any(map(split_of, parts[start:])):
-            return None
-        if path := _descend(folder, parts[start:]):
-            return path
-    return None
+            return
+        yield parts[start:]
 
 
 def _descend(folder: Path, parts: Iterable[str]) -> Path | None:
@@ -287,15 +306,19 @@ def counterparts(folder: Path, of_images: bool) -> list[Path]:
     return [*(Path(*parts[:position], name, *parts[position + 1 :]) for name in new), folder]
 
 
-def text_files(folder: Path) -> dict[str, Path]:
-    """Returns the text files in a folder by their name without suffix."""
-    return {path.stem: path for path in files_in(folder) if path.suffix.lower() == ".txt"}
+def is_image(path: Path) -> bool:
+    """Whether a file is an image that can be read, by its suffix."""
+    return path.suffix.lower() in image_suffixes()
 
 
 def files_in(folder: Path) -> list[Path]:
     """Returns the files in a folder, sorted, without hidden ones; none if there is no folder."""
+    return [folder / name for name in names_in(folder)]
+
+
+def names_in(folder: Path) -> list[str]:
+    """Returns the names of `files_in`, which is faster."""
     try:
-        entries = [e for e in os.scandir(folder) if not is_hidden(e.name) and e.is_file()]
+        return sorted(x.name for x in os.scandir(folder) if not is_hidden(x.name) and x.is_file())
     except OSError:
         return []
-    return sorted(folder / entry.name for entry in entries)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,25 +12,21 @@ from typing import NamedTuple
 from flowdet.data.custom.findings import Findings
 from flowdet.data.custom.formats.base import EncodingError, read_text, to_number
 from flowdet.data.custom.formats.listed_images import image_ids
-from flowdet.data.custom.formats.yolo_classes import YOLOClasses, is_class_file, read_classes
+from flowdet.data.custom.formats.yolo_classes import YOLOClasses, read_classes
 from flowdet.data.custom.formats.yolo_files import (
     YOLOSource,
-    counterparts,
-    files_in,
-    plain_name,
-    text_files,
+    is_image,
 )
+from flowdet.data.custom.formats.yolo_labels import LabelFinder
 from flowdet.data.custom.formats.yolo_rows import (
     KEYPOINTS,
     POLYGON,
     SCORE,
     Row,
-    is_label_file,
     parse_row,
 )
 from flowdet.data.custom.image_finder import ImageFinder, walk
 from flowdet.data.custom.raw import RawImage, RawObject, RawSplit
-from flowdet.data.image_files import conversion_hint, image_suffixes
 from flowdet.data.image_reader import image_size
 
 __all__ = ["read_split"]
@@ -66,13 +63,13 @@ class _Reader:
 
     def __init__(self, source: YOLOSource, findings: Findings):
         self._source, self._findings = source, findings
-        self._labels = _LabelFiles(source, findings)
+        self._labels = LabelFinder(source, findings)
         self._keypoint_values = _keypoint_values(source)
 
     def read(self) -> RawSplit:
         source = self._source
         paths = list(dict.fromkeys(self._image_paths()))
-        labels = self._labels.of_images(paths)
+        labels = self._labels.find(paths)
         classes = read_classes(source, self._labels.folders, self._findings)
         if classes is None:
             return RawSplit([], source.path, readable=False)
@@ -102,8 +99,8 @@ class _Reader:
         """Yields the images of the folders and lists; an image may be in several folders."""
         for image_source in self._source.images:
             if image_source.path.is_dir():
-                yield from filter(_is_image, walk(image_source.path))
-            elif _is_image(image_source.path):
+                yield from filter(is_image, walk(image_source.path))
+            elif is_image(image_source.path):
                 yield image_source.path
             else:
                 yield from self._listed_images(image_source.path)
@@ -115,8 +112,9 @@ class _Reader:
             where = f"{listing}:{error.line}"
             self._findings.problem("unreadable list", where, str(error), fatal=True)
             return
-        names = [(x.strip(), f"{listing}:{i}") for i, x in enumerate(lines, 1) if x.strip()]
         finder = ImageFinder((listing.parent, self._source.folder), self._findings)
+        numbered = [(x.strip(), f"{listing}:{i}") for i, x in enumerate(lines, 1) if x.strip()]
+        names = _with_suffixes(numbered, finder)
         paths = finder.find(names)
         used: set[str] = set()
         for (name, where), path in zip(names, paths, strict=True):
@@ -174,113 +172,19 @@ class _Reader:
                 self._findings.repair(title, f"{label}:{numbers[0]}", text.format(len(numbers)))
 
 
-class _LabelFiles:
-    """Finds the label files of images.
-
-    Args:
-        source: the files of the split.
-        findings: collects label files without an image, and repairs.
-
-    Attributes:
-        folders: the folders that may have label files.
-    """
-
-    def __init__(self, source: YOLOSource, findings: Findings):
-        self._source, self._findings = source, findings
-        self._texts: dict[Path, dict[str, Path]] = {}
-        self.folders: list[Path] = []
-
-    def of_images(self, paths: Sequence[Path]) -> dict[Path, Path | None]:
-        """Returns the label file of each image, None for an image without one.
-
-        An image with the label file of another one is reported and left out.
-        """
-        self.folders = list(self._folders(paths))
-        labels = {path: self._exact(path) for path in paths}
-        unused = self._unused()
-        for path in [path for path, label in labels.items() if label is None]:
-            labels[path] = self._similar(path, unused)
-        for label in unused:
-            self._report_unused(label)
-        owners: dict[Path, Path] = {}
-        for path, label in list(labels.items()):
-            if label and owners.setdefault(label, path) != path:
-                text = f"{owners[label]} has the same label file {label}: keep one of the images"
-                self._findings.problem("two files of one name", path, text)
-                del labels[path]
-        return labels
-
-    def usual(self, path: Path) -> Path:
-        """Returns the path that the label file of an image usually has."""
-        return self._of(path.parent)[0] / f"{path.stem}.txt"
-
-    def _folders(self, paths: Sequence[Path]) -> Iterator[Path]:
-        """Yields the folders of the labels of images, and folders of labels without images."""
-        folders = {label_folder for path in paths for label_folder in self._of(path.parent)}
-        for image_source in self._source.images:
-            if image_source.path.is_dir():
-                trees = self._of(image_source.path)
-                folders |= {file.parent for tree in trees for file in walk(tree)}
-        yield from sorted(folders)
-
-    def _of(self, image_folder: Path) -> list[Path]:
-        named = self._source.label_folders.get(image_folder)
-        return [*([named] if named else []), *counterparts(image_folder, of_images=True)]
-
-    def _files(self, folder: Path) -> dict[str, Path]:
-        if folder not in self._texts:
-            self._texts[folder] = text_files(folder)
-        return self._texts[folder]
-
-    def _exact(self, path: Path) -> Path | None:
-        files = (self._files(folder).get(path.stem) for folder in self._of(path.parent))
-        found = list(dict.fromkeys(file for file in files if file and not is_class_file(file)))
-        if len(found) > 1 and found[0].read_bytes() != found[1].read_bytes():
-            text = f"{found[0]} is another label file of {path}: keep one of them"
-            self._findings.problem("two files of one name", found[1], text)
-        return found[0] if found else None
-
-    def _unused(self) -> list[Path]:
-        """Lists the label files that have the name of no image."""
-        unused = []
-        for folder in self.folders:
-            stems = self._image_stems(folder)
-            files = [file for stem, file in self._files(folder).items() if stem not in stems]
-            unused += [x for x in files if not is_class_file(x) and is_label_file(x)]
-        return unused
-
-    def _image_stems(self, folder: Path) -> set[str]:
-        """Returns the names of the images whose labels may be in a folder."""
-        named = [x for x, labels in self._source.label_folders.items() if labels == folder]
-        folders = [*named, *counterparts(folder, of_images=False)]
-        return {file.stem for x in folders for file in files_in(x) if _is_image(file)}
-
-    def _similar(self, path: Path, unused: list[Path]) -> Path | None:
-        """Returns the only unused label file whose name is similar, and removes it from the list.
-
-        The name may differ in letter case or Unicode form, or contain the suffix of the image.
-        """
-        names = {plain_name(path.stem), plain_name(path.name)}
-        folders = self._of(path.parent)
-        matches = [x for x in unused if plain_name(x.stem) in names and x.parent in folders]
-        if len(matches) != 1:
-            return None
-        unused.remove(matches[0])
-        text = f"{matches[0]} is read as its label file"
-        self._findings.repair("file name adapted", path, text)
-        return matches[0]
-
-    def _report_unused(self, label: Path) -> None:
-        folders = counterparts(label.parent, of_images=False)
-        files = [file for folder in folders for file in files_in(folder)]
-        others = [file for file in files if file.stem == label.stem and conversion_hint(file)]
-        text = f"there is no image {folders[0] / label.stem}.*"
-        text += f", but {others[0].name}{conversion_hint(others[0])}" if others else ""
-        self._findings.problem("annotation without image", label, text)
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in image_suffixes()
+def _with_suffixes(names: list[tuple[str, str]], finder: ImageFinder) -> list[tuple[str, str]]:
+    """Adds the suffixes of the images to the names of a list without suffixes."""
+    if all(is_image(Path(name)) for name, _ in names):
+        return names
+    suffixes: dict[str, set[str]] = defaultdict(set)
+    for path in finder.images:
+        suffixes[path.stem].add(path.suffix)
+    completed = []
+    for name, where in names:
+        known = suffixes.get(name.replace("\\", "/").rpartition("/")[2], set())
+        is_short = not is_image(Path(name)) and len(known) == 1
+        completed.append((name + "".join(known) if is_short else name, where))
+    return completed
 
 
 def _header(path: Path) -> _Header:
