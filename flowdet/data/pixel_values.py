@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from detectron2.utils.logger import log_first_n
 
-__all__ = ["check_value_range", "scale_to_uint8"]
+__all__ = ["check_value_range", "is_value_range", "scale_to_uint8"]
 
 # the full range of a type by its NumPy kind and its size in bytes; PIL stores some 16-bit images
 # with 32 bits
@@ -58,14 +58,19 @@ def scale_to_uint8(
 
 
 def check_value_range(value_range: Sequence[float]) -> None:
-    """Raises ValueError if INPUT.VALUE_RANGE is neither empty nor two increasing numbers."""
-    values = list(value_range)
-    numbers = all(isinstance(x, (int, float)) and np.isfinite(x) for x in values)
-    if values and not (numbers and len(values) == 2 and values[0] < values[1]):
+    """Raises ValueError if INPUT.VALUE_RANGE is invalid, see `is_value_range`."""
+    if not is_value_range(value_range):
         raise ValueError(
-            f"INPUT.VALUE_RANGE is {values}; give [lowest, highest], e.g. [0, 4095], or [] for the "
-            "full range of the pixel type"
+            f"INPUT.VALUE_RANGE is {list(value_range)}; give [lowest, highest], e.g. [0, 4095], or "
+            "[] for the full range of the pixel type"
         )
+
+
+def is_value_range(values: Sequence[float]) -> bool:
+    """Returns whether a sequence is empty or has two finite numbers, the lower one first."""
+    if not all(isinstance(x, (int, float)) and np.isfinite(x) for x in values):
+        return False
+    return not len(values) or len(values) == 2 and values[0] < values[1]
 
 
 def _full_range(dtype: np.dtype, name: str) -> tuple[float, float]:

@@ -14,6 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.utils.registry import Registry
 
+from flowdet.data.pixel_values import is_value_range
 from flowdet.engine.config_types import flat_items
 from flowdet.flow import PREDICTIONS
 
@@ -127,6 +128,11 @@ _RULES = {
         lambda x: len(x) == 2 and (min(x) > 0 or tuple(x) == (0, 0)),
         "(height, width), or [0, 0] for off",
         '"[480, 640]"',
+    ),
+    "INPUT.VALUE_RANGE": _Rule(
+        is_value_range,
+        "[lowest, highest] pixel value, or [] for the full range of the pixel type",
+        '"[0, 4095]"',
     ),
     "INPUT.MIN_SIZE_TEST": _at_least(0, "480"),
     "INPUT.MAX_SIZE_TEST": _at_least(1, "800"),

@@ -48,6 +48,8 @@ INVALID = [
     ("INPUT.FIXED_SIZE", "[640]", "height, width"),
     ("INPUT.FIXED_SIZE", "640", "height, width"),
     ("INPUT.FIXED_SIZE", "[640, 0]", "height, width"),
+    ("INPUT.VALUE_RANGE", "[4095, 0]", "lowest, highest"),
+    ("INPUT.VALUE_RANGE", "['a', 'b']", "lowest, highest"),
     ("INPUT.MIN_SIZE_TEST", "-1", "at least 0"),
     ("INPUT.MAX_SIZE_TEST", "0", "at least 1"),
     ("DATALOADER.NUM_WORKERS", "-1", "at least 0"),
