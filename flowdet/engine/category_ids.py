@@ -29,7 +29,7 @@ def check_category_ids(cfg: CfgNode) -> None:
             'give one id per class, or "[]" to take the ids from the dataset'
         )
     if wrong := [x for x in ids if type(x) not in (int, str)]:
-        raise ValueError(f"MODEL.CATEGORY_IDS contains {wrong[0]!r}: ids are integers or texts")
+        raise ValueError(f"MODEL.CATEGORY_IDS contains {wrong[0]!r}: give integers or texts")
     if len(set(ids)) < len(ids):
         repeated = next(x for i, x in enumerate(ids) if x in ids[:i])
         raise ValueError(

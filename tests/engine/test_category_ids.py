@@ -88,7 +88,7 @@ def test_ids_of_the_config_stay(cfg, caplog):
     [
         ([1], "MODEL.CATEGORY_IDS has 1 ids, but MODEL.CLASS_NAMES has 2 names"),
         ([1, 2, 3], "MODEL.CATEGORY_IDS has 3 ids"),
-        ([1, 2.5], "MODEL.CATEGORY_IDS contains 2.5: ids are integers or texts"),
+        ([1, 2.5], "MODEL.CATEGORY_IDS contains 2.5: give integers or texts"),
         ([1, True], "MODEL.CATEGORY_IDS contains True"),
         (["a", "a"], "MODEL.CATEGORY_IDS contains 'a' twice"),
     ],
