@@ -86,7 +86,9 @@ def test_torchvision_resnet50_fits_too(tmp_path, deep_teacher):
 
 def test_backbone_of_another_depth_is_refused(tmp_path, deep_teacher):
     path = save(tmp_path, deep_teacher.state_dict())
-    with pytest.raises(ValueError, match="ResNet-50, but .* a ResNet-18: set MODEL.RESNETS.DEPTH 50"):
+    with pytest.raises(
+        ValueError, match="ResNet-50, but .* a ResNet-18: set MODEL.RESNETS.DEPTH 50"
+    ):
         load(frozen_resnet(), path)
 
 
