@@ -79,6 +79,7 @@ def test_differing_keys_of_another_config_are_named(tmp_path):
     moved.OUTPUT_DIR, moved.MODEL.DEVICE = "elsewhere", "cuda:3"
     moved.MODEL.FLOW_DET.FEATURE_CACHE_DIR = "elsewhere/features"
     moved.DATASETS.DOWNLOAD = True
+    moved.MODEL.CATEGORY_IDS = [1, 2, 3]
     check_same_run(tmp_path, moved)
     other = tiny_cfg(NUM_BLOCKS=2)
     other.SOLVER.MAX_EPOCHS = 99
