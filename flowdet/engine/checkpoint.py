@@ -1,4 +1,4 @@
-"""Saves checkpoints, and loads those of flowdet, detectron2 and torchvision."""
+"""Saves checkpoints, and loads those of flowdet and the ResNets of other programs."""
 
 from __future__ import annotations
 
@@ -42,9 +42,10 @@ def convert_torchvision_vit(state: dict) -> dict:
 
 
 class FlowDetCheckpointer(DetectionCheckpointer):
-    """detectron2's checkpointer, which also loads torchvision's ResNets and ViTs.
+    """detectron2's checkpointer, which also loads the ResNets in checkpoints of other models.
 
-    It checks the shapes of the tensors, and the class names.
+    These are the ResNets of torchvision, timm, DETR, MMDetection and detectron2's detectors, and
+    torchvision's ViTs. It checks the shapes of the tensors, and the class names.
 
     Args:
         model, save_dir: see detectron2's checkpointer.
@@ -189,9 +190,11 @@ class FlowDetCheckpointer(DetectionCheckpointer):
             own.prefix + name: value for name, value in trunk.tensors.items() if name in own.tensors
         }
         checkpoint.pop("matching_heuristics", None)
-        unused = [name for name in trunk.other if name not in shared]
-        self._log_trunk(trunk, unused)
-        expected, actual = expected_form(trunk, state, author), _pixel_form(self.model, own)
+        self._log_trunk(trunk, [name for name in trunk.other if name not in shared])
+        self._compare_pixels(expected_form(trunk, state, author), _pixel_form(self.model, own))
+
+    def _compare_pixels(self, expected: PixelForm | None, actual: PixelForm) -> None:
+        """Warns if the backbone was trained with other pixels or strides than the config has."""
         differing = expected.differences(actual) if expected and actual.mean else ""
         if differing:
             logging.getLogger(__name__).warning(
