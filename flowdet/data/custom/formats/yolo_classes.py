@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,7 @@ def _named_file(text: str, data: DataFile, files: list[Path], findings: Findings
     name = text.strip().replace("\\", "/")
     base = name.rpartition("/")[2]
     paths = [data.path.parent / name, data.path.parent / base]
-    if path := next((path for path in paths if path.is_file()), None):
+    if path := next((path for path in paths if os.path.isfile(path)), None):
         return path
     matches = [file for file in files if file.name.lower() == base.lower()] or files
     if len(matches) != 1:

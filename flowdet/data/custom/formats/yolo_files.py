@@ -71,10 +71,12 @@ class ImageSource:
 
     Attributes:
         path: the folder or file, which exists.
+        recursive: whether the images in the subfolders belong to it.
         note: where and how the path was adapted; None if it is read as it is written.
     """
 
     path: Path
+    recursive: bool = True
     note: tuple[str, str] | None = None
 
 
@@ -83,12 +85,12 @@ class YOLOSource:
     """The files of a split.
 
     Attributes:
-        path: the data file, or a folder of images.
+        path: the first folder or list of images.
         split: the name of the split.
         folder: the folder of the dataset.
         images: folders and lists of the images.
         data: the content of the data file; None if there is no such file.
-        label_folders: the folder of the labels for folders of images, if it has not the usual name.
+        label_folders: the folders of the labels by folder of images, which are searched first.
         notes: kind, location and text of repairs that concern the files.
     """
 
@@ -160,6 +162,9 @@ def _yaml_message(file: Path, error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     reason = getattr(error, "problem", None) or " ".join(str(error).split())
     where = f"{file}:{mark.line + 1}" if mark else str(file)
+    if isinstance(error, yaml.reader.ReaderError):
+        line = read_text(file).count("\n", 0, error.position) + 1
+        where, reason = f"{file}:{line}", f"the character {chr(error.character)!r} is not allowed"
     hint = "; write paths with / or without quotes" if "escape" in reason else ""
     return f"{where}: the file is not YAML: {reason}{hint}"
 
@@ -192,7 +197,7 @@ def splits_of(data: DataFile, folder: Path) -> dict[str, YOLOSource]:
             )
             continue
         adapted = tuple(("folder name adapted", *x.note) for x in sources if x.note)
-        splits[split] = YOLOSource(data.path, split, folder, sources, data, notes=adapted)
+        splits[split] = YOLOSource(sources[0].path, split, folder, sources, data, notes=adapted)
     if not splits:
         raise ValueError(f"{data.path}: the keys train and val name no images")
     # a missing split is reported with every other one
@@ -214,24 +219,24 @@ def _image_source(text: str, key: str, data: DataFile, folder: Path) -> ImageSou
     written = _slashes(text)
     if isinstance(root, str):
         written = os.path.join(_slashes(root), written).replace(os.sep, "/")
-    literal = base / written
+    where, literal = data.where(key), Path(os.path.normpath(base / written))
     inner = _inside(base, written) or _inside(folder, written)
-    where = data.where(key)
-    if not literal.exists() and inner is None:
-        inner = _below(folder, written)
-    if not literal.exists() and inner is None:
-        raise FileNotFoundError(f"{where}: {key}: {text}: there is no {os.path.normpath(literal)}")
-    if inner is None or literal.exists() and os.path.samefile(literal, inner):
-        return ImageSource(Path(os.path.normpath(literal)))
-    if literal.exists():
+    # Path.exists raises OSError for a long name
+    if os.path.exists(literal):
+        if inner is None or os.path.samefile(literal, inner):
+            return ImageSource(literal)
         raise ValueError(
-            f"{where}: {key}: {text} may be {os.path.normpath(literal)} or {inner}: write the path "
-            "relative to the file, without `path`"
+            f"{where}: {key}: {text} may be {literal} or {inner}: write the path relative to the "
+            "file, without `path`"
         )
+    inner = inner or _below(folder, written)
+    if inner is None:
+        raise FileNotFoundError(f"{where}: {key}: {text}: there is no {literal}")
     # ../train/images is Roboflow's way to write train/images
     if inner == base / written.removeprefix("../"):
         return ImageSource(inner)
-    return ImageSource(inner, (where, f"{key}: {os.path.normpath(written)} is read as {inner}"))
+    note = f"{key}: {os.path.normpath(written)} is read as {inner}"
+    return ImageSource(inner, note=(where, note))
 
 
 def _slashes(text: str) -> str:
@@ -270,7 +275,7 @@ def _endings(written: str) -> Iterator[list[str]]:
 def _descend(folder: Path, parts: Iterable[str]) -> Path | None:
     """Returns the path below a folder; a part may differ in letter case and Unicode form."""
     for part in parts:
-        if not (folder / part).exists():
+        if not os.path.exists(folder / part):
             names = [x.name for x in folder.iterdir()] if folder.is_dir() else []
             similar = [name for name in names if plain_name(name) == plain_name(part)]
             if len(similar) != 1:

@@ -81,7 +81,7 @@ class LabelFinder:
         if image_folder not in self._labels:
             named = self._source.label_folders.get(image_folder)
             usual = counterparts(image_folder, of_images=True)
-            self._labels[image_folder] = [*([named] if named else []), *usual]
+            self._labels[image_folder] = list(dict.fromkeys([*([named] if named else []), *usual]))
         return self._labels[image_folder]
 
     def _files(self, folder: Path) -> dict[str, list[str]]:

@@ -6,6 +6,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from flowdet.data.custom.formats.listed_images import image_ids
 from flowdet.data.custom.formats.yolo_classes import YOLOClasses, read_classes
 from flowdet.data.custom.formats.yolo_files import (
     YOLOSource,
+    files_in,
     is_image,
 )
 from flowdet.data.custom.formats.yolo_labels import LabelFinder
@@ -25,6 +27,7 @@ from flowdet.data.custom.formats.yolo_rows import (
     Row,
     parse_row,
 )
+from flowdet.data.custom.formats.yolo_search import pair_folders
 from flowdet.data.custom.image_finder import ImageFinder, walk
 from flowdet.data.custom.raw import RawImage, RawObject, RawSplit
 from flowdet.data.image_reader import image_size
@@ -69,19 +72,44 @@ class _Reader:
     def read(self) -> RawSplit:
         source = self._source
         paths = list(dict.fromkeys(self._image_paths()))
-        labels = self._labels.find(paths)
-        classes = read_classes(source, self._labels.folders, self._findings)
-        if classes is None:
-            return RawSplit([], source.path, readable=False)
-        split = RawSplit([], source.path, classes.categories(), classes.source)
+        labels = self._find_labels(paths)
         annotated = any(labels.values()) or source.split != "test"
-        if paths and annotated and not any(labels.values()):
+        unlabeled = bool(paths) and annotated and not any(labels.values())
+        if unlabeled:
             self._report_unlabeled(paths)
-            split.readable = False
-            return split
+        classes = read_classes(source, self._labels.folders, self._findings)
+        if classes is None or unlabeled:
+            return RawSplit([], source.path, readable=False)
+        images = self._images(labels, annotated, classes)
+        return RawSplit(list(images), source.path, classes.categories(), classes.source)
+
+    def _find_labels(self, paths: Sequence[Path]) -> dict[Path, Path | None]:
+        """Returns the label files of the images, in the usual folders or in similar ones."""
+        labels = self._labels.find(paths)
+        if any(labels.values()) or not paths:
+            return labels
+        root = self._source.folder
+        try:
+            _, label_folders = pair_folders(root, list(walk(root)))
+        # several folders have similar labels
+        except ValueError:
+            return labels
+        used = {path.parent for path in paths} & label_folders.keys()
+        for folder in sorted(used):
+            text = f"the labels of its images are read from {label_folders[folder]}"
+            self._findings.repair("folder name adapted", folder, text)
+        if used:
+            source = replace(self._source, label_folders=label_folders)
+            self._labels = LabelFinder(source, self._findings)
+        return self._labels.find(paths) if used else labels
+
+    def _images(
+        self, labels: dict[Path, Path | None], annotated: bool, classes: YOLOClasses
+    ) -> Iterator[RawImage]:
+        """Yields the images with their objects; reports images that cannot be read."""
         with ThreadPoolExecutor() as pool:
             headers = list(pool.map(_header, labels))
-        ids = image_ids(list(labels), source.folder)
+        ids = image_ids(list(labels), self._source.folder)
         for (path, label), header, image_id in zip(labels.items(), headers, ids, strict=True):
             if header.size is None:
                 self._findings.problem("unreadable image", path, header.error)
@@ -92,14 +120,14 @@ class _Reader:
             elif annotated:
                 text = f"there is no label file {self._labels.usual(path)}: the image is background"
                 self._findings.repair("image without label file", path, text)
-            split.images.append(image)
-        return split
+            yield image
 
     def _image_paths(self) -> Iterator[Path]:
         """Yields the images of the folders and lists; an image may be in several folders."""
         for image_source in self._source.images:
             if image_source.path.is_dir():
-                yield from filter(is_image, walk(image_source.path))
+                files = walk if image_source.recursive else files_in
+                yield from filter(is_image, files(image_source.path))
             elif is_image(image_source.path):
                 yield image_source.path
             else:

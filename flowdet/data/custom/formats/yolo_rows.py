@@ -13,6 +13,7 @@ __all__ = ["BOX", "KEYPOINTS", "POLYGON", "SCORE", "Row", "is_label_file", "pars
 BOX, SCORE, POLYGON, KEYPOINTS = "box", "score", "polygon", "keypoints"
 # coordinates outside of this interval are not fractions of the image
 _LOWEST, _HIGHEST = -0.5, 1.5
+_MAX_ID = 1e9
 _HEAD_BYTES = 1 << 14
 
 
@@ -66,7 +67,7 @@ def parse_row(line: str, keypoint_values: int = 0) -> Row:
         text = texts[numbers.index(None)]
         raise ValueError(f"{text!r} is not a number; give fractions of the image, such as 0.25")
     class_id = to_number(class_text)
-    if class_id is None or not class_id.is_integer():
+    if class_id is None or not class_id.is_integer() or abs(class_id) > _MAX_ID:
         raise ValueError(f"the class id is {class_text!r}; give an integer")
     if kind == SCORE and not 0 <= numbers.pop() <= 1:
         raise ValueError(f"the row has a 6th value, {texts[-1]}, which is not a confidence")

@@ -142,6 +142,15 @@ def test_folders_without_yaml(tmp_path, images, labels):
     assert assert_is_read(root) == set()
 
 
+@pytest.mark.parametrize("labels", ["labels/{name}.txt", "label/{split}/{name}.txt"])
+def test_labels_in_other_folders_with_yaml(tmp_path, labels):
+    root = write_yolo(tmp_path / "pets", labels=labels)
+    assert assert_is_read(root) == {"folder name adapted"}
+    shutil.copytree(root / labels.split("/")[0], root / "copy")
+    problems = problems_of(root)
+    assert all("no image has a label file" in problem for problem in problems)
+
+
 def test_equal_names_in_two_splits(tmp_path):
     for split, row in (("train", CAT_ROW), ("val", DOG_ROW)):
         add_image(tmp_path / "pets" / "img" / split / "0.png")
@@ -280,9 +289,10 @@ def test_two_data_files(root):
             r"yaml:2: .*no/where: there is",
         ),
         ("train: {a: b}\nval: images/val\nnames: [a]\n", r"data\.yaml:1: train must be a path"),
+        (f"train: {'x' * 5000}\nval: images/val\nnames: [a]\n", r"data\.yaml:1: .*there is no"),
         ("train:\nval: null\nnames: [cat, dog]\n", r"data\.yaml: .*train and val"),
         ('"\ntrain: x\nnames: y"\n', r"data\.yaml:1: .*no keys"),
-        ("train: a\nnames: [\x07]\n", r"data\.yaml.*not YAML"),
+        ("train: a\nnames: [\x07]\n", r"data\.yaml:2: .*'.x07' is not allowed"),
     ],
 )
 def test_broken_data_files(root, yaml, message):
@@ -353,6 +363,7 @@ def test_ways_to_write_rows(root, text, encoding):
         ("-1 0.5 0.5 0.1 0.1", "unknown class", "class -1 is unknown"),
         ("cat 0.5 0.5 0.1 0.1", "unreadable annotation", "the class id is 'cat'"),
         ("0.5 0.5 0.5 0.1 0.1", "unreadable annotation", "the class id is '0.5'"),
+        ("1e300 0.5 0.5 0.1 0.1", "unreadable annotation", "the class id is '1e300'"),
         ("nan 0.5 0.5 0.1 0.1", "unreadable annotation", "the class id is 'nan'"),
         ("0 0.5 0.5 0.1", "unreadable annotation", "the row is '0 0.5 0.5 0.1'"),
         ("0", "unreadable annotation", "the row is '0'"),
@@ -534,6 +545,7 @@ def test_class_ids_with_gaps(tmp_path):
         ("{-1: cat, 0: dog}", "names must be a list of class names"),
         ("[[cat], [dog]]", "names must be a list of class names"),
         ("{0: cat, 00: dog}", "names has a class id twice"),
+        ("x" * 5000, "there is no file"),
         ("cat", "there is no file .*cat; give the class names as a list"),
     ],
 )
@@ -636,6 +648,17 @@ def test_labels_outside_of_the_splits(root):
         read_all(root)
 
 
+@pytest.mark.parametrize("images", ["{name}.png", "images/{name}.png"])
+def test_images_without_labels_are_told(tmp_path, images):
+    root = write_yolo(tmp_path / "pets", None, images, images.replace("png", "txt"))
+    write_text(root / "classes.txt", "cat", "dog")
+    add_image((root / images).parent / "docs" / "example.png")
+    check = check_dataset(root)
+    assert not check.problems
+    assert {repair.kind for repair in check.repairs} == {"images without labels"}
+    assert sum(map(len, check.records.values())) == 4
+
+
 def test_images_outside_of_the_splits_are_told(root):
     (root / "data.yaml").unlink()
     write_text(root / "classes.txt", "cat", "dog")
@@ -651,3 +674,26 @@ def test_text_files_without_labels_are_not_yolo(tmp_path, text):
     write_text(tmp_path / "pets" / "a.txt", text)
     with pytest.raises(ValueError, match="contains no dataset"):
         read_all(tmp_path / "pets")
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("name", ["data.yaml", "labels/train/a.txt", "lists/train.txt"])
+def test_random_changes_of_files(root, name, seed):
+    """Whatever is in a file, the result is a list of one-line findings, or a one-line error."""
+    rng = np.random.default_rng(seed)
+    (root / "data.yaml").write_text(YAML.replace("images/train", "lists/train.txt"))
+    write_text(root / "lists" / "train.txt", "../images/train/a.png", "../images/train/b.png")
+    content = bytearray((root / name).read_bytes())
+    for _ in range(rng.integers(1, 6)):
+        position = int(rng.integers(len(content)))
+        piece = rng.choice([b"\0", b"\n", b"\t", b": ", b"[", b"-1 ", b"\xff", b"nan", b"9", b" "])
+        content[position : position + int(rng.integers(4))] = bytes(piece)
+    (root / name).write_bytes(content)
+    try:
+        check = check_dataset(root)
+    except (ValueError, FileNotFoundError) as error:
+        assert "\n" not in str(error)
+        return
+    assert not any("\n" in str(x) for x in [*check.problems, *check.repairs])
+    boxes = [a["bbox"] for split in check.records.values() for r in split for a in r["annotations"]]
+    assert np.isfinite(boxes).all()
