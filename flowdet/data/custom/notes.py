@@ -23,6 +23,7 @@ def dataset_notes(records: Mapping[str, Sequence[dict]], classes: ClassList) -> 
     notes = [*_similar_classes(classes.names), *_supercategories(records, classes)]
     for split, split_records in records.items():
         notes += _files_listed_twice(split, split_records) + _orientations(split, split_records)
+        notes += _objects_listed_twice(split, split_records)
     return notes
 
 
@@ -73,8 +74,23 @@ def _files_listed_twice(split: str, records: Sequence[dict]) -> list[str]:
     if not twice:
         return []
     return [
-        f"{len(twice)} files in {split} have more than one image id, e.g. {twice[0]}: the objects "
-        "of one id are background for the other; merge them if they are of the same picture"
+        f"{_count(len(twice), 'file')} of {split} with more than one image id, e.g. {twice[0]}: "
+        "the objects of one id are background for the other; merge the ids"
+    ]
+
+
+def _objects_listed_twice(split: str, records: Sequence[dict]) -> list[str]:
+    counts = {
+        record["file_name"]: len(boxes) - len(set(boxes))
+        for record in records
+        if (boxes := [(a["category_id"], *a["bbox"]) for a in record["annotations"]])
+    }
+    files = [file for file, count in counts.items() if count]
+    if not files:
+        return []
+    return [
+        f"{_count(sum(counts.values()), 'object')} of {split} with the class and the box of "
+        f"another object of the same image, e.g. in {files[0]}"
     ]
 
 
@@ -83,7 +99,7 @@ def _orientations(split: str, records: Sequence[dict]) -> list[str]:
     if not rotated:
         return []
     return [
-        f"{len(rotated)} images in {split} are rotated or mirrored by the orientation in their "
+        f"{_count(len(rotated), 'image')} of {split} rotated or mirrored by an orientation in the "
         f"EXIF data, e.g. {rotated[0]}: flowdet reads the upright picture; boxes that were drawn "
         "in the stored picture are in the wrong place (look at the sheet of tools/check_data.py)"
     ]
@@ -106,3 +122,7 @@ def _unlisted_images(records: Mapping[str, Sequence[dict]]) -> list[str]:
         if unused:
             notes.append(f"{len(unused)} images in {folder} are in no split, e.g. {unused[0]}")
     return notes
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

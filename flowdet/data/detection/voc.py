@@ -264,11 +264,12 @@ def _size(root: ET.Element, report: Report) -> tuple[int, int] | None:
     """Returns height and width; None after reporting that one is missing or not positive."""
     size = []
     for tag in ("height", "width"):
-        text, line = _text(root, f"size/{tag}")
-        number = _to_number(text)
-        if not text or not number >= 1:
-            value = f"is {text!r}, not a positive number" if text else "is missing or empty"
-            report("image size missing", line, f"<size/{tag}> {value}", True)
+        content, line = _text(root, f"size/{tag}")
+        number = _to_number(content)
+        if not content or not number >= 1:
+            value = f"is {content!r}, not a positive number" if content else "is missing or empty"
+            text = f"<size/{tag}> {value}: the size of the image file is used"
+            report("image size missing", line, text, True)
             return None
         size.append(int(number))
     return size[0], size[1]
@@ -314,11 +315,10 @@ def _polygon(element: ET.Element) -> tuple[list[float], list[float]] | None:
 
 def _difficult(element: ET.Element, report: Report) -> int:
     """Returns 0 or 1; a word such as "Unspecified" is reported and read as 0."""
-    text = (element.findtext("difficult") or "").strip().lower()
-    if text in ("", "false", "no"):
-        return 0
-    if text in ("true", "yes"):
-        return 1
+    text = (element.findtext("difficult") or "").strip()
+    words = {"": 0, "false": 0, "no": 0, "none": 0, "true": 1, "yes": 1}
+    if text.lower() in words:
+        return words[text.lower()]
     number = _to_number(text)
     if math.isnan(number):
         line = element.find("difficult").get(LINE)

@@ -93,7 +93,7 @@ def test_two_formats_in_one_folder_need_a_key(root):
 
 def test_two_json_files_for_a_split(root):
     for name in ("train_a.json", "train_b.json"):
-        coco_file(root).with_name(name).write_text("{}")
+        coco_file(root).with_name(name).write_text('{"images": []}')
     assert find_layout(root).splits["train"].path == coco_file(root)
     coco_file(root).unlink()
     with pytest.raises(ValueError, match="several .json files for train: train_a.json, train_b"):

@@ -35,13 +35,20 @@ def test_a_class_that_only_groups_others():
 def test_a_file_under_two_ids():
     records = {"train": [record("/x/a.png", 0), record("/x/a.png", 1), record("/x/b.png", 0)]}
     (note,) = dataset_notes(records, classes_of("cat", "dog"))
-    assert note.startswith("1 files in train have more than one image id, e.g. /x/a.png")
+    assert note.startswith("1 file of train with more than one image id, e.g. /x/a.png")
+
+
+def test_an_object_that_is_listed_twice():
+    records = {"train": [record("/x/a.png", 0, 0, 1), record("/x/b.png", 0)]}
+    (note,) = dataset_notes(records, classes_of("cat", "dog"))
+    assert note.startswith("1 object of train with the class and the box of another object")
+    assert note.endswith("e.g. in /x/a.png")
 
 
 def test_orientations():
     records = {"val": [record("/x/a.jpg", 0, orientation=3), record("/x/b.jpg", 0)]}
     (note,) = dataset_notes(records, classes_of("cat"))
-    assert note.startswith("1 images in val are rotated or mirrored") and "EXIF" in note
+    assert note.startswith("1 image of val rotated or mirrored") and "EXIF" in note
 
 
 def test_absent_classes_and_shared_images(tmp_path):

@@ -31,8 +31,9 @@ __all__ = ["COCO", "COCOSource", "load_json"]
 
 # files of COCO with annotations other than boxes
 _OTHER_COCO = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_info_")
-# the keys of a COCO file, of which two must be in the first part of the file
-_KEYS = re.compile(r'"(images|annotations|categories|info|licenses)"\s*:')
+# keys in the first part of a COCO file, and of files of other formats
+_KEYS = re.compile(rb'"(images|annotations|categories|info|licenses)"\s*:')
+_OTHER_KEYS = re.compile(rb'"(shapes|assets)"\s*:')
 _HEAD_BYTES = 1 << 16
 # the number of images that decide about the folder
 _SAMPLE = 50
@@ -78,7 +79,7 @@ class COCO(DatasetFormat):
             by_split.setdefault(split_of_path(file, folder), []).append(file)
         for split, matches in by_split.items():
             if len(matches) > 1 or (split is None and len(by_split) > 1):
-                names = ", ".join(str(file.relative_to(folder)) for file in json_files[:4])
+                names = ", ".join(str(file.relative_to(folder)) for file in matches[:4])
                 raise ValueError(
                     f"{folder} has several COCO .json files for {split or 'an unnamed split'}: "
                     f"{names}; keep one for each split"
@@ -126,18 +127,23 @@ def _is_list_of_dicts(value: object) -> bool:
 
 
 def _may_be_coco(file: Path) -> bool:
-    """Whether a json file is in COCO format, by its name and its first part.
+    """Whether a json file is in COCO format, by its name and its content.
 
-    A file that is too broken to tell is one: it is reported when it is read.
+    A file that is too broken to tell is one: it is reported when it is read. Of a large file only
+    the first part is examined.
     """
     if file.name.startswith((*_OTHER_COCO, ".")):
         return False
     with open(file, "rb") as stream:
         head = stream.read(_HEAD_BYTES)
-    text = head.replace(b"\0", b"").decode(errors="replace")
-    if _KEYS.search(text):
+    if len(head) == _HEAD_BYTES:
+        return bool(_KEYS.search(head)) and not _OTHER_KEYS.search(head)
+    try:
+        content = json.loads(read_text(file))
+    except (ValueError, RecursionError):
         return True
-    return not any(f'"{key}"' in text for key in ("shapes", "assets", "asset", "imagePath"))
+    keys = content.keys() if isinstance(content, dict) else ()
+    return file.name.startswith("instances_") or "images" in keys or "annotations" in keys
 
 
 def _json_of(files: list[Path], split: str) -> Path | None:
@@ -273,7 +279,10 @@ class _Reader:
         size = (image.get("height"), image.get("width"))
         if all(is_number(x) and x >= 1 for x in size):
             return int(size[0]), int(size[1])
-        text = f"{name} has the height {size[0]!r} and the width {size[1]!r}"
+        text = (
+            f"{name} has the height {size[0]!r} and the width {size[1]!r}: the size of the image "
+        )
+        text += "file is used"
         self._findings.repair("image size missing", where, text)
         return None
 
