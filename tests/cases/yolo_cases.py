@@ -238,11 +238,14 @@ YOLO_CASES: dict[str, Case] = {
         ACCEPTED,
     ),
     "yolo_labels_missing": Case(
-        yolo(labels="lost/{split}/{name}"),
+        yolo(labels="lost/{split}/other_{name}"),
         (STOPS,),
         "(?i)label|object",
         {},
         note="the folder of the labels is not there: never images without objects",
+    ),
+    "yolo_labels_in_another_folder": Case(
+        yolo(labels="lost/{split}/{name}"), (REPAIRED, STOPS), "lost", note="the only reading"
     ),
     "yolo_without_val": Case(
         yolo(
