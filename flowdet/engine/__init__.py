@@ -1,11 +1,14 @@
 """From a config to a trained model.
 
-- `config`, `config_files`, `renamed_keys`, `resolve`, `user_imports`: the config of a run.
+- `config`, `config_files`, `config_reader`, `renamed_keys`, `resolve`, `user_imports`: the config
+  of a run.
+- `config_types`, `config_values`: how the values of a config are converted and checked.
 - `trainer`, `optimizer`: the training loop.
 - `hooks`: seeds, idle gradients, the moving average of the weights (EMA).
 - `logging_hooks`: what is logged in training.
 - `task_builders`: what differs between detection and classification.
 - `checkpoint`: saving, loading, resuming.
+- `trunks`: the ResNets in checkpoints of other models.
 - `allocator`: a setting of the C library for training on a CPU.
 
 Importing this package registers the models and datasets with detectron2.

@@ -81,13 +81,13 @@ def _base_path(base: object, path: str) -> str:
         raise ConfigFileError(f"{path}: {_BASE} is {base!r}, but must be the path of a config file")
     if "://" in base:
         return base
-    found = os.path.join(os.path.dirname(path), os.path.expanduser(base))
-    if not os.path.isfile(found):
+    base_path = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+    if not os.path.isfile(base_path):
         raise FileNotFoundError(
-            f"{path}: {_BASE} names {base!r}, but there is no file {found}; the path is relative "
+            f"{path}: {_BASE} names {base!r}, but there is no file {base_path}; it is relative "
             "to the folder of the config file"
         )
-    return found
+    return base_path
 
 
 def _merge(keys: dict, into: dict) -> None:

@@ -1,6 +1,6 @@
 """Checks the values of a config: numbers in their range, names among the known ones.
 
-Only keys are listed here whose values the code that uses them does not check itself.
+The other keys are checked by the code that reads them.
 """
 
 from __future__ import annotations

@@ -49,8 +49,8 @@ class Trunk:
     @property
     def blocks(self) -> tuple[int, ...]:
         """Numbers of residual blocks of res2, res3, ... as far as the state dict has them."""
-        found = {tuple(name.split(".")[:2]) for name in self.tensors if name.startswith("res")}
-        counts = Counter(stage for stage, _ in found)
+        blocks = {tuple(name.split(".")[:2]) for name in self.tensors if name.startswith("res")}
+        counts = Counter(stage for stage, _ in blocks)
         return tuple(counts[stage] for stage in sorted(counts))
 
     @property
@@ -94,19 +94,19 @@ def find_trunk(state: dict) -> Trunk | None:
     Raises:
         ValueError: there are several, such as a model and its moving average.
     """
-    found = [
+    resnets = [
         (name.removesuffix(first), names)
         for names in (_TORCHVISION, _DETECTRON2)
         for first in names[:1]
         for name in state
         if _is_suffix(first, name) and name.removesuffix(first) + names[1] in state
     ]
-    if len(found) > 1:
-        prefixes = ", ".join(f"{prefix}*" for prefix, _ in found)
+    if len(resnets) > 1:
+        prefixes = ", ".join(f"{prefix}*" for prefix, _ in resnets)
         raise ValueError(f"there are several ResNets ({prefixes})")
-    if not found:
+    if not resnets:
         return None
-    prefix, names = found[0]
+    prefix, names = resnets[0]
     tensors = _torchvision_tensors if names is _TORCHVISION else _detectron2_tensors
     renamed = tensors(state, prefix)
     other = [name for name in state if name not in renamed.values()]
