@@ -101,6 +101,7 @@ def check(args: argparse.Namespace) -> int:
     checked = check_dataset(
         args.data,
         open_images=not args.skip_images,
+        value_range=cfg.INPUT.VALUE_RANGE,
         hold_out=cfg.DATASETS.HOLD_OUT,
         hold_out_seed=cfg.DATASETS.HOLD_OUT_SEED,
         format_name=cfg.DATASETS.FORMAT,

@@ -73,13 +73,43 @@ def test_a_training_reports_the_first_problem_and_a_check_all(run, datasets, tmp
     status, output = run("tools/train_net.py", *words, *SMALL, "OUTPUT_DIR", tmp_path / "out")
     assert status == 1 and "Starting training" not in output
     last = output.splitlines()[-1]
-    assert last.startswith("error: ") and "leaves the image of 96x96" in last
+    assert last.startswith("error: ") and "category 77 is unknown" in last
     assert f"tools/check_data.py --data {tmp_path / 'coco'} lists all problems" in last
 
-    status, output = run("tools/check_data.py", *words, "--skip-images")
+    clean = tmp_path / "clean"
+    status, output = run("tools/check_data.py", *words, "--skip-images", "--write-clean", clean)
     assert status == 1
-    assert "box outside the image: 1" in output and "unknown class: 1" in output
-    assert output.splitlines()[-1] == "2 problems"
+    assert output.index("box outside the image: 1") < output.index("| split")
+    assert "unknown class: 1" in output and output.splitlines()[-1] == "2 problems"
+    status, output = run("tools/check_data.py", "--data", clean, "--skip-images")
+    assert status == 0 and "no problems" in output
+
+
+def test_a_training_can_leave_problems_out_and_tells_it(run, datasets, tmp_path):
+    shutil.copytree(datasets / "coco", tmp_path / "coco")
+    broken = tmp_path / "coco" / "annotations" / "instances_train.json"
+    data = json.loads(broken.read_text())
+    data["annotations"][0]["bbox"] = [90, 90, 50, 50]
+    data["annotations"][1]["bbox"] = [-3, 10, 40, 40]
+    broken.write_text(json.dumps(data))
+    words = ("--data", tmp_path / "coco", *SMALL, *FOUR_IMAGES, "TEST.REPORT_IMAGES", 0)
+    words += ("SOLVER.MAX_ITER", 1, "DATASETS.ON_PROBLEM", "skip", "OUTPUT_DIR", tmp_path / "out")
+    status, output = run("tools/train_net.py", *CONFIG, *words)
+    assert status == 0, output
+    assert "1 entries left out" in output and "box clipped to the image: 1" in output
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "box outside the image: 1" in report and "box clipped to the image: 1" in report
+
+
+def test_a_check_survives_a_dataset_of_which_nothing_can_be_read(run, datasets, tmp_path):
+    shutil.copytree(datasets / "voc", tmp_path / "voc")
+    for xml in (tmp_path / "voc" / "Annotations").iterdir():
+        xml.write_bytes(b"<annotation>\n\xff\xfe</annotation>")
+    (tmp_path / "voc" / "classes.txt").unlink()
+    words = ("--sheet", tmp_path / "sheet.png")
+    status, output = run("tools/check_data.py", "--data", tmp_path / "voc", *CONFIG, *words)
+    assert status == 1 and "Traceback" not in output
+    assert "no image can be drawn" in output and output.splitlines()[-1] == "9 problems"
 
 
 def test_wrong_flags_are_refused(run, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -52,12 +53,18 @@ class DatasetCheck:
         return list(self.classes.names)
 
 
-def check_dataset(folder: str | Path, open_images: bool = True, **settings) -> DatasetCheck:
+def check_dataset(
+    folder: str | Path,
+    open_images: bool = True,
+    value_range: Sequence[float] = (),
+    **settings,
+) -> DatasetCheck:
     """Reads all splits of a dataset and collects its problems.
 
     Args:
         folder: the folder of the dataset.
-        open_images: whether every image is opened too.
+        open_images: whether every image is decoded too.
+        value_range: `INPUT.VALUE_RANGE`, for images that are not 8-bit.
         settings: further arguments of `CustomDataset`, except `on_problem`.
 
     Raises:
@@ -71,7 +78,7 @@ def check_dataset(folder: str | Path, open_images: bool = True, **settings) -> D
     unusual = split_notes(records, dataset.class_names)
     if open_images:
         records = {
-            split: _readable(split_records, dataset.findings)
+            split: _readable(split_records, value_range, dataset.findings)
             for split, split_records in records.items()
         }
     held_out = dataset.held_out_note()
@@ -90,23 +97,34 @@ def check_dataset(folder: str | Path, open_images: bool = True, **settings) -> D
     )
 
 
-def _readable(records: Sequence[dict], findings: Findings) -> list[dict]:
-    """Decodes the images of dataset dicts; reports unreadable ones and leaves them out."""
+def _readable(
+    records: Sequence[dict], value_range: Sequence[float], findings: Findings
+) -> list[dict]:
+    """Decodes the images of dataset dicts; reports unreadable ones and leaves them out.
+
+    Returns:
+        The other dicts, with `value_range`, which drawing an image reads.
+    """
     with ThreadPoolExecutor() as pool:
-        errors = pool.map(_read_error, [record["file_name"] for record in records])
+        read = partial(_read_error, value_range=value_range)
+        errors = pool.map(read, [record["file_name"] for record in records])
         errors = list(
             tqdm(errors, total=len(records), unit="image", disable=len(records) < _MAX_QUIET)
         )
     for record, error in zip(records, errors, strict=True):
         if error:
             findings.problem("unreadable image", record["file_name"], error)
-    return [record for record, error in zip(records, errors, strict=True) if not error]
+    return [
+        {**record, "value_range": value_range}
+        for record, error in zip(records, errors, strict=True)
+        if not error
+    ]
 
 
-def _read_error(path: str) -> str:
+def _read_error(path: str, value_range: Sequence[float]) -> str:
     """Returns why an image cannot be read; "" if it can."""
     try:
-        read_image(path)
+        read_image(path, value_range)
     except (OSError, ValueError) as error:
         return read_error(Path(path), error)
     return ""
