@@ -5,6 +5,7 @@
     coco.py     COCO: one json file per split, also as Roboflow, CVAT and Label Studio write it
     yolo.py     YOLO: one txt file per image, with a data.yaml (ultralytics, Roboflow) or without
     darknet.py  darknet: obj.data, obj.names and lists of images
+    yolo_*.py   what yolo.py and darknet.py share: data files, class names, label files, rows
     labelme.py  LabelMe: one json file per image
     cvat.py     CVAT for images: one xml file for all images
     vott.py     VoTT: one json file for all images

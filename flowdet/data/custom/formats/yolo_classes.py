@@ -70,6 +70,8 @@ def read_classes(
 
 
 class _Unusable(Exception):
+    """The classes cannot be read. `where` is the location of the reason."""
+
     def __init__(self, where: object, text: str):
         super().__init__(text)
         self.where = where
@@ -125,12 +127,19 @@ def _named_file(text: str, data: DataFile, files: list[Path], findings: Findings
 
 def _listed_names(value: list | dict, where: str) -> dict[int, str]:
     pairs = list(value.items() if isinstance(value, dict) else enumerate(value))
-    if not all(isinstance(name, str) and str(key).strip().isdecimal() for key, name in pairs):
+    ids = [_to_integer(key) for key, _ in pairs]
+    if None in ids or not all(isinstance(name, str) for _, name in pairs):
         raise _Unusable(where, "names must be a list of class names, or a name for each class id")
-    names = {int(key): name for key, name in pairs}
+    names = {i: name for i, (_, name) in zip(ids, pairs, strict=True)}
     if len(names) < len(pairs):
         raise _Unusable(where, "names has a class id twice")
     return _checked(names, where)
+
+
+def _to_integer(value: object) -> int | None:
+    """Converts digits to an integer; None for any other value, and for more than 5 digits."""
+    text = str(value).strip()
+    return int(text) if text.isdecimal() and len(text) <= 5 else None
 
 
 def _names_in(file: Path) -> dict[int, str]:
@@ -188,14 +197,14 @@ def _of_files(source: YOLOSource, files: list[Path], findings: Findings) -> YOLO
 def _of_count(source: YOLOSource, findings: Findings) -> YOLOClasses:
     """Returns numbers as class names, if the data file has the number of classes."""
     data = source.data
-    count = str(data.get("nc") if data else "").strip()
-    if not count.isdecimal() or int(count) == 0:
+    count = _to_integer(data.get("nc")) if data else None
+    if not count:
         raise _Unusable(
             data.path if data else source.folder,
             f"no file has the class names: add {'names to this file' if data else 'classes.txt'} "
             "with one name for each class id",
         )
-    names = {i: str(i) for i in range(int(count))}
+    names = {i: str(i) for i in range(count)}
     text = f"there are no names: the classes are called 0 to {len(names) - 1}"
     findings.repair("class names missing", data.where("nc"), text)
     return YOLOClasses(names, f"{data.path}, nc")

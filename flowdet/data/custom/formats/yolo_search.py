@@ -53,7 +53,7 @@ def pair_folders(
         folder of images that has labels.
 
     Raises:
-        ValueError: several folders have labels for the same images.
+        ValueError: several folders have labels for the same images, or the reverse.
     """
     images: dict[Path, set[str]] = defaultdict(set)
     texts: dict[Path, dict[str, Path]] = defaultdict(dict)
@@ -65,8 +65,25 @@ def pair_folders(
     labels = {
         x: set(stems) for x, stems in texts.items() if any(map(is_label_file, stems.values()))
     }
-    pairs = {x: _labels_of(x, stems, labels, folder) for x, stems in images.items()}
-    return images, {x: label_folder for x, label_folder in pairs.items() if label_folder}
+    found = {x: _labels_of(x, stems, labels, folder) for x, stems in images.items()}
+    pairs = {x: label_folder for x, label_folder in found.items() if label_folder}
+    _check_not_shared(images, pairs, labels)
+    return images, pairs
+
+
+def _check_not_shared(
+    images: dict[Path, set[str]], pairs: dict[Path, Path], labels: dict[Path, set[str]]
+) -> None:
+    """Raises ValueError if images of the same name in two folders have the same label file."""
+    owners: dict[Path, Path] = {}
+    for folder, label_folder in pairs.items():
+        for stem in images[folder] & labels[label_folder]:
+            owner = owners.setdefault(label_folder / stem, folder)
+            if owner != folder:
+                raise ValueError(
+                    f"{label_folder / stem}.txt may belong to an image in {owner} or in {folder}: "
+                    "put the labels into a folder for each folder of images"
+                )
 
 
 def _labels_of(

@@ -546,6 +546,7 @@ def test_class_ids_with_gaps(tmp_path):
         ("[[cat], [dog]]", "names must be a list of class names"),
         ("{0: cat, 00: dog}", "names has a class id twice"),
         ("x" * 5000, "there is no file"),
+        (f"{{0: cat, {'9' * 50}: dog}}", "names must be a list of class names"),
         ("cat", "there is no file .*cat; give the class names as a list"),
     ],
 )
@@ -580,7 +581,7 @@ def test_number_of_classes_without_names(root):
     assert assert_is_read(root, ["0", "1"]) == {"class names missing"}
 
 
-@pytest.mark.parametrize("nc", ["", "nc: many\n", "nc: 0\n"])
+@pytest.mark.parametrize("nc", ["", "nc: many\n", "nc: 0\n", f"nc: {'9' * 5000}\n"])
 def test_no_class_names(root, nc):
     (root / "data.yaml").write_text(YAML.replace("names: [cat, dog]\n", nc))
     (problem,) = problems_of(root)
@@ -636,6 +637,20 @@ def test_labels_in_two_folders(tmp_path):
     write_text(root / "classes.txt", "cat", "dog")
     shutil.copytree(root / "first", root / "second")
     with pytest.raises(ValueError, match="first and .*second both have YOLO labels"):
+        read_all(root)
+
+
+@pytest.mark.parametrize("yaml", [None, YAML])
+def test_label_file_of_two_images(tmp_path, yaml):
+    root = tmp_path / "pets"
+    for split in ("train", "val"):
+        add_image(root / "images" / split / "0.png")
+    write_text(root / "labels" / "0.txt", CAT_ROW)
+    write_text(root / "classes.txt", "cat", "dog")
+    if yaml:
+        write_text(root / "data.yaml", yaml)
+    message = "no image has a label file" if yaml else r"labels/0\.txt may belong to"
+    with pytest.raises(ValueError, match=message):
         read_all(root)
 
 
