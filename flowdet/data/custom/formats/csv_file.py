@@ -281,28 +281,26 @@ def _typed_rows(
     rows: Iterable[tuple[int, list[str]]], table: Table, path: Path, findings: Findings
 ) -> Iterator[_Row]:
     """Yields the rows with the right number of fields; reports the others."""
+    keys = ("image", "label", "split", "height", "width", *CORNERS)
+    # the last text is that of columns that the file lacks
+    indices = [table.columns.get(key, -1) for key in keys]
     for line, row in rows:
         while len(row) > table.num_fields and not row[-1]:
             row.pop()
         # an image without objects
         if len(row) < table.num_fields and sum(map(bool, row)) == 1:
             row += [""] * (table.num_fields - len(row))
-        texts = {key: row[index] for key, index in table.columns.items() if index < len(row)}
         if len(row) != table.num_fields:
             text = f"the row has {len(row)} fields, not {table.num_fields}: "
             text += table.delimiter.join(row)[:120]
             findings.problem("unreadable annotation", f"{path}:{line}", text)
-        elif not texts["image"]:
-            findings.problem("unreadable annotation", f"{path}:{line}", "the row has no image")
+            continue
+        texts = [*row, ""]
+        image, label, split, height, width, *corners = [texts[index] for index in indices]
+        if image:
+            yield _Row(line, image, label, tuple(corners), (height, width), split)
         else:
-            corners, size = _texts(texts, *CORNERS), _texts(texts, "height", "width")
-            yield _Row(
-                line, *_texts(texts, "image", "label"), corners, size, *_texts(texts, "split")
-            )
-
-
-def _texts(texts: dict[str, str], *keys: str) -> tuple[str, ...]:
-    return tuple(texts.get(key, "") for key in keys)
+            findings.problem("unreadable annotation", f"{path}:{line}", "the row has no image")
 
 
 class _Reader:
@@ -333,7 +331,6 @@ class _Reader:
         """Returns the images of the split with their objects."""
         listed = self._listed_images()
         names = [(self._file_name(x), self._where(image.line)) for x, image in listed.items()]
-        self._finder.prefer([name for name, _ in names[:50]])
         paths = self._finder.find(names)
         annotated = any(row.has_box for image in listed.values() for row in image.rows)
         images: dict[str, RawImage] = {}

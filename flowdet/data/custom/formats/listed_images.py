@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 from flowdet.data.custom.findings import Findings
@@ -62,9 +63,9 @@ def assign_splits(labels: Sequence[str], names: Sequence[str], folder: Path) -> 
         the images if they name a split for every image, and at least two splits. None for an image
         without a split.
     """
-    by_label = [split_of(label) for label in labels]
-    if any(by_label):
-        return by_label
+    known = {label: split_of(label) for label in {*labels}}
+    if any(known.values()):
+        return [known[label] for label in labels]
     by_name = [_split_of_folders(name) for name in names]
     if not _is_division(by_name):
         by_name = _splits_of_files(names, folder)
@@ -145,14 +146,19 @@ def _is_division(splits: Sequence[str | None]) -> bool:
 
 
 def _split_of_folders(name: str) -> str | None:
-    folders = name.replace("\\", "/").split("/")[:-1]
-    return next((split for part in reversed(folders) if (split := split_of(part))), None)
+    return _split_of_folder(name.replace("\\", "/").rpartition("/")[0])
+
+
+@cache
+def _split_of_folder(path: str) -> str | None:
+    return next((split for part in reversed(path.split("/")) if (split := split_of(part))), None)
 
 
 def _splits_of_files(names: Sequence[str], folder: Path) -> list[str | None]:
     """Returns the splits by the folders of the files that have these names."""
     files = [path for path in walk(folder) if path.suffix.lower() in image_suffixes()]
     counts = Counter(path.name for path in files)
-    splits = {path.name: split_of_path(path.parent, folder) for path in files}
+    folders = {parent: split_of_path(parent, folder) for parent in parents(files)}
+    splits = {path.name: folders[path.parent] for path in files}
     bases = map(base_name, names)
     return [splits[base] if counts[base] == 1 else None for base in bases]

@@ -77,7 +77,7 @@ class VoTT(DatasetFormat):
         contents = {file: content for file, content in contents.items() if content is not None}
         images = _Reader(source, contents, findings).images()
         readable = len(contents) == len(source.files)
-        categories = _categories(contents)
+        categories = _categories(contents, findings)
         return RawSplit(images, source.path, categories, str(source.path), readable=readable)
 
 
@@ -102,11 +102,17 @@ def _head(file: Path) -> bytes:
         return stream.read(_HEAD_BYTES).replace(b"\0", b"")
 
 
-def _categories(contents: dict[Path, dict]) -> list[Category] | None:
+def _categories(contents: dict[Path, dict], findings: Findings) -> list[Category] | None:
     """Returns the tags of the project in the order of the file; None if there are none."""
-    tags = [tag for x in contents.values() for tag in _dicts(x.get("tags"))]
-    names = dict.fromkeys(tag.get("name") for tag in tags)
-    return [Category(x) for x in names if isinstance(x, str) and x.strip()] or None
+    names: dict[str, None] = {}
+    for file, content in contents.items():
+        for tag in _dicts(content.get("tags")):
+            if _text(tag.get("name")):
+                names[tag["name"]] = None
+            else:
+                text = f"a tag of the project has the name {_short(tag.get('name'))}, not a text"
+                findings.problem("unreadable annotation", file, text)
+    return [Category(name) for name in names] or None
 
 
 def _dicts(value: object) -> list[dict]:

@@ -78,6 +78,13 @@ def test_region_with_several_tags(tmp_path):
     assert [x.kind for x in findings.repairs] == ["region with several tags"]
 
 
+@pytest.mark.parametrize("name", [None, "", 3, ["cat"]])
+def test_unusable_tags_of_the_project(name, tmp_path):
+    write(tmp_path, asset("a.png", region()), tags=[{"name": "cat"}, {"name": name}])
+    problem = problem_of(READER, tmp_path)
+    assert f"pets-export.json: a tag of the project has the name {name!r}" in problem
+
+
 @pytest.mark.parametrize(
     ("keys", "repaired"), [({}, False), ({"boundingBox": None}, True), ({"boundingBox": {}}, None)]
 )
