@@ -85,7 +85,7 @@ def _class_files(folders: Iterable[Path], root: Path) -> list[Path]:
 
 
 def _with_names(data: DataFile, files: list[Path], findings: Findings) -> YOLOClasses:
-    """Returns the classes of the key `names`; tells where other files differ from them."""
+    """Returns the classes of the key `names`; reports files with other names as repairs."""
     value, where = data.get("names"), data.where("names")
     if isinstance(value, str):
         file = _named_file(value, data, files, findings)
@@ -132,7 +132,7 @@ def _listed_names(value: list | dict, where: str) -> dict[int, str]:
         raise _Unusable(where, "names must be a list of class names, or a name for each class id")
     names = {i: name for i, (_, name) in zip(ids, pairs, strict=True)}
     if len(names) < len(pairs):
-        raise _Unusable(where, "names has a class id twice")
+        raise _Unusable(where, "names has a repeated class id")
     return _checked(names, where)
 
 
@@ -156,7 +156,7 @@ def _names_in(file: Path) -> dict[int, str]:
 
 
 def _checked(names: dict[int, str], where: object, by_line: bool = False) -> dict[int, str]:
-    """Returns the names; raises _Unusable if one is empty or there twice."""
+    """Returns the names; raises _Unusable if one is empty or repeated."""
     ids: dict[str, int] = {}
     for i, name in names.items():
         place = f"{where}:{i + 1}" if by_line else where

@@ -111,7 +111,7 @@ class _TextLoader(yaml.BaseLoader):
         for key, _ in node.value:
             name = str(key.value)
             if name in names:
-                text = f"the key {name!r} is there twice"
+                text = f"the key {name!r} is repeated"
                 raise yaml.constructor.ConstructorError(None, None, text, key.start_mark)
             names.add(name)
         return super().construct_mapping(node, deep)

@@ -157,10 +157,10 @@ class LabelFinder:
 
 
 def _folders_below(folder: Path) -> set[Path]:
-    """Returns a folder and all folders below it that have text files."""
-    found = set()
+    """Returns the folders with text files in a folder and its subfolders."""
+    text_folders = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not is_hidden(name)]
         if any(name.lower().endswith(".txt") for name in files):
-            found.add(Path(parent))
-    return found
+            text_folders.add(Path(parent))
+    return text_folders

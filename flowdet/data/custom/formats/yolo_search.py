@@ -65,8 +65,8 @@ def pair_folders(
     labels = {
         x: set(stems) for x, stems in texts.items() if any(map(is_label_file, stems.values()))
     }
-    found = {x: _labels_of(x, stems, labels, folder) for x, stems in images.items()}
-    pairs = {x: label_folder for x, label_folder in found.items() if label_folder}
+    matches = {x: _labels_of(x, stems, labels, folder) for x, stems in images.items()}
+    pairs = {x: label_folder for x, label_folder in matches.items() if label_folder}
     _check_not_shared(images, pairs, labels)
     return images, pairs
 

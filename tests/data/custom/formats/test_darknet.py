@@ -57,7 +57,7 @@ def test_usual_files(root):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_other_ways_to_write_the_data_file(root, encoding):
+def test_encodings_and_comments_of_the_data_file(root, encoding):
     lines = ["# pets", "", "classes=2", "train=data/train.txt", "valid=data/test.txt"]
     text = "\r\n".join([*lines, "names=data/obj.names"])
     (root / "obj.data").write_text(text, encoding=encoding)

@@ -281,7 +281,7 @@ def test_two_data_files(root):
     "yaml, message",
     [
         ("train: images/train\n\tval: images/val\nnames: [cat", r"data\.yaml:2: .*not YAML"),
-        (YAML + "names: [owl]\n", r"data\.yaml:4: .*'names' is there twice"),
+        (YAML + "names: [owl]\n", r"data\.yaml:4: .*'names' is repeated"),
         ('train: "C:\\Users\\me"\nval: x\nnames: [a]\n', r"data\.yaml:1: .*without quotes"),
         ("train: images/lost\nval: images/val\nnames: [a]\n", r"data\.yaml:1: .*images/lost"),
         (
@@ -351,7 +351,7 @@ def test_random_boxes_are_read_exactly(tmp_path, seed):
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_ways_to_write_rows(root, text, encoding):
+def test_spellings_of_rows(root, text, encoding):
     (root / "labels" / "train" / "a.txt").write_bytes(text.encode(encoding))
     assert assert_is_read(root) == set()
 
@@ -544,7 +544,7 @@ def test_class_ids_with_gaps(tmp_path):
         ("{cat: 0, dog: 1}", "names must be a list of class names"),
         ("{-1: cat, 0: dog}", "names must be a list of class names"),
         ("[[cat], [dog]]", "names must be a list of class names"),
-        ("{0: cat, 00: dog}", "names has a class id twice"),
+        ("{0: cat, 00: dog}", "names has a repeated class id"),
         ("x" * 5000, "there is no file"),
         (f"{{0: cat, {'9' * 50}: dog}}", "names must be a list of class names"),
         ("cat", "there is no file .*cat; give the class names as a list"),
@@ -664,7 +664,7 @@ def test_labels_outside_of_the_splits(root):
 
 
 @pytest.mark.parametrize("images", ["{name}.png", "images/{name}.png"])
-def test_images_without_labels_are_told(tmp_path, images):
+def test_images_without_labels_are_reported(tmp_path, images):
     root = write_yolo(tmp_path / "pets", None, images, images.replace("png", "txt"))
     write_text(root / "classes.txt", "cat", "dog")
     add_image((root / images).parent / "docs" / "example.png")
@@ -674,7 +674,7 @@ def test_images_without_labels_are_told(tmp_path, images):
     assert sum(map(len, check.records.values())) == 4
 
 
-def test_images_outside_of_the_splits_are_told(root):
+def test_images_outside_of_the_splits_are_reported(root):
     (root / "data.yaml").unlink()
     write_text(root / "classes.txt", "cat", "dog")
     add_image(root / "docs" / "example.png")
