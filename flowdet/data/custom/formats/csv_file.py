@@ -287,8 +287,8 @@ def _typed_rows(
     for line, row in rows:
         while len(row) > table.num_fields and not row[-1]:
             row.pop()
-        # an image without objects
-        if len(row) < table.num_fields and sum(map(bool, row)) == 1:
+        if len(row) < table.num_fields and sum(map(bool, row)) == 1 and _has_image(row):
+            # an image without objects
             row += [""] * (table.num_fields - len(row))
         if len(row) != table.num_fields:
             text = f"the row has {len(row)} fields, not {table.num_fields}: "
@@ -301,6 +301,10 @@ def _typed_rows(
             yield _Row(line, image, label, tuple(corners), (height, width), split)
         else:
             findings.problem("unreadable annotation", f"{path}:{line}", "the row has no image")
+
+
+def _has_image(row: list[str]) -> bool:
+    return any(map(has_image_suffix, row))
 
 
 class _Reader:
@@ -424,7 +428,8 @@ class _Reader:
         values = tuple(map(to_number, row.corners))
         if None in values:
             key, text = next((k, x) for k, x in zip(CORNERS, row.corners, strict=True) if _bad(x))
-            text = f"{key} is {text!r}, not a number" if text else f"the row has no {key}"
+            hint = ": use a decimal point" if "," in text else ""
+            text = f"{key} is {text!r}, not a number{hint}" if text else f"the row has no {key}"
             return self._problem("unreadable annotation", row.line, text)
         if normalized and max(map(abs, values)) > _MAX_NORMALIZED:
             text = f"{', '.join(row.corners)} are not fractions of the image as in other rows"

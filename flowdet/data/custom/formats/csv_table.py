@@ -78,7 +78,7 @@ class Table:
     @property
     def lists_images(self) -> bool:
         """Whether the file has images, but no boxes and classes."""
-        return self.missing == [*CORNERS, "label"]
+        return self.missing == [*CORNERS, "label"] and len(self.columns) == self.num_fields
 
 
 def find_table(path: Path) -> Table | None:
@@ -101,18 +101,21 @@ def find_table(path: Path) -> Table | None:
 def table_rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yields the line and the fields, without blanks around them, of every row with content.
 
+    Lines that start with "# " before the first row, and Excel's line "sep=;", are left out.
+
     Raises:
         ValueError: the quotes are not closed, or a field is too long. The message starts with the
             line: "<line>: ".
     """
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-    line = 1
+    line, is_start = 1, True
     try:
         for row in reader:
             if any("\n" in value or "\r" in value for value in row):
                 raise ValueError(f"{line}: a field has a line break: close its quotes")
             row = [value.strip() for value in row]
-            if any(row):
+            is_start = is_start and _is_comment(row)
+            if any(row) and not is_start:
                 yield reader.line_num, row
             line = reader.line_num + 1
     except csv.Error as error:
@@ -121,6 +124,10 @@ def table_rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
 def has_image_suffix(name: str) -> bool:
     return Path(name.replace("\\", "/")).suffix.lower() in image_suffixes()
+
+
+def _is_comment(row: Sequence[str]) -> bool:
+    return "".join(row[:1]).startswith(("# ", "sep=")) and not any(map(has_image_suffix, row))
 
 
 def _table(head: str, delimiter: str) -> Table | None:
@@ -150,7 +157,7 @@ def _header_columns(row: Sequence[str]) -> dict[str, int] | None:
         if not {*options}.isdisjoint(names)
     }
     has_boxes = len({*CORNERS} & {*columns}) >= 2 or not _OTHER_BOXES.isdisjoint(names)
-    only_images = len(names) == 1
+    only_images = {*columns} <= {"image", "width", "height"} and len(columns) == len(names)
     return columns if "image" in columns and (has_boxes or only_images) else None
 
 

@@ -148,6 +148,7 @@ def test_unreadable_image_of_fractions(tmp_path):
         ("image,xmin,ymin,xmax,ymax", "label"),
         ("image,x,y,w,h,class", "x1, y1, x2, y2"),
         ("image_id,width,height,bbox,class", "x1, y1, x2, y2"),
+        ("image_id,width,height,bbox,source", "x1, y1, x2, y2, label"),
     ],
 )
 def test_missing_columns(header, missing, tmp_path):
@@ -186,6 +187,7 @@ def test_files_without_boxes_are_no_dataset(rows, tmp_path):
         (row(label=""), "the row has no class"),
         (row(box=("", "", "", "")), "the row has no x1"),
         ("a.png,1,2,3", "the row has 4 fields, not 6: a.png,1,2,3"),
+        ("cat", "the row has 1 fields, not 6"),
         ("a.png,1,2,3,4,cat,dog", "the row has 7 fields, not 6"),
         ('a.png,1,2,3,4,"cat', "a field has a line break: close its quotes|not csv"),
         (",1,2,3,4,cat", "the row has no image"),
@@ -255,6 +257,25 @@ def test_encodings_and_line_ends(encoding, end, header, tmp_path):
     write(tmp_path, *header, row(label="Kätze"), encoding=encoding, end=end)
     splits, findings = read(READER, tmp_path)
     assert objects(splits["all"]) == {"a.png": [("Kätze", BOX)]} and not findings.problems
+
+
+@pytest.mark.parametrize("start", ["sep=;", "# exported by a script", "# a; b\n# c"])
+def test_lines_before_the_first_row(start, tmp_path):
+    write(tmp_path, start, "path;x1;y1;x2;y2;class", row(form="{path};{x1};{y1};{x2};{y2};{label}"))
+    splits, findings = read(READER, tmp_path)
+    assert objects(splits["all"]) == {"a.png": [CAT]} and not findings.problems
+
+
+def test_image_whose_name_starts_like_a_comment(tmp_path):
+    write(tmp_path, row("# 1.png"), row("# 2.png"), files=["# 1.png", "# 2.png"])
+    splits, findings = read(READER, tmp_path)
+    assert objects(splits["all"]) == {"# 1.png": [CAT], "# 2.png": [CAT]} and not findings.problems
+
+
+def test_decimal_comma(tmp_path):
+    write(tmp_path, "path;x1;y1;x2;y2;class", "a.png;4,5;6;20;30;cat")
+    message = r"csv:2: x1 is '4,5', not a number: use a decimal point"
+    assert re.search(message, problem_of(READER, tmp_path))
 
 
 def test_unknown_encoding(tmp_path):
@@ -370,10 +391,13 @@ def test_splits_by_the_folders_of_images(with_folders, tmp_path):
     assert files_of(read(READER, tmp_path)[0]) == {"train": ["a.png"], "val": ["b.png"]}
 
 
-def test_test_split_without_boxes(tmp_path):
+@pytest.mark.parametrize(
+    "rows", [["image", "c.png"], ["c.png"], ["path,width,height", "c.png,64,48"]]
+)
+def test_test_split_without_boxes(rows, tmp_path):
     for split in ("train", "val"):
         write(tmp_path, row(f"{split}.png"), file=f"{split}.csv", files=[f"{split}.png"])
-    write(tmp_path, "image", "c.png", file="test.csv", files=["c.png"])
+    write(tmp_path, *rows, file="test.csv", files=["c.png"])
     splits, findings = read(READER, tmp_path)
     assert objects(splits["test"]) == {"c.png": []} and not splits["test"].annotated
     assert not findings.problems
