@@ -137,6 +137,7 @@ def test_every_key_is_read(recorded, voc_dataset, tmp_path, monkeypatch):
     dataset = voc_dataset({f"image{i}": [((4, 4, 30, 40), "cat", 0)] for i in range(2)})
     train_command(small_training(dataset), tmp_path / "run", monkeypatch)
     assert (tmp_path / "run" / "report.html").is_file()
+    load_config("digits_flow", ["DATASETS.PATH", MetadataCatalog.get(dataset).dirname])
     build_model(tiny_cfg("digits_backprop.yaml"))
     build_model(tiny_cfg("voc_flow_r18_frozen.yaml", FEATURE_CACHE_GIB=0.1))
     assert not {key for key in recorded if key.startswith("MODEL.FLOW_CLS.")}
