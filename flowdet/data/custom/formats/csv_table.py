@@ -39,7 +39,7 @@ _NAMES = {
     "split": ("split", "set", "subset", "mluse", "usage", "partition", "phase", "dataset"),
 }  # fmt: skip
 # columns of boxes in other forms, which are not read
-_OTHER_BOXES = {"x", "y", "xcenter", "centerx", "cx", "bbox", "box", "boundingbox", "x0", "bboxx"}
+_OTHER_BOXES = {"x", "y", "xcenter", "centerx", "cx", "bbox", "box", "boundingbox", "x3", "bboxx"}
 # columns of files without header by their number: keras-retinanet, TensorFlow, AutoML (all four
 # vertices of the box, or two opposite ones) with and without split
 _FORMS: dict[int, tuple[str, ...]] = {
@@ -156,6 +156,9 @@ def _header_columns(row: Sequence[str]) -> dict[str, int] | None:
         for key, options in aliases.items()
         if not {*options}.isdisjoint(names)
     }
+    if "x3" in names:
+        # the four vertices of a quadrilateral
+        columns = {key: index for key, index in columns.items() if key not in CORNERS}
     has_boxes = len({*CORNERS} & {*columns}) >= 2 or not _OTHER_BOXES.isdisjoint(names)
     only_images = {*columns} <= {"image", "width", "height"} and len(columns) == len(names)
     return columns if "image" in columns and (has_boxes or only_images) else None

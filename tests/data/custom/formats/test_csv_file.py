@@ -148,6 +148,8 @@ def test_unreadable_image_of_fractions(tmp_path):
         ("image,xmin,ymin,xmax,ymax", "label"),
         ("image,x,y,w,h,class", "x1, y1, x2, y2"),
         ("image_id,width,height,bbox,class", "x1, y1, x2, y2"),
+        ("path,x1,y1,x2,y2,x3,y3,x4,y4,class", "x1, y1, x2, y2"),
+        ("path,xmin,ymin,width,height,class", "x2, y2"),
         ("image_id,width,height,bbox,source", "x1, y1, x2, y2, label"),
     ],
 )
