@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ON_PROBLEM", "Finding", "Findings", "finding_lines"]
+__all__ = ["ON_PROBLEM", "Finding", "Findings", "finding_lines", "one_line"]
 
 # values of DATASETS.ON_PROBLEM, and "list", with which only the dataset check reads a dataset
 ON_PROBLEM = ("stop", "skip")
@@ -32,7 +32,12 @@ class Finding:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.text}"
+        return one_line(f"{self.where}: {self.text}")
+
+
+def one_line(text: str) -> str:
+    """Returns a text with its line breaks written out, as names may contain some."""
+    return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
 class Findings:

@@ -100,6 +100,7 @@ class ImageFinder:
         self.folders = tuple(dict.fromkeys(folders))
         self._findings = findings
         self._listings: dict[str, set[str]] = {}
+        self._is_ambiguous = False
 
     def find(self, names: Sequence[tuple[str, str]]) -> list[Path | None]:
         """Returns the images that names stand for.
@@ -128,8 +129,17 @@ class ImageFinder:
         return paths
 
     def prefer(self, names: Sequence[str]) -> None:
-        """Moves the folder that contains most of the names to the front."""
-        best = max(self.folders, key=lambda f: sum((f / name).is_file() for name in names))
+        """Moves the folder that contains most of the names to the front.
+
+        If a name is in several folders, the file in this folder is taken. If several folders
+        contain equally many, none of them is preferred, and such a name is a problem.
+        """
+        counts = {
+            folder: sum(os.path.isfile(os.path.join(folder, name)) for name in names)
+            for folder in self.folders
+        }
+        best = max(counts, key=counts.get)
+        self._is_ambiguous = sum(count == counts[best] > 0 for count in counts.values()) > 1
         self.folders = (best, *(f for f in self.folders if f != best))
 
     @cached_property
@@ -149,14 +159,18 @@ class ImageFinder:
         )
 
     def _exact(self, name: str) -> Path | None:
-        for folder in self.folders:
-            path = os.path.join(folder, name)
-            parent, base = os.path.split(path)
-            if parent not in self._listings:
-                self._listings[parent] = _files_in(parent)
-            if base in self._listings[parent]:
-                return Path(path)
-        return None
+        """Returns the file with this name; None if there is none, or if it is ambiguous."""
+        paths = [path for folder in self.folders if (path := self._file(folder, name))]
+        if self._is_ambiguous and len({os.path.realpath(path) for path in paths}) > 1:
+            return None
+        return paths[0] if paths else None
+
+    def _file(self, folder: Path, name: str) -> Path | None:
+        path = os.path.join(folder, name)
+        parent, base = os.path.split(path)
+        if parent not in self._listings:
+            self._listings[parent] = _files_in(parent)
+        return Path(path) if base in self._listings[parent] else None
 
     def _similar(self, name: str, used: set[Path]) -> Path | None:
         """Returns the only image whose path ends like the name; the longest ending counts."""

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from flowdet.data.custom.findings import one_line
 from flowdet.data.custom.raw import ClassList
 from flowdet.data.image_files import image_suffixes
 
@@ -24,7 +25,7 @@ def dataset_notes(records: Mapping[str, Sequence[dict]], classes: ClassList) -> 
     for split, split_records in records.items():
         notes += _files_listed_twice(split, split_records) + _orientations(split, split_records)
         notes += _objects_listed_twice(split, split_records)
-    return notes
+    return [one_line(note) for note in notes]
 
 
 def split_notes(records: Mapping[str, Sequence[dict]], names: Sequence[str]) -> list[str]:
@@ -40,7 +41,7 @@ def split_notes(records: Mapping[str, Sequence[dict]], names: Sequence[str]) -> 
         absent = [name for index, name in enumerate(names) if index not in used]
         if absent and used:
             notes.append(f"{split} has no object of {', '.join(absent)}")
-    return notes
+    return [one_line(note) for note in notes]
 
 
 def _similar_classes(names: Sequence[str]) -> list[str]:

@@ -90,6 +90,23 @@ def test_the_folder_with_most_images_is_searched_first(tmp_path, findings):
     assert finder.find([("0.png", "")]) == [tmp_path / "train" / "0.png"]
 
 
+def test_a_name_in_two_folders_is_ambiguous_unless_one_has_more_images(tmp_path, findings):
+    write(tmp_path, "cam1/0.png", "cam2/0.png", "cam2/1.png")
+    finder = ImageFinder([tmp_path / "cam1", tmp_path / "cam2"], findings)
+    finder.prefer(["0.png"])
+    assert finder.find([("0.png", "image 1")]) == [None]
+    assert "several images have this name" in findings.problems[0].text
+    finder.prefer(["0.png", "1.png"])
+    assert finder.find([("0.png", "image 1")]) == [tmp_path / "cam2" / "0.png"]
+
+
+def test_a_very_long_name_is_missing(tmp_path, findings):
+    finder = ImageFinder([write(tmp_path, "a.png")], findings)
+    name = "x" * 300 + ".png"
+    finder.prefer([name])
+    assert finder.find([(name, "image 1")]) == [None]
+
+
 def test_hidden_files_and_folders_are_passed_over(tmp_path, findings):
     write(tmp_path, "a.png", "._a.png", ".ipynb_checkpoints/a.png", "__MACOSX/a.png", ".DS_Store")
     assert list(walk(tmp_path)) == [tmp_path / "a.png"]

@@ -1,15 +1,16 @@
 """The formats of annotations that flowdet reads: one file per format.
 
-    base.py     base class, registry and helpers of all formats
-    voc.py      PASCAL VOC: one xml file per image
-    coco.py     COCO: one json file per split, also as Roboflow, CVAT and Label Studio write it
-    yolo.py     YOLO: one txt file per image, with a data.yaml (ultralytics, Roboflow) or without
-    darknet.py  darknet: obj.data, obj.names and lists of images
-    yolo_*.py   what yolo.py and darknet.py share: data files, class names, label files, rows
-    labelme.py  LabelMe: one json file per image
-    cvat.py     CVAT for images: one xml file for all images
-    vott.py     VoTT: one json file for all images
-    csv_file.py csv: one line per box
+    base.py           base class, registry and helpers of all formats
+    listed_images.py  helpers of formats whose files list images by name
+    voc.py            PASCAL VOC: one xml file per image
+    coco.py           COCO: one json file per split, also of Roboflow, CVAT and Label Studio
+    yolo/             YOLO: one txt file per image, with a data.yaml or without
+    darknet.py        darknet: obj.data, obj.names and lists of images; uses the files of yolo/
+    labelme.py        LabelMe: one json file per image
+    cvat.py           CVAT for images: one xml file for all images
+    vott.py           VoTT: one json file for all images
+    csv_file.py       csv: one line per box
+    csv_table.py      columns and delimiters of csv files
 
 To add a format, write a class in a module of your own, name the module in `IMPORTS`, and register
 it (docs/extending.md):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -173,7 +174,8 @@ def read_id(value: object) -> int | str | None:
 def is_number(value: object) -> bool:
     """Whether a value is a finite number; a boolean is not."""
     is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_real and math.isfinite(value)
+    # an integer may be too large for a float
+    return is_real and -sys.float_info.max <= value <= sys.float_info.max
 
 
 def to_number(text: str) -> float | None:

@@ -12,14 +12,14 @@ from flowdet.data.custom.formats.base import (
     EncodingError,
     read_text,
 )
-from flowdet.data.custom.formats.yolo_files import (
+from flowdet.data.custom.formats.yolo.files import (
     DataFile,
     YOLOSource,
     files_in,
     is_darknet_file,
     splits_of,
 )
-from flowdet.data.custom.formats.yolo_reader import read_split
+from flowdet.data.custom.formats.yolo.reader import read_split
 from flowdet.data.custom.raw import RawSplit
 
 __all__ = ["Darknet"]

@@ -10,7 +10,7 @@ from PIL import Image
 from flowdet.data.custom import CustomDataset
 from flowdet.data.custom.check import check_dataset
 from flowdet.data.custom.findings import Findings
-from flowdet.data.custom.formats.yolo import YOLO
+from flowdet.data.custom.formats.yolo.format import YOLO
 from tests.data.custom.example_datasets import boxes_of, read_all, write_image
 from tests.data.custom.formats.yolo_datasets import (
     CAT_BOX,

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from flowdet.data.custom.findings import Findings
-from flowdet.data.custom.formats.yolo_classes import is_class_file
-from flowdet.data.custom.formats.yolo_files import (
+from flowdet.data.custom.formats.yolo.classes import is_class_file
+from flowdet.data.custom.formats.yolo.files import (
     YOLOSource,
     counterparts,
     names_in,
     plain_name,
 )
-from flowdet.data.custom.formats.yolo_rows import is_label_file
+from flowdet.data.custom.formats.yolo.rows import is_label_file
 from flowdet.data.custom.image_finder import is_hidden
 from flowdet.data.image_files import conversion_hint, image_suffixes
 

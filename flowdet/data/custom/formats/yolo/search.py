@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flowdet.data.custom.formats.base import ALL, SPLITS, EncodingError, read_text, split_of_path
-from flowdet.data.custom.formats.yolo_classes import is_class_file
-from flowdet.data.custom.formats.yolo_files import (
+from flowdet.data.custom.formats.yolo.classes import is_class_file
+from flowdet.data.custom.formats.yolo.files import (
     DataFile,
     ImageSource,
     YOLOSource,
@@ -17,7 +17,7 @@ from flowdet.data.custom.formats.yolo_files import (
     is_image,
     load_yaml,
 )
-from flowdet.data.custom.formats.yolo_rows import is_label_file
+from flowdet.data.custom.formats.yolo.rows import is_label_file
 
 __all__ = ["pair_folders", "search_splits"]
 

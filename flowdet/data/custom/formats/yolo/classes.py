@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flowdet.data.custom.findings import Findings
 from flowdet.data.custom.formats.base import EncodingError, read_text
-from flowdet.data.custom.formats.yolo_files import DataFile, YOLOSource, names_in
+from flowdet.data.custom.formats.yolo.files import DataFile, YOLOSource, names_in
 from flowdet.data.custom.raw import Category
 
 __all__ = ["YOLOClasses", "is_class_file", "read_classes"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flowdet.data.custom.findings import Findings
 from flowdet.data.custom.formats.base import FORMAT_REGISTRY, DatasetFormat
-from flowdet.data.custom.formats.yolo_files import (
+from flowdet.data.custom.formats.yolo.files import (
     DataFile,
     YOLOSource,
     files_in,
@@ -16,8 +16,8 @@ from flowdet.data.custom.formats.yolo_files import (
     load_yaml,
     splits_of,
 )
-from flowdet.data.custom.formats.yolo_reader import read_split
-from flowdet.data.custom.formats.yolo_search import search_splits
+from flowdet.data.custom.formats.yolo.reader import read_split
+from flowdet.data.custom.formats.yolo.search import search_splits
 from flowdet.data.custom.raw import RawSplit
 
 __all__ = ["YOLO"]

@@ -13,21 +13,21 @@ from typing import NamedTuple
 from flowdet.data.custom.findings import Findings
 from flowdet.data.custom.formats.base import EncodingError, read_text, to_number
 from flowdet.data.custom.formats.listed_images import image_ids
-from flowdet.data.custom.formats.yolo_classes import YOLOClasses, read_classes
-from flowdet.data.custom.formats.yolo_files import (
+from flowdet.data.custom.formats.yolo.classes import YOLOClasses, read_classes
+from flowdet.data.custom.formats.yolo.files import (
     YOLOSource,
     files_in,
     is_image,
 )
-from flowdet.data.custom.formats.yolo_labels import LabelFinder
-from flowdet.data.custom.formats.yolo_rows import (
+from flowdet.data.custom.formats.yolo.labels import LabelFinder
+from flowdet.data.custom.formats.yolo.rows import (
     KEYPOINTS,
     POLYGON,
     SCORE,
     Row,
     parse_row,
 )
-from flowdet.data.custom.formats.yolo_search import pair_folders
+from flowdet.data.custom.formats.yolo.search import pair_folders
 from flowdet.data.custom.image_finder import ImageFinder, walk
 from flowdet.data.custom.raw import RawImage, RawObject, RawSplit
 from flowdet.data.image_reader import image_size
