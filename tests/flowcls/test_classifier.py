@@ -252,7 +252,7 @@ def test_targets_are_trained_only_with_learn_target(learn):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"TOPOLOGY": "round"}, "unknown MODEL.FLOW_CLS.TOPOLOGY 'round'"),
+        ({"TOPOLOGY": "round"}, "MODEL.FLOW_CLS.TOPOLOGY is 'round', but must be one of"),
         ({"BLOCK": "rnn"}, "BLOCK 'rnn'"),
         ({"FEATURES": "all"}, "FEATURES 'all'"),
         ({"NUM_CLASSES": 0}, "NUM_CLASSES must be at least 1"),
