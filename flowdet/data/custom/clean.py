@@ -61,7 +61,7 @@ def _image_names(records: dict[str, list[dict]], source: Path) -> dict[str, str]
     names = {file: Path(file).name for file in files}
     # VOC pairs images and annotations by the name without suffix
     if len({Path(name).stem.casefold() for name in names.values()}) < len(files):
-        root = os.path.commonpath([source, *files])
+        root = os.path.commonpath([os.path.abspath(path) for path in (source, *files)])
         names = {file: Path(os.path.relpath(file, root)).as_posix() for file in files}
     return names
 

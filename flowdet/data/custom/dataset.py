@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import pickle
 import tempfile
 from collections.abc import Callable
@@ -234,15 +235,20 @@ class CustomDataset:
         return replace(raw, images=[x for x in raw.images if (x.image_id in held_out) == in_val])
 
     def _held_out_ids(self, raw: RawSplit) -> set[int | str]:
-        """Selects the ids of images to hold out: at least one, but not all."""
-        count = len(raw.images)
-        number = min(max(round(self._hold_out * count), 1), count - 1)
+        """Selects the ids of images to hold out: at least one, but not all.
 
-        def key(image_id: int | str) -> bytes:
-            return hashlib.sha256(f"{self._seed}/{image_id}".encode()).digest()
+        All ids of a file are on the same side.
+        """
+        by_file: dict[str, list[int | str]] = {}
+        for image in raw.images:
+            by_file.setdefault(os.path.realpath(image.path), []).append(image.image_id)
 
-        ids = sorted((image.image_id for image in raw.images), key=key)
-        return set(ids[: max(number, 0)])
+        def key(ids: list[int | str]) -> bytes:
+            return hashlib.sha256(f"{self._seed}/{ids[0]}".encode()).digest()
+
+        number = min(max(round(self._hold_out * len(by_file)), 1), len(by_file) - 1)
+        groups = sorted(by_file.values(), key=key)[: max(number, 0)]
+        return {image_id for ids in groups for image_id in ids}
 
     def _fill_metadata(self, split: str, content: SplitContent) -> None:
         evaluator_type = self.layout.format.evaluator_type

@@ -7,13 +7,15 @@ import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from flowdet.data.custom.findings import Findings
+from flowdet.data.custom.splits import SPLITS, split_of_path
 from flowdet.data.image_files import image_suffixes
 
-__all__ = ["FilesByStem", "ImageFinder", "is_hidden", "walk"]
+__all__ = ["FilesByStem", "ImageFinder", "closest", "is_hidden", "walk"]
 
 # only the first images are searched for similar names: more would take too long
 _MAX_SIMILAR = 20_000
@@ -52,13 +54,17 @@ class FilesByStem:
         """Returns the files with this path, or else with this file name; without suffix."""
         return self._by_path.get(stem) or self._by_name.get(stem, [])
 
+    def by_name(self, stem: str) -> list[Path]:
+        """Returns the files with this file name, without suffix, in any folder."""
+        return self._by_name.get(stem, [])
+
     def similar(self, stem: str) -> Path | None:
         """Returns the only file with this path or name in another letter case or Unicode form."""
         matches = self._by_plain.get(_plain(stem), [])
         return matches[0] if len(matches) == 1 else None
 
     def nearest(self, stem: str) -> str:
-        """Returns the end of a sentence that tells the most similar name; "" for none."""
+        """Returns the end of a sentence that tells the image of a similar name; "" for none."""
         return _nearest(stem.rpartition("/")[2], self.paths)
 
     @cached_property
@@ -90,19 +96,34 @@ class ImageFinder:
     name after a harmless change: backslashes, an absolute path or other folders of another machine,
     percent-encoding, letter case or the Unicode form. Such a change is reported as a repair.
 
+    If several images have a name, one is taken only if it is in a folder of the split, in the
+    preferred folder (see `prefer`), or the closest one to the annotation.
+
     Args:
-        folders: the folders of the images, the most probable one first. Their subfolders are
-            searched too.
+        folders: the folders of the images. Their subfolders are searched too.
         findings: collects repairs and missing images.
+        root: the folder of the dataset; None takes the common parent of `folders`.
+        split: the split of the images. If a folder is named after it, images in folders that are
+            named after other splits are found only by their exact path.
     """
 
-    def __init__(self, folders: Sequence[Path], findings: Findings):
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        findings: Findings,
+        root: Path | None = None,
+        split: str | None = None,
+    ):
         self.folders = tuple(dict.fromkeys(folders))
         self._findings = findings
+        self._root = root or Path(os.path.commonpath(self.folders))
+        self._split = split if split in SPLITS else None
+        self._preferred: Path | None = None
         self._listings: dict[str, set[str]] = {}
-        self._is_ambiguous = False
 
-    def find(self, names: Sequence[tuple[str, str]]) -> list[Path | None]:
+    def find(
+        self, names: Sequence[tuple[str, str]], annotations: Sequence[Path] | None = None
+    ) -> list[Path | None]:
         """Returns the images that names stand for.
 
         An image that one of the names names exactly is not used for another name.
@@ -110,18 +131,25 @@ class ImageFinder:
         Args:
             names: pairs of a name in the annotations, with or without folders, and its location
                 for messages.
+            annotations: the annotation file of each name, if there is one per image.
 
         Returns:
             The path of each file; None after reporting the problem "missing image".
         """
-        paths = [self._exact(name) for name, _ in names]
+        near = annotations or [None] * len(names)
+        exact = [self._exact(name, file) for (name, _), file in zip(names, near, strict=True)]
+        paths = [matches[0] if len(matches) == 1 else None for matches in exact]
         used = {path for path in paths if path}
-        for i, (name, where) in enumerate(names):
+        adapted: dict[tuple[str, Path | None], Path] = {}
+        for i, ((name, where), file) in enumerate(zip(names, near, strict=True)):
             if paths[i]:
                 continue
-            paths[i] = self._similar(name, used)
+            key = (name, file and file.parent)
+            paths[i] = adapted.get(key)
+            if not (paths[i] or exact[i]):
+                paths[i] = self._similar(name, used | {*adapted.values()}, file)
             if paths[i]:
-                used.add(paths[i])
+                adapted[key] = paths[i]
                 text = f"{name} is read as {paths[i]}"
                 self._findings.repair("file name adapted", where, text)
             else:
@@ -129,18 +157,13 @@ class ImageFinder:
         return paths
 
     def prefer(self, names: Sequence[str]) -> None:
-        """Moves the folder that contains most of the names to the front.
-
-        If a name is in several folders, the file in this folder is taken. If several folders
-        contain equally many, none of them is preferred, and such a name is a problem.
-        """
+        """Prefers the folder that contains most of the names, unless several contain as many."""
         counts = {
             folder: sum(os.path.isfile(os.path.join(folder, name)) for name in names)
             for folder in self.folders
         }
-        best = max(counts, key=counts.get)
-        self._is_ambiguous = sum(count == counts[best] > 0 for count in counts.values()) > 1
-        self.folders = (best, *(f for f in self.folders if f != best))
+        best = [folder for folder in counts if counts[folder] == max(counts.values())]
+        self._preferred = best[0] if len(best) == 1 else None
 
     @cached_property
     def images(self) -> list[Path]:
@@ -154,16 +177,30 @@ class ImageFinder:
         return _grouped(
             ("/".join(parts[start:]), path)
             for path in self.images
+            if not (self._has_own_folder and self._split_of(path) not in (None, self._split))
             for parts in [_plain(path.as_posix()).split("/")[-_MAX_PARTS:]]
             for start in range(len(parts))
         )
 
-    def _exact(self, name: str) -> Path | None:
-        """Returns the file with this name; None if there is none, or if it is ambiguous."""
+    @cached_property
+    def _has_own_folder(self) -> bool:
+        return self._split is not None and self._split in map(self._split_of, self.images)
+
+    def _split_of(self, path: Path) -> str | None:
+        return split_of_path(path.parent, self._root)
+
+    def _exact(self, name: str, annotation: Path | None) -> list[Path]:
+        """Returns the file with this name; several if it is ambiguous, [] if there is none."""
         paths = [path for folder in self.folders if (path := self._file(folder, name))]
-        if self._is_ambiguous and len({os.path.realpath(path) for path in paths}) > 1:
-            return None
-        return paths[0] if paths else None
+        if len({os.path.realpath(path) for path in paths}) < 2:
+            return paths[:1]
+        own = [path for path in paths if self._split and self._split_of(path) == self._split]
+        if len(own) == 1:
+            return own
+        if self._preferred and (path := self._file(self._preferred, name)):
+            return [path]
+        path = closest(annotation, paths)
+        return [path] if path else paths
 
     def _file(self, folder: Path, name: str) -> Path | None:
         path = os.path.join(folder, name)
@@ -172,7 +209,7 @@ class ImageFinder:
             self._listings[parent] = _files_in(parent)
         return Path(path) if base in self._listings[parent] else None
 
-    def _similar(self, name: str, used: set[Path]) -> Path | None:
+    def _similar(self, name: str, used: set[Path], annotation: Path | None) -> Path | None:
         """Returns the only image whose path ends like the name; the longest ending counts."""
         for text in dict.fromkeys((name, unquote(name))):
             text = text.replace("\\", "/").strip()
@@ -181,10 +218,9 @@ class ImageFinder:
                 matches = self._by_ending.get("/".join(parts[start:]), [])
                 matches = [path for path in matches if path not in used]
                 same_case = [path for path in matches if path.name == text.rpartition("/")[2]]
-                if len(same_case or matches) == 1:
-                    return (same_case or matches)[0]
+                matches = same_case or matches
                 if matches:
-                    break
+                    return matches[0] if len(matches) == 1 else closest(annotation, matches)
         return None
 
     def _missing(self, name: str) -> str:
@@ -197,11 +233,34 @@ class ImageFinder:
         return text + _nearest(PurePosixPath(base).stem, self.images)
 
 
+def closest(annotation: Path | None, paths: Sequence[Path]) -> Path | None:
+    """Returns the image whose folders agree most with those of an annotation file.
+
+    The first folders count most, then the last ones, as in labels/cam1/ and images/cam1/.
+
+    Returns:
+        The image; None without an annotation, or if several images agree equally.
+    """
+    if annotation is None:
+        return None
+    folders = annotation.parent.parts
+
+    def agreement(path: Path) -> tuple[int, int]:
+        parts = path.parent.parts
+        first = os.path.commonpath([annotation.parent, path.parent])
+        pairs = zip(reversed(folders), reversed(parts))
+        return len(Path(first).parts), sum(1 for _ in takewhile(lambda x: x[0] == x[1], pairs))
+
+    best = max(map(agreement, paths))
+    matches = [path for path in paths if agreement(path) == best]
+    return matches[0] if len(matches) == 1 else None
+
+
 def _nearest(stem: str, paths: Sequence[Path]) -> str:
-    """Returns the end of a sentence that tells the most similar name; "" for none."""
-    names = {path.stem: path.name for path in paths[:_MAX_SIMILAR]}
+    """Returns the end of a sentence that tells the image of a similar name; "" for none."""
+    names = {path.stem: path for path in paths[:_MAX_SIMILAR]}
     near = difflib.get_close_matches(stem, names, n=1, cutoff=0.8)
-    return f"; a similar name is {names[near[0]]}" if near else ""
+    return f"; an image of a similar name is {names[near[0]]}" if near else ""
 
 
 def _plain(name: str) -> str:

@@ -87,10 +87,18 @@ def _single_folder(folder: Path) -> Path:
 
 
 def _by_usual_names(folder: Path, formats: list[DatasetFormat]) -> Layout | None:
+    layouts, errors = [], []
     for dataset_format in formats:
-        if splits := dataset_format.find(folder):
-            return Layout(dataset_format, splits)
-    return None
+        try:
+            splits = dataset_format.find(folder)
+        except (OSError, ValueError) as error:
+            errors.append(error)
+            continue
+        if splits:
+            layouts.append(Layout(dataset_format, splits))
+    if not layouts and errors:
+        raise errors[0]
+    return _only(folder, layouts)
 
 
 def _by_content(folder: Path, formats: list[DatasetFormat]) -> Layout:
@@ -102,13 +110,18 @@ def _by_content(folder: Path, formats: list[DatasetFormat]) -> Layout:
     ]
     if not layouts:
         raise ValueError(_unknown_layout(folder, files))
+    return _only(folder, layouts)
+
+
+def _only(folder: Path, layouts: list[Layout]) -> Layout | None:
+    """Returns the only layout; None if there is none. Raises ValueError if there are several."""
     if len(layouts) > 1:
         listed = " and ".join(f"{x.format.name} ({_example(x)})" for x in layouts)
         raise ValueError(
             f"{folder} can be read as {listed}: set DATASETS.FORMAT to "
             f"{' or '.join(x.format.name for x in layouts)}"
         )
-    return layouts[0]
+    return layouts[0] if layouts else None
 
 
 def _example(layout: Layout) -> str:

@@ -1,6 +1,7 @@
 """The repaired copy of a dataset is read without problems and repairs, with the same boxes."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,17 +64,19 @@ def test_voc_dataset_with_fractional_corners(voc_folder, tmp_path, seed):
         assert flags == [a["difficult"] for a in other["annotations"]]
 
 
-def test_images_of_one_name_keep_their_folders_and_their_pixels(tmp_path):
+def test_images_of_one_name_keep_their_folders_and_their_pixels(tmp_path, monkeypatch):
     root = write_coco(tmp_path / "pets")
+    monkeypatch.chdir(tmp_path)
     for split in ("train", "val"):
         data = load_coco(root, split)
         old = root / split / data["images"][0]["file_name"]
         Image.new("RGB", (64, 48), "red" if split == "train" else "blue").save(old)
         old.rename(old.with_name("0.png"))
-        data["images"][0]["file_name"] = "0.png"
+        # absolute, although the folder of the dataset is given relative to the working directory
+        data["images"][0]["file_name"] = str(old.with_name("0.png"))
         save_coco(root, data, split)
-    checked = check_dataset(root)
-    write_clean(checked, root, tmp_path / "clean")
+    checked = check_dataset("pets")
+    write_clean(checked, Path("pets"), tmp_path / "clean")
     copy = check_dataset(tmp_path / "clean")
     assert_clean(checked, copy)
     first = copy.records["train"][0]["file_name"]

@@ -136,6 +136,23 @@ def test_the_classes_of_an_undivided_dataset_are_those_of_all_images(voc_folder)
     assert CustomDataset(root).class_names == ["cat", "owl"]
 
 
+def test_all_ids_of_a_file_are_on_the_same_side(tmp_path):
+    images = {f"{i}": [CAT] for i in range(8)}
+    root = write_coco(tmp_path / "pets", train=images)
+    data = load_coco(root)
+    twice = [{**image, "id": image["id"] + 100} for image in data["images"]]
+    data["images"] += twice
+    save_coco(root, data)
+    (root / "annotations" / "instances_val.json").unlink()
+    dataset = CustomDataset(root)
+    files = {
+        split: {record["file_name"] for record in dataset.read(split).records}
+        for split in ("train", "val")
+    }
+    assert len(files["val"]) == 2 and not files["val"] & files["train"]
+    assert len(dataset.read("val").records) == 4
+
+
 def test_a_dataset_with_one_image_has_no_image_to_hold_out(voc_folder):
     dataset = CustomDataset(undivided(voc_folder, 1))
     assert len(dataset.read("train").records) == 1

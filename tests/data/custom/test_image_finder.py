@@ -5,7 +5,7 @@ import unicodedata
 import pytest
 
 from flowdet.data.custom.findings import Findings
-from flowdet.data.custom.image_finder import FilesByStem, ImageFinder, is_hidden, walk
+from flowdet.data.custom.image_finder import FilesByStem, ImageFinder, closest, is_hidden, walk
 
 
 @pytest.fixture
@@ -80,10 +80,37 @@ def test_an_image_is_not_found_under_a_second_name(tmp_path, findings):
 def test_a_missing_image_tells_the_nearest_name(tmp_path, findings):
     root = write(tmp_path, "street_0012.png")
     assert find([root], findings, "street_0021.png") == [None]
-    assert findings.problems[0].text.endswith("; a similar name is street_0012.png")
+    text = findings.problems[0].text
+    assert text.endswith(f"; an image of a similar name is {root / 'street_0012.png'}")
 
 
-def test_the_folder_with_most_images_is_searched_first(tmp_path, findings):
+def test_an_image_of_another_split_is_not_taken(tmp_path, findings):
+    write(tmp_path, "train/3.png", "val/1.png")
+    finder = ImageFinder([tmp_path / "val", tmp_path], findings, tmp_path, "val")
+    assert finder.find([("1.png", ""), ("3.png", "")]) == [tmp_path / "val" / "1.png", None]
+    assert findings.problems[0].kind == "missing image" and not findings.repairs
+    # with its path it is, as COCO's minival has images of train
+    assert finder.find([("train/3.png", "")]) == [tmp_path / "train" / "3.png"]
+
+
+def test_one_name_may_be_adapted_twice(tmp_path, findings):
+    root = write(tmp_path, "a.png", "b.png")
+    names = [r"images\a.png", r"images\a.png"]
+    assert find([root], findings, *names) == [root / "a.png"] * 2
+
+
+def test_the_image_of_the_folder_like_that_of_the_annotation_is_taken(tmp_path, findings):
+    root = write(tmp_path, "images/a/0.png", "images/b/0.png")
+    finder = ImageFinder([root / "images" / "a", root / "images" / "b"], findings)
+    annotations = [root / "labels" / "b" / "0.json", root / "labels" / "c" / "0.json"]
+    paths = finder.find([("0.png", ""), ("0.png", "")], annotations)
+    assert paths == [root / "images" / "b" / "0.png", None]
+    assert closest(root / "cam1/ann/0.xml", [root / "cam1/img/0", root / "cam2/img/0"]) == (
+        root / "cam1/img/0"
+    )
+
+
+def test_the_folder_with_most_images_is_preferred(tmp_path, findings):
     write(tmp_path, "train/0.png", "train/1.png", "val/0.png")
     finder = ImageFinder([tmp_path / "val", tmp_path / "train"], findings)
     finder.prefer(["0.png", "1.png"])

@@ -2,10 +2,10 @@
 
 import pytest
 
-from flowdet.data.custom.formats.base import ALL, split_of
 from flowdet.data.custom.formats.coco import COCOSource
 from flowdet.data.custom.formats.voc import VOCSource
 from flowdet.data.custom.layout import find_layout
+from flowdet.data.custom.splits import ALL, split_of
 from tests.data.custom.example_datasets import coco_file, write_coco
 
 
@@ -17,7 +17,9 @@ def root(tmp_path):
 def test_coco_layout(root):
     layout = find_layout(root)
     assert (layout.format.name, list(layout.splits)) == ("COCO", ["train", "val"])
-    assert layout.splits["val"] == COCOSource(coco_file(root, "val"), (root / "val", root))
+    assert layout.splits["val"] == COCOSource(
+        coco_file(root, "val"), (root / "val", root), root, "val"
+    )
 
 
 def test_voc_layout(voc_folder):
@@ -89,6 +91,24 @@ def test_two_formats_in_one_folder_need_a_key(root):
     assert find_layout(root, "COCO").splits[ALL].path == root / "boxes" / "a.json"
     with pytest.raises(ValueError, match="unknown DATASETS.FORMAT 'coco': use one of"):
         find_layout(root, "coco")
+
+
+def test_two_formats_under_their_usual_names_need_a_key(root, voc_folder):
+    other = voc_folder({"a": []})
+    for name in ("Annotations", "JPEGImages", "ImageSets"):
+        (other / name).rename(root / name)
+    with pytest.raises(ValueError, match="can be read as VOC .* and COCO .*FORMAT to VOC or COCO"):
+        find_layout(root)
+    assert find_layout(root, "VOC").format.name == "VOC"
+
+
+def test_voc_annotations_of_no_split_next_to_splits(tmp_path):
+    for folder in ("train", "val", "extra"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.xml").write_text("<annotation></annotation>")
+        (tmp_path / folder / "a.png").touch()
+    with pytest.raises(ValueError, match="extra has VOC annotations, but belongs to no split"):
+        find_layout(tmp_path)
 
 
 def test_two_json_files_for_a_split(root):

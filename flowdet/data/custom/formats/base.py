@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,7 @@ from detectron2.utils.registry import Registry
 
 from flowdet.data.custom.findings import Findings
 from flowdet.data.custom.raw import RawSplit
+from flowdet.data.custom.splits import ALL, SPLITS, split_of, split_of_path
 
 __all__ = [
     "ALL",
@@ -32,15 +32,6 @@ __all__ = [
     "split_of_path",
     "to_number",
 ]
-
-SPLITS = ("train", "val", "test")
-# the split of a dataset that is not divided
-ALL = "all"
-_SPLIT_WORDS = {
-    "train": ("train", "training", "trainval", "trainset"),
-    "val": ("val", "valid", "validation", "valset", "eval"),
-    "test": ("test", "testing", "testset"),
-}
 
 FORMAT_REGISTRY = Registry("DATASET_FORMAT")
 FORMAT_REGISTRY.__doc__ = "Subclasses of `DatasetFormat`. DATASETS.FORMAT can name one."
@@ -109,22 +100,6 @@ class DatasetFormat(ABC):
         annotation), and leaves them out if `findings` does not raise. It does not check boxes,
         classes and image sizes, because `flowdet.data.custom.records` checks them for all formats.
         """
-
-
-def split_of(name: str) -> str | None:
-    """Returns the split that a file or folder is named after, e.g. "train" for `train2017`.
-
-    Names such as `train_val`, which contain the words of two splits, belong to none.
-    """
-    words = set(re.findall("[a-z]+", name.lower()))
-    splits = [split for split in SPLITS if words & {*_SPLIT_WORDS[split]}]
-    return splits[0] if len(splits) == 1 else None
-
-
-def split_of_path(path: Path, folder: Path) -> str | None:
-    """Returns the split that a path below `folder` belongs to, by its last part that names one."""
-    parts = path.relative_to(folder).parts
-    return next((split for part in reversed(parts) if (split := split_of(part))), None)
 
 
 class EncodingError(ValueError):

@@ -46,10 +46,14 @@ class COCOSource:
     Attributes:
         path: the json file.
         images: candidates for the folder of the images.
+        folder: the folder of the dataset.
+        split: the name of the split, or `ALL`.
     """
 
     path: Path
     images: tuple[Path, ...]
+    folder: Path
+    split: str
 
 
 @FORMAT_REGISTRY.register()
@@ -61,7 +65,7 @@ class COCO(DatasetFormat):
             files = [file for file in sorted(parent.glob("*.json")) if _may_be_coco(file)]
             named = {split: _json_of(files, split) for split in SPLITS}
             splits = {
-                split: COCOSource(file, _image_folders(folder, split, file))
+                split: COCOSource(file, _image_folders(folder, split, file), folder, split)
                 for split, file in named.items()
                 if file
             }
@@ -85,7 +89,9 @@ class COCO(DatasetFormat):
                     f"{names}; keep one for each split"
                 )
         return {
-            split or ALL: COCOSource(file, _folders_for(split, file, images, folder))
+            split or ALL: COCOSource(
+                file, _folders_for(split, file, images, folder), folder, split or ALL
+            )
             for split, (file,) in by_split.items()
         }
 
@@ -195,7 +201,8 @@ class _Reader:
 
     def __init__(self, source: COCOSource, data: dict[str, list[dict]], findings: Findings):
         self._path, self._data, self._findings = source.path, data, findings
-        self._finder = ImageFinder(source.images or (source.path.parent,), findings)
+        folders = source.images or (source.path.parent,)
+        self._finder = ImageFinder(folders, findings, source.folder, source.split)
         # ids of reported entries
         self._rejected_categories: set[int | str | None] = set()
         self._rejected_images: set[int | str | None] = set()

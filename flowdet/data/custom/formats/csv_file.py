@@ -329,7 +329,7 @@ class _Reader:
         # the names of classes by ids, for files with ids instead of names
         self._names = {str(c.id): c.name for c in classes or () if str(c.id) not in names}
         self._folders = image_folders(source.folder, source.path, source.split)
-        self._finder = ImageFinder(self._folders, findings)
+        self._finder = ImageFinder(self._folders, findings, source.folder, source.split)
 
     def images(self) -> list[RawImage]:
         """Returns the images of the split with their objects."""

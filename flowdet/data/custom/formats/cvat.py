@@ -164,7 +164,7 @@ class _Reader:
         self._source, self._findings = source, findings
         self._elements = root.findall("image")
         folders = image_folders(source.folder, source.path, source.split)
-        self._finder = ImageFinder(folders, findings)
+        self._finder = ImageFinder(folders, findings, source.folder, source.split)
 
     def images(self) -> list[RawImage]:
         """Returns the images of the split with their objects."""

@@ -184,7 +184,8 @@ class _Reader:
         # the images of these files are not in their folders
         attempts = Findings(self._source.folder, "list")
         names = [(_name(contents[file]["imagePath"]) or file.stem, str(file)) for file in rest]
-        for file, path in zip(rest, ImageFinder(self._folders, attempts).find(names), strict=True):
+        finder = ImageFinder(self._folders, attempts, self._source.folder)
+        for file, path in zip(rest, finder.find(names, rest), strict=True):
             paths[file] = path or self._same_stem(file, self._by_stem.get(file.stem, []))
         for repair in attempts.repairs:
             self._findings.repair(repair.kind, repair.where, repair.text)

@@ -19,7 +19,7 @@ from flowdet.data.custom.formats.base import (
     split_of,
     split_of_path,
 )
-from flowdet.data.custom.image_finder import FilesByStem, ImageFinder, walk
+from flowdet.data.custom.image_finder import FilesByStem, ImageFinder, closest, walk
 from flowdet.data.custom.raw import Category, RawImage, RawObject, RawSplit
 from flowdet.data.detection.voc import Report as VOCReport
 from flowdet.data.detection.voc import VOCAnnotation, read_voc_annotation
@@ -92,6 +92,13 @@ class VOC(DatasetFormat):
                 pictures = _of_split(images, split, folder) or _of_split(images, None, folder)
                 splits[split] = VOCSource(own, pictures or images, class_file=classes)
         test_images = _of_split(images, "test", folder)
+        unnamed = _of_split(annotations, None, folder)
+        if splits and unnamed:
+            raise ValueError(
+                f"{unnamed[0]} has VOC annotations, but belongs to no split, unlike "
+                f"{', '.join(str(source.path) for source in splits.values())}: rename or remove "
+                "it, or list the images of each split in ImageSets/Main/train.txt and val.txt"
+            )
         if splits and "test" not in splits and test_images:
             # for prediction
             splits["test"] = VOCSource(test_images, test_images, class_file=classes)
@@ -271,33 +278,47 @@ class _Reader:
     def _image(self, image_id: str, where: str) -> RawImage | None:
         """Returns an image with its objects; None after reporting why it cannot be used."""
         xmls = self._xmls.get(image_id) or self._similar(self._xmls, image_id, where)
-        paths = self._images.get(image_id) or self._similar(
-            self._images, image_id, where or xmls[0]
-        )
-        for files in (xmls, paths):
-            if len(files) > 1:
-                text = f"{files[0]} has the same name: keep one of them"
-                self._findings.problem("two files of one name", files[1], text)
         if not xmls:
-            if paths:
-                self._report_unannotated(image_id, where)
-            else:
-                self._findings.problem("missing image", where, self._missing(image_id))
-            return None
+            return self._image_without_annotation(image_id, where)
+        if len(xmls) > 1:
+            self._report_same_name(xmls)
         content = read_voc_annotation(xmls[0], self._report_in(xmls[0]))
         if content is None:
             return None
-        path = paths[0] if paths else self._named_image(image_id, where, xmls[0], content)
-        return path and RawImage(
-            path,
-            image_id,
-            str(xmls[0]),
-            content.size,
-            objects=[
-                RawObject(obj.name, obj.corners, f"{xmls[0]}:{obj.line}", difficult=obj.difficult)
-                for obj in content.objects
-            ],
-        )
+        path = self._image_of(image_id, where, xmls[0], content)
+        objects = [
+            RawObject(obj.name, obj.corners, f"{xmls[0]}:{obj.line}", difficult=obj.difficult)
+            for obj in content.objects
+        ]
+        return path and RawImage(path, image_id, str(xmls[0]), content.size, objects=objects)
+
+    def _image_without_annotation(self, image_id: str, where: str) -> None:
+        if self._images.get(image_id):
+            self._report_unannotated(image_id, where)
+        else:
+            self._findings.problem("missing image", where, self._missing(image_id))
+
+    def _image_of(
+        self, image_id: str, where: str, xml: Path, content: VOCAnnotation
+    ) -> Path | None:
+        """Returns the image with the name of an xml file, or else with the name in <filename>."""
+        paths = self._images.get(image_id) or self._images.by_name(xml.stem)
+        paths = paths or self._similar(self._images, image_id, where or xml)
+        name = content.file_name.replace("\\", "/").rpartition("/")[2]
+        if not paths and name:
+            paths = [path for path in self._images.by_name(Path(name).stem) if path.name == name]
+            if len(paths) == 1 or closest(xml, paths or [xml]) in paths:
+                text = f"there is no image {image_id}.*; <filename> names {name}"
+                self._findings.repair("file name adapted", xml, text)
+        if not paths:
+            kind = "missing image" if where else "annotation without image"
+            return self._findings.problem(kind, where or xml, self._missing(image_id))
+        path = paths[0] if len(paths) == 1 else closest(xml, paths)
+        return path or self._report_same_name(paths)
+
+    def _report_same_name(self, files: Sequence[Path]) -> None:
+        text = f"{files[0]} has the same name: keep one of them"
+        self._findings.problem("two files of one name", files[1], text)
 
     def _similar(self, files: FilesByStem, image_id: str, where: object) -> list[Path]:
         """Returns the only file whose name differs in letter case or Unicode form, as a list."""
@@ -316,20 +337,6 @@ class _Reader:
     def _report_unannotated(self, image_id: str, where: str) -> None:
         text = f"there is no {image_id}.xml; an image without objects needs an .xml file too"
         self._findings.problem("image without annotation", where, text)
-
-    def _named_image(
-        self, image_id: str, where: str, xml: Path, content: VOCAnnotation
-    ) -> Path | None:
-        """Returns the image that an xml file names in <filename>."""
-        name = content.file_name.replace("\\", "/").rpartition("/")[2]
-        stem, dot, _ = name.rpartition(".")
-        paths = [path for path in self._images.get(stem if dot else name) if path.name == name]
-        if paths:
-            text = f"there is no image {image_id}.*; <filename> names {paths[0]}"
-            self._findings.repair("file name adapted", xml, text)
-            return paths[0]
-        kind = "missing image" if where else "annotation without image"
-        return self._findings.problem(kind, where or xml, self._missing(image_id))
 
     def _missing(self, image_id: str) -> str:
         folders = " or ".join(str(folder) for folder in self._source.images[:3])

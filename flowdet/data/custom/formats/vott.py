@@ -133,7 +133,7 @@ class _Reader:
     def __init__(self, source: VoTTSource, contents: dict[Path, dict], findings: Findings):
         self._source, self._contents, self._findings = source, contents, findings
         folders = image_folders(source.folder, source.files[0], source.split)
-        self._finder = ImageFinder(folders, findings)
+        self._finder = ImageFinder(folders, findings, source.folder, source.split)
 
     def images(self) -> list[RawImage]:
         """Returns the images with their objects."""

@@ -193,3 +193,31 @@ def test_difficult_objects_are_marked(voc_folder):
     root = voc_folder(VAL, split="val")
     flags = [a["difficult"] for a in read_all(root)["train"][0]["annotations"]]
     assert flags == [1, 0]
+
+
+def test_a_file_name_of_two_images_is_a_problem(voc_folder):
+    voc_folder({"cam1_0": [CAT], "cam2_0": [DOG]}, split="train")
+    root = voc_folder(VAL, split="val")
+    for camera in ("cam1", "cam2"):
+        (root / "JPEGImages" / camera).mkdir()
+        image = root / "JPEGImages" / f"{camera}_0.jpg"
+        image.rename(root / "JPEGImages" / camera / "0.jpg")
+        change(xml(root, f"{camera}_0"), f"{camera}_0.jpg", "0.jpg")
+    with pytest.raises(ValueError, match="cam2/0.jpg: .*cam1/0.jpg has the same name"):
+        read_all(root)
+
+
+def test_images_and_annotations_in_sibling_folders_belong_together(voc_folder):
+    source = voc_folder({"cam1": [CAT], "cam2": [DOG]})
+    root = source.parent / "cameras"
+    for camera in ("cam1", "cam2"):
+        for folder, file in (("JPEGImages", "jpg"), ("Annotations", "xml")):
+            target = root / camera / file / f"0.{file}"
+            target.parent.mkdir(parents=True)
+            (source / folder / f"{camera}.{file}").rename(target)
+    dataset = CustomDataset(root)
+    records = [r for split in dataset.splits for r in dataset.read(split).records]
+    for record in records:
+        camera = record["file_name"].split("/")[-3]
+        assert record["annotations"][0]["category_id"] == int(camera == "cam2")
+    assert len(records) == 2

@@ -140,7 +140,8 @@ class _Reader:
             where = f"{listing}:{error.line}"
             self._findings.problem("unreadable list", where, str(error), fatal=True)
             return
-        finder = ImageFinder((listing.parent, self._source.folder), self._findings)
+        folder = self._source.folder
+        finder = ImageFinder((listing.parent, folder), self._findings, folder, self._source.split)
         numbered = [(x.strip(), f"{listing}:{i}") for i, x in enumerate(lines, 1) if x.strip()]
         names = _with_suffixes(numbered, finder)
         paths = finder.find(names)
