@@ -14,6 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.utils.registry import Registry
 
+from flowdet.data.custom.findings import ON_PROBLEM
 from flowdet.data.pixel_values import is_value_range
 from flowdet.engine.config_types import flat_items
 from flowdet.flow import PREDICTIONS
@@ -123,6 +124,8 @@ _RULES = {
         lambda steps: all(x >= 1 for x in steps), "a list of numbers of at least 1", '"[1, 4]"'
     ),
     "MODEL.FLOW_CLS.TOPOLOGY": _one_of(("parallel", "sequential"), "parallel"),
+    "DATASETS.ON_PROBLEM": _one_of(ON_PROBLEM, "skip"),
+    "DATASETS.HOLD_OUT": _Rule(lambda x: 0 <= x < 1, "from 0 to below 1", "0.2"),
     "INPUT.FORMAT": _one_of(("RGB", "BGR"), "RGB"),
     "INPUT.FIXED_SIZE": _Rule(
         lambda x: len(x) == 2 and (min(x) > 0 or tuple(x) == (0, 0)),

@@ -13,6 +13,7 @@ from pathlib import Path
 from flowdet.data.custom.formats import FORMAT_REGISTRY, DatasetFormat
 from flowdet.data.custom.formats.base import ALL, Source
 from flowdet.data.custom.image_finder import is_hidden, walk
+from flowdet.data.image_files import image_suffixes
 from flowdet.registry import registered
 
 __all__ = ["Layout", "find_layout"]
@@ -26,6 +27,16 @@ _UNREADABLE = {
     ".zip": "an archive: unpack it",
     ".tar": "an archive: unpack it",
     ".gz": "an archive: unpack it",
+}
+# the format whose files usually have a suffix, the most telling suffix first
+_USUAL_SUFFIXES = {
+    ".xml": "VOC",
+    ".json": "COCO",
+    ".csv": "CSV",
+    ".data": "Darknet",
+    ".yaml": "YOLO",
+    ".yml": "YOLO",
+    ".txt": "YOLO",
 }
 
 
@@ -63,12 +74,17 @@ def find_layout(folder: Path, format_name: str = "") -> Layout:
     formats = _formats(format_name)
     inner = _single_folder(folder)
     layout = _by_usual_names(inner, formats) or _by_content(inner, formats)
-    if not {"train", ALL} & {*layout.splits}:
+    if not _has_training_images(layout):
         sources = ", ".join(str(source.path) for source in layout.splits.values())
         raise FileNotFoundError(
-            f"dataset {folder} lacks a split: train; it has: {sources}. {_accepted_layouts()}"
+            f"dataset {folder} lacks a split: train; it has: {sources}. The layout of "
+            f"{layout.format.name}: {layout.format.layout} (docs/own_data.md)"
         )
     return layout
+
+
+def _has_training_images(layout: Layout) -> bool:
+    return bool({"train", ALL} & {*layout.splits})
 
 
 def _formats(name: str) -> list[DatasetFormat]:
@@ -98,7 +114,8 @@ def _by_usual_names(folder: Path, formats: list[DatasetFormat]) -> Layout | None
             layouts.append(Layout(dataset_format, splits))
     if not layouts and errors:
         raise errors[0]
-    return _only(folder, layouts)
+    # a file of test images alone may belong to another format
+    return _only(folder, [layout for layout in layouts if _has_training_images(layout)])
 
 
 def _by_content(folder: Path, formats: list[DatasetFormat]) -> Layout:
@@ -108,9 +125,11 @@ def _by_content(folder: Path, formats: list[DatasetFormat]) -> Layout:
         for dataset_format in formats
         if (splits := dataset_format.search(folder, files))
     ]
-    if not layouts:
+    complete = [layout for layout in layouts if _has_training_images(layout)]
+    layout = _only(folder, complete or layouts)
+    if layout is None:
         raise ValueError(_unknown_layout(folder, files))
-    return _only(folder, layouts)
+    return layout
 
 
 def _only(folder: Path, layouts: list[Layout]) -> Layout | None:
@@ -129,15 +148,17 @@ def _example(layout: Layout) -> str:
 
 
 def _unknown_layout(folder: Path, files: list[Path]) -> str:
-    entries = sorted(path.name for path in folder.iterdir())
+    entries = sorted(path.name for path in folder.iterdir() if not is_hidden(path.name))
     listed = ", ".join(entries[:8]) + (", ..." if len(entries) > 8 else "") or "nothing"
-    message = f"{folder} contains no dataset, but {listed}. "
-    known = {_UNREADABLE[x.suffix.lower()] for x in files if x.suffix.lower() in _UNREADABLE}
-    if known:
-        message += f"flowdet does not read {', '.join(sorted(known))}. "
-    return message + _accepted_layouts()
-
-
-def _accepted_layouts() -> str:
-    layouts = (f"{name} ({kind.layout})" for name, kind in FORMAT_REGISTRY)
-    return f"Accepted layouts: {'; '.join(layouts)} (docs/own_data.md)"
+    suffixes = {path.suffix.lower() for path in files}
+    parts = [f"{folder} contains no dataset, but {listed}"]
+    if known := sorted({_UNREADABLE[suffix] for suffix in suffixes if suffix in _UNREADABLE}):
+        parts.append(f"flowdet does not read {', '.join(known)}")
+    nearest = next((name for suffix, name in _USUAL_SUFFIXES.items() if suffix in suffixes), None)
+    if nearest:
+        layout = FORMAT_REGISTRY.get(nearest).layout
+        parts.append(f"The nearest layout is that of {nearest}: {layout}")
+    elif suffixes & image_suffixes():
+        parts.append("It has images, but no annotations")
+    names = ", ".join(name for name, _ in FORMAT_REGISTRY)
+    return ". ".join([*parts, f"The formats that flowdet reads are {names} (docs/own_data.md)"])

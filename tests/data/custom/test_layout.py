@@ -46,7 +46,7 @@ def test_missing_folder_names_the_working_directory(tmp_path, monkeypatch):
 def test_folder_without_dataset_lists_the_accepted_layouts(tmp_path):
     for name in ("photos", "texts"):
         (tmp_path / name).mkdir()
-    with pytest.raises(ValueError, match="no dataset, but photos, texts. Accepted .*VOC.*COCO"):
+    with pytest.raises(ValueError, match="no dataset, but photos, texts. The formats .*VOC, COCO"):
         find_layout(tmp_path)
     with pytest.raises(ValueError, match="contains no dataset, but nothing"):
         find_layout(tmp_path / "photos")
@@ -57,8 +57,33 @@ def test_folder_without_dataset_lists_the_accepted_layouts(tmp_path):
 
 def test_dataset_without_training_split(root):
     coco_file(root).unlink()
-    with pytest.raises(FileNotFoundError, match="lacks a split: train; it has: .*json. Accepted"):
+    message = "lacks a split: train; it has: .*json. The layout of COCO: annotations/"
+    with pytest.raises(FileNotFoundError, match=message):
         find_layout(root)
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("boxes.json", "The nearest layout is that of COCO: annotations/.*json"),
+        ("sub/boxes.txt", "The nearest layout is that of YOLO: data.yaml"),
+        ("a.png", "It has images, but no annotations. The formats"),
+    ],
+)
+def test_an_unknown_layout_names_the_nearest_one(tmp_path, file, message):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "readme.md").touch()
+    (tmp_path / file).write_text("{}" if file.endswith("json") else "some text")
+    with pytest.raises(ValueError, match=message):
+        find_layout(tmp_path)
+
+
+def test_a_list_of_test_images_does_not_hide_the_dataset(voc_folder):
+    root = voc_folder({"a": []}, folder="repository/BCCD")
+    (root / "ImageSets/Main/val.txt").write_text("a")
+    row = "filename,cell_type,xmin,xmax,ymin,ymax\na.jpg,RBC,1,9,1,9\n"
+    (root.parent / "test.csv").write_text(row)
+    assert find_layout(root.parent).format.name == "VOC"
 
 
 def test_a_folder_around_the_dataset_is_passed_over(root):
