@@ -299,3 +299,36 @@ def test_unusual_values_of_coco_files_do_not_change_the_evaluation(
     assert {row["image_id"] for row in rows} == {r["image_id"] for r in records}
     nothing = evaluate(evaluator, {image_id: [] for image_id in perfect})
     assert nothing["AP"] == nothing["AP50"] == 0 and nothing["AP-cat"] == 0
+
+
+@pytest.mark.parametrize("annotated", [True, False])
+@pytest.mark.parametrize("ids", [(2, 5), ("2", "5"), ("cat", 5)])
+def test_result_files_have_the_ids_of_the_dataset(ids, annotated, cfg, tmp_path):
+    root = write_coco(tmp_path / "pets")
+    for split in ("train", "val"):
+        data = load_coco(root, split)
+        for entry in (*data["categories"], *data["annotations"]):
+            key = "category_id" if "category_id" in entry else "id"
+            entry[key] = {2: ids[0], 5: ids[1]}[entry[key]]
+        for image in data["images"]:
+            image["id"] = f"scan/{image['id']}"
+        for annotation in data["annotations"]:
+            annotation["image_id"] = f"scan/{annotation['image_id']}"
+        save_coco(
+            root, data if annotated or split == "train" else data | {"annotations": []}, split
+        )
+    if not annotated:
+        (root / "annotations" / "instances_val.json").rename(
+            root / "annotations" / "instances_test.json"
+        )
+    name = register_custom(root)["val" if annotated else "test"]
+    records = DatasetCatalog.get(name)
+    cat = MetadataCatalog.get(name).thing_classes.index("cat")
+    evaluator = build_evaluator(cfg, name, str(tmp_path / "out"))
+    evaluator.reset()
+    for record in records:
+        evaluator.process([record], [output([([2, 3, 30, 33], cat, 0.9)])])
+    assert bool(evaluator.evaluate()) == annotated
+    rows = json.loads((tmp_path / "out/coco_instances_results.json").read_text())
+    assert {row["category_id"] for row in rows} == {ids[0]}
+    assert [row["image_id"] for row in rows] == ["scan/1", "scan/2"]
