@@ -12,13 +12,15 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
+from flowdet.data.custom import register_custom
 from flowdet.data.detection.builtin import register_voc
 from flowdet.engine import FlowDetCheckpointer, resolve_config
 from flowdet.reporting.report import write_report
 from flowdet.reporting.report.charts import MAX_POINTS, _thinned, charts
 from flowdet.reporting.report.evaluations import last_metrics, metric_groups
-from flowdet.reporting.report.gallery import SHOWN, _best_and_worst
+from flowdet.reporting.report.gallery import SHOWN, _best_and_worst, is_annotated
 from flowdet.reporting.report.summary import run_facts
+from tests.data.custom.example_datasets import load_coco, save_coco, write_coco
 from tests.detection.tiny import tiny_cfg
 from tests.flowcls.tiny import tiny_cfg as tiny_classifier_cfg
 
@@ -291,3 +293,13 @@ def test_browser_opens_the_page_without_errors(detector, tmp_path):
     broken.write_text(path.read_text().replace('"use strict";', '"use strict"; nothing();'))
     _, console = browse(browser, broken)
     assert any("nothing is not defined" in line for line in console)
+
+
+@pytest.mark.parametrize("annotated", [True, False])
+def test_images_without_annotations_are_not_ranked(tmp_path, annotated):
+    root = write_coco(tmp_path / "pets")
+    data = load_coco(root, "val")
+    save_coco(root, data if annotated else data | {"annotations": []}, "test")
+    names = register_custom(root)
+    assert is_annotated(names["test"]) == annotated
+    assert is_annotated(names["val"]) and is_annotated("unknown")

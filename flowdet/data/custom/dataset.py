@@ -253,7 +253,11 @@ class CustomDataset:
     def _fill_metadata(self, split: str, content: SplitContent) -> None:
         evaluator_type = self.layout.format.evaluator_type
         meta = MetadataCatalog.get(self.name(split))
-        meta.set(thing_classes=self.class_names, category_ids=self.classes.ids)
+        meta.set(
+            thing_classes=self.class_names,
+            category_ids=self.classes.ids,
+            annotated=content.annotated,
+        )
         if content.annotated and evaluator_type == "pascal_voc":
             # the area under the curve, VOC's metric since 2010
             meta.set(evaluator_type=evaluator_type, year=2012)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Instances
 from PIL import Image
 from torch import Tensor
@@ -147,6 +148,15 @@ def classification_gallery(cfg: CfgNode, weights: str, count: int) -> Gallery:
         predictor.averaged,
         _class_accuracy(all_records, ranked, predictor.class_names),
     )
+
+
+def is_annotated(dataset: str) -> bool:
+    """Whether a dataset has annotations; True if it cannot be read."""
+    try:
+        DatasetCatalog.get(dataset)
+    except (OSError, ValueError, KeyError):
+        return True
+    return MetadataCatalog.get(dataset).get("annotated", True)
 
 
 def object_counts(cfg: CfgNode) -> Counter:

@@ -23,6 +23,7 @@ from flowdet.reporting.report.gallery import (
     Gallery,
     classification_gallery,
     detection_gallery,
+    is_annotated,
     object_counts,
 )
 from flowdet.reporting.report.summary import (
@@ -119,6 +120,8 @@ def _gallery(folder: Path, cfg: CfgNode, images: int) -> tuple[Gallery | None, s
         return None, "The config has no test dataset."
     if not run.has_checkpoint():
         return None, "There is no checkpoint yet, so no image can be evaluated."
+    if not is_annotated(cfg.DATASETS.TEST[0]):
+        return None, "The test images have no annotations."
     make = classification_gallery if task_of(cfg) is CLASSIFICATION else detection_gallery
     gallery = _or_none(lambda: make(cfg, run.get_checkpoint_file(), images))
     return gallery, "The test images or the checkpoint cannot be read."
