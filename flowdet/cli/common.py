@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -33,9 +34,14 @@ def user_errors(
 ) -> Iterator[None]:
     """Ends the program with a one-line message if a file, key or value of the user is wrong.
 
+    Characters that the terminal cannot show are escaped, instead of an error.
+
     Args:
         kinds: the exceptions that end the program this way; all others are raised as usual.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         with worker_errors():
             yield

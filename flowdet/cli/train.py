@@ -33,6 +33,7 @@ from flowdet.engine import (
     load_trained,
     resolve_config,
 )
+from flowdet.engine.checkpoint import check_weights_exist
 from flowdet.engine.checkpoint_notes import last_checkpoint, read_notes
 from flowdet.engine.config_files import config_path
 from flowdet.engine.dataset_findings import log_dataset_remarks, save_findings
@@ -40,6 +41,9 @@ from flowdet.engine.task_builders import DETECTION, task_of
 from flowdet.reporting.report import write_report
 from flowdet.reporting.results import program_name, result_rows, typed_command, write_results
 from flowdet.reporting.runs import set_metrics_aside
+
+# errors in a training that are due to the user's files
+RUN_ERRORS = (OSError, ValueError)
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -50,12 +54,38 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if args.eval_only:
         # the config.yaml and results.json of the run stay unchanged
         cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "eval")
+    check_weights_exist(weights_to_evaluate(cfg, args))
+    make_output_folder(cfg.OUTPUT_DIR)
     setup_logger(output=cfg.OUTPUT_DIR, name="flowdet", distributed_rank=comm.get_rank())
     resolve_config(cfg, not args.eval_only, args.resume and not args.eval_only)
     cfg.freeze()
     # default_setup logs the config file, so it needs a path even if a name was given
     default_setup(cfg, argparse.Namespace(**vars(args) | {"config_file": path}))
+    hide_tracebacks_of_user_errors()
     return cfg
+
+
+def make_output_folder(folder: str) -> None:
+    """Creates OUTPUT_DIR; the error for a folder that cannot be created names the key."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"OUTPUT_DIR {folder} cannot be created: {error.strerror}") from error
+
+
+def hide_tracebacks_of_user_errors() -> None:
+    """Keeps the traceback of an error that ends the training with one line off the terminal.
+
+    detectron2 logs it; log.txt has it.
+    """
+
+    def is_shown(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, RUN_ERRORS)
+
+    for handler in logging.getLogger("detectron2").handlers:
+        if getattr(handler, "stream", None) is sys.stdout:
+            handler.addFilter(is_shown)
 
 
 def train(args: argparse.Namespace) -> dict | None:
@@ -64,7 +94,7 @@ def train(args: argparse.Namespace) -> dict | None:
         cfg = setup(args)
         run = prepare(cfg, args)
     # such as an unreadable image or logits that are not finite; the log contains the traceback
-    with user_errors((OSError, ValueError)):
+    with user_errors(RUN_ERRORS):
         results = run()
     if comm.is_main_process():
         if results:

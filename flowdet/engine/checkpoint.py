@@ -41,6 +41,12 @@ def convert_torchvision_vit(state: dict) -> dict:
     }
 
 
+def check_weights_exist(path: str) -> None:
+    """Raises FileNotFoundError if a checkpoint is a local file that does not exist."""
+    if path and "://" not in path and not os.path.isfile(path.split("?")[0]):
+        raise FileNotFoundError(f"there is no checkpoint {path} (MODEL.WEIGHTS)")
+
+
 class FlowDetCheckpointer(DetectionCheckpointer):
     """detectron2's checkpointer, which also loads the ResNets in checkpoints of other models.
 
@@ -86,8 +92,7 @@ class FlowDetCheckpointer(DetectionCheckpointer):
 
     def load(self, path, *args, **kwargs):
         self._path = path
-        if path and "://" not in path and not os.path.isfile(path.split("?")[0]):
-            raise FileNotFoundError(f"there is no checkpoint {path} (MODEL.WEIGHTS)")
+        check_weights_exist(path)
         try:
             return super().load(path, *args, **kwargs)
         except OSError as error:

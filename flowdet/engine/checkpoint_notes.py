@@ -109,10 +109,36 @@ def run_notes(folder: str | Path) -> CheckpointNotes:
 def _config_classes(folder: str | Path) -> list[str]:
     """Returns the class names in the config.yaml of a run; empty if it has none."""
     try:
-        text = Path(folder, "config.yaml").read_text(encoding="utf-8")
-        return list(yaml.safe_load(text)["MODEL"]["CLASS_NAMES"])
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return list(_run_config(folder)["MODEL"]["CLASS_NAMES"])
+    except (KeyError, TypeError):
         return []
+
+
+def _run_config(folder: str | Path) -> dict:
+    """Returns the content of the config.yaml of a run; empty if it cannot be read."""
+    try:
+        text = Path(folder, "config.yaml").read_text(encoding="utf-8")
+        return dict(yaml.safe_load(text))
+    except (OSError, ValueError, TypeError, yaml.YAMLError):
+        return {}
+
+
+def check_resumed_split(cfg: CfgNode) -> None:
+    """Compares the images that a resumed run holds out with those of its config.
+
+    Raises:
+        ValueError: a key that selects them has another value than in the config.yaml of the run.
+    """
+    if not last_checkpoint(cfg.OUTPUT_DIR):
+        return
+    trained = _run_config(cfg.OUTPUT_DIR).get("DATASETS") or {}
+    for key in ("HOLD_OUT", "HOLD_OUT_SEED"):
+        if key in trained and trained[key] != cfg.DATASETS[key]:
+            raise ValueError(
+                f"--resume cannot change the images that are held out: DATASETS.{key} is "
+                f"{cfg.DATASETS[key]}, but the run in OUTPUT_DIR {cfg.OUTPUT_DIR} has "
+                f"{trained[key]}. Set the key to this value, or start anew in another OUTPUT_DIR"
+            )
 
 
 def check_resumed_classes(folder: str | Path, class_names: Sequence[str]) -> None:

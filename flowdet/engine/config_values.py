@@ -21,6 +21,7 @@ from flowdet.flow import PREDICTIONS
 
 _BATCH_NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN")
 _RESNET_STAGES = ("stem", "res2", "res3", "res4", "res5")
+_SMALL_RESNET_STAGES = _RESNET_STAGES[:3]
 _SCHEDULERS = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
 _SHALLOW_RESNETS = (18, 34)
 _SHALLOW_RESNET_KEYS = {
@@ -114,6 +115,7 @@ _RULES = {
     "MODEL.FLOW_DET.IN_FEATURES": _Rule(
         bool, "a list of at least one feature map of the backbone", "\"['res4']\""
     ),
+    "MODEL.FLOW_DET.NUM_QUERIES": _at_least(1, "50"),
     "MODEL.FLOW_DET.NECK_NORM": _one_of(_BATCH_NORMS, "GN"),
     "MODEL.FLOW_DET.NECK_BLOCKS": _at_least(0, "1"),
     "MODEL.FLOW_DET.FEEDFORWARD_DIM": _at_least(1, "512"),
@@ -137,6 +139,7 @@ _RULES = {
         "[lowest, highest] pixel value, or [] for the full range of the pixel type",
         '"[0, 4095]"',
     ),
+    "INPUT.RANDOM_FLIP": _one_of(("horizontal", "vertical", "none"), "horizontal"),
     "INPUT.MIN_SIZE_TEST": _at_least(0, "480"),
     "INPUT.MAX_SIZE_TEST": _at_least(1, "800"),
     "DATALOADER.NUM_WORKERS": _at_least(0, "4"),
@@ -297,7 +300,16 @@ def _names(key: str) -> str:
 
 
 def _check_resnet(values: dict[str, object]) -> None:
-    """Checks the keys that depend on the depth of detectron2's ResNet."""
+    """Checks the keys that depend on the kind and the depth of a ResNet."""
+    outputs = values["MODEL.RESNETS.OUT_FEATURES"]
+    if values["MODEL.BACKBONE.NAME"] == "build_small_resnet_backbone":
+        unknown = [name for name in outputs if name not in _SMALL_RESNET_STAGES]
+        if unknown:
+            raise ValueError(
+                f"MODEL.RESNETS.OUT_FEATURES is {list(outputs)}, but MODEL.BACKBONE.NAME "
+                f"build_small_resnet_backbone has only {', '.join(_SMALL_RESNET_STAGES)}; write, "
+                "for example, MODEL.RESNETS.OUT_FEATURES \"['res3']\""
+            )
     depth = values["MODEL.RESNETS.DEPTH"]
     is_resnet = values["MODEL.BACKBONE.NAME"] == "build_resnet_backbone"
     if not is_resnet or depth not in _SHALLOW_RESNETS:

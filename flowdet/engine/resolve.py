@@ -13,8 +13,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import log_first_n
 
 from flowdet.data.classification.datasets import download
+from flowdet.data.custom import dataset_of
 from flowdet.engine.category_ids import check_category_ids, resolve_category_ids
-from flowdet.engine.checkpoint_notes import check_resumed_classes, run_notes
+from flowdet.engine.checkpoint_notes import check_resumed_classes, check_resumed_split, run_notes
 from flowdet.engine.config_values import check_device, check_training_values
 from flowdet.engine.task_builders import CLASSIFICATION, DETECTION, task_of
 
@@ -87,6 +88,9 @@ def _check_resumed_run(cfg: CfgNode) -> None:
     datasets = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     if datasets:
         check_resumed_classes(cfg.OUTPUT_DIR, dataset_classes(datasets[0]))
+        dataset = dataset_of(datasets[0])
+        if dataset is not None and dataset.holds_out:
+            check_resumed_split(cfg)
     if not cfg.MODEL.CATEGORY_IDS:
         cfg.MODEL.CATEGORY_IDS = run_notes(cfg.OUTPUT_DIR).category_ids
 

@@ -291,7 +291,8 @@ class _GroundTruth:
         number = self.numbers.setdefault(record["image_id"], str(len(self.numbers)))
         write_voc_annotation(
             Path(self.template.format(number)),
-            Path(record["file_name"]).name,
+            # the name of the image is not read, and might not be valid in xml
+            number,
             (record["height"], record["width"]),
             np.rint(np.array([o["bbox"] for o in objects]) * _UNITS_PER_PIXEL),
             [str(o["category_id"]) for o in objects],

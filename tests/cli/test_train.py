@@ -1,6 +1,7 @@
 """tools/train_net.py and the commands around a training."""
 
 import json
+import re
 
 import pytest
 
@@ -136,3 +137,16 @@ def test_pretraining_and_the_overfit_set(run, tmp_path):
     assert all((tmp_path / "few/JPEGImages" / f"{i}.jpg").is_file() for i in train_ids)
     status, output = run(*copy, "--images", 300)
     assert status == 1 and "lists 8 images, fewer than 300" in output
+
+
+def test_files_that_cannot_be_used_are_reported_at_once(run, tmp_path):
+    (tmp_path / "file").touch()
+    for words, message in (
+        (("MODEL.WEIGHTS", "gone.pth", "OUTPUT_DIR", tmp_path / "a"), "no checkpoint gone.pth"),
+        (("OUTPUT_DIR", tmp_path / "file" / "b"), "OUTPUT_DIR .*b cannot be created: Not a dir"),
+    ):
+        config = ("--config-file", ROOT / "configs" / "digits_flow.yaml")
+        status, output = run("tools/train_net.py", *config, *words)
+        assert status == 1 and re.search(message, output.splitlines()[-1]), output
+        assert "Environment info" not in output
+    assert not (tmp_path / "a").exists()

@@ -12,6 +12,7 @@ from flowdet.engine import (
 from flowdet.engine.checkpoint_notes import (
     CheckpointNotes,
     check_resumed_classes,
+    check_resumed_split,
     last_checkpoint,
     read_notes,
     run_notes,
@@ -142,3 +143,16 @@ def test_the_advice_for_a_whole_model_is_the_config_of_its_training(tmp_path):
         ) as error:
             checkpointer.load(path)
         assert "REINIT_CLASSES" not in str(error.value)
+
+
+@pytest.mark.parametrize(("key", "value"), [("HOLD_OUT", 0.4), ("HOLD_OUT_SEED", 1)])
+def test_other_held_out_images_cannot_be_resumed(tmp_path, key, value):
+    cfg = tiny_cfg()
+    cfg.OUTPUT_DIR = str(save_run(tmp_path, ["cat"]))
+    # the run is of an earlier version, or was started with the same values
+    check_resumed_split(cfg)
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    check_resumed_split(cfg)
+    cfg.DATASETS[key] = value
+    with pytest.raises(ValueError, match=f"DATASETS.{key} is {value}, but the run .* has 0"):
+        check_resumed_split(cfg)

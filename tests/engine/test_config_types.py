@@ -19,8 +19,8 @@ def test_names_in_lists_need_no_quotes(typed):
 @pytest.mark.parametrize(
     "key, typed, expected",
     [
-        ("MODEL.RESNETS.OUT_FEATURES", "[res3,res4]", ["res3", "res4"]),
-        ("MODEL.RESNETS.OUT_FEATURES", "[res3, 'res4',]", ["res3", "res4"]),
+        ("MODEL.RESNETS.OUT_FEATURES", "[res2,res3]", ["res2", "res3"]),
+        ("MODEL.RESNETS.OUT_FEATURES", "[res2, 'res3',]", ["res2", "res3"]),
         ("MODEL.RESNETS.OUT_FEATURES", ("res3",), ["res3"]),
         ("DATASETS.TRAIN", "a_train", ("a_train",)),
         ("DATASETS.TRAIN", "('a_train', 'b_train')", ("a_train", "b_train")),

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import shutil
 import warnings
 
 import numpy as np
@@ -17,6 +18,8 @@ from detectron2.structures import Boxes, BoxMode, Instances
 
 from flowdet.config import add_flowdet_config
 from flowdet.data.custom import register_custom
+from flowdet.data.custom.check import check_dataset
+from flowdet.data.custom.clean import write_clean
 from flowdet.data.detection.builtin import register_voc
 from flowdet.data.detection.loaders import get_detection_dicts
 from flowdet.evaluation.detection import VOCEvaluator, build_evaluator, metric_name
@@ -160,6 +163,23 @@ def test_image_ids_may_have_spaces(cfg, voc_folder):
     assert metric_name(names["val"]).startswith("area under the curve")
     detections["photo 1"] = []
     assert evaluate(evaluator, detections)["AP50-dog"] == 0
+
+
+@pytest.mark.parametrize("name", ["caf\udce9_0", "control\x01_0", "a&b <0>"])
+def test_file_names_may_have_any_characters(cfg, voc_folder, name):
+    source = voc_folder({"a": IMAGES["a"]})
+    root = source.parent / "folders"
+    for split in ("train", "val"):
+        (root / split).mkdir(parents=True)
+        shutil.copy(source / "JPEGImages" / "a.jpg", root / split / f"{name}.jpg")
+        shutil.copy(source / "Annotations" / "a.xml", root / split / f"{name}.xml")
+    names = register_custom(root)
+    detections = ground_truth(names["val"])
+    assert evaluate(build_evaluator(cfg, names["val"]), detections)["AP"] == pytest.approx(100)
+    checked = check_dataset(root)
+    write_clean(checked, root, source.parent / "clean")
+    copy = check_dataset(source.parent / "clean")
+    assert copy.problems == [] and [len(rows) for rows in copy.records.values()] == [1, 1]
 
 
 def test_coco_files_of_other_tools_are_evaluated(cfg, tmp_path):

@@ -58,12 +58,24 @@ def _image_names(records: dict[str, list[dict]], source: Path) -> dict[str, str]
     """Returns a name by image file: the file name, or if several files have it, the path."""
     files = [r["file_name"] for split_records in records.values() for r in split_records]
     files = list(dict.fromkeys(files))
-    names = {file: Path(file).name for file in files}
-    # VOC pairs images and annotations by the name without suffix
-    if len({Path(name).stem.casefold() for name in names.values()}) < len(files):
+    names = {file: _plain(Path(file).name) for file in files}
+    if not _are_distinct(names):
         root = os.path.commonpath([os.path.abspath(path) for path in (source, *files)])
-        names = {file: Path(os.path.relpath(file, root)).as_posix() for file in files}
+        names = {file: _plain(Path(os.path.relpath(file, root)).as_posix()) for file in files}
+    if not _are_distinct(names):
+        raise ValueError(f"{source} has images with the same name in other letter case: rename one")
     return names
+
+
+def _are_distinct(names: dict[str, str]) -> bool:
+    # VOC pairs images and annotations by the name without suffix
+    stems = {Path(name).with_suffix("").as_posix().casefold() for name in names.values()}
+    return len(stems) == len(names)
+
+
+def _plain(name: str) -> str:
+    """Returns a name whose characters can be written in UTF-8 and in xml."""
+    return "".join(x if x.isprintable() else "_" for x in name)
 
 
 def _write_voc(

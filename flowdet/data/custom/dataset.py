@@ -132,8 +132,16 @@ class CustomDataset:
                 text = "the list of categories is empty"
                 self.findings.problem("empty class list", raw.source, text, fatal=True)
             elif raw.readable and not raw.names_are_ids:
-                return class_list(raw)
+                return self._checked(class_list(raw))
         return ClassList((), str(self.folder))
+
+    def _checked(self, classes: ClassList) -> ClassList:
+        """Reports class names with characters that cannot be written to a file."""
+        for name in classes.names:
+            if any(0xD800 <= ord(x) < 0xE000 for x in name):
+                text = f"the class name {ascii(name)} contains half of a character: correct it"
+                self.findings.problem("unreadable annotation", classes.source, text, fatal=True)
+        return classes
 
     @property
     def class_names(self) -> list[str]:

@@ -36,8 +36,9 @@ class Finding:
 
 
 def one_line(text: str) -> str:
-    """Returns a text with its line breaks written out, as names may contain some."""
-    return text.replace("\r", "\\r").replace("\n", "\\n")
+    """Returns a text with line breaks and bytes that are not UTF-8 escaped: names may have some."""
+    text = text.replace("\r", "\\r").replace("\n", "\\n")
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class Findings:
@@ -83,7 +84,7 @@ class Findings:
         if self.on_problem == "stop" or (fatal and self.on_problem == "skip"):
             hint = f"tools/check_data.py --data {self.folder} lists all problems"
             hint += "" if fatal else "; DATASETS.ON_PROBLEM skip leaves such entries out"
-            raise ValueError(f"{finding} ({hint})")
+            raise ValueError(f"{finding} ({one_line(hint)})")
         self._problems[finding] = None
 
     def repair(self, kind: str, where: object, text: str) -> None:

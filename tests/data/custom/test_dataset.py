@@ -188,3 +188,12 @@ def test_dataset_of_a_registered_name(coco):
     names = register_custom(coco, on_problem="skip")
     assert dataset_of(names["train"]).folder == coco
     assert dataset_of("coco_2017_train") is None and dataset_of("unknown") is None
+
+
+def test_a_class_name_that_cannot_be_written_is_a_problem(coco):
+    for split in ("train", "val"):
+        data = load_coco(coco, split)
+        data["categories"][0]["name"] = "\ud83dx"
+        save_coco(coco, data, split)
+    with pytest.raises(ValueError, match=r"class name '.ud83dx' contains half of a character"):
+        CustomDataset(coco).read("train")

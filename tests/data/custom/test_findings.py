@@ -62,3 +62,9 @@ def test_findings_are_grouped_and_cut():
         "rare: 1",
         "  a: x",
     ]
+
+
+def test_a_finding_is_one_line_of_valid_text():
+    finding = Finding("kind", "caf\udce9.xml:1", "the class 'a\nb\r'")
+    assert str(finding) == r"caf\udce9.xml:1: the class 'a\nb\r'"
+    str(finding).encode()
