@@ -221,3 +221,45 @@ def test_broken_dataset_raises_its_first_problem(root, name):
     # what follows from it in the same file is not listed
     num_problems = {"class twice": 2, "image id twice": 3}
     assert len(problems) == num_problems.get(name, 1), problems
+
+
+def test_images_with_one_id_are_left_out_with_their_objects(root):
+    """The objects could belong to either of them."""
+    change("images", 1, "id", to=1)(root)
+    data = load_coco(root)
+    data["images"].append({**data["images"][0], "id": 3, "file_name": "c.png"})
+    data["annotations"].append({**data["annotations"][0], "image_id": 3})
+    save_coco(root, data)
+    (root / "val" / "c.png").rename(root / "train" / "c.png")
+    save_coco(root, load_coco(root), "val")
+    dataset = CustomDataset(root, "skip")
+    assert [stem for stem, _ in boxes_of(dataset.read("train").records)] == ["c"]
+    assert "image listed twice" in [p.kind for p in dataset.findings.problems]
+
+
+def test_an_entry_that_is_repeated_is_harmless(root):
+    data = load_coco(root)
+    data["images"].append(data["images"][0])
+    save_coco(root, data)
+    dataset = CustomDataset(root)
+    assert [stem for stem, _ in boxes_of(dataset.read("train").records)] == ["a", "b"]
+    assert [r.kind for r in dataset.findings.repairs] == ["image listed twice"]
+
+
+@pytest.mark.parametrize(("ids", "names"), [((10, 9), ["dog", "cat"]), (("10", 9), ["dog", "cat"])])
+def test_classes_have_the_order_of_their_ids_as_numbers(root, ids, names):
+    for split in ("train", "val"):
+        data = load_coco(root, split)
+        for category, new in zip(data["categories"], ids, strict=True):
+            for annotation in data["annotations"]:
+                if annotation["category_id"] == category["id"]:
+                    annotation["category_id"] = new
+            category["id"] = new
+        save_coco(root, data, split)
+    dataset = CustomDataset(root)
+    assert dataset.class_names == names
+    first = boxes_of(dataset.read("train").records)[0][1]
+    assert [(names[index], box) for index, box in first] == [
+        ("cat", [2, 3, 30, 33]),
+        ("dog", [40, 10, 60, 40]),
+    ]

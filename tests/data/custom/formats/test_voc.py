@@ -221,3 +221,13 @@ def test_images_and_annotations_in_sibling_folders_belong_together(voc_folder):
         camera = record["file_name"].split("/")[-3]
         assert record["annotations"][0]["category_id"] == int(camera == "cam2")
     assert len(records) == 2
+
+
+def test_the_suffix_in_the_file_name_counts(voc_folder):
+    voc_folder({"xml1": [CAT, DOG]}, split="train")
+    root = voc_folder(VAL, split="val")
+    images = root / "JPEGImages"
+    (images / "xml1.jpg").rename(images / "photo.jpg")
+    write_image(images / "photo.png")
+    change(xml(root, "xml1"), "xml1.jpg", "photo.png")
+    assert read_all(root)["train"][0]["file_name"] == str(images / "photo.png")
