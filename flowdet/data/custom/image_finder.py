@@ -52,11 +52,11 @@ class FilesByStem:
 
     def get(self, stem: str) -> list[Path]:
         """Returns the files with this path, or else with this file name; without suffix."""
-        return self._by_path.get(stem) or self._by_name.get(stem, [])
+        return _distinct(self._by_path.get(stem) or self._by_name.get(stem, []))
 
     def by_name(self, stem: str) -> list[Path]:
         """Returns the files with this file name, without suffix, in any folder."""
-        return self._by_name.get(stem, [])
+        return _distinct(self._by_name.get(stem, []))
 
     def similar(self, stem: str) -> Path | None:
         """Returns the only file with this path or name in another letter case or Unicode form."""
@@ -81,9 +81,18 @@ def is_hidden(name: str) -> bool:
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """Yields the files below a folder in sorted order, without hidden files and folders."""
+    """Yields the files below a folder in sorted order, without hidden files and folders.
+
+    Links to folders are followed, but not into a folder that contains them.
+    """
     for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        above = os.path.realpath(parent) + os.sep
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not is_hidden(name)
+            and not above.startswith(os.path.realpath(os.path.join(parent, name)) + os.sep)
+        )
         for name in sorted(files):
             if not is_hidden(name):
                 yield Path(parent, name)
@@ -274,6 +283,14 @@ def _grouped(pairs: Iterable[tuple[str, Path]]) -> dict[str, list[Path]]:
     for key, path in pairs:
         groups.setdefault(key, []).append(path)
     return groups
+
+
+def _distinct(paths: Sequence[Path]) -> list[Path]:
+    """Leaves out paths that are links to another one of the paths."""
+    files: dict[str, Path] = {}
+    for path in paths:
+        files.setdefault(os.path.realpath(path) if len(paths) > 1 else "", path)
+    return list(files.values())
 
 
 def _files_in(folder: str) -> set[str]:

@@ -157,3 +157,19 @@ def test_files_of_one_name_in_several_folders_have_their_path_as_id(tmp_path):
     assert files.ids == ["cam1/a", "cam2/a"]
     assert files.get("cam2/a") == [root / "cam2" / "a.png"]
     assert files.similar("a") is None
+
+
+def test_a_link_to_a_file_is_the_same_file(tmp_path):
+    root = write(tmp_path, "all/a.png", "cam/b.png")
+    (root / "cam" / "a.png").symlink_to(root / "all" / "a.png")
+    folders = [root / "all", root / "cam"]
+    files = FilesByStem([root / "all/a.png", root / "cam/a.png", root / "cam/b.png"], folders)
+    assert files.get("a") == files.by_name("a") == [root / "all" / "a.png"]
+
+
+def test_links_to_folders_are_followed_without_loops(tmp_path):
+    root = write(tmp_path / "data", "images/a.png")
+    write(tmp_path / "store", "b.png")
+    (root / "images" / "more").symlink_to(tmp_path / "store")
+    (root / "images" / "loop").symlink_to(root)
+    assert list(walk(root)) == [root / "images/a.png", root / "images/more/b.png"]

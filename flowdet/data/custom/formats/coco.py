@@ -356,7 +356,8 @@ def _get(values: dict, key: object) -> object | None:
         return values.get(key)
     if isinstance(key, int):
         return values.get(str(key))
-    return values.get(int(key)) if key.strip().lstrip("-").isdecimal() else None
+    # "007" is another id than 7
+    return values.get(int(key)) if re.fullmatch("0|-?[1-9][0-9]*", key) else None
 
 
 def _polygon_corners(segmentation: object) -> tuple[float, ...] | None:

@@ -263,3 +263,14 @@ def test_classes_have_the_order_of_their_ids_as_numbers(root, ids, names):
         ("cat", [2, 3, 30, 33]),
         ("dog", [40, 10, 60, 40]),
     ]
+
+
+@pytest.mark.parametrize(
+    ("image_id", "is_known"),
+    [("1", True), (1.0, True), ("01", False), ("1.0", False), (" 1", False)],
+)
+def test_an_id_is_a_number_or_its_text(root, image_id, is_known):
+    change("annotations", 0, "image_id", to=image_id)(root)
+    dataset = CustomDataset(root, "skip")
+    num_objects = len(dataset.read("train").records[0]["annotations"])
+    assert (num_objects == 2) == is_known and len(dataset.findings.problems) == (not is_known)
