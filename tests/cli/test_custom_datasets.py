@@ -96,7 +96,7 @@ def test_a_training_can_leave_problems_out_and_tells_it(run, datasets, tmp_path)
     words += ("SOLVER.MAX_ITER", 1, "DATASETS.ON_PROBLEM", "skip", "OUTPUT_DIR", tmp_path / "out")
     status, output = run("tools/train_net.py", *CONFIG, *words)
     assert status == 0, output
-    assert "1 entries left out" in output and "box clipped to the image: 1" in output
+    assert ": 1 left out" in output and "box clipped to the image: 1" in output
     report = (tmp_path / "out" / "report.html").read_text()
     assert "box outside the image: 1" in report and "box clipped to the image: 1" in report
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import pickle
 import tempfile
@@ -16,7 +15,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from flowdet.data.custom.evaluation_copy import coco_content
-from flowdet.data.custom.findings import Findings
+from flowdet.data.custom.findings import Findings, log_once
 from flowdet.data.custom.formats.base import ALL, SPLITS
 from flowdet.data.custom.layout import Layout, find_layout
 from flowdet.data.custom.notes import dataset_notes
@@ -24,8 +23,6 @@ from flowdet.data.custom.raw import ClassList, RawSplit
 from flowdet.data.custom.records import build_records, class_list
 
 __all__ = ["CustomDataset", "SplitContent", "dataset_of", "register_custom"]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -74,7 +71,6 @@ class CustomDataset:
         self._hold_out, self._seed = hold_out, hold_out_seed
         self._format_name, self._open_images = format_name, open_images
         self._raw: dict[str, RawSplit] = {}
-        self._logged: set[str] = set()
         self._pickled_records: dict[str, bytes] = {}
         self._scratch: tempfile.TemporaryDirectory | None = None
 
@@ -207,13 +203,10 @@ class CustomDataset:
             self._fill_metadata(split, content)
             self._pickled_records[split] = pickle.dumps(content.records)
             self.findings.log()
-            self._log_notes(dataset_notes({split: content.records}, self.classes))
+            notes = [self.held_out_note(), *dataset_notes({split: content.records}, self.classes)]
+            for note in filter(None, notes):
+                log_once(f"{self.folder}: {note}")
         return pickle.loads(self._pickled_records[split])
-
-    def _log_notes(self, notes: list[str]) -> None:
-        for note in [x for x in (self.held_out_note(), *notes) if x and x not in self._logged]:
-            logger.warning("%s: %s", self.folder, note)
-            self._logged.add(note)
 
     def held_out_note(self) -> str:
         """Returns a sentence about the images that are held out; "" if there are none."""

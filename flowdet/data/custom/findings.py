@@ -8,13 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ON_PROBLEM", "Finding", "Findings", "finding_lines", "one_line"]
+from detectron2.utils.logger import log_first_n
+
+__all__ = ["ON_PROBLEM", "Finding", "Findings", "finding_lines", "log_once", "one_line"]
 
 # values of DATASETS.ON_PROBLEM, and "list", with which only the dataset check reads a dataset
 ON_PROBLEM = ("stop", "skip")
 _LIST = "list"
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ def one_line(text: str) -> str:
     """Returns a text with line breaks and bytes that are not UTF-8 escaped: names may have some."""
     text = text.replace("\r", "\\r").replace("\n", "\\n")
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def log_once(message: str) -> None:
+    """Logs a warning, but not a second time in this process, as a dataset may be read again."""
+    log_first_n(logging.WARNING, message, name=__name__, key="message")
 
 
 class Findings:
@@ -99,7 +104,7 @@ class Findings:
             self._num_logged[title] = len(findings)
             if new:
                 lines = "\n".join(finding_lines(new, most, "tools/check_data.py lists them"))
-                logger.warning("%s: %d entries %s\n%s", self.folder, len(new), title, lines)
+                log_once(f"{self.folder}: {len(new)} {title}\n{lines}")
 
 
 def finding_lines(findings: Sequence[Finding], most: int, hint: str = "") -> list[str]:

@@ -42,13 +42,17 @@ def test_log_counts_and_shows_examples(tmp_path, caplog):
     findings.log(most=2)
     left_out, repaired = caplog.messages
     assert left_out.splitlines() == [
-        f"{tmp_path}: 1 entries left out",
+        f"{tmp_path}: 1 left out",
         "missing: 1",
         "  a.txt:1: there is no a.png",
     ]
-    assert repaired.splitlines()[0] == f"{tmp_path}: 4 entries repaired"
+    assert repaired.splitlines()[0] == f"{tmp_path}: 4 repaired"
     assert repaired.splitlines()[-1] == "  ... and 2 more (tools/check_data.py lists them)"
     findings.log()
+    # a dataset that is read again
+    again = Findings(tmp_path, "skip")
+    again.problem("missing", "a.txt:1", "there is no a.png")
+    again.log(most=2)
     assert len(caplog.messages) == 2
 
 
