@@ -97,7 +97,6 @@ def train_command(cfg_words, folder, monkeypatch):
     """`flowdet-train` without the logging that it sets up for the process."""
 
     def write_config(cfg, args):
-        Path(cfg.OUTPUT_DIR).mkdir()
         (Path(cfg.OUTPUT_DIR) / "config.yaml").write_text(cfg.dump())
 
     monkeypatch.setattr(train, "default_setup", write_config)
