@@ -9,7 +9,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 
 from flowdet.data.custom import dataset_of
-from flowdet.data.custom.findings import finding_lines
+from flowdet.data.custom.findings import check_command, finding_lines
 from flowdet.data.custom.statistics import config_remarks
 from flowdet.data.detection.loaders import get_detection_dicts
 
@@ -42,7 +42,7 @@ def save_findings(cfg: CfgNode, folder: str | Path) -> None:
             continue
         lists = {"left out": dataset.findings.problems, "repaired": dataset.findings.repairs}
         lines = {
-            title: finding_lines(findings, _EXAMPLES, "tools/check_data.py lists them")
+            title: finding_lines(findings, _EXAMPLES, f"{check_command()} lists them")
             for title, findings in lists.items()
             if findings
         }

@@ -6,15 +6,27 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from detectron2.utils.logger import log_first_n
 
-__all__ = ["ON_PROBLEM", "Finding", "Findings", "finding_lines", "log_once", "one_line"]
+import flowdet
 
-# values of DATASETS.ON_PROBLEM, and "list", with which only the dataset check reads a dataset
+__all__ = [
+    "ON_PROBLEM",
+    "Finding",
+    "Findings",
+    "check_command",
+    "finding_lines",
+    "log_once",
+    "one_line",
+]
+
+# values of DATASETS.ON_PROBLEM; a dataset check also uses "list"
 ON_PROBLEM = ("stop", "skip")
-_LIST = "list"
+# the installed command that checks a dataset
+COMMAND = "flowdet-check-data"
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,13 @@ def one_line(text: str) -> str:
     """Returns a text with line breaks and bytes that are not UTF-8 escaped: names may have some."""
     text = text.replace("\r", "\\r").replace("\n", "\\n")
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+@cache
+def check_command() -> str:
+    """Returns the command that checks a dataset: a file of the checkout, or the installed one."""
+    script = "tools/check_data.py"
+    return script if Path(flowdet.__file__).parents[1].joinpath(script).is_file() else COMMAND
 
 
 def log_once(message: str) -> None:
@@ -87,7 +106,7 @@ class Findings:
         """
         finding = Finding(kind, str(where), text)
         if self.on_problem == "stop" or (fatal and self.on_problem == "skip"):
-            hint = f"tools/check_data.py --data {self.folder} lists all problems"
+            hint = f"{check_command()} --data {self.folder} lists all problems"
             hint += "" if fatal else "; DATASETS.ON_PROBLEM skip leaves such entries out"
             raise ValueError(f"{finding} ({one_line(hint)})")
         self._problems[finding] = None
@@ -103,7 +122,7 @@ class Findings:
             new = findings[self._num_logged[title] :]
             self._num_logged[title] = len(findings)
             if new:
-                lines = "\n".join(finding_lines(new, most, "tools/check_data.py lists them"))
+                lines = "\n".join(finding_lines(new, most, f"{check_command()} lists them"))
                 log_once(f"{self.folder}: {len(new)} {title}\n{lines}")
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flowdet.data.custom.findings import one_line
+from flowdet.data.custom.findings import check_command, one_line
 from flowdet.data.custom.raw import ClassList
 from flowdet.data.image_files import image_suffixes
 
@@ -102,7 +102,7 @@ def _orientations(split: str, records: Sequence[dict]) -> list[str]:
     return [
         f"{_count(len(rotated), 'image')} of {split} rotated or mirrored by an orientation in the "
         f"EXIF data, e.g. {rotated[0]}: flowdet reads the upright picture; boxes that were drawn "
-        "in the stored picture are in the wrong place (look at the sheet of tools/check_data.py)"
+        f"in the stored picture are in the wrong place (look at the sheet of {check_command()})"
     ]
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flowdet.data.custom.findings import Finding, Findings, finding_lines
+from flowdet.data.custom.findings import Finding, Findings, check_command, finding_lines
 
 
 def test_stop_raises_the_first_problem_and_collects_repairs(tmp_path):
@@ -72,3 +72,12 @@ def test_a_finding_is_one_line_of_valid_text():
     finding = Finding("kind", "caf\udce9.xml:1", "the class 'a\nb\r'")
     assert str(finding) == r"caf\udce9.xml:1: the class 'a\nb\r'"
     str(finding).encode()
+
+
+@pytest.mark.parametrize(
+    ("installed", "command"), [(False, "tools/"), (True, "flowdet-check-data")]
+)
+def test_the_command_that_checks_a_dataset(tmp_path, monkeypatch, installed, command):
+    if installed:
+        monkeypatch.setattr("flowdet.__file__", str(tmp_path / "flowdet" / "__init__.py"))
+    assert check_command.__wrapped__() == command
