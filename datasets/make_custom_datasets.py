@@ -6,7 +6,7 @@
         SOLVER.MAX_EPOCHS 40
 
 They are examples for the layout of a custom dataset: datasets/custom/voc and datasets/custom/coco
-contain the same scenes, with the classes zero to nine. docs/own_data.md describes all
+contain the same scenes, with the classes zero to nine. docs/custom_datasets.md describes all
 accepted layouts.
 """
 

@@ -261,7 +261,7 @@ def _add_backbone_keys(cfg: CfgNode) -> None:
 
 
 def _add_detection_data_keys(cfg: CfgNode) -> None:
-    # Folder of a detection dataset in one of the layouts of docs/own_data.md. It replaces
+    # Folder of a detection dataset in one of the layouts of docs/custom_datasets.md. It replaces
     # DATASETS.TRAIN and TEST. `tools/train_net.py --data` sets it.
     cfg.DATASETS.PATH = ""
     # Format of the dataset in DATASETS.PATH, such as "COCO". "" recognizes it.

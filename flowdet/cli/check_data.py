@@ -6,7 +6,7 @@
 It opens every image, counts objects per class and box sizes, and draws a sheet of images with their
 boxes. With a config it also compares the number of objects with the number of queries, and the
 object sizes with the input size. --write-clean writes a copy without problems, in which the repairs
-are made. The exit status is 1 if there are problems. docs/own_data.md describes the accepted
+are made. The exit status is 1 if there are problems. docs/custom_datasets.md describes the accepted
 layouts and what is repaired.
 """
 

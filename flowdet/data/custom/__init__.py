@@ -1,6 +1,6 @@
 """Custom datasets: reads a user's folder by its path, in the formats of annotation tools.
 
-`DATASETS.PATH` names such a folder; docs/own_data.md shows the accepted layouts.
+`DATASETS.PATH` names such a folder; docs/custom_datasets.md shows the accepted layouts.
 
     layout.py           recognizes the format of a folder and finds the files of each split
     formats/            one file per format: VOC, COCO, YOLO, LabelMe, CVAT, VoTT, csv, darknet

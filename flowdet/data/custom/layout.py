@@ -78,7 +78,7 @@ def find_layout(folder: Path, format_name: str = "") -> Layout:
         sources = ", ".join(str(source.path) for source in layout.splits.values())
         raise FileNotFoundError(
             f"dataset {folder} lacks a split: train; it has: {sources}. The layout of "
-            f"{layout.format.name}: {layout.format.layout} (docs/own_data.md)"
+            f"{layout.format.name}: {layout.format.layout} (docs/custom_datasets.md)"
         )
     return layout
 
@@ -161,4 +161,4 @@ def _unknown_layout(folder: Path, files: list[Path]) -> str:
     elif suffixes & image_suffixes():
         parts.append("It has images, but no annotations")
     names = ", ".join(name for name, _ in FORMAT_REGISTRY)
-    return ". ".join([*parts, f"The formats that flowdet reads are {names} (docs/own_data.md)"])
+    return ". ".join([*parts, f"The formats that flowdet reads are {names} (docs/custom_datasets.md)"])

@@ -89,7 +89,7 @@ def config_remarks(records: dict[str, list[dict]], cfg: CfgNode) -> list[str]:
     if small > 0.01:
         remarks.append(
             f"{small:.0%} of the boxes are smaller than {SMALL}x{SMALL} pixels in the model input: "
-            "raise INPUT.FIXED_SIZE, or use finer feature maps (docs/own_data.md)"
+            "raise INPUT.FIXED_SIZE, or use finer feature maps (docs/custom_datasets.md)"
         )
     return remarks
 

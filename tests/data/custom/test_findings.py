@@ -75,7 +75,7 @@ def test_a_finding_is_one_line_of_valid_text():
 
 
 @pytest.mark.parametrize(
-    ("installed", "command"), [(False, "tools/"), (True, "flowdet-check-data")]
+    ("installed", "command"), [(False, "tools/check_data.py"), (True, "flowdet-check-data")]
 )
 def test_the_command_that_checks_a_dataset(tmp_path, monkeypatch, installed, command):
     if installed:
