@@ -6,8 +6,8 @@
     tools/train_net.py --config-file RUN/config.yaml --eval-only MODEL.WEIGHTS RUN/model_final.pth
 
 `--config-file` takes a path or the name of one of flowdet's configs. `--data` takes the folder of a
-dataset in the format of an annotation tool (docs/custom_datasets.md). `--resume` continues the run in
-OUTPUT_DIR from its last checkpoint. `KEY VALUE` pairs at the end override the config.
+dataset in the format of an annotation tool (docs/custom_datasets.md). `--resume` continues the run
+in OUTPUT_DIR from its last checkpoint. `KEY VALUE` pairs at the end override the config.
 """
 
 from __future__ import annotations

@@ -161,4 +161,5 @@ def _unknown_layout(folder: Path, files: list[Path]) -> str:
     elif suffixes & image_suffixes():
         parts.append("It has images, but no annotations")
     names = ", ".join(name for name, _ in FORMAT_REGISTRY)
-    return ". ".join([*parts, f"The formats that flowdet reads are {names} (docs/custom_datasets.md)"])
+    parts.append(f"The formats that flowdet reads are {names} (docs/custom_datasets.md)")
+    return ". ".join(parts)
