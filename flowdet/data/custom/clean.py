@@ -32,12 +32,15 @@ def write_clean(checked: DatasetCheck, source: Path, folder: Path) -> None:
 
     Raises:
         FileExistsError: `folder` exists.
-        ValueError: the dataset has no class or no training image.
+        ValueError: the dataset has no class or no training image, or an image has two annotations
+            and the format is VOC.
     """
     if folder.exists():
         raise FileExistsError(f"{folder} exists: remove it, or give another --write-clean")
     if not checked.class_names or not checked.records.get("train"):
         raise ValueError(f"{source} has no usable training image: nothing is written to {folder}")
+    if checked.evaluator_type == "pascal_voc":
+        _check_one_annotation_per_image(checked.records)
     names = _image_names(checked.records, source)
     images = folder / ("JPEGImages" if checked.evaluator_type == "pascal_voc" else "images")
     for file, name in names.items():
@@ -52,6 +55,18 @@ def write_clean(checked: DatasetCheck, source: Path, folder: Path) -> None:
     if checked.evaluator_type == "pascal_voc":
         text = "".join(f"{name}\n" for name in checked.class_names)
         (folder / "classes.txt").write_text(text, encoding="utf-8")
+
+
+def _check_one_annotation_per_image(records: dict[str, list[dict]]) -> None:
+    """Raises ValueError if an image is listed twice with different objects."""
+    annotations: dict[str, list[dict]] = {}
+    for record in (r for split_records in records.values() for r in split_records):
+        file, objects = record["file_name"], record["annotations"]
+        if annotations.setdefault(file, objects) != objects:
+            raise ValueError(
+                f"{file} is in two splits or listed twice with different objects, and a VOC dataset "
+                "has one annotation per image: remove one of the entries"
+            )
 
 
 def _image_names(records: dict[str, list[dict]], source: Path) -> dict[str, str]:

@@ -19,7 +19,7 @@ from flowdet.data.custom.findings import Findings, log_once
 from flowdet.data.custom.formats.base import ALL, SPLITS
 from flowdet.data.custom.layout import Layout, find_layout
 from flowdet.data.custom.notes import dataset_notes
-from flowdet.data.custom.raw import ClassList, RawSplit
+from flowdet.data.custom.raw import ClassList, RawImage, RawSplit
 from flowdet.data.custom.records import build_records, class_list
 
 __all__ = ["CustomDataset", "SplitContent", "dataset_of", "register_custom"]
@@ -71,6 +71,8 @@ class CustomDataset:
         self._hold_out, self._seed = hold_out, hold_out_seed
         self._format_name, self._open_images = format_name, open_images
         self._raw: dict[str, RawSplit] = {}
+        # the image of each annotation, of all splits
+        self._images: dict[str, Path] = {}
         self._pickled_records: dict[str, bytes] = {}
         self._scratch: tempfile.TemporaryDirectory | None = None
 
@@ -221,8 +223,22 @@ class CustomDataset:
     def _read_raw(self, split: str) -> RawSplit:
         if split not in self._raw:
             source = self.layout.splits[split]
-            self._raw[split] = self.layout.format.read(source, self.findings)
+            raw = self.layout.format.read(source, self.findings)
+            raw.images = [image for image in raw.images if self._is_only_image(image)]
+            self._raw[split] = raw
         return self._raw[split]
+
+    def _is_only_image(self, image: RawImage) -> bool:
+        """Reports an annotation file that belongs to another image in another split."""
+        # other formats describe several images in a file
+        if not os.path.isfile(image.where):
+            return True
+        first = self._images.setdefault(image.where, image.path)
+        if os.path.realpath(first) == os.path.realpath(image.path):
+            return True
+        text = f"it is the annotation of {first} and of {image.path}: rename one of the images"
+        self.findings.problem("two files of one name", image.where, text)
+        return False
 
     def _part_of(self, split: str) -> RawSplit:
         """Returns the raw content of a split; of the training images, the part that it gets."""

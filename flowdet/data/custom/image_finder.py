@@ -128,6 +128,7 @@ class ImageFinder:
         self._root = root or Path(os.path.commonpath(self.folders))
         self._split = split if split in SPLITS else None
         self._preferred: Path | None = None
+        self._left_out: tuple[Path, ...] = ()
         self._listings: dict[str, set[str]] = {}
 
     def find(
@@ -165,20 +166,46 @@ class ImageFinder:
                 self._findings.problem("missing image", where, self._missing(name))
         return paths
 
-    def prefer(self, names: Sequence[str]) -> None:
-        """Prefers the folder that contains most of the names, unless several contain as many."""
-        counts = {
-            folder: sum(os.path.isfile(os.path.join(folder, name)) for name in names)
+    def prefer(self, names: Sequence[str], first: Sequence[str] = ()) -> None:
+        """Chooses among folders that contain files of the same names, such as images and masks.
+
+        The first of the folders that is named like one of `first` is chosen, or else the one with
+        most of the names. Folders with some of its names are left out. If no folder is named so,
+        and several contain equally many, such a name is a problem.
+        """
+        contents = {
+            folder: {name for name in names if os.path.isfile(os.path.join(folder, name))}
             for folder in self.folders
         }
-        best = [folder for folder in counts if counts[folder] == max(counts.values())]
-        self._preferred = best[0] if len(best) == 1 else None
+        most = max(map(len, contents.values()))
+        named = [f for name in first for f in contents if f.name == name and contents[f]]
+        best = named[:1] or [f for f in contents if len(contents[f]) == most]
+        if len(best) > 1 or not most:
+            return
+        self._preferred = best[0]
+        self._left_out = tuple(
+            folder
+            for folder in self.folders
+            if folder != best[0] and contents[folder] & contents[best[0]]
+        )
+        self.folders = tuple(folder for folder in self.folders if folder not in self._left_out)
 
     @cached_property
     def images(self) -> list[Path]:
-        """All images in the folders and their subfolders."""
+        """All images in the folders and their subfolders.
+
+        If a folder is named after the split, those in folders of other splits are left out.
+        """
         paths = (path for folder in self.folders for path in walk(folder))
-        return list(dict.fromkeys(p for p in paths if p.suffix.lower() in image_suffixes()))
+        paths = dict.fromkeys(
+            path
+            for path in paths
+            if path.suffix.lower() in image_suffixes()
+            and not any(folder in path.parents for folder in self._left_out)
+        )
+        if not self._has_own_folder:
+            return list(paths)
+        return [path for path in paths if self._split_of(path) in (None, self._split)]
 
     @cached_property
     def _by_ending(self) -> dict[str, list[Path]]:
@@ -186,14 +213,21 @@ class ImageFinder:
         return _grouped(
             ("/".join(parts[start:]), path)
             for path in self.images
-            if not (self._has_own_folder and self._split_of(path) not in (None, self._split))
             for parts in [_plain(path.as_posix()).split("/")[-_MAX_PARTS:]]
             for start in range(len(parts))
         )
 
     @cached_property
     def _has_own_folder(self) -> bool:
-        return self._split is not None and self._split in map(self._split_of, self.images)
+        """Whether a folder, which may be empty, is named after the split."""
+        if self._split is None:
+            return False
+        folders = (Path(parent) for parent, _, _ in os.walk(self._root))
+        return any(split_of_path(f, self._root) == self._split for f in folders if f != self._root)
+
+    @cached_property
+    def _parent_names(self) -> set[str]:
+        return {_plain(path.parent.name) for path in self.images}
 
     def _split_of(self, path: Path) -> str | None:
         return split_of_path(path.parent, self._root)
@@ -224,6 +258,9 @@ class ImageFinder:
             text = text.replace("\\", "/").strip()
             parts = _plain(text).split("/")
             for start in range(len(parts)):
+                # a folder that exists is not left out: the image is missing in it
+                if start == len(parts) - 1 > 0 and parts[-2] in self._parent_names:
+                    break
                 matches = self._by_ending.get("/".join(parts[start:]), [])
                 matches = [path for path in matches if path not in used]
                 same_case = [path for path in matches if path.name == text.rpartition("/")[2]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,11 +49,15 @@ def _similar_classes(names: Sequence[str]) -> list[str]:
     """Returns notes on class names that differ only in letter case or blanks."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        key = "".join(name.casefold().split()).replace("_", "").replace("-", "")
+        key = (
+            "".join(unicodedata.normalize("NFC", name).casefold().split())
+            .replace("_", "")
+            .replace("-", "")
+        )
         groups.setdefault(key, []).append(name)
     return [
         f"the class names {' and '.join(map(repr, group))} differ only in letter case, blanks, "
-        "hyphens or underscores: they are different classes"
+        "hyphens, underscores or the Unicode form: they are different classes"
         for group in groups.values()
         if len(group) > 1
     ]

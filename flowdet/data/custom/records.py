@@ -64,6 +64,7 @@ def build_records(
         An image also has "orientation", if its EXIF orientation is not 1 and the annotated size
         does not show whether the boxes are those of the upright picture.
     """
+    _check_unit(raw, findings)
     indices = _class_indices(raw, classes, findings)
     headers = _headers([x for x in raw.images if open_images or x.size is None and not x.measured])
     sizes = [_size(image, headers.get(id(image)), findings) for image in raw.images]
@@ -89,6 +90,16 @@ def build_records(
         ]
         records.append(record)
     return records
+
+
+def _check_unit(raw: RawSplit, findings: Findings) -> None:
+    """Reports a split in which most boxes are within one pixel: their corners are fractions."""
+    corners = [obj.corners for image in raw.images for obj in image.objects]
+    fractions = sum(0 <= min(box) and 0 < max(box) <= 1 for box in corners)
+    if fractions > len(corners) / 2:
+        text = f"{fractions} of {len(corners)} boxes have corners from 0 to 1, which are fractions "
+        text += "of the image: write them in pixels"
+        findings.problem("boxes without pixels", raw.source, text, fatal=True)
 
 
 def _class_indices(raw: RawSplit, classes: ClassList, findings: Findings) -> dict[object, int]:

@@ -12,7 +12,7 @@ SPLITS = ("train", "val", "test")
 ALL = "all"
 _SPLIT_WORDS = {
     "train": ("train", "training", "trainval", "trainset"),
-    "val": ("val", "valid", "validation", "valset", "eval"),
+    "val": ("val", "valid", "validation", "valset", "eval", "dev", "minival"),
     "test": ("test", "testing", "testset"),
 }
 

@@ -127,7 +127,7 @@ def read_voc_annotation(path: Path, report: Report | None = None) -> VOCAnnotati
     if root.tag != "annotation":
         text = f"the file is not a VOC annotation: it begins with <{root.tag}>"
         return report("unreadable annotation", root.get(LINE), text, False)
-    objects = [_object(element, report) for element in root.findall("object")]
+    objects = [_object(element, report) for element in root.iter("object")]
     name = (root.findtext("filename") or "").strip()
     return VOCAnnotation(name, _size(root, report), [x for x in objects if x is not None])
 
@@ -280,6 +280,8 @@ def _object(element: ET.Element, report: Report) -> VOCObject | None:
     name, line = _text(element, "name")
     if not name:
         return report("unreadable annotation", line, "<name> is missing or empty", False)
+    # pretty-printed files may break a name
+    name = re.sub(r"\s*[\r\n]\s*", " ", name)
     corners = _bndbox(element, name, report)
     if corners is None:
         return None
@@ -293,6 +295,9 @@ def _bndbox(element: ET.Element, name: str, report: Report) -> tuple | None:
         report("box of a polygon", element.get(LINE), text, True)
         xs, ys = points
         return min(xs), min(ys), max(xs), max(ys)
+    if len(element.findall("bndbox")) > 1:
+        text = f"the {name!r} has more than one <bndbox>: write an <object> for each"
+        return report("unreadable annotation", element.get(LINE), text, False)
     corners = []
     for tag in _CORNERS:
         text, line = _text(element, f"bndbox/{tag}")

@@ -35,8 +35,6 @@ _OTHER_COCO = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_i
 _KEYS = re.compile(rb'"(images|annotations|categories|info|licenses)"\s*:')
 _OTHER_KEYS = re.compile(rb'"(shapes|assets)"\s*:')
 _HEAD_BYTES = 1 << 16
-# the number of images that decide about the folder
-_SAMPLE = 50
 
 
 @dataclass(frozen=True)
@@ -61,17 +59,15 @@ class COCO(DatasetFormat):
     layout = "annotations/*train*.json and *val*.json next to the folders of the images"
 
     def find(self, folder: Path) -> dict[str, COCOSource] | None:
+        splits: dict[str, COCOSource] = {}
         for parent in (folder / "annotations", folder):
             files = [file for file in sorted(parent.glob("*.json")) if _may_be_coco(file)]
-            named = {split: _json_of(files, split) for split in SPLITS}
-            splits = {
-                split: COCOSource(file, _image_folders(folder, split, file), folder, split)
-                for split, file in named.items()
-                if file
-            }
-            if splits:
-                return splits
-        return None
+            for split in SPLITS:
+                file = _json_of(files, split)
+                if file and split not in splits:
+                    images = _image_folders(folder, split, file)
+                    splits[split] = COCOSource(file, images, folder, split)
+        return splits or None
 
     def search(self, folder: Path, files: Sequence[Path]) -> dict[str, COCOSource] | None:
         json_files = [f for f in files if f.suffix.lower() == ".json" and _may_be_coco(f)]
@@ -187,7 +183,9 @@ def _folders_for(
 ) -> tuple[Path, ...]:
     """Lists the folders of images of a split, the folder of its json file first."""
     own = [path for path in images if split_of_path(path, folder) == split]
-    return tuple(dict.fromkeys([file.parent, *(own or images), folder]))
+    # never the folders of other splits
+    shared = [path for path in images if split_of_path(path, folder) is None]
+    return tuple(dict.fromkeys([file.parent, *(own or shared), folder]))
 
 
 class _Reader:
@@ -201,6 +199,7 @@ class _Reader:
 
     def __init__(self, source: COCOSource, data: dict[str, list[dict]], findings: Findings):
         self._path, self._data, self._findings = source.path, data, findings
+        self._split = source.split
         folders = source.images or (source.path.parent,)
         self._finder = ImageFinder(folders, findings, source.folder, source.split)
         # ids of reported entries
@@ -274,7 +273,8 @@ class _Reader:
     def _images(self) -> dict[int | str, RawImage]:
         """Returns the images by id; an image without a file has no path."""
         entries = self._entries()
-        self._finder.prefer([name for name, _, _ in list(entries.values())[:_SAMPLE]])
+        first = (self._path.stem.removeprefix("instances_"), self._split, self._path.parent.name)
+        self._finder.prefer([name for name, _, _ in entries.values()], first)
         paths = self._finder.find([(name, where) for name, where, _ in entries.values()])
         return {
             image_id: RawImage(path, image_id, where, self._size(image, name, where))
@@ -321,7 +321,10 @@ class _Reader:
             return None
         area = annotation.get("area")
         # without categories the class is the id, which the training split names
-        name = name if names else annotation.get("category_id")
+        name = name if names else read_id(annotation.get("category_id"))
+        if name is None:
+            text = f"category_id is {annotation.get('category_id')!r}; give the id of a category"
+            return self._problem("unknown class", where, text)
         image.objects.append(
             RawObject(
                 name,

@@ -97,7 +97,9 @@ def image_folders(folder: Path, file: Path, split: str) -> tuple[Path, ...]:
     all_images = (path for path in walk(folder) if path.suffix.lower() in image_suffixes())
     # the only folder with images may have any name
     others = parents(all_images)
-    return tuple(dict.fromkeys([*named, *roots, *(others if len(others) == 1 else ())]))
+    if len(others) > 1 or any(split_of_path(x, folder) not in (None, split) for x in others):
+        others = ()
+    return tuple(dict.fromkeys([*named, *roots, *others]))
 
 
 def image_ids(paths: Sequence[Path], folder: Path) -> list[str]:

@@ -30,11 +30,15 @@ __all__ = ["VOC", "VOCSource"]
 # names of the lists in ImageSets/Main, the usual one first
 _LISTS = {
     "train": ("train", "training", "trainval"),
-    "val": ("val", "valid", "validation"),
+    "val": ("val", "valid", "validation", "eval", "dev", "minival"),
     "test": ("test",),
 }
 _CLASS_FILES = ("classes.txt", "labels.txt")
 # the beginning of an xml file, and the element that VOC annotations start with
+# the number of xml files of a folder whose root is examined
+_NUM_EXAMINED = 20
+# a line of a list with an image id and 0, 1 or -1
+_FLAGGED = re.compile(r"(.*\S)\s+-?[01]")
 _HEAD_BYTES, _ROOT = 4096, re.compile(rb"<annotation[\s>]")
 
 
@@ -90,7 +94,7 @@ class VOC(DatasetFormat):
             if own:
                 # images may be in folders that are not named after a split
                 pictures = _of_split(images, split, folder) or _of_split(images, None, folder)
-                splits[split] = VOCSource(own, pictures or images, class_file=classes)
+                splits[split] = VOCSource(own, pictures or own, class_file=classes)
         test_images = _of_split(images, "test", folder)
         unnamed = _of_split(annotations, None, folder)
         if splits and unnamed:
@@ -140,12 +144,16 @@ def read_class_file(path: Path, findings: Findings) -> list[Category]:
 
 
 def _annotation_folders(files: Sequence[Path]) -> tuple[Path, ...]:
-    """Returns the folders whose first xml file is a VOC annotation."""
-    first: dict[Path, Path] = {}
+    """Returns the folders with VOC annotations among their first xml files."""
+    first: dict[Path, list[Path]] = {}
     for file in files:
         if file.suffix.lower() == ".xml":
-            first.setdefault(file.parent, file)
-    return tuple(folder for folder, file in first.items() if _is_annotation(file))
+            first.setdefault(file.parent, []).append(file)
+    return tuple(
+        folder
+        for folder, xmls in first.items()
+        if any(_is_annotation(xml) for xml in xmls[:_NUM_EXAMINED])
+    )
 
 
 def _is_annotation(file: Path) -> bool:
@@ -161,17 +169,31 @@ def _listed_splits(
     images: tuple[Path, ...],
     classes: Path | None,
 ) -> dict[str, VOCSource]:
-    """Returns the splits that lists such as train.txt define, in the first folder with one."""
+    """Returns the splits that lists such as train.txt define.
+
+    Lists in ImageSets/Main have precedence over those of other tasks.
+
+    Raises:
+        ValueError: several folders have a list of training images.
+    """
+    found: dict[Path, dict[str, Path]] = {}
     for folder in lists:
         names = {split: [folder / f"{name}.txt" for name in _LISTS[split]] for split in SPLITS}
-        listings = {split: [f for f in files if f.is_file()] for split, files in names.items()}
-        if listings["train"]:
-            return {
-                split: VOCSource(annotations, images, files[0], classes)
-                for split, files in listings.items()
-                if files
-            }
-    return {}
+        files = {split: [f for f in paths if f.is_file()] for split, paths in names.items()}
+        if files["train"]:
+            found[folder] = {split: paths[0] for split, paths in files.items() if paths}
+    main = {folder: files for folder, files in found.items() if folder.name == "Main"}
+    found = main or found
+    if len(found) > 1:
+        files = ", ".join(str(files["train"]) for files in found.values())
+        raise ValueError(
+            f"there are several lists for train: {files}; give the folder of one dataset"
+        )
+    return {
+        split: VOCSource(annotations, images, path, classes)
+        for files in found.values()
+        for split, path in files.items()
+    }
 
 
 def _of_split(folders: tuple[Path, ...], split: str | None, root: Path) -> tuple[Path, ...]:
@@ -208,7 +230,19 @@ class _Reader:
             found = self._unlisted_images()
         else:
             found = self._images_for_prediction([(stem, "") for stem in self._images.ids])
-        yield from (image for image in found if image)
+        yield from self._without_shared([image for image in found if image])
+
+    def _without_shared(self, images: list[RawImage]) -> Iterator[RawImage]:
+        """Leaves out images with more than one xml file: they belong to one of them at most."""
+        by_path: dict[Path, list[RawImage]] = {}
+        for image in images:
+            by_path.setdefault(image.path, []).append(image)
+        for path, same in by_path.items():
+            if len({image.where for image in same}) == 1:
+                yield from same
+                continue
+            text = f"{same[0].where} is also an annotation of {path}: keep one of them"
+            self._findings.problem("two annotations of one image", same[1].where, text)
 
     def _unlisted_images(self) -> Iterator[RawImage | None]:
         used: set[Path] = set()
@@ -222,10 +256,13 @@ class _Reader:
 
     def _listed_ids(self) -> Iterator[tuple[str, str]]:
         """Yields the image ids of the list, and the line of each."""
-        seen = set()
-        for number, line in enumerate(self._lines(self._source.listing), 1):
+        seen, lines = set(), [line.strip() for line in self._lines(self._source.listing)]
+        # VOC's lists of a class have a second column
+        flags = [_FLAGGED.fullmatch(line) for line in lines if line]
+        for number, line in enumerate(lines, 1):
             where = f"{self._source.listing}:{number}"
-            image_id = self._known_id(line.strip(), where)
+            text = _FLAGGED.fullmatch(line)[1] if line and all(flags) else line
+            image_id = self._known_id(text, where)
             if image_id in seen:
                 text = f"image {image_id} is listed twice"
                 self._findings.problem("image listed twice", where, text)
@@ -246,9 +283,6 @@ class _Reader:
         if not text or self._images.get(text) or self._xmls.get(text):
             return text
         path = text.replace("\\", "/")
-        # VOC's lists of a class have a second column
-        if match := re.fullmatch(r"(.*\S)\s+-?[01]", path):
-            path = match[1]
         stem, dot, suffix = path.rpartition(".")
         if dot and f".{suffix.lower()}" in {*image_suffixes(), ".xml"}:
             path = stem
@@ -314,6 +348,9 @@ class _Reader:
             kind = "missing image" if where else "annotation without image"
             return self._findings.problem(kind, where or xml, self._missing(image_id))
         path = paths[0] if len(paths) == 1 else closest(xml, paths)
+        if path and name != path.name and any(x.name == name for x in self._images.paths):
+            text = f"<filename> names {name}, which is another image: {path.name} is used"
+            self._findings.repair("file name differs", xml, text)
         return path or self._report_same_name(paths)
 
     def _report_same_name(self, files: Sequence[Path]) -> None:

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 # keys of the splits, the usual one first
-_KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+_KEYS = {"train": ("train",), "val": ("val", "valid", "validation", "eval"), "test": ("test",)}
 _EMPTY = ("", "null", "~", "none", "[]")
 _SUFFIXES = (".yaml", ".yml")
 _USUAL_NAMES = ("data", "dataset")

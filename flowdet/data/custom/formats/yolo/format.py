@@ -43,15 +43,21 @@ class YOLO(DatasetFormat):
 
 
 def _data_file(files: Sequence[Path]) -> DataFile | None:
-    """Loads the data.yaml that is nearest to the folder of the dataset."""
+    """Loads the data.yaml that is nearest to the folder of the dataset.
+
+    Raises:
+        ValueError: there is another one with other content, or of a dataset in another folder.
+    """
     if not files:
         return None
-    depth = min(len(file.parts) for file in files)
-    nearest = [file for file in files if len(file.parts) == depth]
-    data = [load_yaml(file) for file in nearest]
-    different = next((x for x in data[1:] if x.content != data[0].content), None)
-    if different:
-        raise ValueError(
-            f"{data[0].path} and {different.path} both describe a YOLO dataset: keep one of them"
-        )
-    return data[0]
+    first, *others = sorted(files, key=lambda file: len(file.parts))
+    data = load_yaml(first)
+    for file in others:
+        is_below = first.parent in file.parents
+        is_copy = file.parent == first.parent and load_yaml(file).content == data.content
+        if not is_copy and (not is_below or len(file.parts) == len(first.parts)):
+            raise ValueError(
+                f"{first} and {file} both describe a YOLO dataset: keep one of them, or give the "
+                "folder of one dataset"
+            )
+    return data

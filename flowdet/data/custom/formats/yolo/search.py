@@ -103,7 +103,7 @@ def _labels_of(
         own_split = split_of_path(label_folder, root)
         if stems & names and (own_split == split or None in (own_split, split)):
             common = {*label_folder.parts} & {*folder.parts}
-            scores[label_folder] = (own_split == split, len(common), len(stems & names))
+            scores[label_folder] = (own_split == split, len(common))
     best = [x for x, score in scores.items() if score == max(scores.values())]
     if len(best) > 1:
         raise ValueError(
