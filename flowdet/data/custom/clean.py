@@ -64,8 +64,8 @@ def _check_one_annotation_per_image(records: dict[str, list[dict]]) -> None:
         file, objects = record["file_name"], record["annotations"]
         if annotations.setdefault(file, objects) != objects:
             raise ValueError(
-                f"{file} is in two splits or listed twice with different objects, and a VOC dataset "
-                "has one annotation per image: remove one of the entries"
+                f"{file} is in two splits or listed twice with different objects, and a VOC "
+                "dataset has one annotation per image: remove one of the entries"
             )
 
 

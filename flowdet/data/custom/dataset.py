@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -19,7 +20,7 @@ from flowdet.data.custom.findings import Findings, log_once
 from flowdet.data.custom.formats.base import ALL, SPLITS
 from flowdet.data.custom.layout import Layout, find_layout
 from flowdet.data.custom.notes import dataset_notes
-from flowdet.data.custom.raw import ClassList, RawImage, RawSplit
+from flowdet.data.custom.raw import ClassList, RawSplit
 from flowdet.data.custom.records import build_records, class_list
 
 __all__ = ["CustomDataset", "SplitContent", "dataset_of", "register_custom"]
@@ -224,21 +225,26 @@ class CustomDataset:
         if split not in self._raw:
             source = self.layout.splits[split]
             raw = self.layout.format.read(source, self.findings)
-            raw.images = [image for image in raw.images if self._is_only_image(image)]
+            self._leave_out_shared(raw)
             self._raw[split] = raw
         return self._raw[split]
 
-    def _is_only_image(self, image: RawImage) -> bool:
-        """Reports an annotation file that belongs to another image in another split."""
-        # other formats describe several images in a file
-        if not os.path.isfile(image.where):
-            return True
-        first = self._images.setdefault(image.where, image.path)
-        if os.path.realpath(first) == os.path.realpath(image.path):
-            return True
-        text = f"it is the annotation of {first} and of {image.path}: rename one of the images"
-        self.findings.problem("two files of one name", image.where, text)
-        return False
+    def _leave_out_shared(self, raw: RawSplit) -> None:
+        """Reports annotation files that belong to another image in another split."""
+        counts = Counter(image.where for image in raw.images)
+        kept = []
+        for image in raw.images:
+            # other files describe several images
+            if counts[image.where] == 1 and os.path.isfile(image.where):
+                first = self._images.setdefault(image.where, image.path)
+                if os.path.realpath(first) != os.path.realpath(image.path):
+                    text = (
+                        f"it is the annotation of {first} and of {image.path}: rename one of them"
+                    )
+                    self.findings.problem("two files of one name", image.where, text)
+                    continue
+            kept.append(image)
+        raw.images = kept
 
     def _part_of(self, split: str) -> RawSplit:
         """Returns the raw content of a split; of the training images, the part that it gets."""

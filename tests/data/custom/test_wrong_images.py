@@ -160,3 +160,19 @@ def test_a_clean_voc_copy_of_an_image_in_two_splits(voc_folder, tmp_path):
     checked.records["val"][0]["annotations"] = []
     with pytest.raises(ValueError, match="a.jpg is in two splits .* with different objects"):
         write_clean(checked, root, tmp_path / "other")
+
+
+def test_images_of_two_splits_do_not_share_a_label_file(tmp_path):
+    root = tmp_path / "yolo"
+    for name in ("images", "labels"):
+        (root / name).mkdir(parents=True)
+    for name in ("1.jpg", "1.png", "2.png", "3.png"):
+        write_image(root / "images" / name)
+        (root / "labels" / name).with_suffix(".txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (root / "train.txt").write_text("images/1.jpg\nimages/2.png\n")
+    (root / "val.txt").write_text("images/1.png\nimages/3.png\n")
+    (root / "data.yaml").write_text("train: train.txt\nval: val.txt\nnames: [cat]\n")
+    checked = check_dataset(root)
+    (problem,) = checked.problems
+    assert problem.kind == "two files of one name" and problem.where.endswith("labels/1.txt")
+    assert len(checked.records["val"]) == 1
