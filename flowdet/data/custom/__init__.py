@@ -6,6 +6,7 @@
     formats/            one file per format: VOC, COCO, YOLO, LabelMe, CVAT, VoTT, csv, darknet
     raw.py              what a format's reader returns
     image_finder.py     finds the image files that annotations name
+    image_headers.py    reads size and EXIF orientation of image files
     records.py          checks and repairs the raw content; makes detectron2's dataset dicts
     dataset.py          a dataset and its splits; registers them with detectron2
     evaluation_copy.py  writes the ground truth for COCO's evaluation

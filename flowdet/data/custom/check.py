@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from flowdet.data.custom.dataset import CustomDataset
 from flowdet.data.custom.findings import Finding, Findings
+from flowdet.data.custom.image_headers import read_error
 from flowdet.data.custom.notes import dataset_notes, split_notes
 from flowdet.data.custom.raw import ClassList
-from flowdet.data.custom.records import read_error
 from flowdet.data.image_reader import read_image
 
 __all__ = ["DatasetCheck", "check_dataset"]

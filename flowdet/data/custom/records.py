@@ -5,35 +5,20 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import NamedTuple
 
 from detectron2.structures import BoxMode
-from tqdm import tqdm
 
 from flowdet.data.custom.findings import Findings
+from flowdet.data.custom.image_headers import ImageHeader, read_headers
 from flowdet.data.custom.raw import ClassList, RawImage, RawObject, RawSplit
-from flowdet.data.image_reader import exif_orientation, image_size
 
-__all__ = ["build_records", "class_list", "read_error"]
+__all__ = ["build_records", "class_list"]
 
 # pixels by which a box may leave the image without notice, as tools count from 0 or from 1
 _SLACK = 1.0
 # A box may leave the image by this many pixels, or by this fraction of the image's side, whichever
 # is larger. It is then clipped. Other boxes probably belong to another image.
 _CLIPPED_PIXELS, _CLIPPED_FRACTION = 5.0, 0.05
-# a progress bar is shown if more image files are opened than this
-_MAX_QUIET = 5000
-
-
-class _Header(NamedTuple):
-    """The header of an image file: its upright size (height, width), its EXIF orientation, and the
-    reason why it cannot be read."""
-
-    size: tuple[int, int] | None
-    orientation: int = 1
-    error: str = ""
 
 
 def class_list(raw: RawSplit) -> ClassList:
@@ -143,28 +128,15 @@ def _compare_categories(raw: RawSplit, classes: ClassList, findings: Findings) -
         findings.repair("class list completed", raw.source, text)
 
 
-def _headers(images: Sequence[RawImage]) -> dict[int, _Header]:
+def _headers(images: Sequence[RawImage]) -> dict[int, ImageHeader]:
     """Reads the headers of image files; returns them by the identity of the raw image."""
-    with ThreadPoolExecutor() as pool:
-        headers = pool.map(_header, images)
-        quiet = len(images) <= _MAX_QUIET
-        headers = list(tqdm(headers, total=len(images), unit="image", disable=quiet))
+    headers = read_headers([image.path for image in images])
     return {id(image): header for image, header in zip(images, headers, strict=True)}
 
 
-def _header(image: RawImage) -> _Header:
-    try:
-        return _Header(image_size(image.path), exif_orientation(image.path))
-    except (OSError, ValueError) as error:
-        return _Header(None, error=read_error(image.path, error))
-
-
-def read_error(path: Path, error: Exception) -> str:
-    """Returns the reason in an error of `read_image` or `image_size`, without the path."""
-    return str(error).removeprefix(f"cannot read image {path}: ")
-
-
-def _size(image: RawImage, header: _Header | None, findings: Findings) -> tuple[int, int] | None:
+def _size(
+    image: RawImage, header: ImageHeader | None, findings: Findings
+) -> tuple[int, int] | None:
     """Returns the size of an image; None after reporting why the image cannot be used."""
     if header is None:
         return image.size
@@ -180,7 +152,7 @@ def _size(image: RawImage, header: _Header | None, findings: Findings) -> tuple[
     return header.size
 
 
-def _orientation_is_unverified(image: RawImage, header: _Header | None) -> bool:
+def _orientation_is_unverified(image: RawImage, header: ImageHeader | None) -> bool:
     if header is None or header.orientation == 1 or not image.objects:
         return False
     is_turned_by_90 = header.orientation >= 5

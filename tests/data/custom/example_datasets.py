@@ -1,11 +1,14 @@
 """Writes and reads the small custom datasets of the tests."""
 
 import json
+import re
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from flowdet.data.custom import CustomDataset
+from flowdet.data.custom.check import check_dataset
 
 # height and width differ, so that exchanging them fails a test
 SIZE = (48, 64)
@@ -72,3 +75,15 @@ def boxes_of(records):
         )
         for r in records
     ]
+
+
+def assert_first_problem(root, message, num_problems=1):
+    """A training raises the first of the problems that a check lists, in one line."""
+    with pytest.raises(ValueError) as caught:
+        read_all(root)
+    text, hint = str(caught.value).split(" (tools/check_data.py")
+    assert hint.startswith(f" --data {root} lists all problems")
+    assert re.search(message, text) and "\n" not in text
+    problems = check_dataset(root).problems
+    assert text == str(problems[0])
+    assert len(problems) == num_problems, problems

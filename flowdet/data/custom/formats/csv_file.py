@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -47,8 +46,8 @@ from flowdet.data.custom.formats.listed_images import (
 )
 from flowdet.data.custom.formats.voc import class_file, read_class_file
 from flowdet.data.custom.image_finder import FilesByStem, ImageFinder
+from flowdet.data.custom.image_headers import read_headers
 from flowdet.data.custom.raw import Category, RawImage, RawObject, RawSplit
-from flowdet.data.image_reader import image_size
 
 __all__ = ["CSV", "CSVSource"]
 
@@ -452,15 +451,13 @@ class _Reader:
 
     def _measure(self, images: dict[str, RawImage]) -> None:
         """Reads the sizes of the image files; removes images that cannot be read."""
-        with ThreadPoolExecutor() as pool:
-            sizes = list(pool.map(_try_size, (image.path for image in images.values())))
-        for (key, image), size in zip(list(images.items()), sizes, strict=True):
-            if isinstance(size, Exception):
-                text = str(size).removeprefix(f"cannot read image {image.path}: ")
-                self._findings.problem("unreadable image", image.path, text)
+        headers = read_headers([image.path for image in images.values()])
+        for (key, image), header in zip(list(images.items()), headers, strict=True):
+            if header.size is None:
+                self._findings.problem("unreadable image", image.path, header.error)
                 del images[key]
             else:
-                image.size, image.measured = size, True
+                image.size, image.measured = header.size, True
 
     def _where(self, line: int) -> str:
         return f"{self._source.path}:{line}"
@@ -471,10 +468,3 @@ class _Reader:
 
 def _bad(text: str) -> bool:
     return to_number(text) is None
-
-
-def _try_size(path: Path) -> tuple[int, int] | Exception:
-    try:
-        return image_size(path)
-    except (OSError, ValueError) as error:
-        return error

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from flowdet.data.custom.findings import Findings
 from flowdet.data.custom.formats.base import EncodingError, read_text, to_number
@@ -29,8 +27,8 @@ from flowdet.data.custom.formats.yolo.rows import (
 )
 from flowdet.data.custom.formats.yolo.search import pair_folders
 from flowdet.data.custom.image_finder import ImageFinder, walk
+from flowdet.data.custom.image_headers import read_headers
 from flowdet.data.custom.raw import RawImage, RawObject, RawSplit
-from flowdet.data.image_reader import image_size
 
 __all__ = ["read_split"]
 
@@ -47,13 +45,6 @@ def read_split(source: YOLOSource, findings: Findings) -> RawSplit:
     for kind, where, text in source.notes:
         findings.repair(kind, where, text)
     return _Reader(source, findings).read()
-
-
-class _Header(NamedTuple):
-    """The height and width of an image, or the reason why it cannot be read."""
-
-    size: tuple[int, int] | None
-    error: str = ""
 
 
 class _Reader:
@@ -107,8 +98,7 @@ class _Reader:
         self, labels: dict[Path, Path | None], annotated: bool, classes: YOLOClasses
     ) -> Iterator[RawImage]:
         """Yields the images with their objects; reports images that cannot be read."""
-        with ThreadPoolExecutor() as pool:
-            headers = list(pool.map(_header, labels))
+        headers = read_headers(list(labels))
         ids = image_ids(list(labels), self._source.folder)
         for (path, label), header, image_id in zip(labels.items(), headers, ids, strict=True):
             if header.size is None:
@@ -214,13 +204,6 @@ def _with_suffixes(names: list[tuple[str, str]], finder: ImageFinder) -> list[tu
         is_short = not is_image(Path(name)) and len(known) == 1
         completed.append((name + "".join(known) if is_short else name, where))
     return completed
-
-
-def _header(path: Path) -> _Header:
-    try:
-        return _Header(image_size(path))
-    except (OSError, ValueError) as error:
-        return _Header(None, str(error).removeprefix(f"cannot read image {path}: "))
 
 
 def _keypoint_values(source: YOLOSource) -> int:
