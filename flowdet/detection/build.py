@@ -32,15 +32,14 @@ Flow blocks of a detector, by the name in `MODEL.FLOW_DET.BLOCK`. An entry is a 
 """
 
 
-def build_shared_parts(cfg: CfgNode) -> dict:
-    """Builds the parts that all detectors have, as keyword arguments of `SetDetector`.
+def build_encoder(cfg: CfgNode) -> dict:
+    """Builds backbone, neck and feature cache, as keyword arguments of `BaseDetector`.
 
     Raises:
         ValueError: the value of a key is unknown, out of range, or does not fit another key; or
             `IN_FEATURES` names a feature map that the backbone does not have.
     """
     flow_cfg = cfg.MODEL.FLOW_DET
-    _check_sizes(flow_cfg)
     backbone = build_backbone(cfg)
     shapes = backbone.output_shape()
     missing = [name for name in flow_cfg.IN_FEATURES if name not in shapes]
@@ -49,14 +48,31 @@ def build_shared_parts(cfg: CfgNode) -> dict:
             f"MODEL.FLOW_DET.IN_FEATURES names {missing}, which the backbone does not have: "
             f"it has {sorted(shapes)}"
         )
-    num_classes, dim = flow_cfg.NUM_CLASSES, flow_cfg.HIDDEN_DIM
+    dim = flow_cfg.HIDDEN_DIM
     in_shapes = [shapes[name] for name in flow_cfg.IN_FEATURES]
     encoding = SinePositionalEncoding(dim, max_position_frequency(cfg, in_shapes))
-    weights = build_loss_weights(flow_cfg)
     return {
         "backbone": backbone,
         "in_features": flow_cfg.IN_FEATURES,
         "neck": TokenNeck(in_shapes, dim, encoding, flow_cfg.NECK_NORM, flow_cfg.NECK_BLOCKS),
+        "pixels": pixel_settings(cfg),
+        "feature_cache": _feature_cache(flow_cfg),
+    }
+
+
+def build_shared_parts(cfg: CfgNode) -> dict:
+    """Builds the parts that all detectors with queries have, as keyword arguments of `SetDetector`.
+
+    Raises:
+        ValueError: as `build_encoder`.
+    """
+    flow_cfg = cfg.MODEL.FLOW_DET
+    _check_sizes(flow_cfg)
+    encoder = build_encoder(cfg)
+    num_classes, dim = flow_cfg.NUM_CLASSES, flow_cfg.HIDDEN_DIM
+    weights = build_loss_weights(flow_cfg)
+    return {
+        **encoder,
         "heads": DetectionHeads(dim, num_classes, flow_cfg.BOX_HEAD),
         "matcher": HungarianMatcher(weights.classes, weights.bbox, weights.giou),
         "criterion": SetCriterion(num_classes, weights, flow_cfg.IOU_AWARE_TARGETS),
@@ -65,8 +81,6 @@ def build_shared_parts(cfg: CfgNode) -> dict:
             flow_cfg.SCORE_THRESHOLD, flow_cfg.NMS_THRESHOLD, cfg.TEST.DETECTIONS_PER_IMAGE
         ),
         "num_queries": flow_cfg.NUM_QUERIES,
-        "pixels": pixel_settings(cfg),
-        "feature_cache": _feature_cache(flow_cfg),
         "stability": _stability(flow_cfg),
     }
 
@@ -205,14 +219,20 @@ def build_query_positions(
     return QueryPositionalEncoding(encoding, flow_cfg.HIDDEN_DIM, anchors, decode, samples)
 
 
+def check_num_classes(flow_cfg: CfgNode) -> None:
+    """Raises ValueError if the number of classes is not set."""
+    if flow_cfg.NUM_CLASSES < 1:
+        raise ValueError(
+            f"MODEL.FLOW_DET.NUM_CLASSES must be at least 1, got {flow_cfg.NUM_CLASSES} "
+            "(flowdet.engine.resolve_config takes it from the dataset)"
+        )
+
+
 def _check_sizes(flow_cfg: CfgNode) -> None:
-    for key in ("NUM_CLASSES", "NUM_QUERIES", "NUM_BLOCKS", "NUM_HEADS"):
+    check_num_classes(flow_cfg)
+    for key in ("NUM_QUERIES", "NUM_BLOCKS", "NUM_HEADS"):
         if flow_cfg[key] < 1:
-            hint = " (flowdet.engine.resolve_config takes it from the dataset)"
-            raise ValueError(
-                f"MODEL.FLOW_DET.{key} must be at least 1, got {flow_cfg[key]}"
-                f"{hint if key == 'NUM_CLASSES' else ''}"
-            )
+            raise ValueError(f"MODEL.FLOW_DET.{key} must be at least 1, got {flow_cfg[key]}")
     if flow_cfg.HIDDEN_DIM % flow_cfg.NUM_HEADS:
         raise ValueError(
             f"MODEL.FLOW_DET.HIDDEN_DIM = {flow_cfg.HIDDEN_DIM} is not a multiple of NUM_HEADS = "

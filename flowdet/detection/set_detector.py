@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
-from torch import Tensor, nn
+from torch import Tensor
 
-from flowdet.config import PixelSettings
+from flowdet.detection.base_detector import BaseDetector, group_by_size, original_size
 from flowdet.detection.criterion import SetCriterion
-from flowdet.detection.feature_cache import FeatureCache
 from flowdet.detection.heads import DetectionHeads
 from flowdet.detection.matcher import HungarianMatcher
-from flowdet.detection.neck import TokenNeck
 from flowdet.detection.postprocess import PostProcessor
 from flowdet.detection.stability import BoxStability, Refinement
 from flowdet.detection.targets import Targets
@@ -32,56 +30,44 @@ ImageAnalysis = Callable[
 ]
 
 
-class SetDetector(nn.Module, ABC):
-    """Base class of the detectors. Subclasses compute M query embeddings from the image tokens.
+class SetDetector(BaseDetector):
+    """Base class of detectors with queries.
+
+    Subclasses compute M query embeddings from the image tokens.
 
     Args:
-        backbone: any detectron2 backbone.
-        in_features: names of the backbone's feature maps that the neck gets.
-        neck: maps feature maps to image tokens.
         heads: decode query embeddings to class logits and boxes.
         matcher, criterion: compute the detection loss.
         matching: `per_block`: each block (layer) matches its own prediction with the objects;
             `shared`: all blocks of an iteration use the matching of the first.
         postprocess: turns decoded queries into detections.
         num_queries: M, which is also the maximum number of objects in a training image.
-        pixels: normalization and channel order of the images.
-        feature_cache: caches the features of a frozen backbone; None for no cache.
         stability: computes the factors by which scores are multiplied; None for no factors.
+        encoder: the arguments of `BaseDetector`.
 
     Raises:
-        ValueError: unknown matching, or a feature cache for a backbone that is not frozen.
+        ValueError: unknown matching; also as `BaseDetector`.
     """
 
-    # prefixes of the tensors whose shape depends on the number of classes
     class_tensors = ("heads.classes.", "target_embedding.classes.")
 
     def __init__(
         self,
         *,
-        backbone: nn.Module,
-        in_features: Sequence[str],
-        neck: TokenNeck,
         heads: DetectionHeads,
         matcher: HungarianMatcher,
         criterion: SetCriterion,
         matching: str,
         postprocess: PostProcessor,
         num_queries: int,
-        pixels: PixelSettings,
-        feature_cache: FeatureCache | None = None,
         stability: BoxStability | None = None,
+        **encoder,
     ):
-        super().__init__()
         if matching not in MATCHINGS:
             raise ValueError(
                 f"unknown MODEL.FLOW_DET.MATCHING {matching!r}: use one of {MATCHINGS}"
             )
-        if feature_cache:
-            FeatureCache.check(backbone)
-        self.backbone = backbone
-        self.in_features = list(in_features)
-        self.neck = neck
+        super().__init__(**encoder)
         self.heads = heads
         self.matcher = matcher
         self.criterion = criterion
@@ -89,17 +75,8 @@ class SetDetector(nn.Module, ABC):
         self.postprocess = postprocess
         self.stability = stability
         self.num_queries = num_queries
-        self.input_format = pixels.format
-        self.feature_cache = feature_cache
         self.warned_of_dropped = False
         self.objects_dropped = 0
-        self.register_buffer("pixel_mean", torch.tensor(pixels.mean).view(-1, 1, 1), False)
-        self.register_buffer("pixel_std", torch.tensor(pixels.std).view(-1, 1, 1), False)
-
-    def _load_from_state_dict(self, *args, **kwargs):
-        super()._load_from_state_dict(*args, **kwargs)
-        if self.feature_cache:
-            self.feature_cache.clear()
 
     @abstractmethod
     def losses(self, tokens: ImageTokens, targets: Targets) -> dict[str, Tensor]:
@@ -126,20 +103,10 @@ class SetDetector(nn.Module, ABC):
     def trajectory_times(self) -> list[float]:
         """The time t after every step of a trajectory."""
 
-    @property
-    def device(self) -> torch.device:
-        return self.pixel_mean.device
-
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
-        """Computes losses in training, and detections otherwise, as detectron2's detectors do.
+        """Computes losses in training, and detections otherwise; see `BaseDetector.forward`.
 
-        Args:
-            batched_inputs: dicts with `image` [C, H, W] (0 to 255). In training they also have
-                `instances`, otherwise optionally the `height` and `width` of the original image.
-
-        Returns:
-            In training the losses, to be summed with equal weight. Otherwise a dict
-            `{"instances": Instances}` per image; `PostProcessor` describes the fields.
+        The detections also have the field `pred_queries`, see `PostProcessor`.
         """
         if not self.training:
             return self.inference(batched_inputs)
@@ -213,38 +180,6 @@ class SetDetector(nn.Module, ABC):
                     results[i] |= values
         return results
 
-    def encode(self, batched_inputs: list[dict]) -> ImageTokens:
-        """Computes the tokens of images, which are padded to one size.
-
-        Inference puts only images of equal size into a batch (see `group_by_size`), so that the
-        result of an image does not depend on the other images.
-        """
-        batch = self.pad([self.normalize(x["image"].to(self.device)) for x in batched_inputs])
-        cache = self.feature_cache
-        features = cache(self.backbone, batch.tensor) if cache else self.backbone(batch.tensor)
-        return self.to_tokens(features, batch.image_sizes, tuple(batch.tensor.shape[-2:]))
-
-    def normalize(self, images: Tensor) -> Tensor:
-        """Normalizes pixels from 0 to 255, [..., C, H, W], by mean and standard deviation."""
-        return (images - self.pixel_mean) / self.pixel_std
-
-    def pad(self, images: list[Tensor]) -> ImageList:
-        """Pads images [C, H, W] of any sizes to one size that the backbone supports."""
-        return ImageList.from_tensors(
-            images,
-            self.backbone.size_divisibility,
-            padding_constraints=self.backbone.padding_constraints,
-        )
-
-    def to_tokens(
-        self,
-        features: dict[str, Tensor],
-        image_sizes: Sequence[tuple[int, int]],
-        padded_size: tuple[int, int],
-    ) -> ImageTokens:
-        """Maps the backbone's feature maps to tokens; for the sizes see `TokenNeck.forward`."""
-        return self.neck([features[name] for name in self.in_features], image_sizes, padded_size)
-
     def detections(
         self, z: Tensor, batched_inputs: list[dict], score_factors: Tensor | None = None
     ) -> list[Instances]:
@@ -259,17 +194,3 @@ class SetDetector(nn.Module, ABC):
             factors = None if score_factors is None else score_factors[i]
             results.append(self.postprocess(logits[i], boxes[i], *sizes, factors))
         return results
-
-
-def original_size(batched_input: dict) -> tuple[int, int]:
-    """Returns (height, width) of the original image. Its pixels are the unit of predicted boxes."""
-    height, width = batched_input["image"].shape[-2:]
-    return batched_input.get("height", height), batched_input.get("width", width)
-
-
-def group_by_size(batched_inputs: Sequence[dict]) -> list[list[int]]:
-    """Returns the indices of the images, grouped by image size."""
-    groups: dict[torch.Size, list[int]] = {}
-    for i, x in enumerate(batched_inputs):
-        groups.setdefault(x["image"].shape, []).append(i)
-    return list(groups.values())
