@@ -14,8 +14,7 @@ box stability. `KEY VALUE` pairs override every config.
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -32,11 +31,11 @@ from flowdet.detection.set_detector import SetDetector
 from flowdet.detection.tokens import ImageTokens
 from flowdet.detection.transformer_block import TransformerFlowBlock
 from flowdet.engine.resolve import resolve_model
+from flowdet.experiments.timing import interleaved_seconds
 from flowdet.experiments.training_steps import synthetic_batch
 from flowdet.reporting.results import changed_keys, method_of, typed_command, write_results
 
 PAIRS = ("digits_flow:digits_backprop", "voc_flow_r18_frozen:voc_backprop_r18_frozen")
-# the first rounds of a process are slower
 WARM_UP_ROUNDS = 3
 
 
@@ -68,6 +67,7 @@ def build_detector(cfg: CfgNode) -> SetDetector:
     return build_model(cfg).eval()
 
 
+@torch.no_grad()
 def run_decoder(model: SetDetector, tokens: ImageTokens) -> None:
     """Runs the decoder of a detector: all block calls for given tokens."""
     model.stability_factors(model.refine(tokens))
@@ -83,19 +83,6 @@ def count_block_calls(model: SetDetector, tokens: ImageTokens) -> int:
     for hook in hooks:
         hook.remove()
     return len(calls)
-
-
-@torch.no_grad()
-def interleaved_seconds(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list]:
-    """Returns the seconds of each function in every round; in a round each function runs once."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(WARM_UP_ROUNDS + rounds):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if number >= WARM_UP_ROUNDS:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
 
 
 def measure_pair(cfgs: dict[str, CfgNode], batch_size: int, rounds: int) -> list[dict]:
@@ -119,7 +106,8 @@ def measure_pair(cfgs: dict[str, CfgNode], batch_size: int, rounds: int) -> list
         calls = count_block_calls(model, tokens)
         rows.append({"method": method, "metric": "block_calls", "mean": calls, "std": None, "n": 1})
     for part, runs in parts.items():
-        seconds = interleaved_seconds(runs, rounds)
+        durations = interleaved_seconds(list(runs.values()), rounds, WARM_UP_ROUNDS)
+        seconds = dict(zip(runs, durations))
         for method, values in seconds.items():
             milliseconds = [1000 * x / batch_size for x in values]
             rows.append(_row(milliseconds, method, "ms_per_image", part))

@@ -7,7 +7,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,8 +244,11 @@ class Comparison:
             if (run.folder / "config.yaml").is_file():
                 check_same_run(run.folder, run.cfg)
 
-    def train(self) -> None:
+    def train(self, finished: Callable[[Run], None] | None = None) -> None:
         """Trains all unfinished runs. A KeyboardInterrupt also stops the current training.
+
+        Args:
+            finished: is called with every run that was trained, before the next one starts.
 
         Raises:
             BlockingIOError: another process is training in the folder of a run.
@@ -260,6 +263,8 @@ class Comparison:
                 status = self._train_run(run, bar)
                 if run.done:
                     _delete_intermediate_checkpoints(run.folder)
+                    if finished:
+                        finished(run)
                     continue
                 log, line = run.folder / "output.txt", run.last_output_line()
                 self.failed[run.folder] = f"exit status {status}: {line} (see {log})"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import statistics
-import time
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +15,7 @@ from flowdet.engine import build_optimizer
 from flowdet.engine.task_builders import task_of
 from flowdet.experiments.comparison import Run, group_seeds
 from flowdet.experiments.memory import measure_step
+from flowdet.experiments.timing import interleaved_seconds
 from flowdet.experiments.training_steps import synthetic_batch, train_step, without_feature_cache
 
 
@@ -93,7 +93,7 @@ def mean_and_std(values: Sequence[float]) -> dict:
 
 
 def interleaved_step_seconds(
-    cfgs: Sequence[CfgNode], batch_size: int, rounds: int = 22
+    cfgs: Sequence[CfgNode], batch_size: int, rounds: int = 20
 ) -> list[list[float]]:
     """Times training steps on synthetic inputs, without data loading.
 
@@ -102,7 +102,7 @@ def interleaved_step_seconds(
     Args:
         cfgs: the resolved configs.
         batch_size: images per step.
-        rounds: steps per model. The first two are a warm-up and are not counted.
+        rounds: steps per model, after two steps of warm-up.
 
     Returns:
         For each model the seconds of each counted step.
@@ -114,16 +114,7 @@ def interleaved_step_seconds(
         batch = synthetic_batch(cfg, batch_size)
         optimizer, amp = build_optimizer(cfg, model), cfg.SOLVER.AMP.ENABLED
         steps.append(functools.partial(train_step, model, batch, optimizer, amp))
-    seconds: list[list[float]] = [[] for _ in steps]
-    for number in range(rounds):
-        for step, durations in zip(steps, seconds):
-            start = time.perf_counter()
-            step()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if number >= 2:
-                durations.append(time.perf_counter() - start)
-    return seconds
+    return interleaved_seconds(steps, rounds, warm_up=2)
 
 
 def comparison_table(rows: Sequence[dict], metrics: Sequence[str], style: str = "simple") -> str:

@@ -56,7 +56,7 @@ def write_results(
             "torchvision": torchvision.__version__,
             "python": platform.python_version(),
         },
-        "machine": _machine(),
+        "machine": describe_machine(),
         "config": config,
         "seeds": seeds,
         **({"settings": settings} if settings else {}),
@@ -89,7 +89,7 @@ def changed_keys(cfg: CfgNode) -> dict[str, object]:
     }
 
 
-def _machine() -> str:
+def describe_machine() -> str:
     """Describes the GPUs of this machine, or its CPU cores."""
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"

@@ -104,13 +104,39 @@ def _parse(line: str) -> dict | None:
 def training_seconds(records: Sequence[dict]) -> float | None:
     """Estimates the duration of all iterations, without evaluations; None if no record has a time.
 
+    See `elapsed_seconds`; iterations after the last record with a time are not counted.
+    """
+    timed = [record["iteration"] for record in records if "time" in record]
+    return elapsed_seconds(records, [timed[-1] + 1])[0] if timed else None
+
+
+def elapsed_seconds(records: Sequence[dict], iterations: Sequence[int]) -> list[float]:
+    """Estimates the duration of the first iterations of a training, without evaluations.
+
     The time of a record is the median over the latest iterations. It is used for all iterations
-    since the previous record, so that interruptions do not count.
+    since the previous record, so that interruptions do not count. The last time is also used for
+    all iterations after its record.
+
+    Args:
+        records: the records of a run, see `read_metrics`.
+        iterations: numbers of finished iterations.
+
+    Returns:
+        The seconds for each of these numbers; [] if no record has a time.
     """
     timed = [record for record in records if "time" in record]
-    ends = [-1, *(record["iteration"] for record in timed)]
-    spans = [end - start for start, end in zip(ends[:-1], ends[1:])]
-    return sum(x["time"] * span for x, span in zip(timed, spans)) if timed else None
+    if not timed:
+        return []
+    ends = [0, *(record["iteration"] + 1 for record in timed)]
+    ends[-1] = max([ends[-1], *iterations])
+    spans = list(zip(ends[:-1], ends[1:]))
+    return [
+        sum(
+            record["time"] * max(min(iteration, end) - start, 0)
+            for record, (start, end) in zip(timed, spans)
+        )
+        for iteration in iterations
+    ]
 
 
 def read_run_config(folder: str | Path) -> CfgNode:
