@@ -32,6 +32,9 @@ def add_flowdet_config(cfg: CfgNode) -> None:
     _add_detection_training_keys(cfg.MODEL.FLOW_DET)
     _add_detection_inference_keys(cfg.MODEL.FLOW_DET)
     _add_classification_keys(cfg.MODEL.FLOW_CLS)
+    cfg.MODEL.BOX_TRANSPORT = CfgNode()
+    _add_box_transport_keys(cfg.MODEL.BOX_TRANSPORT)
+    _add_fcos_keys(cfg)
     _add_backbone_keys(cfg)
     _add_detection_data_keys(cfg)
     _add_classification_data_keys(cfg)
@@ -211,6 +214,28 @@ def _add_detection_inference_keys(node: CfgNode) -> None:
     node.NMS_THRESHOLD = 0.5
 
 
+def _add_box_transport_keys(node: CfgNode) -> None:
+    # Path of the boxes of BoxTransportDetector, from noise to objects: "diffusion" (DiffusionDet)
+    # or "flow" (DeFloMat: straight lines). Its other parts have the keys of FLOW_DET, of which
+    # those for flow blocks, training states and inference modes have no effect.
+    node.PATH = "diffusion"
+    # Boxes (normalized cxcywh) are scaled from [0, 1] to [-SIGNAL_SCALE, SIGNAL_SCALE]. The noise
+    # has standard deviation 1.
+    node.SIGNAL_SCALE = 2.0
+    # Number of time steps of the cosine schedule, for PATH diffusion.
+    node.NUM_TIMESTEPS = 1000
+    # Noise of the DDIM steps, for PATH diffusion: from 0 (none) to 1 (as much as DDPM).
+    node.DDIM_ETA = 1.0
+    # Number of sampling steps at inference.
+    node.NUM_STEPS = 4
+    # Between two steps, boxes whose best class probability is below this value are replaced by
+    # random boxes. 0 is off.
+    node.BOX_RENEWAL = 0.1
+    # Whether the detections of all steps are merged by non-maximum suppression. Otherwise only
+    # those of the last step count.
+    node.ENSEMBLE_STEPS = True
+
+
 def _add_classification_keys(node: CfgNode) -> None:
     # defaults that differ from those of FLOW_DET
     node.IN_FEATURES = []
@@ -236,6 +261,25 @@ def _add_classification_keys(node: CfgNode) -> None:
     node.TIE_CLASSES = False
     # Numbers of Euler steps that an evaluation reports. [] means 1, 2, T and 2T.
     node.EVAL_STEPS = []
+
+
+def _add_fcos_keys(cfg: CfgNode) -> None:
+    # The head of FCOSDetector, which is detectron2's. Its channels are MODEL.FLOW_DET.HIDDEN_DIM;
+    # SCORE_THRESHOLD and NMS_THRESHOLD are those of MODEL.FLOW_DET.
+    cfg.MODEL.FCOS = node = CfgNode()
+    # Number of 3x3 convolutions before the outputs, for classes and for boxes, and their
+    # normalization ("" for none).
+    node.NUM_CONVS = 4
+    node.NORM = "GN"
+    # Initial probability of every class at every location.
+    node.PRIOR_PROB = 0.01
+    # A location is positive if it lies in a box, and within this many strides of its center.
+    node.CENTER_SAMPLING_RADIUS = 1.5
+    # The focal loss of the classes: weight of the positive locations, and exponent.
+    node.FOCAL_LOSS_ALPHA = 0.25
+    node.FOCAL_LOSS_GAMMA = 2.0
+    # Maximum number of predictions per feature map before non-maximum suppression.
+    node.TOPK_CANDIDATES = 1000
 
 
 def _add_backbone_keys(cfg: CfgNode) -> None:

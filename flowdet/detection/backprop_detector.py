@@ -12,13 +12,12 @@ from torch.utils.checkpoint import checkpoint
 
 from flowdet.detection.boxes import grid_boxes
 from flowdet.detection.build import build_blocks, build_query_positions, build_shared_parts
+from flowdet.detection.layer_losses import layer_losses
 from flowdet.detection.set_detector import SetDetector
 from flowdet.detection.stability import Refinement
 from flowdet.detection.targets import Targets
 from flowdet.detection.tokens import ImageTokens
 from flowdet.detection.transformer_block import QueryPosition
-from flowdet.events import log_scalars
-from flowdet.flow import add_losses
 
 
 @META_ARCH_REGISTRY.register()
@@ -118,21 +117,8 @@ class BackpropDetector(SetDetector):
     def losses(self, tokens: ImageTokens, targets: Targets) -> dict[str, Tensor]:
         """Sums the losses of all layers; without `auxiliary_losses` only the last has losses."""
         layers = self.layers(tokens)
-        normalizer = self.criterion.normalizer(targets, self.num_queries)
         first = 0 if self.auxiliary_losses else len(layers) - 1
-        total: dict[str, Tensor] = {}
-        statistics: dict[str, Tensor] = {}
-        for k in range(first, len(layers)):
-            logits, boxes = self.heads(layers[k])
-            if k == first or self.matching == "per_block":
-                assigned = self.matcher(logits, boxes, targets)
-            losses, stats = self.criterion(logits, boxes, targets, assigned, normalizer)
-            losses = {name: self.block_weights[k] * loss for name, loss in losses.items()}
-            add_losses(total, losses)
-            for name, value in {**losses, **stats}.items():
-                statistics[f"block{k}/{name.removeprefix('loss_')}"] = value.detach()
-        log_scalars(statistics)
-        return total
+        return layer_losses(self, layers, self.block_weights, targets, first)
 
     def refine(self, tokens: ImageTokens, trajectory: bool = False) -> Refinement:
         """Returns the queries after the last block, or with `trajectory` after every block."""

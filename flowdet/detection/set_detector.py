@@ -92,11 +92,22 @@ class SetDetector(BaseDetector):
 
     @abstractmethod
     def state_trajectory(self, tokens: ImageTokens) -> tuple[list[float], list[Tensor]]:
-        """Returns times from 0 to 1 and the states [B, M, d] at these times.
+        """Returns times from 0 to 1 and the states at these times, [B, M, ...].
 
-        The last state is the final embeddings. Between two times the state moves on a straight
-        line.
+        The states are query embeddings [B, M, d], the last are the final embeddings. A detector
+        with other states has its own `decode_states`. Between two times the state moves on a
+        straight line.
         """
+
+    def decode_states(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Decodes states of `state_trajectory` [..., M, d] to boxes and their objectness.
+
+        Returns:
+            Boxes [..., M, 4], normalized cxcywh; and one minus the probability of background,
+            [..., M].
+        """
+        logits, boxes = self.heads(states)
+        return boxes, 1 - logits.softmax(dim=-1)[..., -1]
 
     @property
     @abstractmethod
@@ -166,10 +177,7 @@ class SetDetector(BaseDetector):
         for indices in group_by_size(batched_inputs):
             inputs = [batched_inputs[i] for i in indices]
             tokens = self.encode(inputs)
-            refinement = self.refine(tokens, trajectory)
-            *steps, z_1 = refinement.estimates
-            decoded = [self.detections(z, inputs) for z in steps]
-            decoded.append(self.detections(z_1, inputs, self.stability_factors(refinement)))
+            decoded = self.step_detections(tokens, inputs, trajectory)
             for i, *instances in zip(indices, *decoded, strict=True):
                 results[i] = {"instances": instances[-1]}
                 if trajectory:
@@ -179,6 +187,26 @@ class SetDetector(BaseDetector):
                 for i, values in zip(indices, extra, strict=True):
                     results[i] |= values
         return results
+
+    def step_detections(
+        self, tokens: ImageTokens, batched_inputs: list[dict], trajectory: bool = False
+    ) -> list[list[Instances]]:
+        """Computes the final detections, or with `trajectory` the detections after every step.
+
+        Args:
+            tokens: the encoded images.
+            batched_inputs: their inputs, see `forward`.
+            trajectory: also return the detections after every earlier step.
+
+        Returns:
+            The detections of every image, by step. The last are final: only their scores are
+            multiplied by the box stability.
+        """
+        refinement = self.refine(tokens, trajectory)
+        *steps, z_1 = refinement.estimates
+        decoded = [self.detections(z, batched_inputs) for z in steps]
+        factors = self.stability_factors(refinement)
+        return [*decoded, self.detections(z_1, batched_inputs, factors)]
 
     def detections(
         self, z: Tensor, batched_inputs: list[dict], score_factors: Tensor | None = None

@@ -52,8 +52,7 @@ def box_trajectory(frames: int) -> ImageAnalysis:
         model: SetDetector, tokens: ImageTokens, inputs: list[dict], _: list[Instances]
     ) -> list[dict]:
         z = interpolate_states(*model.state_trajectory(tokens), times.tolist())
-        logits, boxes = (x.cpu() for x in model.heads(z))
-        objectness = 1 - logits.softmax(-1)[..., -1]
+        boxes, objectness = (x.cpu() for x in model.decode_states(z))
         trajectories = [
             BoxTrajectory(times, to_absolute(boxes[:, i], original_size(x)), objectness[:, i])
             for i, x in enumerate(inputs)

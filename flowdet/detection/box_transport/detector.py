@@ -1,0 +1,310 @@
+"""BoxTransportDetector: boxes move from noise to objects, by diffusion or along straight lines.
+
+It follows DiffusionDet (Chen et al. 2023, arXiv 2211.09788) and DeFloMat (arXiv 2512.22406).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import Instances
+from torch import Tensor, nn
+
+from flowdet.detection.box_transport.paths import BoxPath, DiffusionPath, FlowPath
+from flowdet.detection.box_transport.query_position import BoxQueryPosition
+from flowdet.detection.box_transport.states import BoxScale, padded_boxes, renewed
+from flowdet.detection.build import build_blocks, build_shared_parts
+from flowdet.detection.layer_losses import layer_losses
+from flowdet.detection.set_detector import SetDetector
+from flowdet.detection.stability import Refinement
+from flowdet.detection.targets import Targets
+from flowdet.detection.tokens import ImageTokens
+from flowdet.flow import TimeEmbedding, training_noise, without_gradient
+
+PATHS = ("diffusion", "flow")
+# The query embedding of a box does not decode to coordinates closer than this to 0 or 1, where the
+# sigmoid of the box head has no gradient.
+_MARGIN = 0.01
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How boxes are sampled at inference.
+
+    Attributes:
+        num_steps: number K of sampling steps.
+        noise_seed: seed of all noise.
+        renewal_threshold: before the next step, boxes with a lower score are replaced by random
+            boxes. 0 replaces none.
+        ensemble_steps: whether the detections of all steps are merged by non-maximum suppression.
+            Otherwise the result is that of the last step.
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+
+    num_steps: int = 4
+    noise_seed: int = 0
+    renewal_threshold: float = 0.0
+    ensemble_steps: bool = False
+
+    def __post_init__(self):
+        if self.num_steps < 1:
+            raise ValueError(
+                f"MODEL.BOX_TRANSPORT.NUM_STEPS must be at least 1, got {self.num_steps}"
+            )
+        if not 0 <= self.renewal_threshold <= 1:
+            raise ValueError(
+                f"MODEL.BOX_TRANSPORT.BOX_RENEWAL must be in [0, 1], got {self.renewal_threshold}"
+            )
+
+    @property
+    def times(self) -> list[float]:
+        """The times before each step, and 1: K + 1 times, evenly spaced."""
+        return [k / self.num_steps for k in range(self.num_steps + 1)]
+
+
+class SamplingStep(NamedTuple):
+    """One step of the sampling.
+
+    Attributes:
+        boxes: the boxes that the decoder gets, [B, M, 4], normalized cxcywh.
+        refinement: the query embeddings that it predicts from them.
+        pred_boxes: the predicted boxes, [B, M, 4], normalized cxcywh.
+        scores: the highest class probability of each query, without background, [B, M].
+    """
+
+    boxes: Tensor
+    refinement: Refinement
+    pred_boxes: Tensor
+    scores: Tensor
+
+
+@META_ARCH_REGISTRY.register()
+class BoxTransportDetector(SetDetector):
+    """A decoder that predicts the objects from noisy boxes, trained end to end.
+
+    Training: the objects of an image are padded to M boxes with random boxes. All boxes get noise
+    of one random time t per image. The decoder gets the noisy boxes and t. Each of its layers has a
+    detection loss.
+
+    Inference: the boxes start as noise. In each of K steps the decoder predicts boxes, and the path
+    leads the states towards them. The noise is the same for every image, so that results do not
+    depend on the batch.
+
+    A query is a box. Its first embedding is the one of least norm that the linear box head decodes
+    to the box. Every block adds a correction to the embedding, and reads the image at the box that
+    the embedding decodes to. These box coordinates pass no gradient to earlier layers, as in
+    DiffusionDet; the embeddings do.
+
+    Args:
+        blocks: T blocks that are not self-conditioned, the layers of the decoder.
+        time_embedding: maps times [B] to [B, d].
+        query_position: maps boxes to positional encodings and sample points.
+        path: the path from noise to boxes.
+        scale: the scale of the boxes on the path.
+        sampling: how boxes are sampled at inference.
+        parts: the arguments of `SetDetector`.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        blocks: Iterable[nn.Module],
+        time_embedding: TimeEmbedding,
+        query_position: BoxQueryPosition,
+        path: BoxPath,
+        scale: BoxScale,
+        sampling: SamplingSettings,
+        **parts,
+    ):
+        super().__init__(**parts)
+        self.blocks = nn.ModuleList(blocks)
+        self.block_weights = self.criterion.weights.per_block(len(self.blocks))
+        self.time_embedding = time_embedding
+        self.query_position = query_position
+        self.path = path
+        self.scale = scale
+        self.sampling = sampling
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        flow_cfg, own = cfg.MODEL.FLOW_DET, cfg.MODEL.BOX_TRANSPORT
+        _check_anchored(flow_cfg)
+        shared = build_shared_parts(cfg)
+        dim = flow_cfg.HIDDEN_DIM
+        return {
+            **shared,
+            "blocks": build_blocks(flow_cfg, self_conditioned=False),
+            "time_embedding": TimeEmbedding(dim),
+            "query_position": BoxQueryPosition(shared["neck"].encoding, dim, flow_cfg.BOX_SAMPLES),
+            "path": build_path(own),
+            "scale": BoxScale(own.SIGNAL_SCALE),
+            "sampling": SamplingSettings(
+                own.NUM_STEPS, flow_cfg.NOISE_SEED, own.BOX_RENEWAL, own.ENSEMBLE_STEPS
+            ),
+        }
+
+    def losses(self, tokens: ImageTokens, targets: Targets) -> dict[str, Tensor]:
+        """Sums the losses of all layers on one noisy state per image."""
+        boxes = padded_boxes(targets, self.num_queries, self.scale)
+        t = self.path.training_times(len(boxes), self.device)
+        state = self.path.state(training_noise(boxes.shape, 1.0, self.device), boxes, t)
+        _, *layers = self.layers(self.scale.normalized(state), t, tokens)
+        return layer_losses(self, layers, self.block_weights, targets)
+
+    def layers(self, boxes: Tensor, t: Tensor, tokens: ImageTokens) -> list[Tensor]:
+        """Returns the query embeddings before the first block and after every block.
+
+        Args:
+            boxes: noisy boxes, [B, M, 4], normalized cxcywh.
+            t: their times, [B].
+            tokens: image tokens.
+
+        Returns:
+            T + 1 tensors [B, M, d].
+        """
+        z, time = self._embed(boxes), self.time_embedding(t)
+        layers = [z]
+        for block in self.blocks:
+            z = z + block(z, time, tokens, None, self.query_position(boxes))
+            layers.append(z)
+            boxes = self._boxes_to_read(z)
+        return layers
+
+    def _embed(self, boxes: Tensor) -> Tensor:
+        """Returns the embeddings [B, M, d] of boxes [B, M, 4], in float32."""
+        with torch.autocast(boxes.device.type, enabled=False):
+            return self.heads.embed(boxes.clamp(_MARGIN, 1 - _MARGIN))
+
+    def _boxes_to_read(self, z: Tensor) -> Tensor:
+        """Returns the boxes at which the next block reads the image, without gradient."""
+        with without_gradient():
+            return self.heads.boxes(z)
+
+    def predict(self, boxes: Tensor, t: float, tokens: ImageTokens) -> SamplingStep:
+        """Runs the decoder on noisy boxes [B, M, 4], normalized cxcywh, at time t."""
+        times = torch.full((len(boxes),), t, device=boxes.device)
+        *_, before, z = self.layers(boxes, times, tokens)
+        refinement = Refinement([z], before, self._last_block(times, tokens))
+        logits, pred_boxes = self.heads(z)
+        scores = logits.softmax(dim=-1)[..., :-1].amax(dim=-1)
+        return SamplingStep(boxes, refinement, pred_boxes, scores)
+
+    def _last_block(self, times: Tensor, tokens: ImageTokens) -> Callable[[Tensor], Tensor]:
+        """Returns the function that maps embeddings [B, M, d] to those after the last block."""
+
+        def rerun(z: Tensor) -> Tensor:
+            position = self.query_position(self._boxes_to_read(z))
+            return z + self.blocks[-1](z, self.time_embedding(times), tokens, None, position)
+
+        return rerun
+
+    def sample(self, tokens: ImageTokens) -> list[SamplingStep]:
+        """Samples boxes in K steps from noise that is the same for every image."""
+        draw = self._noise_source(len(tokens.tokens))
+        state, steps = draw(), []
+        for t, t_next in pairwise(self.sampling.times):
+            step = self.predict(self.scale.normalized(state), t, tokens)
+            steps.append(step)
+            state = self.path.step(state, self.scale.scaled(step.pred_boxes), t, t_next, draw())
+            random = self.path.state(
+                draw(), self.scale.clamped(draw()), state.new_full((len(state),), t_next)
+            )
+            state = renewed(state, step.scores, self.sampling.renewal_threshold, random)
+        return steps
+
+    def _noise_source(self, batch: int) -> Callable[[], Tensor]:
+        """Returns a function that draws standard normal noise [B, M, 4], equal for all images."""
+        generator = torch.Generator().manual_seed(self.sampling.noise_seed)
+
+        def draw() -> Tensor:
+            noise = torch.randn(1, self.num_queries, 4, generator=generator)
+            return noise.to(self.device).expand(batch, -1, -1)
+
+        return draw
+
+    def refine(self, tokens: ImageTokens, trajectory: bool = False) -> Refinement:
+        """Returns the query embeddings of the last sampling step, or of every step."""
+        refinements = [step.refinement for step in self.sample(tokens)]
+        if not trajectory:
+            return refinements[-1]
+        return refinements[-1]._replace(estimates=[x.z_1 for x in refinements])
+
+    def step_detections(
+        self, tokens: ImageTokens, batched_inputs: list[dict], trajectory: bool = False
+    ) -> list[list[Instances]]:
+        """See `SetDetector.step_detections`.
+
+        With `ensemble_steps` the final detections are those of all steps after non-maximum
+        suppression. Then `pred_queries` is below M for queries of the last step, from M to 2M - 1
+        for those of the step before, and so on.
+        """
+        refinements = [step.refinement for step in self.sample(tokens)]
+        merged = refinements[::-1] if self.sampling.ensemble_steps else refinements[-1:]
+        z = torch.cat([x.z_1 for x in merged], dim=1)
+        factors = None
+        if self.stability is not None:
+            factors = torch.cat([self.stability_factors(x) for x in merged], dim=1)
+        earlier = refinements[:-1] if trajectory else []
+        return [
+            *(self.detections(x.z_1, batched_inputs) for x in earlier),
+            self.detections(z, batched_inputs, factors),
+        ]
+
+    @property
+    def trajectory_times(self) -> list[float]:
+        return self.sampling.times[1:]
+
+    def state_trajectory(self, tokens: ImageTokens) -> tuple[list[float], list[Tensor]]:
+        """Returns K + 1 times, and the boxes with their scores at these times, [B, M, 5].
+
+        The boxes are normalized cxcywh. At t < 1 they are the noisy boxes that the decoder gets,
+        and the score is that of the step before (0 at t = 0). At t = 1 they are the predicted
+        boxes.
+        """
+        steps = self.sample(tokens)
+        boxes = [*(step.boxes for step in steps), steps[-1].pred_boxes]
+        scores = [torch.zeros_like(steps[0].scores), *(step.scores for step in steps)]
+        states = [torch.cat([b, s[..., None]], dim=-1) for b, s in zip(boxes, scores, strict=True)]
+        return self.sampling.times, states
+
+    def decode_states(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        return states[..., :4], states[..., 4]
+
+
+def build_path(node: CfgNode) -> BoxPath:
+    """Builds the path of `MODEL.BOX_TRANSPORT`.
+
+    Raises:
+        ValueError: `PATH` is unknown, or `DDIM_ETA` or `NUM_TIMESTEPS` is out of its range.
+    """
+    if node.PATH not in PATHS:
+        raise ValueError(f"unknown MODEL.BOX_TRANSPORT.PATH {node.PATH!r}: use one of {PATHS}")
+    if node.PATH == "flow":
+        return FlowPath()
+    if not 0 <= node.DDIM_ETA <= 1:
+        raise ValueError(f"MODEL.BOX_TRANSPORT.DDIM_ETA must be in [0, 1], got {node.DDIM_ETA}")
+    if node.NUM_TIMESTEPS < node.NUM_STEPS:
+        raise ValueError(
+            f"MODEL.BOX_TRANSPORT.NUM_STEPS is {node.NUM_STEPS}, but must be at most NUM_TIMESTEPS "
+            f"= {node.NUM_TIMESTEPS}"
+        )
+    return DiffusionPath(node.NUM_TIMESTEPS, node.DDIM_ETA)
+
+
+def _check_anchored(flow_cfg: CfgNode) -> None:
+    """Raises ValueError if the keys turn off what every query of this detector has: a box."""
+    for key in ("ANCHORED_QUERIES", "BOX_ANCHORED_ATTENTION"):
+        if not flow_cfg[key]:
+            raise ValueError(
+                f"MODEL.FLOW_DET.{key} is False, but the queries of a BoxTransportDetector are "
+                f"boxes: set MODEL.FLOW_DET.{key} True"
+            )
