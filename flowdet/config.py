@@ -34,7 +34,8 @@ def add_flowdet_config(cfg: CfgNode) -> None:
     _add_classification_keys(cfg.MODEL.FLOW_CLS)
     cfg.MODEL.BOX_TRANSPORT = CfgNode()
     _add_box_transport_keys(cfg.MODEL.BOX_TRANSPORT)
-    _add_fcos_keys(cfg)
+    cfg.MODEL.FCOS = CfgNode()
+    _add_fcos_keys(cfg.MODEL.FCOS)
     _add_backbone_keys(cfg)
     _add_detection_data_keys(cfg)
     _add_classification_data_keys(cfg)
@@ -263,12 +264,11 @@ def _add_classification_keys(node: CfgNode) -> None:
     node.EVAL_STEPS = []
 
 
-def _add_fcos_keys(cfg: CfgNode) -> None:
-    # The head of FCOSDetector, which is detectron2's. Its channels are MODEL.FLOW_DET.HIDDEN_DIM;
-    # SCORE_THRESHOLD and NMS_THRESHOLD are those of MODEL.FLOW_DET.
-    cfg.MODEL.FCOS = node = CfgNode()
-    # Number of 3x3 convolutions before the outputs, for classes and for boxes, and their
-    # normalization ("" for none).
+def _add_fcos_keys(node: CfgNode) -> None:
+    # The head of FCOSDetector: number of 3x3 convolutions before the outputs, for classes and for
+    # boxes, and their normalization ("" for none). They have MODEL.FLOW_DET.HIDDEN_DIM channels.
+    # Of the other keys of MODEL.FLOW_DET, detectors without queries read those of classes,
+    # features, neck and feature cache, SCORE_THRESHOLD and NMS_THRESHOLD.
     node.NUM_CONVS = 4
     node.NORM = "GN"
     # Initial probability of every class at every location.

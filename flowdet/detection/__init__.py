@@ -1,6 +1,7 @@
 """FlowMatchingDetector, its end-to-end baseline and their parts.
 
-- `detector`, `backprop_detector`: the two models; `set_detector` is what they share.
+- `detector`, `backprop_detector`, `box_transport`: the models; `set_detector` is what they share.
+- `peers`: Faster R-CNN and FCOS; `base_detector` is what all detectors share.
 - `backbones`, `feature_cache`, `neck`: from images to tokens.
 - `tokens`, `position`: image tokens and their sampling at a query's box; positional encodings.
 - `transformer_block`, `heads`: a flow block, and the decoding of its estimate.
@@ -16,5 +17,15 @@ from flowdet.detection.backbones import build_small_resnet_backbone
 from flowdet.detection.backprop_detector import BackpropDetector
 from flowdet.detection.detector import FlowMatchingDetector
 from flowdet.detection.set_detector import SetDetector
+from flowdet.detection.peers import FasterRCNNDetector, FCOSDetector, PeerDetector
 
-__all__ = ["BackpropDetector", "FlowMatchingDetector", "SetDetector", "build_small_resnet_backbone"]
+__all__ = [
+    "BackpropDetector",
+    "BoxTransportDetector",
+    "FCOSDetector",
+    "FasterRCNNDetector",
+    "FlowMatchingDetector",
+    "PeerDetector",
+    "SetDetector",
+    "build_small_resnet_backbone",
+]

@@ -10,6 +10,13 @@ from torch import Tensor, nn
 from flowdet.detection.boxes import to_corners
 
 
+def check_thresholds(score_threshold: float, nms_threshold: float) -> None:
+    """Raises ValueError if a threshold is outside [0, 1]."""
+    for key, value in (("SCORE_THRESHOLD", score_threshold), ("NMS_THRESHOLD", nms_threshold)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"MODEL.FLOW_DET.{key} must be in [0, 1], got {value}")
+
+
 class PostProcessor(nn.Module):
     """Applies a score threshold, class-wise non-maximum suppression, and a limit of detections.
 
@@ -28,9 +35,7 @@ class PostProcessor(nn.Module):
 
     def __init__(self, score_threshold: float, nms_threshold: float, max_detections: int):
         super().__init__()
-        for key, value in (("SCORE_THRESHOLD", score_threshold), ("NMS_THRESHOLD", nms_threshold)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"MODEL.FLOW_DET.{key} must be in [0, 1], got {value}")
+        check_thresholds(score_threshold, nms_threshold)
         self.score_threshold = score_threshold
         self.nms_threshold = nms_threshold
         self.max_detections = max_detections

@@ -121,6 +121,13 @@ _RULES = {
     "MODEL.FLOW_DET.FEEDFORWARD_DIM": _at_least(1, "512"),
     "MODEL.FLOW_DET.BOX_SAMPLES": _at_least(0, "5"),
     "MODEL.FLOW_DET.FEATURE_CACHE_GIB": _at_least(0, "2"),
+    "MODEL.FCOS.NUM_CONVS": _at_least(1, "4"),
+    "MODEL.FCOS.NORM": _one_of(_BATCH_NORMS, "GN"),
+    "MODEL.FCOS.PRIOR_PROB": _Rule(lambda x: 0 < x < 1, "above 0 and below 1", "0.01"),
+    "MODEL.FCOS.CENTER_SAMPLING_RADIUS": _above_zero("1.5"),
+    "MODEL.FCOS.FOCAL_LOSS_ALPHA": _at_least(0, "0.25", 1),
+    "MODEL.FCOS.FOCAL_LOSS_GAMMA": _at_least(0, "2"),
+    "MODEL.FCOS.TOPK_CANDIDATES": _at_least(1, "1000"),
     "MODEL.FLOW_CLS.BLOCK_DIM": _at_least(1, "512"),
     "MODEL.FLOW_CLS.EVAL_STEPS": _Rule(
         lambda steps: all(x >= 1 for x in steps), "a list of numbers of at least 1", '"[1, 4]"'
