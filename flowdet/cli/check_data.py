@@ -25,6 +25,7 @@ from flowdet.data.custom.clean import write_clean
 from flowdet.data.custom.findings import finding_lines
 from flowdet.data.custom.statistics import class_table, config_remarks, size_table, split_table
 from flowdet.engine import load_config
+from flowdet.engine.task_builders import has_queries
 from flowdet.inference.picture_writer import PICTURE_SUFFIXES, save_picture
 from flowdet.visualization.drawing import check_tiles
 from flowdet.visualization.fonts import font_note
@@ -79,7 +80,9 @@ def print_report(checked: DatasetCheck, args: argparse.Namespace, cfg: CfgNode) 
         if findings:
             print(f"{title}: {len(findings)}")
             print("\n".join(finding_lines(findings, args.examples)), end="\n\n")
-    remarks = checked.remarks + (config_remarks(checked.records, cfg) if args.config_file else [])
+    remarks = list(checked.remarks)
+    if args.config_file:
+        remarks += config_remarks(checked.records, cfg, has_queries(cfg))
     if note := font_note(checked.class_names):
         remarks.append(note)
     if remarks:

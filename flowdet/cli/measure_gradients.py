@@ -21,7 +21,11 @@ from flowdet.cli.common import command_parser, parse_with_overrides, user_errors
 from flowdet.engine import keep_freed_memory, load_config, resolve_config
 from flowdet.engine.config import with_keys
 from flowdet.experiments.gradients import METHODS, variance_figure, variance_rows
-from flowdet.experiments.measurement import check_output_folder, save_measurement
+from flowdet.experiments.measurement import (
+    check_has_queries,
+    check_output_folder,
+    save_measurement,
+)
 from flowdet.reporting.results import changed_keys
 
 
@@ -83,6 +87,7 @@ def main(argv: list[str] | None = None) -> None:
     with user_errors():
         check_output_folder(args.output)
         cfg = resolve_config(load_config(args.config_file, args.opts))
+        check_has_queries(cfg)
         variants = [
             (name, with_keys(cfg, METHODS[name] | {"MODEL.FLOW_DET.NUM_BLOCKS": count}))
             for count in sorted(set(args.blocks))

@@ -26,7 +26,11 @@ from tqdm import tqdm
 from flowdet.cli.common import at_least_one, command_parser, parse_with_overrides, user_errors
 from flowdet.engine import keep_freed_memory, load_config, resolve_config
 from flowdet.experiments.leak import METRICS, leak_figure, leak_rows, with_interpolated_states
-from flowdet.experiments.measurement import check_output_folder, save_measurement
+from flowdet.experiments.measurement import (
+    check_has_queries,
+    check_output_folder,
+    save_measurement,
+)
 from flowdet.reporting.results import changed_keys
 
 
@@ -76,6 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     with user_errors():
         check_output_folder(args.output)
         cfg = resolve_config(load_config(args.config_file, args.opts))
+        check_has_queries(cfg)
         if cfg.MODEL.META_ARCHITECTURE.startswith("Backprop"):
             raise ValueError(
                 f"{args.config_file} is not the config of a flow model: give another one"

@@ -19,7 +19,11 @@ from tqdm import tqdm
 
 from flowdet.cli.common import command_parser, parse_with_overrides, user_errors
 from flowdet.engine import load_config, resolve_config
-from flowdet.experiments.measurement import check_output_folder, save_measurement
+from flowdet.experiments.measurement import (
+    check_has_queries,
+    check_output_folder,
+    save_measurement,
+)
 from flowdet.experiments.memory import METHODS, memory_figure, memory_lines, memory_rows, slope_rows
 from flowdet.reporting.results import changed_keys
 
@@ -75,6 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     with user_errors():
         check_output_folder(args.output)
         cfg = resolve_config(load_config(args.config_file, args.opts), training=False)
+        check_has_queries(cfg)
         blocks, batch_sizes = sorted(set(args.blocks)), sorted(set(args.batch_sizes))
         measurements = memory_rows(cfg, args.methods, blocks, batch_sizes)
         total = len(args.methods) * len(blocks) * len(batch_sizes)

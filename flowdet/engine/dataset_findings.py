@@ -12,6 +12,7 @@ from flowdet.data.custom import dataset_of
 from flowdet.data.custom.findings import check_command, finding_lines
 from flowdet.data.custom.statistics import config_remarks
 from flowdet.data.detection.loaders import get_detection_dicts
+from flowdet.engine.task_builders import has_queries
 
 __all__ = ["FILE_NAME", "log_dataset_remarks", "read_findings", "save_findings"]
 
@@ -26,7 +27,7 @@ def log_dataset_remarks(cfg: CfgNode) -> None:
     """Logs a warning if objects are too many or too small for the detector of a resolved config."""
     names = dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     records = {name: get_detection_dicts(name, keep_difficult=True) for name in names}
-    for remark in config_remarks(records, cfg):
+    for remark in config_remarks(records, cfg, has_queries(cfg)):
         logger.warning("%s", remark)
 
 

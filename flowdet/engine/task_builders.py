@@ -12,6 +12,7 @@ from PIL import Image
 
 import flowdet.data.classification.loaders
 import flowdet.data.detection.loaders
+from flowdet.detection import SetDetector
 from flowdet.evaluation.classification import ClassificationEvaluator
 from flowdet.evaluation.detection import build_evaluator
 from flowdet.flowcls import Classifier
@@ -100,3 +101,12 @@ def task_of(cfg: CfgNode) -> TaskBuilders:
     """
     architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
     return CLASSIFICATION if issubclass(architecture, Classifier) else DETECTION
+
+
+def has_queries(cfg: CfgNode) -> bool:
+    """Returns whether the model of a config is a detector with queries.
+
+    Raises:
+        KeyError: unknown meta-architecture.
+    """
+    return issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), SetDetector)

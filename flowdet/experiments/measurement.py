@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from flowdet.engine import Trainer, load_config, load_trained, resolve_config
+from flowdet.engine.task_builders import DETECTION, has_queries, task_of
 from flowdet.reporting.figures import save_figure
 from flowdet.reporting.results import typed_command, write_results
 
@@ -24,10 +25,19 @@ def check_output_folder(folder: Path) -> None:
         raise FileExistsError(f"{folder} is a file: use a folder as --output")
 
 
+def check_has_queries(cfg: CfgNode) -> None:
+    """Raises ValueError for the config of a detector without queries, such as a Faster R-CNN."""
+    if task_of(cfg) is DETECTION and not has_queries(cfg):
+        raise ValueError(
+            f"a {cfg.MODEL.META_ARCHITECTURE} has no queries, which this measurement needs: use "
+            "the config or the run of a FlowMatchingDetector"
+        )
+
+
 def load_run(
     folder: Path, weights: str | None, overrides: Sequence[str]
 ) -> tuple[CfgNode, nn.Module]:
-    """Loads the resolved config and the model of a finished training.
+    """Loads the resolved config and the model of a finished training; detectors need queries.
 
     The model is in evaluation mode. It has the averaged weights if the checkpoint contains them and
     `SOLVER.EMA_DECAY` is not 0.
@@ -38,10 +48,11 @@ def load_run(
         overrides: overrides of the config, as `KEY VALUE` pairs.
 
     Raises:
-        FileNotFoundError, KeyError, ValueError: as `load_config`, `resolve_config` and
-            `load_trained`.
+        FileNotFoundError, KeyError, ValueError: as `load_config`, `check_has_queries`,
+            `resolve_config` and `load_trained`.
     """
     cfg = load_config(str(folder / "config.yaml"), list(overrides))
+    check_has_queries(cfg)
     resolve_config(cfg, training=False)
     model = Trainer.build_model(cfg).eval()
     average = load_trained(cfg, model, weights or str(folder / "model_final.pth"))

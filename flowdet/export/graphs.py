@@ -187,4 +187,7 @@ def graph_of(model: nn.Module, size: tuple[int, int], suppress: bool = True) -> 
         return DetectionGraph(model, size, suppress)
     if isinstance(model, Classifier):
         return ClassificationGraph(model, size)
-    raise ValueError(f"a {type(model).__name__} is not a detector or classifier of flowdet")
+    raise ValueError(
+        f"a {type(model).__name__} cannot be exported: only classifiers and detectors with "
+        "queries, such as a FlowMatchingDetector, can"
+    )

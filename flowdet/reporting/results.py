@@ -21,6 +21,9 @@ from flowdet.engine.config import flat_items
 from flowdet.engine.task_builders import CLASSIFICATION, task_of
 from flowdet.flow import INFERENCE_MODES
 
+# names in result files of the methods that have no blocks, by meta-architecture
+_METHODS_WITHOUT_BLOCKS = {"FasterRCNNDetector": "faster_rcnn", "FCOSDetector": "fcos"}
+
 
 def write_results(
     path: str | Path,
@@ -119,7 +122,7 @@ def result_rows(
     common = {
         "method": method_of(cfg),
         "dataset": dataset,
-        "num_blocks": node.NUM_BLOCKS,
+        **({"num_blocks": node.NUM_BLOCKS} if has_blocks(cfg) else {}),
         **length,
     }
     rows = []
@@ -139,7 +142,7 @@ def result_rows(
 def _detection_columns(cfg: CfgNode, name: str) -> dict:
     """Returns the metric; for a flow detector also the inference mode and the number of steps."""
     flow = cfg.MODEL.FLOW_DET
-    if cfg.MODEL.META_ARCHITECTURE == "BackpropDetector":
+    if cfg.MODEL.META_ARCHITECTURE == "BackpropDetector" or not has_blocks(cfg):
         return {"metric": name}
     steps = flow.NUM_STEPS or flow.NUM_BLOCKS
     multi = INFERENCE_MODES[flow.INFERENCE_MODE].has_steps
@@ -164,6 +167,11 @@ def backbone_of(cfg: CfgNode) -> str:
     return cfg.MODEL.BACKBONE.NAME.removeprefix("build_").removesuffix("_backbone")
 
 
+def has_blocks(cfg: CfgNode) -> bool:
+    """Returns whether the model of a config consists of flow blocks or the same blocks in a row."""
+    return cfg.MODEL.META_ARCHITECTURE not in _METHODS_WITHOUT_BLOCKS
+
+
 def method_of(cfg: CfgNode) -> str:
     """Returns the name of the training method in result files.
 
@@ -174,7 +182,10 @@ def method_of(cfg: CfgNode) -> str:
     - `backprop`: end-to-end training.
     - `backprop_paper`: end-to-end training of a detector without `ANCHORED_QUERIES`.
     - `backprop_checkpointed`: end-to-end training of a detector with gradient checkpointing.
+    - `faster_rcnn`, `fcos`: detectron2's heads on the backbone and neck of the other detectors.
     """
+    if not has_blocks(cfg):
+        return _METHODS_WITHOUT_BLOCKS[cfg.MODEL.META_ARCHITECTURE]
     task = task_of(cfg)
     node = task.keys(cfg)
     if cfg.MODEL.META_ARCHITECTURE.startswith("Backprop"):

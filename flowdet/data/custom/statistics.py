@@ -70,8 +70,15 @@ def size_table(records: dict[str, list[dict]], cfg: CfgNode | None) -> str:
     return tabulate(rows, head, tablefmt="github", disable_numparse=True)
 
 
-def config_remarks(records: dict[str, list[dict]], cfg: CfgNode) -> list[str]:
+def config_remarks(
+    records: dict[str, list[dict]], cfg: CfgNode, has_queries: bool = True
+) -> list[str]:
     """Returns remarks about objects that are too many or too small for a detector of this config.
+
+    Args:
+        records: the records of each split.
+        cfg: the config.
+        has_queries: whether the detector has queries, whose number limits the objects of an image.
 
     Returns:
         One sentence per remark, which names the config key to change.
@@ -79,7 +86,7 @@ def config_remarks(records: dict[str, list[dict]], cfg: CfgNode) -> list[str]:
     num_queries, remarks = cfg.MODEL.FLOW_DET.NUM_QUERIES, []
     counts = [len(r["annotations"]) for split_records in records.values() for r in split_records]
     crowded = sum(count > num_queries for count in counts)
-    if crowded:
+    if crowded and has_queries:
         remarks.append(
             f"{crowded} images have more objects than the {num_queries} queries: only the largest "
             f"objects are learned. Set MODEL.FLOW_DET.NUM_QUERIES to {max(counts)} or more"

@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 
 from flowdet.engine.task_builders import CLASSIFICATION, task_of
 from flowdet.reporting.report.evaluations import MetricGroup, last_metrics
-from flowdet.reporting.results import backbone_of, method_of
+from flowdet.reporting.results import backbone_of, has_blocks, method_of
 from flowdet.reporting.runs import training_seconds
 
 _MEMORY = {
@@ -53,10 +53,11 @@ def run_facts(cfg: CfgNode, folder: Path, records: Sequence[dict]) -> list[tuple
     """
     node = task_of(cfg).keys(cfg)
     task = "classification" if task_of(cfg) is CLASSIFICATION else "detection"
+    blocks = f", {node.NUM_BLOCKS} blocks" if has_blocks(cfg) else ""
     done = _iterations_done(cfg, records)
     return [
         ("Task", f"{task}, {node.NUM_CLASSES} classes"),
-        ("Method", f"{method_of(cfg)} ({cfg.MODEL.META_ARCHITECTURE}), {node.NUM_BLOCKS} blocks"),
+        ("Method", f"{method_of(cfg)} ({cfg.MODEL.META_ARCHITECTURE}){blocks}"),
         ("Backbone", backbone_of(cfg)),
         ("Trained on", ", ".join(cfg.DATASETS.TRAIN)),
         ("Tested on", ", ".join(cfg.DATASETS.TEST) or "nothing"),
