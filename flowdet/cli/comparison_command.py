@@ -64,7 +64,7 @@ def train_and_report(plan: Callable[[], Comparison], report: Callable[[Compariso
         comparison.train()
     except KeyboardInterrupt:
         sys.exit("stopped: run the same command again to continue")
-    except BlockingIOError as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     report(comparison)
     if comparison.failed:

@@ -61,8 +61,9 @@ class RecordedRun:
 
     Attributes:
         rows: one row of the result file per metric: AP50, AP75, AP, `train_seconds`. The rows of
-            the accuracies also have their values during the training (`curve`) and the seconds of
-            training before each value (`curve_seconds`), if the run has logged them.
+            the accuracies also have their values during the training (`curve`) and the iterations
+            and seconds of training before each value (`curve_iterations`, `curve_seconds`), if the
+            run has logged them.
     """
 
     rows: tuple[dict, ...]
@@ -132,13 +133,14 @@ def _readable_metrics(run: Run) -> list[dict]:
 
 
 def _curve(run: Run, records: Sequence[dict], metric: str, weights: str) -> dict[str, list]:
-    """Returns the columns `curve_seconds` and `curve` of a metric; {} without logged values."""
+    """Returns the columns of a metric's curve; {} without logged values."""
     task = "bbox_ema" if weights == "ema" else "bbox"
     series = metric_series(records, f"{task}/{metric}", run.cfg.SOLVER.MAX_ITER)
     seconds = elapsed_seconds(records, list(series))
     if not seconds:
         return {}
     return {
+        "curve_iterations": list(series),
         "curve_seconds": [round(x, 1) for x in seconds],
         "curve": [round(x, 2) for x in series.values()],
     }

@@ -1,0 +1,257 @@
+"""Compares flow with the detectors that people use instead, at equal epochs and equal seconds.
+
+    tools/peers.py --search-lr 2.5e-4 5e-4 1e-3 --seeds 1 flow=3 TEST.CLASS_SUBSET "['cat','dog']"
+    tools/peers.py --epochs 10 30 --seconds 1500 --methods flow faster_rcnn
+    tools/peers.py --data path/to/dataset --methods flow backprop faster_rcnn fcos
+    tools/peers.py --methods flow=digits_flow backprop=digits_backprop --epochs 1 2
+
+The command trains every method with every budget and seed on VOC 2012 with a frozen ResNet-18,
+whose features are computed once for all runs. It measures parameters, activations and inference
+time, and writes peers.json, peers.md, peers.png and peers.svg to the output folder.
+
+The JSON file is written after every finished run and keeps the numbers of each. If the command is
+stopped, run it again to continue. With --results or --merge it also continues from a JSON file
+alone: runs that the file has are not trained again. `KEY VALUE` pairs override every config.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from flowdet.cli.common import command_parser, parse_with_overrides
+from flowdet.cli.comparison_command import check_overrides, train_and_report
+from flowdet.engine.config_files import config_path
+from flowdet.evaluation.detection import metric_name
+from flowdet.experiments.digits_setup import prepare_digits
+from flowdet.experiments.measurement import check_output_folder
+from flowdet.experiments.peers import PeerComparison
+from flowdet.experiments.peers_table import peers_figure, peers_table, search_table
+from flowdet.experiments.recorded_runs import ap_names
+from flowdet.reporting.figures import save_figure
+from flowdet.reporting.results import typed_command, write_text
+
+# the config of each method
+METHODS = {
+    "flow": "voc_flow_r18_frozen",
+    "backprop": "voc_backprop_r18_frozen",
+    "box_diffusion": "peers/voc_box_diffusion_r18_frozen",
+    "box_flow": "peers/voc_box_flow_r18_frozen",
+    "faster_rcnn": "peers/voc_faster_rcnn_r18_frozen",
+    "fcos": "peers/voc_fcos_r18_frozen",
+}
+# methods that are compared only if --methods names them
+OTHER_METHODS = {
+    "flow_paper": "paper/voc_flow_r18_frozen",
+    "backprop_paper": "paper/voc_backprop_r18_frozen",
+}
+# evaluations during the training, for the curves
+PERIODS = ["TEST.EVAL_EPOCHS", "3"]
+LENGTH_KEYS = ("SOLVER.MAX_EPOCHS", "SOLVER.MAX_ITER")
+
+
+def positive(text: str) -> float:
+    """Converts the text of an option to a positive number, an integer if it is one.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is not a positive number.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
+    return int(number) if number.is_integer() else number
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
+    add = parser.add_argument
+    add(
+        "--methods",
+        nargs="+",
+        default=list(METHODS),
+        metavar="METHOD[=CONFIG]",
+        help=f"default: {', '.join(METHODS)}; also {', '.join(OTHER_METHODS)}, or a name of your "
+        "own with a config",
+    )
+    add("--epochs", nargs="+", type=positive, default=[10, 30], metavar="N", help="default: 10 30")
+    add(
+        "--seconds",
+        nargs="+",
+        type=positive,
+        default=[],
+        metavar="S",
+        help="also train each method for the epochs that take S seconds, according to the time of "
+        "its runs of the fewest --epochs",
+    )
+    add(
+        "--search-lr",
+        nargs="+",
+        type=positive,
+        default=[],
+        metavar="LR",
+        help="train each method with these learning rates, with seed 0 and the fewest --epochs, "
+        "and use the one with the highest AP (default: that of the config)",
+    )
+    add(
+        "--seeds",
+        nargs="+",
+        default=["1"],
+        metavar="[METHOD=]N",
+        help="train with seeds 0 to N - 1, e.g. 1 flow=3 (default: 1)",
+    )
+    add("--data", metavar="FOLDER", help="train and evaluate on this dataset (DATASETS.PATH)")
+    add(
+        "--output",
+        type=Path,
+        default=Path("output/peers"),
+        metavar="FOLDER",
+        help="folder of the runs (default: output/peers)",
+    )
+    add(
+        "--results",
+        type=Path,
+        metavar="FILE",
+        help="JSON file that is continued; table and figure are written next to it (default: "
+        "peers.json in the output folder)",
+    )
+    add(
+        "--merge",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="JSON files of other sessions whose runs are added",
+    )
+    add(
+        "--replace",
+        action="store_true",
+        help="remove runs from the JSON file whose config has changed (default: an error)",
+    )
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides for every config")
+    args = parse_with_overrides(parser, argv)
+    args.results = args.results or args.output / "peers.json"
+    return args
+
+
+def method_configs(words: Sequence[str]) -> dict[str, str]:
+    """Returns the config of each method, from words like `flow` or `NAME=CONFIG`.
+
+    Raises:
+        ValueError: a method is unknown and has no config, or it is given twice.
+    """
+    known = METHODS | OTHER_METHODS
+    configs: dict[str, str] = {}
+    for word in words:
+        name, _, config = word.partition("=")
+        if name in configs:
+            raise ValueError(f"--methods: {name} is given twice")
+        if not config and name not in known:
+            raise ValueError(
+                f"--methods: unknown method {word!r}: use one of {', '.join(known)}, or NAME=CONFIG"
+            )
+        configs[name] = config or known[name]
+    return configs
+
+
+def seeds_per_method(words: Sequence[str], methods: Sequence[str]) -> dict[str, int]:
+    """Returns the number of seeds of each method, from words like `1` or `flow=3`.
+
+    A number without a method, or with `*`, is for all methods that have none of their own.
+
+    Raises:
+        ValueError: a word has another form, a method is unknown, or a method has no number.
+    """
+    numbers: dict[str, int] = {}
+    for word in words:
+        name, _, number = word.rpartition("=")
+        name = name or "*"
+        if name != "*" and name not in methods:
+            raise ValueError(f"--seeds: {name!r} is not compared, only {', '.join(methods)}")
+        if not number.isdecimal() or int(number) < 1 or name in numbers:
+            raise ValueError(
+                f"--seeds: {word!r} is not valid: use N or METHOD=N with N at least 1, each once"
+            )
+        numbers[name] = int(number)
+    missing = [method for method in methods if method not in numbers and "*" not in numbers]
+    if missing:
+        raise ValueError(
+            f"--seeds: {missing[0]} has no number of seeds: add one for all other methods, e.g. "
+            f"--seeds 1 {words[0]}"
+        )
+    return {method: numbers.get(method, numbers.get("*")) for method in methods}
+
+
+def plan(args: argparse.Namespace) -> PeerComparison:
+    """Checks the options and plans the first runs."""
+    check_output_folder(args.output)
+    if args.results.suffix != ".json":
+        raise ValueError(f"--results must be a .json file, got {args.results}")
+    owned = dict.fromkeys(LENGTH_KEYS, "--epochs")
+    owned |= {"SOLVER.BASE_LR": "--search-lr"} if args.search_lr else {}
+    owned |= {"DATASETS.PATH": "--data"} if args.data else {}
+    check_overrides(args.opts, owned)
+    configs = method_configs(args.methods)
+    seeds = seeds_per_method(args.seeds, list(configs))
+    files = {method: config_path(config) for method, config in configs.items()}
+    overrides = [*PERIODS, *prepare_digits(list(files.values()), args.opts)]
+    if args.data:
+        # quoted, because a folder named 2024 would be read as a number
+        overrides += ["DATASETS.PATH", repr(args.data), "TEST.CLASS_SUBSET", "[]"]
+    overrides += ["MODEL.FLOW_DET.FEATURE_CACHE_DIR", str(args.output / "features")]
+    return PeerComparison(
+        files,
+        args.output,
+        args.results,
+        [*overrides, *args.opts],
+        epochs=args.epochs,
+        seconds=args.seconds,
+        learning_rates=args.search_lr,
+        seeds=seeds,
+        merged=args.merge,
+        replace=args.replace,
+    )
+
+
+def report(comparison: PeerComparison) -> None:
+    """Prints the tables; writes them as Markdown, and the figure."""
+    record, path = comparison.record, comparison.results
+    cfg = comparison.runs[0].cfg
+    metrics, dataset, subset = ap_names(cfg), cfg.DATASETS.TEST[0], cfg.TEST.CLASS_SUBSET
+    classes = f"mean over {', '.join(subset)}" if subset else "mean over all classes"
+    caption = (
+        f"{dataset}, mean +- standard deviation over the seeds; AP after the last epoch, {classes};"
+        f" metric: {metric_name(dataset)}. Training seconds are those of the iterations, without "
+        "evaluations; cached features of a frozen backbone are computed before. Activations are "
+        "those of a training step. Inference is the median time of a single test image, with the "
+        "backbone; the methods are timed in turn."
+    )
+    searched = f"Search of the learning rate, {metrics[-1]} of seed 0:"
+    failed = [f"FAILED {folder}, {why}" for folder, why in comparison.failed.items()]
+    below = "\n".join([*failed, *comparison.failures])
+
+    def text(style: str) -> str:
+        search = search_table(record, metrics[-1], style)
+        search = f"{searched}\n\n{search}" if search else ""
+        return "\n\n".join(filter(None, (caption, peers_table(record, metrics, style), search)))
+
+    print("\n", text("simple"), f"\n\n{below}" if below else "", sep="")
+    parts = (text("github"), below, f"Made by `{typed_command()}`.")
+    markdown = write_text(path.with_suffix(".md"), "\n\n".join(filter(None, parts)) + "\n")
+    figures = save_figure(peers_figure(record, metrics), path.with_suffix(""))
+    print(f"written: {', '.join(map(str, [path, markdown, *figures]))}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    train_and_report(functools.partial(plan, args), report)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
