@@ -46,6 +46,8 @@ class FasterRCNNDetector(PeerDetector):
     def from_config(cls, cfg: CfgNode) -> dict:
         _check_keys(cfg)
         parts, shapes = build_peer_parts(cfg)
+        for key in ("RPN", "ROI_HEADS"):
+            _check_features(f"MODEL.{key}.IN_FEATURES", cfg.MODEL[key].IN_FEATURES, list(shapes))
         heads_cfg = _heads_config(cfg)
         try:
             proposal_generator = build_proposal_generator(heads_cfg, shapes)
@@ -82,13 +84,13 @@ def _heads_config(cfg: CfgNode) -> CfgNode:
 
 
 def _check_keys(cfg: CfgNode) -> None:
-    """Checks the keys of detectron2 that flowdet's data, backbone and neck restrict.
+    """Checks the keys of detectron2 that flowdet's data and neck restrict.
 
     Raises:
         ValueError: a key has a value that the detector cannot use.
     """
     _check_flow_keys(cfg)
-    model, names = cfg.MODEL, list(cfg.MODEL.FLOW_DET.IN_FEATURES)
+    model = cfg.MODEL
     for key in ("MASK_ON", "KEYPOINT_ON"):
         if model[key]:
             raise ValueError(
@@ -105,8 +107,6 @@ def _check_keys(cfg: CfgNode) -> None:
             "MODEL.ROI_HEADS.NAME StandardROIHeads and MODEL.ROI_BOX_HEAD.NAME FastRCNNConvFCHead, "
             "as configs/peers/voc_faster_rcnn_r18_frozen.yaml does"
         )
-    _check_features("MODEL.RPN.IN_FEATURES", model.RPN.IN_FEATURES, names)
-    _check_features("MODEL.ROI_HEADS.IN_FEATURES", model.ROI_HEADS.IN_FEATURES, names)
 
 
 def _check_flow_keys(cfg: CfgNode) -> None:

@@ -69,7 +69,11 @@ class FCOSDetector(PeerDetector):
     ) -> dict[str, Tensor]:
         """Computes the losses of classes, boxes and centerness."""
         maps = self._ordered(features)
-        return self.fcos.forward_training(images, maps, self.fcos.head(maps), objects)
+        predictions = self.fcos.head(maps)
+        # detectron2 checks this only for its proposal network
+        if not all(x.isfinite().all() for levels in predictions for x in levels):
+            raise FloatingPointError("predictions are NaN or inf")
+        return self.fcos.forward_training(images, maps, predictions, objects)
 
     def detections(self, images: ImageList, features: dict[str, Tensor]) -> list[Instances]:
         maps = self._ordered(features)

@@ -46,6 +46,9 @@ class PeerDetector(BaseDetector):
             features: the feature maps by name, [B, d, H, W].
             objects: the ground truth of each image, with `gt_boxes` (absolute xyxy in the resized
                 image) and `gt_classes`.
+
+        Raises:
+            FloatingPointError: a prediction is NaN or inf.
         """
 
     @abstractmethod
