@@ -140,6 +140,7 @@ def test_every_key_is_read(recorded, voc_dataset, tmp_path, monkeypatch):
     build_model(tiny_cfg("digits_backprop.yaml"))
     build_model(tiny_cfg("voc_flow_r18_frozen.yaml", FEATURE_CACHE_GIB=0.1))
     build_model(tiny_cfg("peers/voc_fcos_r18_frozen.yaml"))
+    build_model(tiny_cfg("peers/voc_box_diffusion_r18_frozen.yaml"))
     assert not {key for key in recorded if key.startswith("MODEL.FLOW_CLS.")}
 
     name = few_digits()

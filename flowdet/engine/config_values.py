@@ -16,6 +16,7 @@ from detectron2.utils.registry import Registry
 
 from flowdet.data.custom.findings import ON_PROBLEM
 from flowdet.data.pixel_values import is_value_range
+from flowdet.detection.box_transport.paths import PATHS
 from flowdet.engine.config_types import flat_items
 from flowdet.flow import PREDICTIONS
 
@@ -121,6 +122,12 @@ _RULES = {
     "MODEL.FLOW_DET.FEEDFORWARD_DIM": _at_least(1, "512"),
     "MODEL.FLOW_DET.BOX_SAMPLES": _at_least(0, "5"),
     "MODEL.FLOW_DET.FEATURE_CACHE_GIB": _at_least(0, "2"),
+    "MODEL.BOX_TRANSPORT.PATH": _one_of(PATHS, "diffusion"),
+    "MODEL.BOX_TRANSPORT.SIGNAL_SCALE": _above_zero("2"),
+    "MODEL.BOX_TRANSPORT.NUM_TIMESTEPS": _at_least(1, "1000"),
+    "MODEL.BOX_TRANSPORT.DDIM_ETA": _at_least(0, "1", 1),
+    "MODEL.BOX_TRANSPORT.NUM_STEPS": _at_least(1, "4"),
+    "MODEL.BOX_TRANSPORT.BOX_RENEWAL": _at_least(0, "0.1", 1),
     "MODEL.FCOS.NUM_CONVS": _at_least(1, "4"),
     "MODEL.FCOS.NORM": _one_of(_BATCH_NORMS, "GN"),
     "MODEL.FCOS.PRIOR_PROB": _Rule(lambda x: 0 < x < 1, "above 0 and below 1", "0.01"),

@@ -26,11 +26,19 @@ def check_output_folder(folder: Path) -> None:
 
 
 def check_has_queries(cfg: CfgNode) -> None:
-    """Raises ValueError for the config of a detector without queries, such as a Faster R-CNN."""
+    """Raises ValueError for the config of a detector whose queries are not embeddings.
+
+    These are detectors without queries, such as a Faster R-CNN, and those whose queries are boxes.
+    """
     if task_of(cfg) is DETECTION and not has_queries(cfg):
         raise ValueError(
             f"a {cfg.MODEL.META_ARCHITECTURE} has no queries, which this measurement needs: use "
             "the config or the run of a FlowMatchingDetector"
+        )
+    if cfg.MODEL.META_ARCHITECTURE == "BoxTransportDetector":
+        raise ValueError(
+            "the states of a BoxTransportDetector are boxes, but this measurement needs query "
+            "embeddings: use the config or the run of a FlowMatchingDetector"
         )
 
 

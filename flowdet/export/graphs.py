@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
-from flowdet.detection import SetDetector
+from flowdet.detection import BoxTransportDetector, SetDetector
 from flowdet.detection.detector import FlowMatchingDetector
 from flowdet.export.suppression import unsuppressed
 from flowdet.flowcls import Classifier
@@ -183,6 +183,10 @@ def graph_of(model: nn.Module, size: tuple[int, int], suppress: bool = True) -> 
     Raises:
         ValueError: the model is neither, or it cannot be exported with its settings.
     """
+    if isinstance(model, BoxTransportDetector):
+        raise ValueError(
+            "a BoxTransportDetector cannot be exported, because it draws noise in every step"
+        )
     if isinstance(model, SetDetector):
         return DetectionGraph(model, size, suppress)
     if isinstance(model, Classifier):

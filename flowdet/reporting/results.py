@@ -140,10 +140,15 @@ def result_rows(
 
 
 def _detection_columns(cfg: CfgNode, name: str) -> dict:
-    """Returns the metric; for a flow detector also the inference mode and the number of steps."""
+    """Returns the metric; for a flow detector also the inference mode and the number of steps.
+
+    For a detector with noise on boxes it also returns the number of steps.
+    """
     flow = cfg.MODEL.FLOW_DET
     if cfg.MODEL.META_ARCHITECTURE == "BackpropDetector" or not has_blocks(cfg):
         return {"metric": name}
+    if cfg.MODEL.META_ARCHITECTURE == "BoxTransportDetector":
+        return {"metric": name, "num_steps": cfg.MODEL.BOX_TRANSPORT.NUM_STEPS}
     steps = flow.NUM_STEPS or flow.NUM_BLOCKS
     multi = INFERENCE_MODES[flow.INFERENCE_MODE].has_steps
     return {"metric": name, "mode": flow.INFERENCE_MODE, "num_steps": steps if multi else 1}
@@ -182,10 +187,13 @@ def method_of(cfg: CfgNode) -> str:
     - `backprop`: end-to-end training.
     - `backprop_paper`: end-to-end training of a detector without `ANCHORED_QUERIES`.
     - `backprop_checkpointed`: end-to-end training of a detector with gradient checkpointing.
+    - `box_diffusion`, `box_flow`: noise on boxes, end-to-end training.
     - `faster_rcnn`, `fcos`: detectron2's heads on the backbone and neck of the other detectors.
     """
     if not has_blocks(cfg):
         return _METHODS_WITHOUT_BLOCKS[cfg.MODEL.META_ARCHITECTURE]
+    if cfg.MODEL.META_ARCHITECTURE == "BoxTransportDetector":
+        return f"box_{cfg.MODEL.BOX_TRANSPORT.PATH}"
     task = task_of(cfg)
     node = task.keys(cfg)
     if cfg.MODEL.META_ARCHITECTURE.startswith("Backprop"):

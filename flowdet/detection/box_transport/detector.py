@@ -16,7 +16,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from flowdet.detection.box_transport.paths import BoxPath, DiffusionPath, FlowPath
+from flowdet.detection.box_transport.paths import BoxPath, build_path
 from flowdet.detection.box_transport.query_position import BoxQueryPosition
 from flowdet.detection.box_transport.states import BoxScale, padded_boxes, renewed
 from flowdet.detection.build import build_blocks, build_shared_parts
@@ -27,7 +27,6 @@ from flowdet.detection.targets import Targets
 from flowdet.detection.tokens import ImageTokens
 from flowdet.flow import TimeEmbedding, training_noise, without_gradient
 
-PATHS = ("diffusion", "flow")
 # The query embedding of a box does not decode to coordinates closer than this to 0 or 1, where the
 # sigmoid of the box head has no gradient.
 _MARGIN = 0.01
@@ -111,6 +110,9 @@ class BoxTransportDetector(SetDetector):
         scale: the scale of the boxes on the path.
         sampling: how boxes are sampled at inference.
         parts: the arguments of `SetDetector`.
+
+    Raises:
+        ValueError: more sampling steps than the path has.
     """
 
     @configurable
@@ -126,6 +128,7 @@ class BoxTransportDetector(SetDetector):
         **parts,
     ):
         super().__init__(**parts)
+        path.check_steps(sampling.num_steps)
         self.blocks = nn.ModuleList(blocks)
         self.block_weights = self.criterion.weights.per_block(len(self.blocks))
         self.time_embedding = time_embedding
@@ -145,7 +148,7 @@ class BoxTransportDetector(SetDetector):
             "blocks": build_blocks(flow_cfg, self_conditioned=False),
             "time_embedding": TimeEmbedding(dim),
             "query_position": BoxQueryPosition(shared["neck"].encoding, dim, flow_cfg.BOX_SAMPLES),
-            "path": build_path(own),
+            "path": build_path(own.PATH, own.NUM_TIMESTEPS, own.DDIM_ETA),
             "scale": BoxScale(own.SIGNAL_SCALE),
             "sampling": SamplingSettings(
                 own.NUM_STEPS, flow_cfg.NOISE_SEED, own.BOX_RENEWAL, own.ENSEMBLE_STEPS
@@ -278,26 +281,6 @@ class BoxTransportDetector(SetDetector):
 
     def decode_states(self, states: Tensor) -> tuple[Tensor, Tensor]:
         return states[..., :4], states[..., 4]
-
-
-def build_path(node: CfgNode) -> BoxPath:
-    """Builds the path of `MODEL.BOX_TRANSPORT`.
-
-    Raises:
-        ValueError: `PATH` is unknown, or `DDIM_ETA` or `NUM_TIMESTEPS` is out of its range.
-    """
-    if node.PATH not in PATHS:
-        raise ValueError(f"unknown MODEL.BOX_TRANSPORT.PATH {node.PATH!r}: use one of {PATHS}")
-    if node.PATH == "flow":
-        return FlowPath()
-    if not 0 <= node.DDIM_ETA <= 1:
-        raise ValueError(f"MODEL.BOX_TRANSPORT.DDIM_ETA must be in [0, 1], got {node.DDIM_ETA}")
-    if node.NUM_TIMESTEPS < node.NUM_STEPS:
-        raise ValueError(
-            f"MODEL.BOX_TRANSPORT.NUM_STEPS is {node.NUM_STEPS}, but must be at most NUM_TIMESTEPS "
-            f"= {node.NUM_TIMESTEPS}"
-        )
-    return DiffusionPath(node.NUM_TIMESTEPS, node.DDIM_ETA)
 
 
 def _check_anchored(flow_cfg: CfgNode) -> None:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from flowdet.flow import LinearPath
 from flowdet.flow.path import expand_time
 
+PATHS = ("diffusion", "flow")
+
 
 class BoxPath(nn.Module, ABC):
     """A path of boxes from noise at t = 0 to objects at t = 1.
@@ -18,6 +20,9 @@ class BoxPath(nn.Module, ABC):
     States, noise and boxes are scaled boxes [B, M, 4], see `BoxScale`. The noise is standard
     normal.
     """
+
+    def check_steps(self, num_steps: int) -> None:
+        """Raises ValueError if the path cannot be sampled in this number of steps."""
 
     @abstractmethod
     def training_times(self, count: int, device: torch.device) -> Tensor:
@@ -51,16 +56,32 @@ class DiffusionPath(BoxPath):
     Args:
         num_timesteps: N.
         eta: 0 makes the DDIM steps deterministic, 1 adds as much noise as DDPM does.
+
+    Raises:
+        ValueError: `num_timesteps` or `eta` is out of its range.
     """
 
     def __init__(self, num_timesteps: int = 1000, eta: float = 1.0):
         super().__init__()
+        if num_timesteps < 1:
+            raise ValueError(
+                f"MODEL.BOX_TRANSPORT.NUM_TIMESTEPS must be at least 1, got {num_timesteps}"
+            )
+        if not 0 <= eta <= 1:
+            raise ValueError(f"MODEL.BOX_TRANSPORT.DDIM_ETA must be in [0, 1], got {eta}")
         self.num_timesteps = num_timesteps
         self.eta = eta
         alpha_bars = cosine_alpha_bars(num_timesteps)
         self.alpha_bars: list[float] = alpha_bars.tolist()
         self.register_buffer("signal", alpha_bars.sqrt().float(), persistent=False)
         self.register_buffer("noise", (1 - alpha_bars).sqrt().float(), persistent=False)
+
+    def check_steps(self, num_steps: int) -> None:
+        if num_steps > self.num_timesteps:
+            raise ValueError(
+                f"MODEL.BOX_TRANSPORT.NUM_STEPS is {num_steps}, but must be at most NUM_TIMESTEPS "
+                f"= {self.num_timesteps}"
+            )
 
     def training_times(self, count: int, device: torch.device) -> Tensor:
         """Draws one of the N diffusion steps above 0 for each state."""
@@ -116,3 +137,18 @@ class FlowPath(BoxPath):
     def step(self, state: Tensor, boxes: Tensor, t: float, t_next: float, noise: Tensor) -> Tensor:
         """Takes an Euler step with the velocity `(boxes - state) / (1 - t)`, without noise."""
         return self.line.step(state, boxes, t, t_next)
+
+
+def build_path(name: str, num_timesteps: int, eta: float) -> BoxPath:
+    """Builds a path by its name.
+
+    Args:
+        name: `diffusion` or `flow`.
+        num_timesteps, eta: for `diffusion`, see `DiffusionPath`.
+
+    Raises:
+        ValueError: unknown name; also as `DiffusionPath`.
+    """
+    if name not in PATHS:
+        raise ValueError(f"unknown MODEL.BOX_TRANSPORT.PATH {name!r}: use one of {PATHS}")
+    return DiffusionPath(num_timesteps, eta) if name == "diffusion" else FlowPath()
