@@ -55,6 +55,15 @@ def test_resumed_training_equals_an_uninterrupted_one(cfg, tmp_path, schedule):
     assert list(resumed._last_eval_results) == ["bbox", "bbox_ema"]
 
 
+@pytest.mark.parametrize("path", ["diffusion", "flow"])
+def test_resumed_training_of_noisy_boxes_equals_an_uninterrupted_one(cfg, tmp_path, path):
+    cfg.MODEL.META_ARCHITECTURE = "BoxTransportDetector"
+    cfg.MODEL.BOX_TRANSPORT.PATH = path
+    cfg.SOLVER.EMA_DECAY = 0.5
+    resumed, _ = assert_resumes_exactly(cfg, tmp_path)
+    assert list(resumed._last_eval_results) == ["bbox", "bbox_ema"]
+
+
 def test_training_writes_metrics_and_a_checkpoint_that_another_can_start_from(cfg, tmp_path):
     trainer = train(cfg, tmp_path / "run")
     last = last_metrics(tmp_path / "run")
