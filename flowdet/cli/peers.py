@@ -25,7 +25,6 @@ from pathlib import Path
 
 from flowdet.cli.common import command_parser, parse_with_overrides
 from flowdet.cli.comparison_command import check_overrides, train_and_report
-from flowdet.engine.config_files import config_path
 from flowdet.evaluation.detection import metric_name
 from flowdet.experiments.digits_setup import prepare_digits
 from flowdet.experiments.measurement import check_output_folder
@@ -199,14 +198,13 @@ def plan(args: argparse.Namespace) -> PeerComparison:
     check_overrides(args.opts, owned)
     configs = method_configs(args.methods)
     seeds = seeds_per_method(args.seeds, list(configs))
-    files = {method: config_path(config) for method, config in configs.items()}
-    overrides = [*PERIODS, *prepare_digits(list(files.values()), args.opts)]
+    overrides = [*PERIODS, *prepare_digits(list(configs.values()), args.opts)]
     if args.data:
         # quoted, because a folder named 2024 would be read as a number
         overrides += ["DATASETS.PATH", repr(args.data), "TEST.CLASS_SUBSET", "[]"]
     overrides += ["MODEL.FLOW_DET.FEATURE_CACHE_DIR", str(args.output / "features")]
     return PeerComparison(
-        files,
+        configs,
         args.output,
         args.results,
         [*overrides, *args.opts],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from detectron2.config import CfgNode
@@ -38,9 +40,21 @@ def _fill(cfg: CfgNode) -> None:
     # images of several sizes would be padded in another way than in the training
     cfg = with_keys(cfg, {"TEST.BATCH_SIZE": 1} if not all(cfg.INPUT.FIXED_SIZE) else {})
     model = Trainer.build_model(cfg).eval()
-    FlowDetCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    with _without_warnings():
+        FlowDetCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     for name in cfg.DATASETS.TRAIN:
         for batch in Trainer.build_test_loader(cfg, name):
             model.encode(batch)
             if cfg.INPUT.RANDOM_FLIP == "horizontal":
                 model.encode([x | {"image": x["image"].flip(-1)} for x in batch])
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Hides log messages: weights of a backbone lack the rest of the model, as each run logs."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

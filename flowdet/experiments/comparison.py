@@ -188,8 +188,11 @@ class Run:
         return [row for row in rows if row["dataset"] == self.cfg.DATASETS.TEST[0]]
 
     def metrics(self) -> dict[str, float]:
-        """Returns the values of `rows` of a detector by metric: `{"AP50": ..., ...}`."""
-        return {row["metric"]: row["mean"] for row in self.rows()}
+        """Returns the values of `rows` of a detector by metric: `{"AP50": ..., ...}`.
+
+        They are those of the last weights, even if the run also averages its weights.
+        """
+        return {row["metric"]: row["mean"] for row in self.rows() if "weights" not in row}
 
     def training_seconds(self) -> float | None:
         """Estimates the training time, see `flowdet.reporting.runs.training_seconds`; None without

@@ -160,7 +160,9 @@ def recorded_keys(cfg: CfgNode) -> dict[str, object]:
         and key not in _LOCAL_KEYS
         and not (key in defaults and defaults[key] == value)
     }
-    return json.loads(json.dumps(keys))
+    # the folder differs between machines
+    weights = {"MODEL.WEIGHTS": Path(cfg.MODEL.WEIGHTS).name}
+    return json.loads(json.dumps(keys | weights))
 
 
 def differing_keys(recorded: dict, planned: dict, allowed: Sequence[str]) -> list[str]:
@@ -172,12 +174,7 @@ def differing_keys(recorded: dict, planned: dict, allowed: Sequence[str]) -> lis
     )
     differing = []
     for key in sorted({*recorded, *planned} & {*defaults}):
-        one, other = (_comparable(key, x.get(key, defaults[key])) for x in (recorded, planned))
+        one, other = recorded.get(key, defaults[key]), planned.get(key, defaults[key])
         if one != other and key not in allowed:
             differing.append(f"{key} {one!r} (here {other!r})")
     return differing
-
-
-def _comparable(key: str, value: object) -> object:
-    """Returns a value without what differs between machines: the folder of the weights."""
-    return Path(value).name if key == "MODEL.WEIGHTS" else value

@@ -1,4 +1,5 @@
 import fcntl
+import json
 import os
 
 import pytest
@@ -141,3 +142,12 @@ def test_progress_counts_images(compare, tmp_path):
     assert run.images_so_far() == 8
     assert run.last_output_line() == "it printed nothing"
     assert run.training_seconds() is None
+
+
+def test_metrics_are_those_of_the_last_weights(compare):
+    (run,) = compare(seeds=[0], methods=["flow"]).runs
+    run.folder.mkdir(parents=True)
+    row = {"dataset": "compared_pets", "metric": "AP50"}
+    rows = [row | {"mean": 10.0}, row | {"mean": 20.0, "weights": "ema"}]
+    (run.folder / "results.json").write_text(json.dumps({"rows": rows}))
+    assert run.metrics() == {"AP50": 10.0}

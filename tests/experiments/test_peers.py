@@ -282,3 +282,28 @@ def test_a_file_of_another_kind_is_an_error(compare, tmp_path):
         path.write_text(content)
         with pytest.raises(ValueError, match="peers.json is not a result file of a comparison"):
             compare()
+
+
+def test_averaged_weights_are_compared_if_a_run_has_them(compare, tmp_path):
+    comparison = compare(methods=["flow"])
+    (run,) = comparison.runs
+    run.folder.mkdir(parents=True)
+    rows = [
+        {"dataset": "compared_pets", "metric": name, "mean": mean} | weights
+        for mean, weights in ((10.0, {}), (20.0, {"weights": "ema"}))
+        for name in ("AP50", "AP75", "AP")
+    ]
+    (run.folder / "results.json").write_text(json.dumps({"rows": rows}))
+    comparison.train()
+    assert line_rows(tmp_path, "AP50")["2 epochs", "flow"]["mean"] == 20.0
+    (recorded,) = comparison.record.seeds_of(run.name)
+    assert {row["weights"] for row in recorded.rows} == {"ema"}
+
+
+def test_a_run_without_ap_is_an_error(compare):
+    comparison = compare(methods=["flow"])
+    (run,) = comparison.runs
+    run.folder.mkdir(parents=True)
+    (run.folder / "results.json").write_text('{"rows": []}')
+    with pytest.raises(ValueError, match="results.json has no AP50: delete the run, and check"):
+        comparison.train()

@@ -5,6 +5,7 @@ import pytest
 
 from flowdet.reporting.runs import (
     check_same_run,
+    elapsed_seconds,
     read_metrics,
     read_run_config,
     training_seconds,
@@ -69,6 +70,23 @@ def test_training_seconds_exclude_evaluations():
     ]
     assert training_seconds(records) == pytest.approx(20 * 0.5 + 10 * 0.25)
     assert training_seconds(records[1:2]) is None
+
+
+def test_elapsed_seconds_of_a_resumed_run(tmp_path):
+    # the run was stopped after 40 iterations and resumed after 30, on a machine with half the speed
+    write_lines(
+        tmp_path,
+        {"iteration": 19, "time": 1.0},
+        {"iteration": 39, "time": 1.0},
+        {"iteration": 29, "bbox/AP50": 5.0},
+        {"iteration": 39, "time": 2.0},
+    )
+    records = read_metrics(tmp_path)
+    assert elapsed_seconds(records, [10, 20, 30]) == pytest.approx([10, 20, 40])
+    # after the last record the time stays the same
+    assert elapsed_seconds(records, [40, 45]) == pytest.approx([60, 70])
+    assert training_seconds(records) == pytest.approx(60)
+    assert elapsed_seconds([{"iteration": 3}], [1]) == []
 
 
 def test_differing_keys_of_another_config_are_named(tmp_path):
