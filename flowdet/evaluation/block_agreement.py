@@ -7,8 +7,8 @@ from detectron2.structures import Instances
 from torch import Tensor
 
 from flowdet.detection import FlowMatchingDetector, SetDetector
+from flowdet.detection.base_detector import original_size
 from flowdet.detection.boxes import paired_iou, to_absolute
-from flowdet.detection.set_detector import original_size
 from flowdet.detection.tokens import ImageTokens
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from flowdet.data.detection.loaders import build_test_loader
 from flowdet.detection import FlowMatchingDetector, SetDetector
-from flowdet.detection.set_detector import group_by_size
+from flowdet.detection.base_detector import group_by_size
 from flowdet.detection.stability import Refinement
 from flowdet.detection.tokens import ImageTokens
 from flowdet.evaluation.detection import build_evaluator

@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from flowdet.data.detection.loaders import build_test_loader, get_detection_dicts
 from flowdet.detection import FlowMatchingDetector, SetDetector
+from flowdet.detection.base_detector import group_by_size
 from flowdet.detection.boxes import paired_iou, to_corners
-from flowdet.detection.set_detector import group_by_size
 from flowdet.detection.stability import BoxStability, Refinement
 from flowdet.detection.tokens import ImageTokens
 from flowdet.evaluation.detection import build_evaluator

@@ -144,8 +144,8 @@ class Detector:
 
         Returns:
             The detections, on the CPU, best first: `pred_boxes` (absolute xyxy in pixels of the
-            image), `scores`, `pred_classes` (see `names`) and `pred_queries`. For a list or tuple
-            it returns a list.
+            image), `scores`, `pred_classes` (see `names`) and, if the detector has queries,
+            `pred_queries`. For a list or tuple it returns a list.
 
         Raises:
             OSError: a file cannot be read.

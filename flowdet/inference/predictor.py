@@ -145,9 +145,10 @@ class Predictor(BasePredictor):
             For every image, in order, a dict with `file_name`, `image_id` (by default the stem of
             the file name), `height` and `width` (pixels) and `instances`. The instances are on the
             CPU, best first, with `pred_boxes` (absolute xyxy in pixels of the original image after
-            its EXIF rotation), `scores`, `pred_classes` and `pred_queries`. The dict of an image in
-            memory also has `pixels`, uint8 RGB [H, W, 3]. With `trajectory` it has `trajectory`, a
-            list of instances, one per step. The values of the analyses are merged into the dict.
+            its EXIF rotation), `scores`, `pred_classes` and, if the detector has queries,
+            `pred_queries`. The dict of an image in memory also has `pixels`, uint8 RGB [H, W, 3].
+            With `trajectory` it has `trajectory`, a list of instances, one per step. The values of
+            the analyses are merged into the dict.
 
         Raises:
             OSError: an image cannot be read; the message names it.

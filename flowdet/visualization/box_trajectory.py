@@ -8,8 +8,9 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
+from flowdet.detection.base_detector import original_size
 from flowdet.detection.boxes import to_absolute
-from flowdet.detection.set_detector import ImageAnalysis, SetDetector, original_size
+from flowdet.detection.set_detector import ImageAnalysis, SetDetector
 from flowdet.detection.tokens import ImageTokens
 
 

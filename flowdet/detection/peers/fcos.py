@@ -73,8 +73,8 @@ class FCOSDetector(PeerDetector):
         # detectron2 checks this only for its proposal network
         if not all(x.isfinite().all() for levels in predictions for x in levels):
             raise FloatingPointError("predictions are NaN or inf")
-        # Optimized, the compiled focal loss of detectron2 rounds differently in the first iterations
-        # of a process, and a resumed training would differ from an uninterrupted one.
+        # If it were optimized, the compiled focal loss of detectron2 would round differently in the
+        # first iterations of a process: a resumed training would differ from an uninterrupted one.
         with torch.jit.optimized_execution(False):
             return self.fcos.forward_training(images, maps, predictions, objects)
 
