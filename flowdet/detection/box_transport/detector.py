@@ -1,4 +1,4 @@
-"""BoxTransportDetector: boxes move from noise to objects, by diffusion or along straight lines.
+"""BoxTransportDetector: predicts objects from noisy boxes, by diffusion or flow matching.
 
 It follows DiffusionDet (Chen et al. 2023, arXiv 2211.09788) and DeFloMat (arXiv 2512.22406).
 """
@@ -6,9 +6,7 @@ It follows DiffusionDet (Chen et al. 2023, arXiv 2211.09788) and DeFloMat (arXiv
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -18,6 +16,11 @@ from torch import Tensor, nn
 
 from flowdet.detection.box_transport.paths import BoxPath, build_path
 from flowdet.detection.box_transport.query_position import BoxQueryPosition
+from flowdet.detection.box_transport.sampling import (
+    SamplingSettings,
+    SamplingStep,
+    noise_source,
+)
 from flowdet.detection.box_transport.states import BoxScale, padded_boxes, renewed
 from flowdet.detection.build import build_blocks, build_shared_parts
 from flowdet.detection.layer_losses import layer_losses
@@ -32,59 +35,6 @@ from flowdet.flow import TimeEmbedding, training_noise, without_gradient
 _MARGIN = 0.01
 
 
-@dataclass(frozen=True)
-class SamplingSettings:
-    """How boxes are sampled at inference.
-
-    Attributes:
-        num_steps: number K of sampling steps.
-        noise_seed: seed of all noise.
-        renewal_threshold: before the next step, boxes with a lower score are replaced by random
-            boxes. 0 replaces none.
-        ensemble_steps: whether the detections of all steps are merged by non-maximum suppression.
-            Otherwise the result is that of the last step.
-
-    Raises:
-        ValueError: a setting is out of its range.
-    """
-
-    num_steps: int = 4
-    noise_seed: int = 0
-    renewal_threshold: float = 0.0
-    ensemble_steps: bool = False
-
-    def __post_init__(self):
-        if self.num_steps < 1:
-            raise ValueError(
-                f"MODEL.BOX_TRANSPORT.NUM_STEPS must be at least 1, got {self.num_steps}"
-            )
-        if not 0 <= self.renewal_threshold <= 1:
-            raise ValueError(
-                f"MODEL.BOX_TRANSPORT.BOX_RENEWAL must be in [0, 1], got {self.renewal_threshold}"
-            )
-
-    @property
-    def times(self) -> list[float]:
-        """The times before each step, and 1: K + 1 times, evenly spaced."""
-        return [k / self.num_steps for k in range(self.num_steps + 1)]
-
-
-class SamplingStep(NamedTuple):
-    """One step of the sampling.
-
-    Attributes:
-        boxes: the boxes that the decoder gets, [B, M, 4], normalized cxcywh.
-        refinement: the query embeddings that it predicts from them.
-        pred_boxes: the predicted boxes, [B, M, 4], normalized cxcywh.
-        scores: the highest class probability of each query, without background, [B, M].
-    """
-
-    boxes: Tensor
-    refinement: Refinement
-    pred_boxes: Tensor
-    scores: Tensor
-
-
 @META_ARCH_REGISTRY.register()
 class BoxTransportDetector(SetDetector):
     """A decoder that predicts the objects from noisy boxes, trained end to end.
@@ -93,9 +43,9 @@ class BoxTransportDetector(SetDetector):
     of one random time t per image. The decoder gets the noisy boxes and t. Each of its layers has a
     detection loss.
 
-    Inference: the boxes start as noise. In each of K steps the decoder predicts boxes, and the path
-    leads the states towards them. The noise is the same for every image, so that results do not
-    depend on the batch.
+    Inference: the boxes start as noise. In each of K steps the decoder predicts boxes, and a step
+    of the path moves the noisy boxes toward them. The noise is the same for every image, so that
+    results do not depend on the batch.
 
     A query is a box. Its first embedding is the one of least norm that the linear box head decodes
     to the box. Every block adds a correction to the embedding, and reads the image at the box that
@@ -212,7 +162,9 @@ class BoxTransportDetector(SetDetector):
 
     def sample(self, tokens: ImageTokens) -> list[SamplingStep]:
         """Samples boxes in K steps from noise that is the same for every image."""
-        draw = self._noise_source(len(tokens.tokens))
+        draw = noise_source(
+            self.sampling.noise_seed, len(tokens.tokens), self.num_queries, self.device
+        )
         state, steps = draw(), []
         for t, t_next in pairwise(self.sampling.times):
             step = self.predict(self.scale.normalized(state), t, tokens)
@@ -223,16 +175,6 @@ class BoxTransportDetector(SetDetector):
             )
             state = renewed(state, step.scores, self.sampling.renewal_threshold, random)
         return steps
-
-    def _noise_source(self, batch: int) -> Callable[[], Tensor]:
-        """Returns a function that draws standard normal noise [B, M, 4], equal for all images."""
-        generator = torch.Generator().manual_seed(self.sampling.noise_seed)
-
-        def draw() -> Tensor:
-            noise = torch.randn(1, self.num_queries, 4, generator=generator)
-            return noise.to(self.device).expand(batch, -1, -1)
-
-        return draw
 
     def refine(self, tokens: ImageTokens, trajectory: bool = False) -> Refinement:
         """Returns the query embeddings of the last sampling step, or of every step."""
@@ -267,19 +209,21 @@ class BoxTransportDetector(SetDetector):
         return self.sampling.times[1:]
 
     def state_trajectory(self, tokens: ImageTokens) -> tuple[list[float], list[Tensor]]:
-        """Returns K + 1 times, and the boxes with their scores at these times, [B, M, 5].
+        """Returns K + 1 times, and the boxes with their objectness at these times, [B, M, 5].
 
         The boxes are normalized cxcywh. At t < 1 they are the noisy boxes that the decoder gets,
-        and the score is that of the step before (0 at t = 0). At t = 1 they are the predicted
-        boxes.
+        with the objectness that the step before predicted (0 at t = 0). At t = 1 they are the
+        predicted boxes.
         """
         steps = self.sample(tokens)
+        predicted = [SetDetector.decode_states(self, x.refinement.z_1)[1] for x in steps]
+        objectness = [torch.zeros_like(predicted[0]), *predicted]
         boxes = [*(step.boxes for step in steps), steps[-1].pred_boxes]
-        scores = [torch.zeros_like(steps[0].scores), *(step.scores for step in steps)]
-        states = [torch.cat([b, s[..., None]], dim=-1) for b, s in zip(boxes, scores, strict=True)]
+        states = [torch.cat([b, o[..., None]], -1) for b, o in zip(boxes, objectness, strict=True)]
         return self.sampling.times, states
 
     def decode_states(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the boxes [..., M, 4] and the objectness [..., M] of states [..., M, 5]."""
         return states[..., :4], states[..., 4]
 
 

@@ -49,7 +49,7 @@ def test_a_path_starts_at_the_noise_and_ends_at_the_boxes(path):
     noise, boxes = random_boxes(0), random_boxes(1)
     torch.testing.assert_close(path.state(noise, boxes, torch.ones(2)), boxes, atol=1e-6, rtol=0)
     start = path.state(noise, boxes, torch.zeros(2))
-    # the cosine schedule leaves a trace of the boxes: sqrt(alpha_bar) is below 1e-4
+    # the cosine schedule keeps a small part of the boxes: sqrt(alpha_bar) is below 1e-4
     torch.testing.assert_close(start, noise, atol=1e-3, rtol=0)
 
 
