@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import functools
 import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -143,7 +144,7 @@ def method_configs(words: Sequence[str]) -> dict[str, str]:
     """Returns the config of each method, from words like `flow` or `NAME=CONFIG`.
 
     Raises:
-        ValueError: a method is unknown and has no config, or it is given twice.
+        ValueError: a name is not valid, is given twice, or is unknown and has no config.
     """
     known = METHODS | OTHER_METHODS
     configs: dict[str, str] = {}
@@ -151,6 +152,11 @@ def method_configs(words: Sequence[str]) -> dict[str, str]:
         name, _, config = word.partition("=")
         if name in configs:
             raise ValueError(f"--methods: {name} is given twice")
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise ValueError(
+                f"--methods: {word!r} has no valid name: use letters, digits, '_', '-' and '.', "
+                "because run folders have this name"
+            )
         if not config and name not in known:
             raise ValueError(
                 f"--methods: unknown method {word!r}: use one of {', '.join(known)}, or NAME=CONFIG"

@@ -66,6 +66,7 @@ class PeerComparison:
         self.failed: dict[Path, str] = {}
         self.failures: list[str] = []
         self._best_lr: dict[str, float] = {}
+        self._caches_filled = False
         self._plans: dict[tuple, Run] = {}
         self.record = RunRecord.read(results) if results.is_file() else RunRecord()
         for path in merged:
@@ -183,7 +184,7 @@ class PeerComparison:
             for run in self.record.seeds_of(first.name)
             if "train_seconds" in run.values
         ]
-        per_epoch = round(statistics.fmean(measured), 2) if measured else 0.0
+        per_epoch = round(statistics.fmean(measured), 3) if measured else 0.0
         epochs = round(seconds / per_epoch, 1) if per_epoch else 0.0
         if not epochs:
             self.failures.append(
@@ -216,13 +217,15 @@ class PeerComparison:
     def _train(self, runs: Sequence[tuple[str, Run]]) -> None:
         """Trains the runs that are neither recorded nor finished; records them one by one."""
         pending = {run.folder: (method, run) for method, run in runs if not self.record.has(run)}
+        if not pending:
+            return
         comparison = Comparison([run for _, run in pending.values()], self.train_command)
         for method, run in pending.values():
             if run.done:
                 self._record(method, run)
-        unfinished = [run for run in comparison.runs if not run.done]
-        if unfinished:
-            fill_feature_caches([run.cfg for run in unfinished])
+        if not all(run.done for run in comparison.runs) and not self._caches_filled:
+            fill_feature_caches(first.cfg for first, *_ in self._searched.values())
+            self._caches_filled = True
         comparison.train(lambda run: self._record(pending[run.folder][0], run))
         self.failed |= comparison.failed
 
@@ -235,10 +238,10 @@ class PeerComparison:
 
     def _measure_costs(self, methods: Sequence[str]) -> None:
         """Measures the costs of the methods and records them."""
-        runs = {}
-        for method in methods:
-            planned = self.plan(method, self.epochs[0], 0, self._given_lr(method))
-            runs[method] = planned
+        runs = {
+            method: self.plan(method, self.epochs[0], 0, self._given_lr(method))
+            for method in methods
+        }
         try:
             self.record.costs |= cost_rows(runs, self.record.costs)
         except RuntimeError as error:

@@ -61,10 +61,12 @@ class TableLine:
             for name in metrics
             if (having := [run for run in runs if name in run.values])
         ]
-        missing = max(self.planned - len(runs), 0)
+        # an earlier session may have trained more seeds
+        planned = max(self.planned, len(runs))
+        missing = planned - len(runs)
         return [
             *rows,
-            common | {"metric": "missing_runs", "mean": missing, "std": None, "n": self.planned},
+            common | {"metric": "missing_runs", "mean": missing, "std": None, "n": planned},
         ]
 
     @classmethod

@@ -75,6 +75,8 @@ def test_configs_of_the_methods():
     }
     with pytest.raises(ValueError, match="flow is given twice"):
         peers.method_configs(["flow", "flow=other"])
+    with pytest.raises(ValueError, match="'a/b=flow' has no valid name"):
+        peers.method_configs(["a/b=flow"])
     with pytest.raises(ValueError, match="unknown method 'detr': use one of flow, .*NAME=CONFIG"):
         peers.method_configs(["detr"])
 

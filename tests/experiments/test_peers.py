@@ -156,9 +156,11 @@ def test_recorded_runs_are_not_trained_again_without_their_folders(compare, tmp_
     comparison.train()
     assert calls(tmp_path, "two") == ["flow_2epochs_lr0.001_seed1"]
     assert line_rows(tmp_path, "AP50")["2 epochs", "flow"]["n"] == 2
-    # a session with one method keeps the lines of the others
+    # a session with one method and one seed keeps the other lines and seeds
     compare("three", methods=["flow"]).train()
     assert ("2 epochs", "backprop") in line_rows(tmp_path, "AP50")
+    missing = line_rows(tmp_path, "missing_runs")["2 epochs", "flow"]
+    assert (missing["mean"], missing["n"]) == (0, 2)
 
 
 def test_the_result_file_is_written_after_every_run(compare, tmp_path, monkeypatch):
