@@ -157,6 +157,10 @@ def _add_detection_model_keys(node: CfgNode) -> None:
     # The blocks also sample the feature maps at a grid of points in the box that the estimate
     # decodes to. This is the number of points per side. 0 is off.
     node.BOX_SAMPLES = 5
+    # Number of channels that are read at each of these points. 0 means HIDDEN_DIM / 4.
+    node.BOX_SAMPLE_CHANNELS = 0
+    # Hidden units between the samples of all points and the query. 0 means one linear layer.
+    node.BOX_SAMPLE_HIDDEN_DIM = 0
 
     # Memory in GiB for cached features of a frozen backbone, which then sees each image once. It
     # suits augmentations with few outcomes (none, flips). 0 is off.
@@ -187,6 +191,16 @@ def _add_detection_training_keys(node: CfgNode) -> None:
     # Weight of the losses of the first block (in BackpropDetector: layer). It doubles from block to
     # block, up to 1.
     node.FIRST_BLOCK_WEIGHT = 0.25
+    # Number of denoising queries per image: in training, further queries start from perturbed boxes
+    # of the objects. 0 is off. They need BOX_ANCHORED_ATTENTION.
+    node.DENOISING_QUERIES = 0
+    # Highest noise level s of a perturbed box. Its center is moved by s / 2 standard deviations of
+    # the box size, and the logarithm of its sides by s. The level is drawn for each query.
+    node.DENOISING_NOISE = 0.6
+    # Smallest IoU of a perturbed box with its object. Below it, its target is background.
+    node.DENOISING_MIN_IOU = 0.4
+    # Weight of the losses of the denoising queries.
+    node.DENOISING_WEIGHT = 1.5
     # With LEARN_AT_START: weight of the losses at t = 0.
     node.START_WEIGHT = 0.25
 

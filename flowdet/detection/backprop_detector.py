@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from flowdet.detection.boxes import grid_boxes
-from flowdet.detection.build import build_blocks, build_query_positions, build_shared_parts
+from flowdet.detection.build import (
+    build_blocks,
+    build_denoising,
+    build_query_positions,
+    build_shared_parts,
+)
+from flowdet.detection.denoising import Denoising
 from flowdet.detection.layer_losses import layer_losses
 from flowdet.detection.set_detector import SetDetector
 from flowdet.detection.stability import Refinement
@@ -37,6 +43,7 @@ class BackpropDetector(SetDetector):
             effect of block-local training from the effect of flow matching.
         checkpoint_blocks: recompute the blocks' activations in the backward pass (gradient
             checkpointing).
+        denoising: makes denoising queries in training; None for none. They pass through all layers.
         parts: the arguments of `SetDetector`.
 
     Raises:
@@ -53,6 +60,7 @@ class BackpropDetector(SetDetector):
         auxiliary_losses: bool,
         detach_layers: bool,
         checkpoint_blocks: bool,
+        denoising: Denoising | None = None,
         **parts,
     ):
         super().__init__(**parts)
@@ -68,6 +76,7 @@ class BackpropDetector(SetDetector):
         self.block_weights = self.criterion.weights.per_block(len(self.blocks))
         self.detach_layers = detach_layers
         self.checkpoint_blocks = checkpoint_blocks
+        self.denoising = denoising
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -85,15 +94,21 @@ class BackpropDetector(SetDetector):
             "auxiliary_losses": flow_cfg.AUXILIARY_LOSSES,
             "detach_layers": flow_cfg.DETACH_LAYERS,
             "checkpoint_blocks": flow_cfg.CHECKPOINT_BLOCKS,
+            "denoising": build_denoising(flow_cfg, heads, shared["criterion"]),
         }
 
     @property
     def trajectory_times(self) -> list[float]:
         return [k / len(self.blocks) for k in range(1, len(self.blocks) + 1)]
 
-    def layers(self, tokens: ImageTokens) -> list[Tensor]:
-        """Returns the queries after every block, T tensors [B, M, d]."""
-        z = self._start(tokens)
+    def layers(self, tokens: ImageTokens, z: Tensor | None = None) -> list[Tensor]:
+        """Returns the queries after every block, T tensors [B, M, d].
+
+        Args:
+            tokens: image tokens.
+            z: the initial queries, [B, M, d]; the learned ones by default.
+        """
+        z = self._start(tokens) if z is None else z
         layers = []
         for block in self.blocks:
             z = z + self._correction(block, z, tokens)
@@ -116,9 +131,13 @@ class BackpropDetector(SetDetector):
 
     def losses(self, tokens: ImageTokens, targets: Targets) -> dict[str, Tensor]:
         """Sums the losses of all layers; without `auxiliary_losses` only the last has losses."""
-        layers = self.layers(tokens)
+        z, denoised = self._start(tokens), None
+        if self.denoising:
+            _, moved, denoised = self.denoising.queries(z, targets)
+            z = torch.cat([z, moved], dim=1)
+        layers = self.layers(tokens, z)
         first = 0 if self.auxiliary_losses else len(layers) - 1
-        return layer_losses(self, layers, self.block_weights, targets, first)
+        return layer_losses(self, layers, self.block_weights, targets, first, denoised)
 
     def refine(self, tokens: ImageTokens, trajectory: bool = False) -> Refinement:
         """Returns the queries after the last block, or with `trajectory` after every block."""

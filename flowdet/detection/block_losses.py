@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from flowdet.detection.criterion import SetCriterion
+from flowdet.detection.denoising import Denoising
 from flowdet.detection.heads import DetectionHeads
 from flowdet.detection.matcher import HungarianMatcher
 from flowdet.detection.targets import Targets, gather_targets, ordered_assignment
 from flowdet.detection.tokens import ImageTokens
 from flowdet.flow import (
     FlowEnsemble,
+    FlowState,
+    Prediction,
     StateSettings,
     TrainingSample,
     TrainingStatesFactory,
@@ -39,6 +42,7 @@ class BlockLosses:
         tokens: image tokens. Their vectors are replaced by those in `features`.
         targets: the objects.
         z_0: noise, [B, M, d].
+        denoising: makes denoising queries and computes their losses; None for none.
         make: makes the training states, see `make_training_states`.
 
     Attributes:
@@ -58,6 +62,7 @@ class BlockLosses:
         tokens: ImageTokens,
         targets: Targets,
         z_0: Tensor,
+        denoising: Denoising | None = None,
         make: TrainingStatesFactory = make_training_states,
     ):
         self.flow = flow
@@ -71,6 +76,7 @@ class BlockLosses:
         self.tokens = tokens
         self.targets = targets
         self.z_0 = z_0
+        self.denoising = denoising
         self.make = make
         self.normalizer = criterion.normalizer(targets, z_0.shape[1])
         self.statistics: dict[str, Tensor] = {}
@@ -94,21 +100,42 @@ class BlockLosses:
 
         def evaluate(sample: TrainingSample) -> Tensor:
             read = tokens if sample.trains_features else tokens.detach()
-            prediction = self.flow.predict(block, sample.state, self.tokens.with_tokens(read))
+            prediction, denoising_losses, denoising_stats = self._predict(
+                block, sample.state, self.tokens.with_tokens(read)
+            )
             logits, boxes = self.heads(prediction.z1_hat)
             assigned = self._match(sample, logits, boxes)
             parts, stats = self.criterion(logits, boxes, self.targets, assigned, self.normalizer)
+            add_losses(parts, denoising_losses)
             target = gather_targets(embeddings, assigned) if z_1 is None else z_1
             loss_flow = flow_loss(prediction, sample.state, target, self.flow.prediction)
             parts["loss_flow"] = self.criterion.weights.flow * loss_flow
             weight = self.criterion.weights.start if sample.is_start else self.block_weights[block]
             add_losses(losses, {name: weight * loss for name, loss in parts.items()})
-            statistics.update(stats)
+            statistics.update(stats | denoising_stats)
             return prediction.z1_hat
 
         self._states.visit(block, evaluate, z_1)
         self._log(block, {**losses, **statistics})
         return losses
+
+    def _predict(
+        self, block: int, state: FlowState, features: ImageTokens
+    ) -> tuple[Prediction, dict[str, Tensor], dict[str, Tensor]]:
+        """Evaluates a block on a state, together with denoising queries.
+
+        Returns:
+            The prediction of the M queries, and losses and statistics of the denoising queries.
+        """
+        if self.denoising is None:
+            return self.flow.predict(block, state, features), {}, {}
+        extended, assigned = self.denoising.extend(state, self.targets)
+        prediction = self.flow.predict(block, extended, features)
+        count = state.z.shape[1]
+        decoded = self.heads(prediction.z1_hat[:, count:])
+        losses, statistics = self.denoising.losses(*decoded, self.targets, assigned)
+        first = Prediction(prediction.output[:, :count], prediction.z1_hat[:, :count])
+        return first, losses, statistics
 
     def _begin(self, tokens: Tensor, embeddings: Tensor) -> None:
         """Makes the states and, for interpolated states, the coupling of queries and targets."""

@@ -13,6 +13,7 @@ from torch import nn
 from flowdet.config import pixel_settings
 from flowdet.detection.boxes import grid_boxes
 from flowdet.detection.criterion import LossWeights, SetCriterion
+from flowdet.detection.denoising import Denoising, DenoisingSettings
 from flowdet.detection.feature_cache import FeatureCache
 from flowdet.detection.heads import DetectionHeads
 from flowdet.detection.matcher import HungarianMatcher
@@ -139,6 +140,30 @@ def _stability(flow_cfg: CfgNode) -> BoxStability | None:
     return BoxStability(samples, flow_cfg.STABILITY_NOISE, shape, flow_cfg.NOISE_SEED)
 
 
+def build_denoising(
+    flow_cfg: CfgNode, heads: DetectionHeads, criterion: SetCriterion
+) -> Denoising | None:
+    """Builds the denoising queries of `MODEL.FLOW_DET`; None without `DENOISING_QUERIES`.
+
+    Raises:
+        ValueError: a key is out of range, or box-anchored attention is off.
+    """
+    settings = DenoisingSettings(
+        flow_cfg.DENOISING_QUERIES,
+        flow_cfg.DENOISING_NOISE,
+        flow_cfg.DENOISING_MIN_IOU,
+        flow_cfg.DENOISING_WEIGHT,
+    )
+    if not settings.count:
+        return None
+    if not flow_cfg.BOX_ANCHORED_ATTENTION:
+        raise ValueError(
+            "MODEL.FLOW_DET.DENOISING_QUERIES start at boxes near the objects: they need "
+            "MODEL.FLOW_DET.BOX_ANCHORED_ATTENTION True"
+        )
+    return Denoising(settings, heads, criterion)
+
+
 def build_flow(
     flow_cfg: CfgNode, encoding: SinePositionalEncoding, heads: DetectionHeads
 ) -> FlowEnsemble:
@@ -190,6 +215,8 @@ def transformer(flow_cfg: CfgNode, self_conditioned: bool) -> TransformerFlowBlo
         self_conditioned=self_conditioned,
         tie_position=flow_cfg.BOX_ANCHORED_ATTENTION,
         num_points=flow_cfg.BOX_SAMPLES**2 * len(flow_cfg.IN_FEATURES),
+        sample_channels=flow_cfg.BOX_SAMPLE_CHANNELS,
+        sample_hidden_dim=flow_cfg.BOX_SAMPLE_HIDDEN_DIM,
     )
 
 

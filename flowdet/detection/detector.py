@@ -14,7 +14,8 @@ from torch import Tensor
 
 from flowdet.config import inference_settings, state_settings
 from flowdet.detection.block_losses import BlockLosses
-from flowdet.detection.build import build_flow, build_shared_parts
+from flowdet.detection.build import build_denoising, build_flow, build_shared_parts
+from flowdet.detection.denoising import Denoising
 from flowdet.detection.matcher import solve_assignment
 from flowdet.detection.set_detector import SetDetector
 from flowdet.detection.stability import Refinement
@@ -58,6 +59,7 @@ class FlowMatchingDetector(SetDetector):
         schedule: `joint` or `alternate`, see `blocks_to_train`.
         iters_per_epoch: iterations per epoch, for `alternate`.
         noise_scale: standard deviation of z_0.
+        denoising: makes denoising queries in training; None for none.
         settings: inference mode, early exit and seed of z_0. Early exit: an image takes no more
             steps once no box moves by more than this fraction of the image's side. z_0 is the same
             for every image, so that results do not depend on the batch.
@@ -79,6 +81,7 @@ class FlowMatchingDetector(SetDetector):
         iters_per_epoch: int,
         noise_scale: float,
         settings: InferenceSettings,
+        denoising: Denoising | None = None,
         **parts,
     ):
         super().__init__(**parts)
@@ -99,6 +102,7 @@ class FlowMatchingDetector(SetDetector):
         self.coupling = COUPLINGS[coupling]
         self.noise_scale = noise_scale
         self.settings = settings
+        self.denoising = denoising
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -119,6 +123,7 @@ class FlowMatchingDetector(SetDetector):
             "iters_per_epoch": flow_cfg.ITERS_PER_EPOCH,
             "noise_scale": flow_cfg.NOISE_SCALE,
             "settings": inference_settings(flow_cfg),
+            "denoising": build_denoising(flow_cfg, shared["heads"], shared["criterion"]),
         }
 
     @property
@@ -165,6 +170,7 @@ class FlowMatchingDetector(SetDetector):
             tokens=tokens,
             targets=targets,
             z_0=z_0,
+            denoising=self.denoising,
             make=make,
         )
         return block_losses, [tokens.tokens, embeddings]

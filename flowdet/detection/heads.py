@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torchvision.ops import MLP
 
 BOX_HEADS = ("linear", "mlp")
+# steps in which `DetectionHeads.move` approximates the MLP head
+_MOVE_STEPS = 4
 
 
 class DetectionHeads(nn.Module):
@@ -37,8 +39,12 @@ class DetectionHeads(nn.Module):
 
     def boxes(self, z: Tensor) -> Tensor:
         """Decodes embeddings [..., d] to boxes [..., 4], normalized cxcywh."""
+        return self.raw_boxes(z).sigmoid()
+
+    def raw_boxes(self, z: Tensor) -> Tensor:
+        """Returns the logits of the boxes of embeddings [..., d], [..., 4]."""
         raw = self.box(z) if self.box_mlp is None else self.box(z) + self.box_mlp(z)
-        return raw.float().sigmoid()
+        return raw.float()
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Decodes embeddings [..., d] to logits [..., C + 1] and boxes [..., 4].
@@ -46,6 +52,23 @@ class DetectionHeads(nn.Module):
         The boxes are normalized cxcywh.
         """
         return self.classes(z).float(), self.boxes(z)
+
+    @torch.no_grad()
+    def move(self, z: Tensor, boxes: Tensor) -> Tensor:
+        """Returns embeddings near `z` that decode to other boxes, with the least change.
+
+        This is exact for the linear head. For the MLP head the result is approximate: the change is
+        repeated until the boxes hardly move.
+
+        Args:
+            z: embeddings, [..., d].
+            boxes: [..., 4], normalized cxcywh.
+        """
+        target = torch.logit(boxes.float(), eps=1e-4)
+        inverse = torch.linalg.pinv(self.box.weight.float()).T
+        for _ in range(1 if self.box_mlp is None else _MOVE_STEPS):
+            z = z + (target - self.raw_boxes(z)) @ inverse
+        return z
 
     @torch.no_grad()
     def embed(self, boxes: Tensor) -> Tensor:

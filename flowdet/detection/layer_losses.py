@@ -18,24 +18,33 @@ def layer_losses(
     weights: Sequence[float],
     targets: Targets,
     first: int = 0,
+    denoised: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Sums the detection losses of decoder layers, and logs those of every layer.
 
     Args:
         model: decodes the layers, and matches them as its `matching` says.
-        layers: the query embeddings after every layer, each [B, M, d].
+        layers: the query embeddings after every layer, each [B, M, d], or [B, M + Q, d] with
+            denoising queries.
         weights: the weight of the losses of every layer.
         targets: the objects.
         first: the layers before this one have no loss.
+        denoised: index of the object of each denoising query, [B, Q]; None for none. Their losses
+            are those of `model.denoising`.
     """
     normalizer = model.criterion.normalizer(targets, model.num_queries)
     total: dict[str, Tensor] = {}
     statistics: dict[str, Tensor] = {}
     for k in range(first, len(layers)):
-        logits, boxes = model.heads(layers[k])
+        logits, boxes = model.heads(layers[k][:, : model.num_queries])
         if k == first or model.matching == "per_block":
             assigned = model.matcher(logits, boxes, targets)
         losses, stats = model.criterion(logits, boxes, targets, assigned, normalizer)
+        if denoised is not None:
+            decoded = model.heads(layers[k][:, model.num_queries :])
+            further, further_stats = model.denoising.losses(*decoded, targets, denoised)
+            add_losses(losses, further)
+            stats |= further_stats
         losses = {name: weights[k] * loss for name, loss in losses.items()}
         add_losses(total, losses)
         for name, value in {**losses, **stats}.items():

@@ -79,13 +79,28 @@ class QueryPositionalEncoding(nn.Module):
             self.mlp = nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, dim))
 
     def forward(self, estimate: Tensor | None) -> QueryPosition:
-        """Computes encodings and points from the estimate [B, M, d], which gets no gradient."""
+        """Computes encodings and points from the estimate [B, M, d], which gets no gradient.
+
+        Queries after the first M are denoising queries. Their own encoding is that of the center of
+        their box. No other query attends to them.
+        """
         if self.decode_boxes is None:
             return QueryPosition(self.own, self.own)
         with without_gradient():
             boxes = self.decode_boxes(estimate)
         center, size = self.encoding(boxes[..., :2]), self.encoding(boxes[..., 2:])
+        own, mask = self._with_denoising_queries(center)
         cross = center + self.mlp(torch.cat([center, size], dim=-1))
         if not self.box_samples:
-            return QueryPosition(self.own, cross)
-        return QueryPosition(self.own, cross, box_points(boxes, self.box_samples))
+            return QueryPosition(own, cross, mask=mask)
+        return QueryPosition(own, cross, box_points(boxes, self.box_samples), mask)
+
+    def _with_denoising_queries(self, center: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns the own encodings and the attention mask of all queries."""
+        num_queries, total = len(self.own), center.shape[1]
+        if total == num_queries:
+            return self.own, None
+        own = self.own.expand(len(center), -1, -1)
+        mask = torch.zeros(total, total, dtype=torch.bool, device=center.device)
+        mask[:, num_queries:] = True
+        return torch.cat([own, center[:, num_queries:]], dim=1), mask.fill_diagonal_(False)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import MLP
 
 from flowdet.flow import select_rows
 
@@ -72,26 +73,32 @@ def sample_tokens(tokens: Tensor, grids: tuple[TokenGrid, ...], points: Tensor) 
         locations = 2 * points / grid.extent[:, None, None] - 1
         sampled = F.grid_sample(feature_map, locations.to(feature_map), align_corners=False)
         samples.append(sampled.permute(0, 2, 3, 1))
-    return torch.cat(samples, dim=2)
+    # a single map needs no copy
+    return samples[0] if len(samples) == 1 else torch.cat(samples, dim=2)
 
 
 class PointReader(nn.Module):
     """Computes a vector per query from the image tokens at P points.
 
-    It projects the tokens to d / 4 channels, samples them at the points, and applies ReLU and a
-    linear layer over all samples. Unlike attention, this layer has separate weights for each point,
-    so it can locate the edges of an object in a box.
+    It projects the tokens to a few channels, samples them at the points, and applies ReLU and a
+    linear layer, or two, over all samples. Unlike attention, this layer has separate weights for
+    each point, so it can locate the edges of an object in a box.
 
     Args:
         dim: d.
         num_points: P times the number of feature maps.
+        channels: channels of a sample; 0 means d / 4.
+        hidden_dim: hidden units between samples and output; 0 for a single linear layer.
     """
 
-    def __init__(self, dim: int, num_points: int):
+    def __init__(self, dim: int, num_points: int, channels: int = 0, hidden_dim: int = 0):
         super().__init__()
-        narrow = max(dim // 4, 1)
-        self.read = nn.Linear(dim, narrow)
-        self.merge = nn.Linear(num_points * narrow, dim)
+        channels = channels or max(dim // 4, 1)
+        width = num_points * channels
+        self.read = nn.Linear(dim, channels)
+        self.merge: nn.Module = nn.Linear(width, dim)
+        if hidden_dim:
+            self.merge = MLP(width, [hidden_dim, dim], inplace=None)
 
     def forward(self, tokens: ImageTokens, points: Tensor) -> Tensor:
         """Maps tokens and points [B, M, P, 2], normalized image coordinates, to [B, M, d]."""

@@ -24,11 +24,13 @@ class QueryPosition:
         cross: positional encoding for cross-attention, [B, M, d] or [M, d].
         points: points at which a query samples the feature maps, (x, y) in normalized image
             coordinates, [B, M, P, 2].
+        mask: queries that a query does not attend to are True, [M, M].
     """
 
     own: Tensor | None = None
     cross: Tensor | None = None
     points: Tensor | None = None
+    mask: Tensor | None = None
 
 
 def _add_position(x: Tensor, position: Tensor | None) -> Tensor:
@@ -51,6 +53,7 @@ class TransformerFlowBlock(nn.Module):
             positional encoding is similar to its own.
         num_points: P of `QueryPosition.points` times the number of feature maps; 0 turns box
             samples off.
+        sample_channels, sample_hidden_dim: `channels` and `hidden_dim` of `PointReader`.
     """
 
     def __init__(
@@ -62,10 +65,14 @@ class TransformerFlowBlock(nn.Module):
         self_conditioned: bool = False,
         tie_position: bool = False,
         num_points: int = 0,
+        sample_channels: int = 0,
+        sample_hidden_dim: int = 0,
     ):
         super().__init__()
         self.input = StateInput(dim, self_conditioned)
-        self.point_reader = PointReader(dim, num_points) if num_points else None
+        self.point_reader = None
+        if num_points:
+            self.point_reader = PointReader(dim, num_points, sample_channels, sample_hidden_dim)
         self.self_attention = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
         self.cross_attention = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
         self.feedforward = nn.Sequential(
@@ -94,7 +101,7 @@ class TransformerFlowBlock(nn.Module):
         h = self.input(z_t, time_embedding, estimate)
         x = self.norms[0](h)
         query = _add_position(x, position.own)
-        h = h + self.self_attention(query, query, x, need_weights=False)[0]
+        h = h + self.self_attention(query, query, x, need_weights=False, attn_mask=position.mask)[0]
         attended, _ = self.cross_attention(
             _add_position(self.norms[1](h), position.cross),
             _add_position(features.tokens, features.position),

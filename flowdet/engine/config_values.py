@@ -121,6 +121,8 @@ _RULES = {
     "MODEL.FLOW_DET.NECK_BLOCKS": _at_least(0, "1"),
     "MODEL.FLOW_DET.FEEDFORWARD_DIM": _at_least(1, "512"),
     "MODEL.FLOW_DET.BOX_SAMPLES": _at_least(0, "5"),
+    "MODEL.FLOW_DET.BOX_SAMPLE_CHANNELS": _at_least(0, "32"),
+    "MODEL.FLOW_DET.BOX_SAMPLE_HIDDEN_DIM": _at_least(0, "256"),
     "MODEL.FLOW_DET.FEATURE_CACHE_GIB": _at_least(0, "2"),
     "MODEL.BOX_TRANSPORT.PATH": _one_of(PATHS, "diffusion"),
     "MODEL.BOX_TRANSPORT.SIGNAL_SCALE": _above_zero("2"),
