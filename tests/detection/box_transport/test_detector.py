@@ -116,8 +116,8 @@ def test_permuted_queries_give_permuted_results(model):
     tokens, order = model.encode(batch()), torch.tensor([3, 0, 5, 1, 4, 2])
     boxes = torch.rand(2, 6, 4)
     step, permuted = (model.predict(x, 0.25, tokens) for x in (boxes, boxes[:, order]))
-    torch.testing.assert_close(permuted.pred_boxes, step.pred_boxes[:, order], atol=1e-5, rtol=0)
-    torch.testing.assert_close(permuted.scores, step.scores[:, order], atol=1e-5, rtol=0)
+    torch.testing.assert_close(permuted.pred_boxes, step.pred_boxes[:, order], atol=1e-4, rtol=0)
+    torch.testing.assert_close(permuted.scores, step.scores[:, order], atol=1e-4, rtol=0)
 
 
 def test_the_decoder_uses_the_time(model):
@@ -174,8 +174,7 @@ def test_renewal_replaces_exactly_the_boxes_with_low_scores(model):
     assert torch.equal(second.boxes[0, both], second.boxes[1, both])
 
 
-def test_the_last_step_of_a_path_predicts_from_the_last_state():
-    """With perfect predictions, the flow arrives at them and reads the image there."""
+def test_flow_steps_move_the_boxes_on_straight_lines():
     model = with_sampling(tiny_box_model("flow"), num_steps=4, renewal_threshold=0.0)
     target = torch.full((1, 6, 4), 0.4)
     predict = model.predict
@@ -202,10 +201,10 @@ def test_an_ensemble_has_the_detections_of_all_steps():
     ]
     assert len(ensemble) == sum(map(len, alone))
     scores = torch.cat([x.scores for x in alone]).sort(descending=True).values
-    torch.testing.assert_close(ensemble.scores, scores, atol=1e-6, rtol=0)
+    torch.testing.assert_close(ensemble.scores, scores, atol=1e-4, rtol=0)
     # the queries of the last step come first
     last = ensemble[ensemble.pred_queries < 6]
-    torch.testing.assert_close(last.scores, alone[-1].scores, atol=1e-6, rtol=0)
+    torch.testing.assert_close(last.scores, alone[-1].scores, atol=1e-4, rtol=0)
     assert len(result["instances"]) == 20
 
 
@@ -228,11 +227,12 @@ def test_box_stability_multiplies_the_scores_of_every_step(path):
     logits = torch.cat([model.heads(x.z_1)[0][0] for x in steps])
     scores = logits.softmax(-1) * factors[:, None]
     expected = scores[detections.pred_queries, detections.pred_classes]
-    torch.testing.assert_close(detections.scores, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(detections.scores, expected, atol=1e-4, rtol=0)
 
 
-def test_the_number_of_boxes_can_be_changed_after_training(model):
-    path = "flow" if "Flow" in type(model.path).__name__ else "diffusion"
+@EVERY_PATH
+def test_the_number_of_boxes_can_be_changed_after_training(path):
+    model = tiny_box_model(path)
     many = tiny_box_model(path, seed=1, NUM_QUERIES=30, STABILITY_SAMPLES=1)
     many.load_state_dict(model.state_dict())
     step, *_ = many.eval().sample(many.encode(batch()))

@@ -10,6 +10,9 @@ from flowdet.engine import FlowDetCheckpointer, load_config
 from flowdet.experiments.measurement import load_run
 from flowdet.export import graph_of
 from flowdet.reporting.results import method_of, result_rows
+from flowdet.visualization.animation import animation_frames
+from flowdet.visualization.box_trajectory import box_trajectory
+from flowdet.visualization.drawing import DetectionVisualizer
 from tests.detection.box_transport.tiny import BOX_PATHS, box_cfg, tiny_box_model
 from tests.detection.tiny import record
 from tests.inference.comparison import assert_same_detections
@@ -33,6 +36,18 @@ def test_load_detects_in_images_of_any_size(run):
     assert one.image_size == (90, 40) and len(one)
     assert_same_detections(detect(pixels), one)
     assert_same_detections(detect(pixels[:50]), other)
+
+
+def test_the_animation_of_an_ensemble_is_drawn(run):
+    predictor = flowdet.load(run, score_threshold=0.0).predictor
+    assert predictor.model.sampling.ensemble_steps
+    pixels = np.zeros((48, 64, 3), dtype=np.uint8)
+    results = predictor([pixels], trajectory=True, analyses=[box_trajectory(3)])
+    assert len(results[0]["trajectory"]) == len(predictor.trajectory_times) == 4
+    # detections of earlier steps have query indices above those of the trajectory's boxes
+    assert results[0]["instances"].pred_queries.max() >= 6
+    visualizer = DetectionVisualizer(predictor.class_names, 0.0)
+    assert len(list(animation_frames(visualizer, results, ["image"]))) == 4
 
 
 def test_the_sampling_is_changed_by_keys(run):
