@@ -15,7 +15,9 @@ from flowdet.detection.targets import gather_targets, ordered_assignment
 from flowdet.flow import INFERENCE_MODES
 from tests.detection.tiny import batch, record, tiny_cfg, tiny_model, with_plan
 
-CONFIG_FILES = [f"{name}.yaml" for name in list_configs() if not name.startswith(("cls/", "peers/"))]
+CONFIG_FILES = [
+    f"{name}.yaml" for name in list_configs() if not name.startswith(("cls/", "peers/"))
+]
 PAPER = {
     "BOX_HEAD": "linear",
     "PREDICTION": "velocity",

@@ -122,5 +122,7 @@ def test_models_that_cannot_be_exported():
         graph_of(detector().train(), (64, 64))
     with pytest.raises(ValueError, match="EARLY_EXIT is 0.1.*EARLY_EXIT 0"):
         graph_of(detector(EARLY_EXIT=0.1), (64, 64))
-    with pytest.raises(ValueError, match="a Linear cannot be exported: only classifiers and detectors with queries"):
+    with pytest.raises(
+        ValueError, match="a Linear cannot be exported: only classifiers and detectors with queries"
+    ):
         graph_of(nn.Linear(1, 1), (64, 64))
