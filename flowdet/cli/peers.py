@@ -21,7 +21,7 @@ import functools
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flowdet.cli.common import command_parser, parse_with_overrides
@@ -71,7 +71,18 @@ def positive(text: str) -> float:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    add = parser.add_argument
+    _add_run_arguments(parser.add_argument)
+    _add_file_arguments(parser.add_argument)
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides for every config"
+    )
+    args = parse_with_overrides(parser, argv)
+    args.results = args.results or args.output / "peers.json"
+    return args
+
+
+def _add_run_arguments(add: Callable) -> None:
+    """Adds the arguments that choose the runs."""
     add(
         "--methods",
         nargs="+",
@@ -106,6 +117,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="[METHOD=]N",
         help="train with seeds 0 to N - 1, e.g. 1 flow=3 (default: 1)",
     )
+
+
+def _add_file_arguments(add: Callable) -> None:
+    """Adds the arguments for the dataset, the runs' folder and the result files."""
     add("--data", metavar="FOLDER", help="train and evaluate on this dataset (DATASETS.PATH)")
     add(
         "--output",
@@ -134,10 +149,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="remove runs from the JSON file whose config has changed (default: an error)",
     )
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides for every config")
-    args = parse_with_overrides(parser, argv)
-    args.results = args.results or args.output / "peers.json"
-    return args
 
 
 def method_configs(words: Sequence[str]) -> dict[str, str]:

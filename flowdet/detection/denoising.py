@@ -1,9 +1,9 @@
 """Denoising queries: further queries of a training step, whose boxes lie near the objects.
 
 A set detector has one positive query per object. Denoising queries add many: each takes the
-estimate of another query and moves its box to a perturbed box of an object. So every block learns
-to classify and to correct boxes with errors of any size, at every t. DN-DETR (Li et al., CVPR 2022)
-has the idea for the first layer of a decoder. Inference has no denoising queries.
+estimate of another query and moves its box to a perturbed box of an object. So every block is
+trained to classify and to correct boxes with errors of different sizes. DN-DETR (Li et al., CVPR
+2022) has the idea for the first layer of a decoder. Inference has no denoising queries.
 """
 
 from __future__ import annotations

@@ -57,8 +57,8 @@ class DetectionHeads(nn.Module):
     def move(self, z: Tensor, boxes: Tensor) -> Tensor:
         """Returns embeddings near `z` that decode to other boxes, with the least change.
 
-        This is exact for the linear head. For the MLP head the result is approximate: the change is
-        repeated until the boxes hardly move.
+        This is exact for the linear head. For the MLP head the result is approximate: a fixed
+        number of steps corrects the boxes that the previous step led to.
 
         Args:
             z: embeddings, [..., d].
