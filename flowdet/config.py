@@ -188,6 +188,9 @@ def _add_detection_training_keys(node: CfgNode) -> None:
     # Whether the target probability of a matched query's class is the IoU of its box, so that
     # scores rank boxes by their quality.
     node.IOU_AWARE_TARGETS = True
+    # A query without an object has no classification loss if its box has at least this IoU with an
+    # object. 1 is off: all queries without an object are examples of background.
+    node.IGNORE_IOU = 1.0
     # Weight of the losses of the first block (in BackpropDetector: layer). It doubles from block to
     # block, up to 1.
     node.FIRST_BLOCK_WEIGHT = 0.25

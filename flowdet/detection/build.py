@@ -76,7 +76,9 @@ def build_shared_parts(cfg: CfgNode) -> dict:
         **encoder,
         "heads": DetectionHeads(dim, num_classes, flow_cfg.BOX_HEAD),
         "matcher": HungarianMatcher(weights.classes, weights.bbox, weights.giou),
-        "criterion": SetCriterion(num_classes, weights, flow_cfg.IOU_AWARE_TARGETS),
+        "criterion": SetCriterion(
+            num_classes, weights, flow_cfg.IOU_AWARE_TARGETS, flow_cfg.IGNORE_IOU
+        ),
         "matching": flow_cfg.MATCHING,
         "postprocess": PostProcessor(
             flow_cfg.SCORE_THRESHOLD, flow_cfg.NMS_THRESHOLD, cfg.TEST.DETECTIONS_PER_IMAGE

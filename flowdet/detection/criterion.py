@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss
 
 from flowdet.detection.boxes import paired_iou, to_corners
-from flowdet.detection.targets import Targets
+from flowdet.detection.targets import Targets, nearest_objects
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,27 @@ class SetCriterion(nn.Module):
         iou_aware_targets: use soft class targets for matched queries. The target probability of the
             object's class is the IoU of the predicted box, and background gets the rest, so that
             scores rank boxes. The background weight applies only to unmatched queries.
+        ignore_iou: unmatched queries whose box has at least this IoU with an object have no
+            classification loss: their box shows an object, so they are no examples of background.
+            1 turns this off.
 
     Raises:
-        ValueError: `iou_aware_targets` without a background weight.
+        ValueError: `iou_aware_targets` without a background weight; or `ignore_iou` out of range.
     """
 
-    def __init__(self, num_classes: int, weights: LossWeights, iou_aware_targets: bool = False):
+    def __init__(
+        self,
+        num_classes: int,
+        weights: LossWeights,
+        iou_aware_targets: bool = False,
+        ignore_iou: float = 1.0,
+    ):
         super().__init__()
+        if not 0 < ignore_iou <= 1:
+            raise ValueError(
+                "MODEL.FLOW_DET.IGNORE_IOU must be above 0 and at most 1 (which turns it off), got "
+                f"{ignore_iou}"
+            )
         if iou_aware_targets and weights.background <= 0:
             raise ValueError(
                 "MODEL.FLOW_DET.IOU_AWARE_TARGETS needs a BACKGROUND_WEIGHT_PER_IMAGE above 0, got "
@@ -103,6 +117,7 @@ class SetCriterion(nn.Module):
         self.num_classes = num_classes
         self.weights = weights
         self.iou_aware_targets = iou_aware_targets
+        self.ignore_iou = ignore_iou
         class_weights = torch.ones(num_classes + 1)
         class_weights[-1] = weights.background
         self.register_buffer("class_weights", class_weights, persistent=False)
@@ -147,8 +162,12 @@ class SetCriterion(nn.Module):
         with torch.no_grad():
             iou = paired_iou(to_corners(pred_boxes), to_corners(target_boxes))
         target_classes = self._target_classes(targets, assigned)
-        losses = {"loss_cls": self._class_loss(logits, target_classes, matched, iou)}
-        losses["loss_cls"] = losses["loss_cls"] / normalizer.classes
+        soft_targets = self._soft_targets(target_classes, matched, iou)
+        if self.ignore_iou < 1:
+            nearest, _ = nearest_objects(boxes, targets)
+            ignored = (assigned < 0) & (nearest >= self.ignore_iou)
+            soft_targets = soft_targets.masked_fill(ignored[..., None], 0.0)
+        losses = {"loss_cls": self._class_loss(logits, soft_targets) / normalizer.classes}
         for name, loss in self._box_losses(pred_boxes, target_boxes).items():
             losses[name] = loss / normalizer.boxes
         return losses, self._statistics(logits, target_classes, matched, iou)
@@ -159,15 +178,19 @@ class SetCriterion(nn.Module):
         last = targets.classes.shape[1]
         return with_background.gather(1, assigned.masked_fill(assigned < 0, last))
 
-    def _class_loss(
-        self, logits: Tensor, target_classes: Tensor, matched: tuple[Tensor, Tensor], iou: Tensor
+    def _soft_targets(
+        self, target_classes: Tensor, matched: tuple[Tensor, Tensor], iou: Tensor
     ) -> Tensor:
-        """Returns the weighted cross-entropy to the class targets, summed over the queries."""
+        """Returns the target probabilities of each query, [B, M, C + 1]."""
         soft_targets = F.one_hot(target_classes, self.num_classes + 1).to(self.class_weights)
         if self.iou_aware_targets:
             soft_targets[matched] *= iou[:, None]
             # divided by the background weight, so that it weighs as much as the object's class
             soft_targets[(*matched, -1)] = (1 - iou) / self.weights.background
+        return soft_targets
+
+    def _class_loss(self, logits: Tensor, soft_targets: Tensor) -> Tensor:
+        """Returns the weighted cross-entropy to the target probabilities, summed over queries."""
         loss = F.cross_entropy(
             logits.float().transpose(1, 2),
             soft_targets.transpose(1, 2),
@@ -199,4 +222,7 @@ class SetCriterion(nn.Module):
         return {"matched_iou": iou.mean(), "class_accuracy": correct.float().mean()}
 
     def extra_repr(self) -> str:
-        return f"{self.weights}, iou_aware_targets={self.iou_aware_targets}"
+        return (
+            f"{self.weights}, iou_aware_targets={self.iou_aware_targets}, "
+            f"ignore_iou={self.ignore_iou}"
+        )

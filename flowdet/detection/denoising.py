@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_convert, box_iou
+from torchvision.ops import box_convert
 
 from flowdet.detection.boxes import to_corners
 from flowdet.detection.criterion import LossNormalizer, SetCriterion
 from flowdet.detection.heads import DetectionHeads
-from flowdet.detection.targets import Targets
+from flowdet.detection.targets import Targets, nearest_objects
 from flowdet.flow import FlowState, without_gradient
 from flowdet.flow.path import expand_time
 
@@ -188,11 +188,5 @@ def assign_by_iou(boxes: Tensor, targets: Targets, min_iou: float) -> Tensor:
     Returns:
         The index of the object of each box, [B, Q]; -1 is background.
     """
-    assigned = torch.full(boxes.shape[:2], -1, device=boxes.device)
-    for row, candidates, objects, count in zip(
-        assigned, to_corners(boxes), to_corners(targets.boxes), targets.counts, strict=True
-    ):
-        if count:
-            iou, index = box_iou(candidates, objects[:count]).max(dim=1)
-            row.copy_(torch.where(iou >= min_iou, index, -1))
-    return assigned
+    iou, index = nearest_objects(boxes, targets)
+    return torch.where(iou >= min_iou, index, -1)

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from detectron2.structures import Instances
 from torch import Tensor, nn
-from torchvision.ops import box_convert
+from torchvision.ops import box_convert, box_iou
+
+from flowdet.detection.boxes import to_corners
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,26 @@ class Targets:
                 "classes (0 takes it from the dataset)"
             )
         return targets
+
+
+def nearest_objects(boxes: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+    """Finds the object of the same image with which each box has the largest IoU.
+
+    Args:
+        boxes: [B, Q, 4], normalized cxcywh.
+        targets: the objects.
+
+    Returns:
+        The IoU, [B, Q], without gradient, and the index of the object, [B, Q]. Both are 0 in an
+        image without objects.
+    """
+    if not any(targets.counts):
+        return boxes.new_zeros(boxes.shape[:2]), boxes.new_zeros(boxes.shape[:2], dtype=torch.long)
+    with torch.no_grad():
+        iou = torch.vmap(box_iou)(to_corners(boxes.float()), to_corners(targets.boxes))
+        counts = torch.tensor(targets.counts, device=boxes.device)
+        padding = torch.arange(iou.shape[-1], device=boxes.device) >= counts[:, None]
+        return iou.masked_fill(padding[:, None], 0.0).max(dim=-1)
 
 
 class TargetEmbedding(nn.Module):

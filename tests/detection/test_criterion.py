@@ -11,9 +11,11 @@ from tests.detection.tiny import random_predictions, random_targets, targets_of
 BOX_A, BOX_B = (0.3, 0.3, 0.2, 0.2), (0.7, 0.7, 0.4, 0.4)
 
 
-def criterion_of(num_classes, classes=1.0, background=0.1, iou_aware_targets=False, **weights):
+def criterion_of(
+    num_classes, classes=1.0, background=0.1, iou_aware_targets=False, ignore_iou=1.0, **weights
+):
     weights = LossWeights(classes=classes, background=background, **weights)
-    return SetCriterion(num_classes, weights, iou_aware_targets)
+    return SetCriterion(num_classes, weights, iou_aware_targets, ignore_iou)
 
 
 def evaluate(criterion, logits, boxes, targets, assigned):
@@ -77,6 +79,36 @@ def test_background_queries_have_their_weight():
     logits = torch.tensor([[[50.0, -50.0], [0.0, 0.0]]])
     losses, _ = evaluate(criterion_of(1), logits, boxes, targets, assigned)
     assert losses["loss_cls"].item() == pytest.approx(0.1 * math.log(2) / 1.1)
+
+
+def test_background_queries_on_an_object_are_ignored():
+    """Four queries at the same object: matched, IoU 1/3 twice, and elsewhere."""
+    targets = targets_of([(0, BOX_A)], [])
+    assigned = torch.tensor([[0, -1, -1, -1], [-1] * 4])
+    half_off = (0.4, 0.3, 0.2, 0.2)
+    boxes = torch.tensor([[BOX_A, half_off, half_off, BOX_B]] * 2, requires_grad=True)
+
+    def gradients(ignore_iou):
+        logits = torch.zeros(2, 4, 2, requires_grad=True)
+        criterion = criterion_of(1, ignore_iou=ignore_iou)
+        losses, _ = evaluate(criterion, logits, boxes, targets, assigned)
+        losses["loss_cls"].backward()
+        return losses["loss_cls"].item(), logits.grad.abs().sum(-1)
+
+    # one object and six background queries of weight 0.1; the divisor does not change
+    loss, every_query = gradients(0.34)
+    assert loss == pytest.approx(1.7 * math.log(2) / 1.7) and every_query.gt(0).all()
+    loss, some = gradients(0.33)
+    assert loss == pytest.approx(1.5 * math.log(2) / 1.7)
+    assert some.gt(0).tolist() == [[True, False, False, True], [True] * 4]
+    # the matched query keeps its loss, whatever its box
+    assert boxes.grad is None and torch.equal(some[0, 0], every_query[0, 0])
+
+
+@pytest.mark.parametrize("value", [0.0, -0.5, 1.5, math.nan])
+def test_impossible_ignore_iou(value):
+    with pytest.raises(ValueError, match="IGNORE_IOU must be above 0 and at most 1"):
+        criterion_of(1, ignore_iou=value)
 
 
 def test_no_object_in_the_whole_batch():

@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from flowdet.detection.boxes import paired_iou, to_corners
 from flowdet.detection.targets import (
     TargetEmbedding,
     Targets,
     gather_targets,
+    nearest_objects,
     ordered_assignment,
 )
 from tests.detection.tiny import record, targets_of
@@ -100,3 +102,26 @@ def test_ordered_assignment():
     targets = targets_of([(0, (0.5, 0.5, 1, 1))] * 2, [], [(0, (0.5, 0.5, 1, 1))] * 3)
     expected = [[0, 1, -1], [-1, -1, -1], [0, 1, 2]]
     assert ordered_assignment(targets, 3).tolist() == expected
+
+
+def test_nearest_objects():
+    """Like a search over the pairs of each image; padding is never the nearest object."""
+    generator = torch.Generator().manual_seed(0)
+    targets = Targets(
+        torch.zeros(3, 4, dtype=torch.long),
+        torch.rand(3, 4, 4, generator=generator) * 0.4 + 0.2,
+        [4, 1, 0],
+        [],
+    )
+    boxes = torch.rand(3, 20, 4, generator=generator) * 0.4 + 0.2
+    iou, index = nearest_objects(boxes, targets)
+    for b, count in enumerate(targets.counts[:2]):
+        corners = [
+            [to_corners(box).expand(20, 4), to_corners(boxes[b])] for box in targets.boxes[b]
+        ]
+        pairs = torch.stack([paired_iou(*pair) for pair in corners[:count]])
+        torch.testing.assert_close(iou[b], pairs.amax(0), rtol=0, atol=1e-6)
+        assert torch.equal(index[b], pairs.argmax(0))
+    assert (iou[2] == 0).all() and (index[2] == 0).all()
+    empty = Targets(torch.zeros(3, 0), torch.zeros(3, 0, 4), [0, 0, 0], [])
+    assert all((x == 0).all() and x.shape == (3, 20) for x in nearest_objects(boxes, empty))
