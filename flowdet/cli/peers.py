@@ -12,6 +12,10 @@ time, and writes peers.json, peers.md, peers.png and peers.svg to the output fol
 The JSON file is written after every finished run and keeps the numbers of each. If the command is
 stopped, run it again to continue. With --results or --merge it also continues from a JSON file
 alone: runs that the file has are not trained again. `KEY VALUE` pairs override every config.
+
+A large GPU trains many runs at the same time with --jobs. They slow each other, so their training
+seconds are not recorded. To compare at the training seconds of another machine, measure there what
+an epoch takes (--epochs 1) and give that as --epoch-seconds.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from flowdet.cli.common import command_parser, parse_with_overrides
+from flowdet.cli.common import at_least_one, command_parser, parse_with_overrides
 from flowdet.cli.comparison_command import check_overrides, train_and_report
 from flowdet.evaluation.detection import metric_name
 from flowdet.experiments.digits_setup import prepare_digits
@@ -118,6 +122,23 @@ def _add_run_arguments(add: Callable) -> None:
         help="train with seeds 0 to N - 1, e.g. 1 flow=3 (default: 1)",
     )
 
+    add(
+        "--jobs",
+        type=at_least_one,
+        default=1,
+        metavar="N",
+        help="number of runs that are trained at the same time; above 1, training seconds are not "
+        "recorded (default: 1)",
+    )
+    add(
+        "--epoch-seconds",
+        nargs="+",
+        default=[],
+        metavar="METHOD=S",
+        help="seconds of an epoch of a method, measured on another machine: used for --seconds and "
+        "as training seconds",
+    )
+
 
 def _add_file_arguments(add: Callable) -> None:
     """Adds the arguments for the dataset, the runs' folder and the result files."""
@@ -204,6 +225,27 @@ def seeds_per_method(words: Sequence[str], methods: Sequence[str]) -> dict[str, 
     return {method: numbers.get(method, numbers.get("*")) for method in methods}
 
 
+def seconds_per_method(words: Sequence[str], methods: Sequence[str]) -> dict[str, float]:
+    """Returns the seconds of an epoch of each method, from words like `flow=44.1`.
+
+    Raises:
+        ValueError: a word has another form, or a method is unknown or given twice.
+    """
+    seconds: dict[str, float] = {}
+    for word in words:
+        name, _, number = word.rpartition("=")
+        if name not in methods or name in seconds:
+            raise ValueError(
+                f"--epoch-seconds: {word!r} is not valid: use METHOD=S, each method once, with one "
+                f"of {', '.join(methods)}"
+            )
+        try:
+            seconds[name] = float(positive(number))
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"--epoch-seconds: {name} {error}") from error
+    return seconds
+
+
 def plan(args: argparse.Namespace) -> PeerComparison:
     """Checks the options and plans the first runs."""
     check_output_folder(args.output)
@@ -230,6 +272,8 @@ def plan(args: argparse.Namespace) -> PeerComparison:
         learning_rates=args.search_lr,
         seeds=seeds,
         merged=args.merge,
+        jobs=args.jobs,
+        epoch_seconds=seconds_per_method(args.epoch_seconds, list(configs)),
         replace=args.replace,
     )
 

@@ -8,6 +8,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,7 +219,7 @@ def group_seeds(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 class Comparison:
-    """Trains the unfinished runs one after the other, each in its own process.
+    """Trains the unfinished runs, each in its own process.
 
     Args:
         runs: all runs of the comparison.
@@ -236,6 +237,7 @@ class Comparison:
         self.runs = list(runs)
         self.train_command = train_command
         self.failed: dict[Path, str] = {}
+        self._processes: list[subprocess.Popen] = []
         folders = [run.folder for run in self.runs]
         duplicate = next((f for f in folders if folders.count(f) > 1), None)
         if duplicate:
@@ -247,11 +249,13 @@ class Comparison:
             if (run.folder / "config.yaml").is_file():
                 check_same_run(run.folder, run.cfg)
 
-    def train(self, finished: Callable[[Run], None] | None = None) -> None:
-        """Trains all unfinished runs. A KeyboardInterrupt also stops the current training.
+    def train(self, finished: Callable[[Run], None] | None = None, jobs: int = 1) -> None:
+        """Trains all unfinished runs. A KeyboardInterrupt also stops the current trainings.
 
         Args:
-            finished: is called with every run that was trained, before the next one starts.
+            finished: is called with every run that was trained. With a single job, the next run
+                starts after it.
+            jobs: number of runs that are trained at the same time.
 
         Raises:
             BlockingIOError: another process is training in the folder of a run.
@@ -259,11 +263,7 @@ class Comparison:
         total = sum(run.images for run in self.runs)
         initial = sum(run.images if run.done else run.images_so_far() for run in self.runs)
         with tqdm(total=total, initial=initial, unit=" images", smoothing=0.05) as bar:
-            for number, run in enumerate(self.runs, start=1):
-                if run.done:
-                    continue
-                bar.set_description(f"run {number} of {len(self.runs)}: {run.folder.name}")
-                status = self._train_run(run, bar)
+            for run, status in self._one_by_one(bar) if jobs == 1 else self._at_once(bar, jobs):
                 if run.done:
                     _delete_intermediate_checkpoints(run.folder)
                     if finished:
@@ -272,6 +272,29 @@ class Comparison:
                 log, line = run.folder / "output.txt", run.last_output_line()
                 self.failed[run.folder] = f"exit status {status}: {line} (see {log})"
                 tqdm.write(f"{run.folder.name} failed, {self.failed[run.folder]}")
+
+    def _one_by_one(self, bar: tqdm) -> Iterator[tuple[Run, int]]:
+        """Trains the unfinished runs in turn; yields each with its exit status."""
+        for number, run in enumerate(self.runs, start=1):
+            if not run.done:
+                bar.set_description(f"run {number} of {len(self.runs)}: {run.folder.name}")
+                yield run, self._train_run(run, bar)
+
+    def _at_once(self, bar: tqdm, jobs: int) -> Iterator[tuple[Run, int]]:
+        """As `_one_by_one`, but trains up to `jobs` runs at the same time."""
+        with ThreadPoolExecutor(jobs) as pool:
+            runs = {
+                pool.submit(self._train_run, run, bar): run for run in self.runs if not run.done
+            }
+            bar.set_description(f"{len(runs)} runs, {jobs} at a time")
+            try:
+                for future in as_completed(runs):
+                    yield runs[future], future.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in self._processes:
+                    process.terminate()
+                raise
 
     def _train_run(self, run: Run, bar: tqdm) -> int:
         """Trains a run in a subprocess, updates the progress bar, and returns the exit status."""
@@ -286,6 +309,7 @@ class Comparison:
                 # the training keeps the lock even if this process is killed
                 pass_fds=[lock.fileno()],
             )
+            self._processes.append(process)
             try:
                 while process.poll() is None:
                     try:

@@ -30,6 +30,10 @@ class PeerComparison:
         learning_rates: the values of the search, for seed 0; () for those of the configs.
         seeds: the number of seeds of each method, by name.
         merged: further result files whose runs are added.
+        jobs: number of runs that are trained at the same time. If it is above 1, no training
+            seconds are recorded, except those of `epoch_seconds`.
+        epoch_seconds: seconds of an epoch by method, measured elsewhere: instead of the times of
+            the runs they give the training seconds, and the epochs of the budgets in seconds.
         replace: whether recorded runs of another config are removed; otherwise they are an error.
         train_command: the command that starts a training, without its arguments.
 
@@ -55,6 +59,8 @@ class PeerComparison:
         learning_rates: Sequence[float] = (),
         seeds: Mapping[str, int],
         merged: Sequence[Path] = (),
+        jobs: int = 1,
+        epoch_seconds: Mapping[str, float] | None = None,
         replace: bool = False,
         train_command: Sequence[str] = TRAIN_COMMAND,
     ):
@@ -62,6 +68,7 @@ class PeerComparison:
         self.output, self.results, self.overrides = output, results, list(overrides)
         self.epochs, self.seconds, self.seeds = sorted(epochs), list(seconds), dict(seeds)
         self.learning_rates, self.replace = list(learning_rates), replace
+        self.jobs, self.epoch_seconds = jobs, dict(epoch_seconds or {})
         self.train_command = train_command
         self.failed: dict[Path, str] = {}
         self.failures: list[str] = []
@@ -129,6 +136,7 @@ class PeerComparison:
         """Trains all runs that are neither recorded nor finished, and measures the costs.
 
         The learning-rate search comes first, then the budgets in epochs, then those in seconds.
+        Costs are not measured while several runs are trained at the same time.
 
         Raises:
             BlockingIOError: another process is training in the folder of a run.
@@ -136,13 +144,16 @@ class PeerComparison:
         """
         self._train([(m, run) for m, runs in self._searched.items() for run in runs])
         methods = [method for method in self.config_files if self._choose_learning_rate(method)]
-        self._measure_costs(methods)
-        for epochs in self.epochs:
-            lines = {method: (f"{epochs:g} epochs", epochs, None) for method in methods}
+        if self.jobs == 1:
+            self._measure_costs(methods)
+        lines = [(m, (f"{n:g} epochs", n, None)) for n in self.epochs for m in methods]
+        if not all(method in self.epoch_seconds for method in methods):
+            # the times of these runs decide the epochs of the budgets in seconds
             self._train_lines(lines)
-        for seconds in self.seconds:
-            lines = {m: line for m in methods if (line := self._seconds_line(m, seconds))}
-            self._train_lines(lines)
+        lines += [
+            (m, line) for s in self.seconds for m in methods if (line := self._seconds_line(m, s))
+        ]
+        self._train_lines(lines)
 
     def _choose_learning_rate(self, method: str) -> bool:
         """Chooses the best learning rate by AP; returns False if no run of the method finished."""
@@ -178,41 +189,57 @@ class PeerComparison:
         line = self.record.lines.get((budget, method))
         if line and line.columns["base_lr"] == lr:
             return budget, line.columns["epochs"], line.seconds_per_epoch
+        per_epoch = self.epoch_seconds.get(method) or self._measured_epoch(method)
+        epochs = round(seconds / per_epoch, 1) if per_epoch else 0.0
+        if not epochs:
+            self.failures.append(
+                f"{method} has no budget of {budget}: an epoch takes {per_epoch} seconds"
+                if per_epoch
+                else f"{method} has no budget of {budget}: its runs have no times (they are too "
+                "short, or were trained with --jobs)"
+            )
+            return None
+        return budget, int(epochs) if epochs.is_integer() else epochs, per_epoch
+
+    def _measured_epoch(self, method: str) -> float:
+        """Returns the mean seconds of an epoch in the shortest runs of a method; 0 if unknown."""
         first = self.plan(method, self.epochs[0], 0, self._given_lr(method))
         measured = [
             run.values["train_seconds"] / self.epochs[0]
             for run in self.record.seeds_of(first.name)
             if "train_seconds" in run.values
         ]
-        per_epoch = round(statistics.fmean(measured), 3) if measured else 0.0
-        epochs = round(seconds / per_epoch, 1) if per_epoch else 0.0
-        if not epochs:
-            self.failures.append(
-                f"{method} has no budget of {budget}: an epoch takes {per_epoch} seconds"
-                if per_epoch
-                else f"{method} has no budget of {budget}: its runs are too short to be timed"
-            )
-            return None
-        return budget, int(epochs) if epochs.is_integer() else epochs, per_epoch
+        return round(statistics.fmean(measured), 3) if measured else 0.0
 
     def _given_lr(self, method: str) -> float | None:
         """The learning rate with which the runs of a method are planned."""
         return self._best_lr[method] if self.learning_rates else None
 
-    def _train_lines(self, lines: Mapping[str, tuple[str, float, float | None]]) -> None:
-        """Trains all seeds of lines: (budget, epochs, seconds per epoch) by method."""
+    def _train_lines(self, lines: Sequence[tuple[str, tuple[str, float, float | None]]]) -> None:
+        """Trains all seeds of lines (method, (budget, epochs, seconds per epoch)).
+
+        Budget by budget, the first seed of all methods comes before the second.
+        """
         runs = []
-        for seed in range(max(self.seeds.values(), default=0)):
-            for method, (budget, epochs, per_epoch) in lines.items():
-                if seed < self.seeds[method]:
-                    run = self.plan(method, epochs, seed, self._given_lr(method))
-                    runs.append((method, run))
-                    columns, planned = method_columns(method, run), self.seeds[method]
-                    self.record.lines[budget, method] = TableLine(
-                        budget, run.name, columns, planned, per_epoch
-                    )
+        for budget in dict.fromkeys(line[0] for _, line in lines):
+            same = [(method, line) for method, line in lines if line[0] == budget]
+            for seed in range(max(self.seeds.values(), default=0)):
+                runs += [
+                    (method, self._plan_line(method, seed, *line))
+                    for method, line in same
+                    if seed < self.seeds[method]
+                ]
         self._write()
         self._train(runs)
+
+    def _plan_line(
+        self, method: str, seed: int, budget: str, epochs: float, per_epoch: float | None
+    ) -> Run:
+        """Plans a run of a table line, and records the line."""
+        run = self.plan(method, epochs, seed, self._given_lr(method))
+        columns, planned = method_columns(method, run), self.seeds[method]
+        self.record.lines[budget, method] = TableLine(budget, run.name, columns, planned, per_epoch)
+        return run
 
     def _train(self, runs: Sequence[tuple[str, Run]]) -> None:
         """Trains the runs that are neither recorded nor finished; records them one by one."""
@@ -226,11 +253,12 @@ class PeerComparison:
         if not all(run.done for run in comparison.runs) and not self._caches_filled:
             fill_feature_caches(first.cfg for first, *_ in self._searched.values())
             self._caches_filled = True
-        comparison.train(lambda run: self._record(pending[run.folder][0], run))
+        comparison.train(lambda run: self._record(pending[run.folder][0], run), self.jobs)
         self.failed |= comparison.failed
 
     def _record(self, method: str, run: Run) -> None:
-        self.record.add(method, run)
+        given = self.epoch_seconds.get(method)
+        self.record.add(method, run, timed=self.jobs == 1, epoch_seconds=given)
         self._write()
 
     def _write(self) -> None:

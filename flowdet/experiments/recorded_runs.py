@@ -69,7 +69,9 @@ class RecordedRun:
     rows: tuple[dict, ...]
 
     @classmethod
-    def of(cls, method: str, run: Run) -> RecordedRun:
+    def of(
+        cls, method: str, run: Run, *, timed: bool = True, epoch_seconds: float | None = None
+    ) -> RecordedRun:
         """Reads the numbers of a finished run from its folder.
 
         If the run averages its weights, the accuracies are those of the averaged weights.
@@ -77,6 +79,10 @@ class RecordedRun:
         Args:
             method: the name of the method in the comparison.
             run: a finished run.
+            timed: whether the times of the run are recorded. Runs that were trained at the same
+                time have slowed each other.
+            epoch_seconds: seconds of an epoch, measured elsewhere. The times are computed from it
+                instead, and the rows have it as a column.
 
         Raises:
             ValueError: the run has no AP in its `results.json`.
@@ -94,10 +100,13 @@ class RecordedRun:
         common = method_columns(method, run) | {"run": run.name, "seed": run.seed}
         common |= measured_here() | ({"weights": "ema"} if weights == "ema" else {})
         records = _readable_metrics(run)
-        values = {name: final[name] for name in ap_names(run.cfg)}
-        curves = {name: _curve(run, records, name, weights) for name in values}
+        if epoch_seconds is not None:
+            records = _with_time(run, records, epoch_seconds)
+            common["epoch_seconds"] = epoch_seconds
+        values, curves = {name: final[name] for name in ap_names(run.cfg)}, {}
         seconds = elapsed_seconds(records, [run.cfg.SOLVER.MAX_ITER])
-        if seconds:
+        if seconds and (timed or epoch_seconds is not None):
+            curves = {name: _curve(run, records, name, weights) for name in values}
             values["train_seconds"] = round(seconds[0], 1)
         return cls(
             tuple(
@@ -132,8 +141,14 @@ def _readable_metrics(run: Run) -> list[dict]:
         return []
 
 
+def _with_time(run: Run, records: Sequence[dict], epoch_seconds: float) -> list[dict]:
+    """Returns a copy of the records of a run with the time per iteration of a given epoch."""
+    seconds = epoch_seconds * run.budget.epochs / run.cfg.SOLVER.MAX_ITER
+    return [record | {"time": seconds} for record in records]
+
+
 def _curve(run: Run, records: Sequence[dict], metric: str, weights: str) -> dict[str, list]:
-    """Returns the columns of a metric's curve; {} without logged values."""
+    """Returns the columns of a metric's curve; {} if the run has logged no times."""
     task = "bbox_ema" if weights == "ema" else "bbox"
     series = metric_series(records, f"{task}/{metric}", run.cfg.SOLVER.MAX_ITER)
     seconds = elapsed_seconds(records, list(series))

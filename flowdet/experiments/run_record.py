@@ -163,13 +163,13 @@ class RunRecord:
         self.searches |= other.searches
         self.costs |= other.costs
 
-    def add(self, method: str, run: Run) -> None:
-        """Adds a finished run.
+    def add(self, method: str, run: Run, **times) -> None:
+        """Adds a finished run; `times` are the keyword arguments of `RecordedRun.of`.
 
         Raises:
             ValueError: as `RecordedRun.of`.
         """
-        self.runs[run.name, run.seed] = RecordedRun.of(method, run)
+        self.runs[run.name, run.seed] = RecordedRun.of(method, run, **times)
         self.settings.setdefault(run.name, recorded_keys(run.cfg))
 
     def has(self, run: Run) -> bool:

@@ -66,6 +66,20 @@ def test_wrong_seeds(words, message):
         peers.seeds_per_method(words, ["flow", "backprop"])
 
 
+def test_seconds_of_an_epoch():
+    methods = ["flow", "fcos"]
+    assert peers.seconds_per_method(["fcos=80", "flow=44.5"], methods) == {"flow": 44.5, "fcos": 80}
+    for words, message in (
+        (["44"], "'44' is not valid: use METHOD=S, each method once, with one of flow, fcos"),
+        (["flow=1", "flow=2"], "'flow=2' is not valid"),
+        (["detr=1"], "'detr=1' is not valid"),
+        (["flow=fast"], "--epoch-seconds: flow must be a positive number, got 'fast'"),
+        (["flow=0"], "flow must be a positive number, got '0'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            peers.seconds_per_method(words, methods)
+
+
 def test_configs_of_the_methods():
     words = ["flow", "flow_paper", "mine=my/config.yaml"]
     assert peers.method_configs(words) == {

@@ -136,6 +136,35 @@ def test_budgets_in_seconds_take_the_measured_time_of_the_first_runs(compare, tm
     assert seconds["10 seconds", "backprop"]["seconds_per_epoch"] == pytest.approx(4)
 
 
+def test_runs_that_are_trained_at_the_same_time_have_no_times(compare, tmp_path):
+    comparison = compare(epochs=[2, 4], seeds={"flow": 3, "backprop": 2}, seconds=[10], jobs=4)
+    comparison.train()
+    assert not comparison.failed and len(calls(tmp_path)) == 2 * (3 + 2)
+    assert line_rows(tmp_path, "AP50")["4 epochs", "flow"]["n"] == 3
+    assert line_rows(tmp_path, "train_seconds") == {}
+    assert len(comparison.failures) == 2
+    assert "flow has no budget of 10 seconds: its runs have no times" in comparison.failures[0]
+    rows = json.loads((tmp_path / "peers.json").read_text())["rows"]
+    assert not any("curve_seconds" in row for row in rows)
+    # costs are measured by a later call
+    assert not comparison.record.costs
+
+
+def test_times_of_another_machine(compare, tmp_path):
+    """Seconds of an epoch are given: 5 for flow, 20 for backprop."""
+    given = {"flow": 5.0, "backprop": 20.0}
+    compare(epochs=[2], seconds=[50], jobs=2, epoch_seconds=given).train()
+    ap, seconds = line_rows(tmp_path, "AP50"), line_rows(tmp_path, "train_seconds")
+    assert ap["50 seconds", "flow"]["epochs"] == 10
+    assert ap["50 seconds", "backprop"]["epochs"] == 2.5
+    assert seconds["2 epochs", "flow"]["mean"] == pytest.approx(10)
+    assert seconds["50 seconds", "backprop"]["mean"] == pytest.approx(50)
+    rows = json.loads((tmp_path / "peers.json").read_text())["rows"]
+    runs = [row for row in rows if "seed" in row and row["method"] == "flow"]
+    assert {row["epoch_seconds"] for row in runs} == {5.0}
+    assert {row["curve_seconds"][-1] for row in runs if "curve" in row} == {10, 50}
+
+
 def test_a_budget_in_seconds_keeps_its_epochs_in_later_sessions(compare, tmp_path):
     compare(epochs=[2], seconds=[10], methods=["flow"]).train()
     path = tmp_path / "peers.json"
