@@ -203,7 +203,7 @@ def _add_detection_training_keys(node: CfgNode) -> None:
     # Smallest IoU of a perturbed box with its object. Below it, its target is background.
     node.DENOISING_MIN_IOU = 0.4
     # Weight of the losses of the denoising queries.
-    node.DENOISING_WEIGHT = 1.5
+    node.DENOISING_WEIGHT = 0.4
     # With LEARN_AT_START: weight of the losses at t = 0.
     node.START_WEIGHT = 0.25
 

@@ -45,7 +45,7 @@ class DenoisingSettings:
     count: int = 0
     noise: float = 0.6
     min_iou: float = 0.4
-    weight: float = 1.5
+    weight: float = 0.4
 
     def __post_init__(self):
         key = "MODEL.FLOW_DET.DENOISING"
