@@ -43,9 +43,13 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     named = model.named_parameters()
     probe = [p for n, p in named if n.removeprefix("module.").startswith("probe.")]
     optimizer_class = _with_clipping(cfg, OPTIMIZERS[name], probe)
-    options = {}
     if name == "SGD":
         options = {"momentum": cfg.SOLVER.MOMENTUM, "nesterov": cfg.SOLVER.NESTEROV}
+    else:
+        # One pass over the parameters instead of ten. With AMP the fused step would get scaled
+        # gradients, which cannot be clipped before it.
+        device = next(model.parameters()).device.type
+        options = {"fused": device == "cpu" or (device == "cuda" and not cfg.SOLVER.AMP.ENABLED)}
     return optimizer_class(parameters, lr=cfg.SOLVER.BASE_LR, **options)
 
 

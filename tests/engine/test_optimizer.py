@@ -1,5 +1,7 @@
 """The optimizer: learning rates, weight decay and clipping."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -144,6 +146,23 @@ def test_closures_and_schedulers_work_with_clipping(cfg):
     scheduler.step()
     assert optimizer.param_groups[-1]["lr"] == 0.5e-2
     assert optimizer.step(closure).item() < first
+
+
+def test_fused_steps_are_those_of_adamw(cfg):
+    model = Model()
+    optimizer = build_optimizer(cfg, model)
+    assert all(group["fused"] for group in optimizer.param_groups)
+    pairs = [(model, optimizer), copy.deepcopy((model, optimizer))]
+    for group in pairs[1][1].param_groups:
+        group["fused"] = False
+    for step in range(5):
+        for model, optimizer in pairs:
+            torch.manual_seed(step)
+            optimizer.zero_grad()
+            model(torch.randn(8, 3)).square().mean().backward()
+            optimizer.step()
+    for one, other in zip(*(model.parameters() for model, _ in pairs), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_unknown_optimizer(cfg):
