@@ -50,13 +50,15 @@ def toy(schedule):
 
 
 def detector(schedule):
-    """Without noise, which would differ between the processes, and with frozen batch norms, whose
-    statistics would; the halves have 3 and 1 objects."""
+    """Without noise, dropout and denoising queries, which would differ between the processes, and
+    with frozen batch norms, whose statistics would; the halves have 3 and 1 objects."""
     model = tiny_model(
         file="voc_flow_r18_frozen.yaml",
         NECK_BLOCKS=0,
         NOISE_SCALE=0.0,
         STATE_NOISE=0.0,
+        DROPOUT=0.0,
+        DENOISING_QUERIES=0,
         FEATURE_CACHE_GIB=0.0,
         SCHEDULE=schedule,
         NUM_BLOCKS=2,
