@@ -121,7 +121,6 @@ def _add_run_arguments(add: Callable) -> None:
         metavar="[METHOD=]N",
         help="train with seeds 0 to N - 1, e.g. 1 flow=3 (default: 1)",
     )
-
     add(
         "--jobs",
         type=at_least_one,
