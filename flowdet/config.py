@@ -197,13 +197,19 @@ def _add_detection_training_keys(node: CfgNode) -> None:
     # Number of denoising queries per image: in training, further queries start from perturbed boxes
     # of the objects. 0 is off. They need BOX_ANCHORED_ATTENTION.
     node.DENOISING_QUERIES = 0
+    # Number of denoising queries per image that start from proposals: boxes that detectron2's
+    # region proposal network finds on the feature maps. MODEL.RPN and MODEL.ANCHOR_GENERATOR
+    # configure it; each block draws from its MODEL.RPN.POST_NMS_TOPK_TRAIN best boxes. 0 is off.
+    # They need BOX_ANCHORED_ATTENTION.
+    node.PROPOSAL_QUERIES = 0
     # Highest noise level s of a perturbed box. Its center is moved by s / 2 standard deviations of
     # the box size, and the logarithm of its sides by s. The level is drawn for each query.
     node.DENOISING_NOISE = 0.6
-    # Smallest IoU of a perturbed box with its object. Below it, its target is background.
+    # Smallest IoU of a perturbed box or proposal with its object. Below it, its target is
+    # background.
     node.DENOISING_MIN_IOU = 0.4
-    # Weight of the losses of the denoising queries.
-    node.DENOISING_WEIGHT = 0.4
+    # Weight of the losses of all denoising queries.
+    node.DENOISING_WEIGHT = 1.0
     # With LEARN_AT_START: weight of the losses at t = 0.
     node.START_WEIGHT = 0.25
 

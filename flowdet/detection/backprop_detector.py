@@ -19,6 +19,7 @@ from flowdet.detection.build import (
 )
 from flowdet.detection.denoising import Denoising
 from flowdet.detection.layer_losses import layer_losses
+from flowdet.detection.proposals import ProposalNetwork, propose
 from flowdet.detection.set_detector import SetDetector
 from flowdet.detection.stability import Refinement
 from flowdet.detection.targets import Targets
@@ -44,6 +45,7 @@ class BackpropDetector(SetDetector):
         checkpoint_blocks: recompute the blocks' activations in the backward pass (gradient
             checkpointing).
         denoising: makes denoising queries in training; None for none. They pass through all layers.
+        proposal_network: finds proposals for denoising queries in training; None for none.
         parts: the arguments of `SetDetector`.
 
     Raises:
@@ -61,6 +63,7 @@ class BackpropDetector(SetDetector):
         detach_layers: bool,
         checkpoint_blocks: bool,
         denoising: Denoising | None = None,
+        proposal_network: ProposalNetwork | None = None,
         **parts,
     ):
         super().__init__(**parts)
@@ -77,6 +80,7 @@ class BackpropDetector(SetDetector):
         self.detach_layers = detach_layers
         self.checkpoint_blocks = checkpoint_blocks
         self.denoising = denoising
+        self.proposal_network = proposal_network
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -94,7 +98,7 @@ class BackpropDetector(SetDetector):
             "auxiliary_losses": flow_cfg.AUXILIARY_LOSSES,
             "detach_layers": flow_cfg.DETACH_LAYERS,
             "checkpoint_blocks": flow_cfg.CHECKPOINT_BLOCKS,
-            "denoising": build_denoising(flow_cfg, heads, shared["criterion"]),
+            **build_denoising(cfg, shared),
         }
 
     @property
@@ -130,14 +134,19 @@ class BackpropDetector(SetDetector):
         return block(*arguments)
 
     def losses(self, tokens: ImageTokens, targets: Targets) -> dict[str, Tensor]:
-        """Sums the losses of all layers; without `auxiliary_losses` only the last has losses."""
+        """Sums the losses of all layers; without `auxiliary_losses` only the last has losses.
+
+        The losses of the proposal network are further entries.
+        """
+        proposals = propose(self.proposal_network, tokens, targets)
         z, denoised = self._start(tokens), None
         if self.denoising:
-            _, moved, denoised = self.denoising.queries(z, targets)
+            _, moved, denoised = self.denoising.queries(z, targets, proposals.boxes)
             z = torch.cat([z, moved], dim=1)
         layers = self.layers(tokens, z)
         first = 0 if self.auxiliary_losses else len(layers) - 1
-        return layer_losses(self, layers, self.block_weights, targets, first, denoised)
+        losses = layer_losses(self, layers, self.block_weights, targets, first, denoised)
+        return losses | proposals.losses
 
     def refine(self, tokens: ImageTokens, trajectory: bool = False) -> Refinement:
         """Returns the queries after the last block, or with `trajectory` after every block."""

@@ -43,6 +43,7 @@ class BlockLosses:
         targets: the objects.
         z_0: noise, [B, M, d].
         denoising: makes denoising queries and computes their losses; None for none.
+        proposals: boxes for denoising queries, [B, P, 4], normalized cxcywh; None for none.
         make: makes the training states, see `make_training_states`.
 
     Attributes:
@@ -63,6 +64,7 @@ class BlockLosses:
         targets: Targets,
         z_0: Tensor,
         denoising: Denoising | None = None,
+        proposals: Tensor | None = None,
         make: TrainingStatesFactory = make_training_states,
     ):
         self.flow = flow
@@ -77,6 +79,7 @@ class BlockLosses:
         self.targets = targets
         self.z_0 = z_0
         self.denoising = denoising
+        self.proposals = proposals
         self.make = make
         self.normalizer = criterion.normalizer(targets, z_0.shape[1])
         self.statistics: dict[str, Tensor] = {}
@@ -129,7 +132,7 @@ class BlockLosses:
         """
         if self.denoising is None:
             return self.flow.predict(block, state, features), {}, {}
-        extended, assigned = self.denoising.extend(state, self.targets)
+        extended, assigned = self.denoising.extend(state, self.targets, self.proposals)
         prediction = self.flow.predict(block, extended, features)
         count = state.z.shape[1]
         decoded = self.heads(prediction.z1_hat[:, count:])

@@ -20,6 +20,7 @@ from flowdet.detection.matcher import HungarianMatcher
 from flowdet.detection.neck import TokenNeck
 from flowdet.detection.position import QueryPositionalEncoding, SinePositionalEncoding
 from flowdet.detection.postprocess import PostProcessor
+from flowdet.detection.proposals import build_proposal_network
 from flowdet.detection.stability import BoxStability
 from flowdet.detection.transformer_block import TransformerFlowBlock
 from flowdet.flow import FlowEnsemble, TimeEmbedding
@@ -142,28 +143,40 @@ def _stability(flow_cfg: CfgNode) -> BoxStability | None:
     return BoxStability(samples, flow_cfg.STABILITY_NOISE, shape, flow_cfg.NOISE_SEED)
 
 
-def build_denoising(
-    flow_cfg: CfgNode, heads: DetectionHeads, criterion: SetCriterion
-) -> Denoising | None:
-    """Builds the denoising queries of `MODEL.FLOW_DET`; None without `DENOISING_QUERIES`.
+def build_denoising(cfg: CfgNode, shared: dict) -> dict:
+    """Builds what makes denoising queries, as keyword arguments of the detectors that have them.
+
+    Without `DENOISING_QUERIES` and `PROPOSAL_QUERIES` the values are None.
+
+    Args:
+        cfg: the config.
+        shared: what `build_shared_parts` returns.
 
     Raises:
-        ValueError: a key is out of range, or box-anchored attention is off.
+        ValueError: a key is out of range, box-anchored attention is off, or the proposal network
+            cannot be built.
     """
+    flow_cfg = cfg.MODEL.FLOW_DET
     settings = DenoisingSettings(
         flow_cfg.DENOISING_QUERIES,
+        flow_cfg.PROPOSAL_QUERIES,
         flow_cfg.DENOISING_NOISE,
         flow_cfg.DENOISING_MIN_IOU,
         flow_cfg.DENOISING_WEIGHT,
     )
-    if not settings.count:
-        return None
+    if not settings.count and not settings.proposals:
+        return {"denoising": None, "proposal_network": None}
     if not flow_cfg.BOX_ANCHORED_ATTENTION:
+        key = "DENOISING_QUERIES" if settings.count else "PROPOSAL_QUERIES"
         raise ValueError(
-            "MODEL.FLOW_DET.DENOISING_QUERIES start at boxes near the objects: they need "
+            f"MODEL.FLOW_DET.{key} start at given boxes: they need "
             "MODEL.FLOW_DET.BOX_ANCHORED_ATTENTION True"
         )
-    return Denoising(settings, heads, criterion)
+    neck, names = shared["neck"], shared["in_features"]
+    return {
+        "denoising": Denoising(settings, shared["heads"], shared["criterion"]),
+        "proposal_network": build_proposal_network(cfg, names, neck.strides),
+    }
 
 
 def build_flow(

@@ -1,9 +1,11 @@
 """Denoising queries: further queries of a training step, whose boxes lie near the objects.
 
 A set detector has one positive query per object. Denoising queries add many: each takes the
-estimate of another query and moves its box to a perturbed box of an object. So every block is
-trained to classify and to correct boxes with errors of different sizes. DN-DETR (Li et al., CVPR
-2022) has the idea for the first layer of a decoder. Inference has no denoising queries.
+estimate of another query and moves its box to a perturbed box of an object, or to a proposal. So
+every block is trained to classify and to correct boxes with errors of different sizes. DN-DETR (Li
+et al., CVPR 2022) has the idea for the first layer of a decoder. Proposals are the boxes that a
+two-stage detector trains on: errors that a network makes, and background that looks like an object.
+Inference has no denoising queries.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ class DenoisingSettings:
     """How denoising queries are made.
 
     Attributes:
-        count: number Q of denoising queries per image; 0 turns them off.
+        count: number of denoising queries per image at perturbed boxes.
+        proposals: number of denoising queries per image at proposals. Every block draws its own.
+            There are Q = count + proposals denoising queries.
         noise: each query draws its noise level s from [0, noise]. The center of the object's box is
             moved by s / 2 standard deviations of its size, and the logarithm of each side by s.
         min_iou: the target of a denoising query is the object with which its box has the largest
@@ -43,22 +47,27 @@ class DenoisingSettings:
     """
 
     count: int = 0
+    proposals: int = 0
     noise: float = 0.6
     min_iou: float = 0.4
-    weight: float = 0.4
+    weight: float = 1.0
 
     def __post_init__(self):
         key = "MODEL.FLOW_DET.DENOISING"
         if self.count < 0:
             raise ValueError(f"{key}_QUERIES must not be negative, got {self.count}")
+        if self.proposals < 0:
+            raise ValueError(
+                f"MODEL.FLOW_DET.PROPOSAL_QUERIES must not be negative, got {self.proposals}"
+            )
         if self.noise <= 0:
             raise ValueError(f"{key}_NOISE must be above 0, got {self.noise}")
         if not 0 < self.min_iou <= 1:
             raise ValueError(f"{key}_MIN_IOU must be above 0 and at most 1, got {self.min_iou}")
         if self.weight <= 0:
             raise ValueError(
-                f"{key}_WEIGHT must be above 0, got {self.weight}: set {key}_QUERIES 0 to train "
-                "without denoising queries"
+                f"{key}_WEIGHT must be above 0, got {self.weight}: set {key}_QUERIES and "
+                "PROPOSAL_QUERIES 0 to train without denoising queries"
             )
 
 
@@ -67,7 +76,7 @@ class DenoisingQueries(NamedTuple):
 
     Attributes:
         donors: index of the query whose estimate each of them takes, [B, Q].
-        estimate: that estimate, moved to the perturbed box, [B, Q, d].
+        estimate: that estimate, moved to its own box, [B, Q, d].
         assigned: index of the object of each of them, [B, Q]; -1 is background.
     """
 
@@ -90,24 +99,35 @@ class Denoising:
         self.heads = heads
         self.criterion = criterion
 
-    def queries(self, estimate: Tensor, targets: Targets) -> DenoisingQueries:
-        """Makes the denoising queries of a batch from the queries' estimates [B, M, d].
+    def queries(
+        self, estimate: Tensor, targets: Targets, proposals: Tensor | None = None
+    ) -> DenoisingQueries:
+        """Makes the denoising queries of a batch.
 
         They pass no gradient to the estimates.
+
+        Args:
+            estimate: the estimates of the queries, [B, M, d].
+            targets: the objects.
+            proposals: boxes, [B, P, 4], normalized cxcywh. Without them there are only the queries
+                at perturbed boxes.
         """
         with without_gradient():
-            batch, num_queries, dim = estimate.shape
-            shape = (batch, self.settings.count)
-            donors = torch.randint(num_queries, shape, device=estimate.device)
-            taken = gather_rows(estimate, donors)
             boxes = perturbed_boxes(targets, self.settings.count, self.settings.noise)
+            if proposals is not None:
+                boxes = torch.cat([boxes, drawn_boxes(proposals, self.settings.proposals)], dim=1)
+            num_queries = estimate.shape[1]
+            donors = torch.randint(num_queries, boxes.shape[:2], device=estimate.device)
+            taken = gather_rows(estimate, donors)
             moved = self.heads.move(taken, boxes.to(taken.device))
             # the boxes that the blocks see; moving is exact only for the linear box head
             assigned = assign_by_iou(self.heads.boxes(moved), targets, self.settings.min_iou)
         return DenoisingQueries(donors, moved, assigned)
 
-    def extend(self, state: FlowState, targets: Targets) -> tuple[FlowState, Tensor]:
-        """Appends denoising queries to a state of the flow.
+    def extend(
+        self, state: FlowState, targets: Targets, proposals: Tensor | None = None
+    ) -> tuple[FlowState, Tensor]:
+        """Appends denoising queries to a state of the flow; for the arguments see `queries`.
 
         Their z_t is the donor's, moved by t times the change of the estimate: the point at time t
         on the path that leads to the moved estimate.
@@ -115,7 +135,7 @@ class Denoising:
         Returns:
             The state of all M + Q queries, and the `assigned` of the denoising queries.
         """
-        donors, moved, assigned = self.queries(state.estimate, targets)
+        donors, moved, assigned = self.queries(state.estimate, targets, proposals)
         change = moved - gather_rows(state.estimate.detach(), donors)
         z = gather_rows(state.z, donors) + expand_time(state.t, change) * change
         return (
@@ -174,6 +194,19 @@ def perturbed_boxes(targets: Targets, count: int, noise: float) -> Tensor:
     size = boxes[..., 2:] * stretch.exp()
     inside = to_corners(torch.cat([center, size], dim=-1)).clamp(0, 1)
     center, size = box_convert(inside, "xyxy", "cxcywh").split(2, dim=-1)
+    return torch.cat([center, size.clamp(min=_SMALLEST_SIDE)], dim=-1)
+
+
+def drawn_boxes(boxes: Tensor, count: int) -> Tensor:
+    """Draws `count` of the boxes [B, P, 4] (normalized cxcywh) of every image, [B, count, 4].
+
+    A box is drawn again only when all others are drawn. Sides are at least as large as those of
+    perturbed boxes.
+    """
+    batch, available = boxes.shape[:2]
+    order = torch.rand(batch, available, device=boxes.device).argsort(dim=1)
+    index = order[:, torch.arange(count, device=boxes.device) % available]
+    center, size = gather_rows(boxes, index).split(2, dim=-1)
     return torch.cat([center, size.clamp(min=_SMALLEST_SIDE)], dim=-1)
 
 

@@ -17,6 +17,7 @@ from flowdet.detection.block_losses import BlockLosses
 from flowdet.detection.build import build_denoising, build_flow, build_shared_parts
 from flowdet.detection.denoising import Denoising
 from flowdet.detection.matcher import solve_assignment
+from flowdet.detection.proposals import ProposalNetwork, propose
 from flowdet.detection.set_detector import SetDetector
 from flowdet.detection.stability import Refinement
 from flowdet.detection.targets import TargetEmbedding, Targets
@@ -60,6 +61,7 @@ class FlowMatchingDetector(SetDetector):
         iters_per_epoch: iterations per epoch, for `alternate`.
         noise_scale: standard deviation of z_0.
         denoising: makes denoising queries in training; None for none.
+        proposal_network: finds proposals for denoising queries in training; None for none.
         settings: inference mode, early exit and seed of z_0. Early exit: an image takes no more
             steps once no box moves by more than this fraction of the image's side. z_0 is the same
             for every image, so that results do not depend on the batch.
@@ -82,6 +84,7 @@ class FlowMatchingDetector(SetDetector):
         noise_scale: float,
         settings: InferenceSettings,
         denoising: Denoising | None = None,
+        proposal_network: ProposalNetwork | None = None,
         **parts,
     ):
         super().__init__(**parts)
@@ -103,6 +106,7 @@ class FlowMatchingDetector(SetDetector):
         self.noise_scale = noise_scale
         self.settings = settings
         self.denoising = denoising
+        self.proposal_network = proposal_network
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -123,7 +127,7 @@ class FlowMatchingDetector(SetDetector):
             "iters_per_epoch": flow_cfg.ITERS_PER_EPOCH,
             "noise_scale": flow_cfg.NOISE_SCALE,
             "settings": inference_settings(flow_cfg),
-            "denoising": build_denoising(flow_cfg, shared["heads"], shared["criterion"]),
+            **build_denoising(cfg, shared),
         }
 
     @property
@@ -132,18 +136,23 @@ class FlowMatchingDetector(SetDetector):
         return self.flow.times(plan.num_steps if INFERENCE_MODES[plan.mode].has_steps else 1)[1:]
 
     def losses(self, tokens: ImageTokens, targets: Targets) -> dict[str, Tensor]:
-        """Computes the losses of the blocks that are trained in this iteration, summed (eq. 19)."""
-        block_losses, inputs = self.block_losses(tokens, targets)
+        """Computes the losses of the blocks that are trained in this iteration, summed (eq. 19).
+
+        The losses of the proposal network are further entries.
+        """
+        proposals = propose(self.proposal_network, tokens, targets)
+        block_losses, inputs = self.block_losses(tokens, targets, proposals=proposals.boxes)
         parameters = [*self.flow.parameters(), *self.heads.parameters()]
         losses = self.local.losses(block_losses, inputs, parameters)
         log_scalars(block_losses.statistics)
-        return losses
+        return losses | proposals.losses
 
     def block_losses(
         self,
         tokens: ImageTokens,
         targets: Targets,
         make: TrainingStatesFactory = make_training_states,
+        proposals: Tensor | None = None,
     ) -> tuple[BlockLosses, list[Tensor]]:
         """Returns the loss function of the blocks for one batch, and its inputs.
 
@@ -151,6 +160,7 @@ class FlowMatchingDetector(SetDetector):
             tokens: image tokens.
             targets: the objects.
             make: makes the training states.
+            proposals: boxes for denoising queries, [B, P, 4], normalized cxcywh; None for none.
 
         Returns:
             The loss function, called as `block_losses(block, inputs)`; and its inputs, the token
@@ -171,6 +181,7 @@ class FlowMatchingDetector(SetDetector):
             targets=targets,
             z_0=z_0,
             denoising=self.denoising,
+            proposals=proposals,
             make=make,
         )
         return block_losses, [tokens.tokens, embeddings]

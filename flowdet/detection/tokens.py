@@ -77,6 +77,13 @@ def sample_tokens(tokens: Tensor, grids: tuple[TokenGrid, ...], points: Tensor) 
     return samples[0] if len(samples) == 1 else torch.cat(samples, dim=2)
 
 
+def token_maps(tokens: ImageTokens) -> list[Tensor]:
+    """Returns the tokens of every grid as a feature map [B, d, H, W]."""
+    sizes = [(grid.height, grid.width) for grid in tokens.grids]
+    levels = tokens.tokens.split([height * width for height, width in sizes], dim=1)
+    return [x.transpose(1, 2).unflatten(2, size) for x, size in zip(levels, sizes, strict=True)]
+
+
 class PointReader(nn.Module):
     """Computes a vector per query from the image tokens at P points.
 

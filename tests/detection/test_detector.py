@@ -50,7 +50,8 @@ def gradients(model):
 
 
 def assert_finite(losses):
-    assert losses.keys() - {"loss_flow"} == {"loss_cls", "loss_bbox", "loss_giou"}
+    further = {"loss_flow", "loss_rpn_cls", "loss_rpn_loc"}
+    assert losses.keys() - further == {"loss_cls", "loss_bbox", "loss_giou"}
     assert all(math.isfinite(loss.item()) for loss in losses.values())
 
 

@@ -17,7 +17,7 @@ from flowdet.detection.base_detector import BaseDetector, group_by_size, origina
 from flowdet.detection.build import build_encoder, check_num_classes
 from flowdet.detection.postprocess import check_thresholds
 from flowdet.detection.targets import Targets
-from flowdet.detection.tokens import ImageTokens
+from flowdet.detection.tokens import token_maps
 
 
 class PeerDetector(BaseDetector):
@@ -119,13 +119,6 @@ class PeerDetector(BaseDetector):
     def feature_maps(self, images: ImageList) -> dict[str, Tensor]:
         """Returns the tokens of preprocessed images as feature maps [B, d, H, W], by name."""
         return dict(zip(self.in_features, token_maps(self.encode_images(images)), strict=True))
-
-
-def token_maps(tokens: ImageTokens) -> list[Tensor]:
-    """Returns the tokens of every grid as a feature map [B, d, H, W]."""
-    sizes = [(grid.height, grid.width) for grid in tokens.grids]
-    levels = tokens.tokens.split([height * width for height, width in sizes], dim=1)
-    return [x.transpose(1, 2).unflatten(2, size) for x, size in zip(levels, sizes, strict=True)]
 
 
 def build_peer_parts(cfg: CfgNode) -> tuple[dict, dict[str, ShapeSpec]]:

@@ -1,0 +1,176 @@
+"""Proposals for denoising queries: boxes, losses, gradients, and what inference sees of them."""
+
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+from torch import nn
+from torchvision.ops import box_iou
+
+from flowdet.detection.boxes import to_corners
+from flowdet.detection.denoising import drawn_boxes
+from flowdet.detection.proposals import ProposalNetwork, build_proposal_network
+from tests.detection.tiny import batch, record, tiny_cfg, tiny_model
+
+FILES = ("digits_flow.yaml", "digits_backprop.yaml")
+
+
+def proposal_model(file="digits_flow.yaml", **keys):
+    return tiny_model(file=file, PROPOSAL_QUERIES=5, **keys)
+
+
+class RecordingRPN(nn.Module):
+    """Returns the given boxes, and records what it was called with."""
+
+    def __init__(self, *boxes):
+        super().__init__()
+        self.boxes = boxes
+
+    def forward(self, images, features, objects):
+        self.images, self.features, self.objects = images, features, objects
+        pairs = zip(self.boxes, images.image_sizes, strict=True)
+        return [Instances(size, proposal_boxes=Boxes(boxes)) for boxes, size in pairs], {}
+
+
+def proposals_of(inputs, *boxes):
+    """The proposals of a network whose RPN finds `boxes`, and that RPN."""
+    model = proposal_model()
+    rpn = RecordingRPN(*boxes)
+    network = ProposalNetwork(rpn, model.proposal_network.strides)
+    return network(model.encode(inputs), model.prepare_targets(inputs)), rpn
+
+
+def test_the_network_gets_sizes_and_objects_in_pixels_and_returns_normalized_boxes():
+    inputs = [
+        record([(0, (4, 4, 30, 40)), (2, (32, 8, 60, 60))], seed=1),
+        record([(1, (10, 20, 40, 30))], size=(48, 40), seed=2),
+        record([], size=(64, 56), seed=3),
+    ]
+    whole, part = torch.tensor([[0.0, 0, 64, 64]]), torch.tensor([[10.0, 12, 30, 24]])
+    (boxes, _), rpn = proposals_of(inputs, whole, part, torch.zeros(0, 4))
+    assert rpn.images.image_sizes == [(64, 64), (48, 40), (64, 56)]
+    for objects, x in zip(rpn.objects, inputs, strict=True):
+        assert torch.allclose(objects.gt_boxes.tensor, x["instances"].gt_boxes.tensor, atol=1e-3)
+    assert all(maps.shape[2] * 8 == maps.shape[3] * 8 == 64 for maps in rpn.features.values())
+    # an image without proposals has one of its whole area
+    expected = torch.tensor([[0.5, 0.5, 1, 1], [0.5, 0.375, 0.5, 0.25], [0.5, 0.5, 1, 1]])
+    assert torch.allclose(boxes[:, 0], expected, atol=1e-6)
+
+
+def test_images_with_fewer_proposals_repeat_theirs():
+    some = torch.tensor([[0.0, 0, 32, 32], [16, 16, 48, 48], [8, 8, 64, 64]])
+    (boxes, _), _ = proposals_of(batch(), some, some[:2])
+    assert boxes.shape == (2, 3, 4)
+    assert torch.equal(boxes[1], boxes[0, [0, 1, 0]])
+
+
+def test_drawn_boxes_differ_until_all_are_drawn_and_have_an_area():
+    torch.manual_seed(0)
+    boxes = torch.rand(2, 8, 4)
+    boxes[0, 0, 2:] = 0
+    drawn = drawn_boxes(boxes, 6)
+    assert all(len(row.unique(dim=0)) == 6 for row in drawn)
+    assert drawn[..., 2:].min() >= 0.01
+    cycled = drawn_boxes(boxes, 20)
+    assert all(len(row.unique(dim=0)) == 8 for row in cycled)
+    assert not torch.equal(drawn, drawn_boxes(boxes, 6))
+
+
+def test_the_network_learns_to_find_the_objects():
+    torch.manual_seed(0)
+    model = proposal_model(NECK_NORM="")
+    network, inputs = model.proposal_network, batch()
+    targets, tokens = model.prepare_targets(inputs), model.encode(inputs)
+    tokens = tokens.with_tokens(tokens.tokens.detach())
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    for _ in range(60):
+        boxes, losses = network(tokens, targets)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    for found, objects, count in zip(boxes, targets.boxes, targets.counts, strict=True):
+        iou = box_iou(to_corners(found[:5]), to_corners(objects[:count]))
+        assert iou.amax(dim=0).min() > 0.6
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_training_step_has_the_losses_of_the_network_and_trains_it(file):
+    model = proposal_model(file).train()
+    with EventStorage() as storage:
+        losses = model(batch())
+        sum(losses.values()).backward()
+        logged = storage.latest()
+    assert losses["loss_rpn_cls"] > 0 and losses["loss_rpn_loc"] >= 0
+    assert any("denoising_matched_iou" in name for name in logged)
+    for name, parameter in model.proposal_network.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+def test_blocks_and_network_pass_no_gradient_to_each_other():
+    model = proposal_model().train()
+    network = model.proposal_network
+    others = [*model.flow.parameters(), *model.heads.parameters()]
+    with EventStorage():
+        losses = model(batch())
+        own = [losses.pop(name) for name in ("loss_rpn_cls", "loss_rpn_loc")]
+        sum(losses.values()).backward(retain_graph=True)
+        assert all(p.grad is None for p in network.parameters())
+        model.zero_grad(set_to_none=True)
+        sum(own).backward()
+    assert all(p.grad is None for p in others)
+    # the neck is shared
+    assert any(p.grad is not None and p.grad.any() for p in model.neck.parameters())
+
+
+def test_each_block_starts_queries_from_proposals_of_the_same_image():
+    model = proposal_model(DENOISING_QUERIES=2, BOX_HEAD="linear")
+    targets = model.prepare_targets(batch())
+    state = model.flow.initial_state(model.initial_noise(2))
+    proposals = torch.rand(2, 9, 4) * 0.5 + 0.25
+    torch.manual_seed(0)
+    moved = model.denoising.queries(state.estimate, targets, proposals).estimate
+    assert moved.shape[1] == 2 + 5
+    boxes = model.heads.boxes(moved[:, 2:])
+    distance = (boxes[:, :, None] - proposals[:, None]).abs().amax(dim=-1)
+    assert distance.amin(dim=-1).max() < 1e-4
+    # without proposals, for example in a diagnosis, only the perturbed boxes remain
+    assert model.denoising.queries(state.estimate, targets).estimate.shape[1] == 2
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_inference_does_not_use_the_network(file):
+    model = proposal_model(file).eval()
+    (before, *_) = model(batch())
+    for parameter in model.proposal_network.parameters():
+        nn.init.normal_(parameter)
+    (after, *_) = model(batch())
+    assert torch.equal(before["instances"].pred_boxes.tensor, after["instances"].pred_boxes.tensor)
+    assert torch.equal(before["instances"].scores, after["instances"].scores)
+
+
+def test_proposals_that_are_not_finite_end_the_training_with_advice():
+    model = proposal_model().train()
+    nn.init.constant_(model.proposal_network.rpn.rpn_head.anchor_deltas.bias, float("nan"))
+    with pytest.raises(ValueError, match="diverged: lower SOLVER.BASE_LR"):
+        model(batch())
+
+
+@pytest.mark.parametrize(
+    "keys, message",
+    [
+        ({"PROPOSAL_QUERIES": -1}, "PROPOSAL_QUERIES must not be negative, got -1"),
+        (
+            {"PROPOSAL_QUERIES": 4, "BOX_ANCHORED_ATTENTION": False, "BOX_SAMPLES": 0},
+            "PROPOSAL_QUERIES start at given boxes: they need",
+        ),
+    ],
+)
+def test_keys_that_do_not_fit_are_named(keys, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model(**keys)
+
+
+def test_a_backbone_without_strides_is_named():
+    cfg = tiny_cfg(PROPOSAL_QUERIES=4)
+    with pytest.raises(ValueError, match="PROPOSAL_QUERIES needs the strides .* res3, .* has none"):
+        build_proposal_network(cfg, ["res3"], [None])
