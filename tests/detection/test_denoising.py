@@ -138,10 +138,16 @@ def test_training_with_denoising_queries(file):
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and "box_mlp" not in name:
             assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
-    plain = tiny_model(file=file)
-    plain.load_state_dict(model.state_dict())
-    fewer, _ = train(plain)
-    assert losses["loss_cls"] > fewer["loss_cls"]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_their_losses_are_added_with_their_weight_and_change_no_other_loss(file):
+    plain, _ = train(tiny_model(file=file))
+    once, twice = (train(denoising_model(file, DENOISING_WEIGHT=w))[0] for w in (1.0, 2.0))
+    for name in ("loss_cls", "loss_bbox", "loss_giou"):
+        further = twice[name] - once[name]
+        assert further > 0
+        assert torch.isclose(once[name] - further, plain[name], rtol=1e-3), name
 
 
 def test_the_losses_of_denoising_queries_stay_local():
