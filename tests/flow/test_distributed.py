@@ -59,6 +59,7 @@ def detector(schedule):
         STATE_NOISE=0.0,
         DROPOUT=0.0,
         DENOISING_QUERIES=0,
+        PROPOSAL_QUERIES=0,
         FEATURE_CACHE_GIB=0.0,
         SCHEDULE=schedule,
         NUM_BLOCKS=2,
