@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 
 import torch
@@ -69,6 +70,17 @@ class Graph(nn.Module, ABC):
         """
 
 
+def _without_proposals(model: SetDetector) -> SetDetector:
+    """Returns a shallow copy of a detector without the network of proposals.
+
+    Only training uses this network; `torch.export` would write its weights to the file.
+    """
+    model = copy.copy(model)
+    # a copied module shares the dict of its submodules
+    model._modules = {name: x for name, x in model._modules.items() if name != "proposal_network"}
+    return model
+
+
 class DetectionGraph(Graph):
     """A detector with its postprocessing.
 
@@ -98,7 +110,7 @@ class DetectionGraph(Graph):
     )
 
     def __init__(self, model: SetDetector, size: tuple[int, int], suppress: bool = True):
-        super().__init__(model, size)
+        super().__init__(_without_proposals(model), size)
         early_exit = model.settings.early_exit if isinstance(model, FlowMatchingDetector) else 0
         if early_exit:
             raise ValueError(

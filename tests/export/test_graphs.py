@@ -94,6 +94,15 @@ def test_noise_input():
         torch.testing.assert_close(single[1][0], scores[x], atol=1e-4, rtol=0)
 
 
+def test_the_network_of_proposals_is_left_out_and_the_model_keeps_it():
+    model = detector(PROPOSAL_QUERIES=4)
+    graph = graph_of(model, (64, 64))
+    assert not any("proposal" in name for name in graph.state_dict())
+    assert any("proposal_network" in name for name in model.state_dict())
+    assert graph_of(model, (64, 64)).model.neck is model.neck
+    compare(model)
+
+
 def test_feature_cache_is_not_used():
     model = detector()
     graph = compare(model)
