@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from contextlib import AbstractContextManager
 from functools import cache
 
 import torch
-from detectron2.utils.events import get_event_storage, has_event_storage
+from detectron2.utils.events import EventStorage, get_event_storage, has_event_storage
 from torch import Tensor
 
 from flowdet.flow import InferencePlan, StateSettings
@@ -20,6 +22,14 @@ def log_scalars(scalars: dict[str, Tensor]) -> None:
     if has_event_storage() and scalars:
         values = torch.stack([x.float() for x in scalars.values()]).tolist()
         get_event_storage().put_scalars(**dict(zip(scalars, values, strict=True)))
+
+
+def with_event_storage() -> AbstractContextManager:
+    """Returns a context that has an event storage: that of the training, or a new one.
+
+    Models of detectron2 log statistics and fail without an event storage.
+    """
+    return contextlib.nullcontext() if has_event_storage() else EventStorage()
 
 
 @cache

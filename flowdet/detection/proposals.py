@@ -6,7 +6,6 @@ like the neck: it has its own losses, and no block passes a gradient to it. Only
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,12 +14,12 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_proposal_generator
 from detectron2.structures import Boxes, ImageList, Instances
-from detectron2.utils.events import EventStorage, has_event_storage
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
 from flowdet.detection.targets import Targets
 from flowdet.detection.tokens import ImageTokens, token_maps
+from flowdet.events import with_event_storage
 
 
 class Proposals(NamedTuple):
@@ -58,10 +57,8 @@ class ProposalNetwork(nn.Module):
         """
         sizes = self._image_sizes(tokens)
         features = dict(zip(self.strides, token_maps(tokens), strict=True))
-        # the RPN logs statistics, which needs an event storage; outside a training there is none
-        storage = contextlib.nullcontext() if has_event_storage() else EventStorage()
         try:
-            with storage:
+            with with_event_storage():
                 found, losses = self.rpn(
                     ImageList(tokens.tokens.new_empty(0), sizes),
                     features,

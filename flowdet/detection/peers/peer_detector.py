@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from abc import abstractmethod
 
 import torch
@@ -10,7 +9,6 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import ImageList, Instances
-from detectron2.utils.events import EventStorage, has_event_storage
 from torch import Tensor
 
 from flowdet.detection.base_detector import BaseDetector, group_by_size, original_size
@@ -18,6 +16,7 @@ from flowdet.detection.build import build_encoder, check_num_classes
 from flowdet.detection.postprocess import check_thresholds
 from flowdet.detection.targets import Targets
 from flowdet.detection.tokens import token_maps
+from flowdet.events import with_event_storage
 
 
 class PeerDetector(BaseDetector):
@@ -68,11 +67,8 @@ class PeerDetector(BaseDetector):
             return self.inference(batched_inputs)
         objects = self._objects(batched_inputs)
         images = self.preprocess(batched_inputs)
-        # detectron2's heads log statistics, which needs an event storage; outside a training there
-        # is none
-        storage = contextlib.nullcontext() if has_event_storage() else EventStorage()
         try:
-            with storage:
+            with with_event_storage():
                 losses = self.losses(images, self.feature_maps(images), objects)
         except FloatingPointError as error:
             raise ValueError(self._divergence) from error
