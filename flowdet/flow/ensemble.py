@@ -91,11 +91,12 @@ class FlowEnsemble(nn.Module):
         """Takes the Euler step of the whole batch from `t` to `t_next` toward `z1_hat`.
 
         `z1_hat` [B, ..., d] becomes the estimate of the next state. There is one exception: for
-        `target`, in the interval of the last block, the estimate takes the same Euler step as z.
-        This interval can have several steps. The more steps there are, the smaller is the
-        correction of a step.
+        `target`, within the interval of the last block, which can have several steps, the estimate
+        stays the one that the previous block made. So the last block always corrects an estimate
+        such as it was trained on, and never its own.
         """
         z, estimate = self.path.step(state.z, z1_hat, t, t_next), z1_hat
-        if self.prediction == "target" and block_at(t, self.num_blocks) == self.num_blocks - 1:
-            estimate = self.path.step(state.estimate, z1_hat, t, t_next)
+        in_last_interval = block_at(t, self.num_blocks) == self.num_blocks - 1 and t_next < 1
+        if self.prediction == "target" and in_last_interval:
+            estimate = state.estimate
         return FlowState(z, torch.full_like(state.t, t_next), estimate)

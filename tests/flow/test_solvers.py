@@ -115,6 +115,21 @@ def test_more_steps_than_blocks_are_those_of_the_last_block():
         torch.testing.assert_close(state, value)
 
 
+class Step(torch.nn.Module):
+    """Corrects every estimate by 1, whatever it is."""
+
+    def forward(self, z_t, time_embedding, features, estimate=None, position=None):
+        return torch.ones_like(estimate)
+
+
+@pytest.mark.parametrize("num_steps", [3, 4, 8, 16])
+def test_further_steps_of_the_last_block_do_not_add_up(num_steps):
+    """The last block corrects the estimate of the block before it, in all of its steps."""
+    solution = solve(targets(Step(), Step(), Step()), Z_0, None, num_steps=num_steps)
+    torch.testing.assert_close(solution.z_1, torch.full_like(Z_0, 3.0))
+    torch.testing.assert_close(solution.last_state.estimate, torch.full_like(Z_0, 2.0))
+
+
 def test_more_steps_of_velocity_make_the_grid_finer():
     ensemble = FlowEnsemble([Goal(2.0), Goal(6.0)], IdentityTime())
     assert ensemble.times(4) == [0, 0.25, 0.5, 0.75, 1]
