@@ -4,7 +4,7 @@
     docs/make_trajectory_pictures.py --run output/voc_flow_r18_frozen --name voc \\
         --images $DETECTRON2_DATASETS/VOC2012/JPEGImages/{2008_003800,2010_001301}.jpg
 
-images/NAME_trajectory.gif has every second frame of the animation of `tools/demo.py --animate gif`.
+images/NAME_trajectory.gif has every third frame of the animation of `tools/demo.py --animate gif`.
 images/NAME_trajectory.jpg has one row per image: the boxes at five times, and the detections.
 """
 
@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> None:
     results = list(predictor.stream(args.images, analyses=[box_trajectory(TRAJECTORY_FRAMES)]))
     names = [Path(image).stem for image in args.images]
     frames = list(animation_frames(visualizer, results, names))
-    save_animation([*frames[:-1:2], frames[-1]], IMAGES / f"{args.name}_trajectory.gif")
+    save_animation([*frames[:-1:3], frames[-1]], IMAGES / f"{args.name}_trajectory.gif")
     rows = [list(trajectory_tiles(visualizer, result)) for result in results]
     tiles = [tile for row in rows for tile in (*row[:-1:STILL_STRIDE], row[-1])]
     sheet = contact_sheet(tiles, COLUMN_TITLES * len(rows), len(COLUMN_TITLES))

@@ -91,9 +91,9 @@ class FlowEnsemble(nn.Module):
         """Takes the Euler step of the whole batch from `t` to `t_next` toward `z1_hat`.
 
         `z1_hat` [B, ..., d] becomes the estimate of the next state. There is one exception: for
-        `target`, within the interval of the last block, which can have several steps, the estimate
-        stays the one that the previous block made. So the last block always corrects an estimate
-        such as it was trained on, and never its own.
+        `target`, the estimate stays the same until the last step in the interval of the last
+        block, which can have several steps. So the last block corrects the estimate of the block
+        before it (with one block, the start) in all of them, as in training, and never its own.
         """
         z, estimate = self.path.step(state.z, z1_hat, t, t_next), z1_hat
         in_last_interval = block_at(t, self.num_blocks) == self.num_blocks - 1 and t_next < 1
