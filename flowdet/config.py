@@ -133,7 +133,9 @@ def _add_block_inference_keys(node: CfgNode) -> None:
 
 
 def _add_detection_model_keys(node: CfgNode) -> None:
-    # Number of queries M, which is also the maximum number of objects in a training image.
+    # Number of queries M, which is also the maximum number of objects of a training image that are
+    # matched with queries: the largest. The proposal network, denoising queries and IGNORE_IOU use
+    # all objects.
     node.NUM_QUERIES = 50
     # Normalization after the 1x1 projection of the features ("" for none), and number of residual
     # convolution blocks after it.

@@ -90,7 +90,7 @@ class SetCriterion(nn.Module):
             scores rank boxes. The background weight applies only to unmatched queries.
         ignore_iou: unmatched queries whose box has at least this IoU with an object have no
             classification loss: their box shows an object, so they are no examples of background.
-            1 turns this off.
+            Objects that are dropped for one-to-one matching count too. 1 turns this off.
 
     Raises:
         ValueError: `iou_aware_targets` without a background weight; or `ignore_iou` out of range.
@@ -164,7 +164,7 @@ class SetCriterion(nn.Module):
         target_classes = self._target_classes(targets, assigned)
         soft_targets = self._soft_targets(target_classes, matched, iou)
         if self.ignore_iou < 1:
-            nearest, _ = nearest_objects(boxes, targets)
+            nearest, _ = nearest_objects(boxes, targets.complete)
             ignored = (assigned < 0) & (nearest >= self.ignore_iou)
             soft_targets = soft_targets.masked_fill(ignored[..., None], 0.0)
         losses = {"loss_cls": self._class_loss(logits, soft_targets) / normalizer.classes}

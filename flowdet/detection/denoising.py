@@ -77,7 +77,8 @@ class DenoisingQueries(NamedTuple):
     Attributes:
         donors: index of the query whose estimate each of them takes, [B, Q].
         estimate: that estimate, moved to its own box, [B, Q, d].
-        assigned: index of the object of each of them, [B, Q]; -1 is background.
+        assigned: index of the object of each of them in `Targets.complete`, [B, Q]; -1 is
+            background.
     """
 
     donors: Tensor
@@ -108,10 +109,11 @@ class Denoising:
 
         Args:
             estimate: the estimates of the queries, [B, M, d].
-            targets: the objects.
+            targets: the objects. Those that are dropped for one-to-one matching are used too.
             proposals: boxes, [B, P, 4], normalized cxcywh. Without them there are only the queries
                 at perturbed boxes.
         """
+        targets = targets.complete
         with without_gradient():
             boxes = perturbed_boxes(targets, self.settings.count, self.settings.noise)
             if proposals is not None:
@@ -160,11 +162,12 @@ class Denoising:
             logits: [B, Q, C + 1].
             boxes: [B, Q, 4], normalized cxcywh.
             targets: the objects.
-            assigned: index of the object of each query, [B, Q]; -1 is background.
+            assigned: index of the object of each query in `targets.complete`, [B, Q]; -1 is
+                background.
         """
         count = boxes.new_tensor(float(assigned.numel()))
         normalizer = LossNormalizer(boxes=count, classes=count)
-        losses, statistics = self.criterion(logits, boxes, targets, assigned, normalizer)
+        losses, statistics = self.criterion(logits, boxes, targets.complete, assigned, normalizer)
         losses = {name: self.settings.weight * loss for name, loss in losses.items()}
         return losses, {f"denoising_{name}": value for name, value in statistics.items()}
 

@@ -6,6 +6,7 @@ like the neck: it has its own losses, and no block passes a gradient to it. Only
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
+from flowdet.detection.proposal_keys import check_proposal_queries, one_line_errors
 from flowdet.detection.targets import Targets
 from flowdet.detection.tokens import ImageTokens, token_maps
 from flowdet.events import with_event_storage
@@ -46,11 +48,17 @@ class ProposalNetwork(nn.Module):
         super().__init__()
         self.rpn = rpn
         self.strides = strides
+        self._warned_of_none = False
 
     def forward(self, tokens: ImageTokens, targets: Targets) -> Proposals:
         """Computes the proposals of every image, and the losses of the network.
 
-        An image with fewer proposals than another one repeats its own.
+        An image with fewer proposals than another one repeats its own. An image without proposals
+        has one: the whole image. If a whole batch has none, it logs a warning, once per training.
+
+        Args:
+            tokens: the image tokens.
+            targets: the objects. Those that are dropped for one-to-one matching are used too.
 
         Raises:
             ValueError: a proposal is NaN or inf.
@@ -62,14 +70,25 @@ class ProposalNetwork(nn.Module):
                 found, losses = self.rpn(
                     ImageList(tokens.tokens.new_empty(0), sizes),
                     features,
-                    _instances(targets, sizes),
+                    _instances(targets.complete, sizes),
                 )
         except FloatingPointError as error:
             raise ValueError(
                 "the proposals are not finite, so the training has diverged: lower SOLVER.BASE_LR, "
                 "or lengthen the warm-up (SOLVER.WARMUP_ITERS)"
             ) from error
+        if not any(map(len, found)):
+            self._warn_of_none()
         return Proposals(_normalized(found), losses)
+
+    def _warn_of_none(self) -> None:
+        if not self._warned_of_none:
+            self._warned_of_none = True
+            logging.getLogger(__name__).warning(
+                "the proposal network finds no proposal in a batch of images: the queries of "
+                "MODEL.FLOW_DET.PROPOSAL_QUERIES start at the whole image. If that is not due to "
+                "the images, lower MODEL.PROPOSAL_GENERATOR.MIN_SIZE. This warning appears once"
+            )
 
     def _image_sizes(self, tokens: ImageTokens) -> list[tuple[int, int]]:
         """Returns (height, width) of each image without padding, in pixels."""
@@ -95,7 +114,8 @@ def build_proposal_network(
         strides: their strides, None if unknown.
 
     Raises:
-        ValueError: a stride is unknown, or the keys of the network do not fit each other.
+        ValueError: a stride is unknown, a key has a value that the network does not use, or the
+            keys do not fit each other.
     """
     if not cfg.MODEL.FLOW_DET.PROPOSAL_QUERIES:
         return None
@@ -105,20 +125,16 @@ def build_proposal_network(
             f"{', '.join(names)}, but the output_shape of the backbone {cfg.MODEL.BACKBONE.NAME} "
             "has none: set PROPOSAL_QUERIES 0"
         )
+    check_proposal_queries(cfg, list(names))
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.RPN.IN_FEATURES = list(names)
-    cfg.MODEL.PROPOSAL_GENERATOR.NAME = "RPN"
     shapes = {
         name: ShapeSpec(channels=cfg.MODEL.FLOW_DET.HIDDEN_DIM, stride=stride)
         for name, stride in zip(names, strides, strict=True)
     }
-    try:
+    with one_line_errors("MODEL.RPN and MODEL.ANCHOR_GENERATOR"):
         rpn = build_proposal_generator(cfg, shapes)
-    except AssertionError as error:
-        raise ValueError(
-            f"the keys in MODEL.RPN and MODEL.ANCHOR_GENERATOR do not fit each other: {error}"
-        ) from error
     return ProposalNetwork(rpn, {name: shape.stride for name, shape in shapes.items()})
 
 

@@ -41,7 +41,8 @@ class SetDetector(BaseDetector):
         matching: `per_block`: each block (layer) matches its own prediction with the objects;
             `shared`: all blocks of an iteration use the matching of the first.
         postprocess: turns decoded queries into detections.
-        num_queries: M, which is also the maximum number of objects in a training image.
+        num_queries: M, which is also the maximum number of objects of a training image that are
+            matched with queries.
         stability: computes the factors by which scores are multiplied; None for no factors.
         encoder: the arguments of `BaseDetector`.
 
@@ -147,8 +148,8 @@ class SetDetector(BaseDetector):
             image, count = targets.dropped[0]
             logging.getLogger(__name__).warning(
                 "image %s has %d objects more than MODEL.FLOW_DET.NUM_QUERIES = %d: only the "
-                "largest are kept. This warning appears once; `objects_dropped` in the metrics "
-                "counts all dropped objects",
+                "largest are matched with queries. This warning appears once; `objects_dropped` in "
+                "the metrics counts all dropped objects",
                 batched_inputs[image].get("image_id", batched_inputs[image].get("file_name")),
                 count,
                 self.num_queries,

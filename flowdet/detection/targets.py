@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -26,12 +26,19 @@ class Targets:
         counts: number of objects of each image.
         dropped: (index in the batch, number of dropped objects) of each image with too many
             objects.
+        undropped: the targets with all objects, if some are dropped.
     """
 
     classes: Tensor
     boxes: Tensor
     counts: list[int]
     dropped: list[tuple[int, int]]
+    undropped: Targets | None = None
+
+    @property
+    def complete(self) -> Targets:
+        """The targets with all objects, also those that are dropped for one-to-one matching."""
+        return self if self.undropped is None else self.undropped
 
     @staticmethod
     def from_instances(
@@ -42,39 +49,52 @@ class Targets:
         Args:
             instances: one per image, with `gt_boxes` (absolute xyxy in the resized image) and
                 `gt_classes`.
-            max_objects: if an image has more objects, the largest are kept.
+            max_objects: if an image has more objects, the largest are kept. The attribute
+                `undropped` has all objects.
             num_classes: C, to check the labels.
 
         Raises:
             ValueError: a label is outside 0 to C - 1.
         """
-        rows, dropped = [], []
+        targets = _padded(instances)
+        _check_labels(targets.classes.flatten(), num_classes)
+        kept, dropped = [], []
         for i, x in enumerate(instances):
-            boxes, classes = x.gt_boxes.tensor, x.gt_classes
-            if len(classes) > max_objects:
-                dropped.append((i, len(classes) - max_objects))
-                keep = x.gt_boxes.area().topk(max_objects).indices.sort().values
-                boxes, classes = boxes[keep], classes[keep]
-            height, width = x.image_size
-            scale = boxes.new_tensor([width, height, width, height])
-            rows.append((classes, box_convert(boxes / scale, "xyxy", "cxcywh")))
-        counts = [len(classes) for classes, _ in rows]
-        pad = nn.utils.rnn.pad_sequence
-        targets = Targets(
-            pad([c for c, _ in rows], batch_first=True),
-            pad([b for _, b in rows], batch_first=True),
-            counts,
-            dropped,
+            if len(x) > max_objects:
+                dropped.append((i, len(x) - max_objects))
+                x = x[x.gt_boxes.area().topk(max_objects).indices.sort().values]
+            kept.append(x)
+        if not dropped:
+            return targets
+        return replace(_padded(kept), dropped=dropped, undropped=targets)
+
+
+def _padded(instances: Sequence[Instances]) -> Targets:
+    """Returns all objects of detectron2's ground truth."""
+    rows = []
+    for x in instances:
+        height, width = x.image_size
+        scale = x.gt_boxes.tensor.new_tensor([width, height, width, height])
+        boxes = box_convert(x.gt_boxes.tensor / scale, "xyxy", "cxcywh")
+        rows.append((x.gt_classes, boxes))
+    pad = nn.utils.rnn.pad_sequence
+    return Targets(
+        pad([c for c, _ in rows], batch_first=True),
+        pad([b for _, b in rows], batch_first=True),
+        [len(classes) for classes, _ in rows],
+        [],
+    )
+
+
+def _check_labels(labels: Tensor, num_classes: int) -> None:
+    """Raises ValueError if a label is outside 0 to C - 1."""
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        wrong = labels.min() if labels.min() < 0 else labels.max()
+        raise ValueError(
+            f"an object has label {int(wrong)}, but the model has classes 0 to "
+            f"{num_classes - 1}: set MODEL.FLOW_DET.NUM_CLASSES to the dataset's number of "
+            "classes (0 takes it from the dataset)"
         )
-        labels = targets.classes.flatten()
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
-            wrong = labels.min() if labels.min() < 0 else labels.max()
-            raise ValueError(
-                f"an object has label {int(wrong)}, but the model has classes 0 to "
-                f"{num_classes - 1}: set MODEL.FLOW_DET.NUM_CLASSES to the dataset's number of "
-                "classes (0 takes it from the dataset)"
-            )
-        return targets
 
 
 def nearest_objects(boxes: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+from detectron2.modeling import (
+    ANCHOR_GENERATOR_REGISTRY,
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
+    ROI_HEADS_REGISTRY,
+)
+from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
+from detectron2.modeling.roi_heads.box_head import ROI_BOX_HEAD_REGISTRY
 from detectron2.utils.registry import Registry
 
 from flowdet.data.custom.findings import ON_PROBLEM
@@ -81,20 +89,128 @@ def _increasing(values: Iterable) -> bool:
     return all(x >= 0 for x in values) and values == sorted(set(values))
 
 
-def _registered(registry: Registry, example: str) -> _Rule:
+def _registered(key: str, example: str) -> _Rule:
+    """The value is a name in the registry of a key."""
     # the names are read when the rule is used: IMPORTS may register further parts
-    return _Rule(lambda name: name in registry, "a registered name", example)
+    return _Rule(lambda name: name in _registered_names(key), "a registered name", example)
+
+
+def _registered_names(key: str) -> list[str]:
+    return sorted({name for name, _ in _REGISTRIES[key]} - _FOR_ROTATED_BOXES)
+
+
+def _are_anchors(values: Iterable) -> bool:
+    """Whether values are positive numbers, or a list of such a list for every feature map."""
+    values = list(values)
+    nested = [isinstance(x, (list, tuple)) for x in values]
+    rows = values if any(nested) else [values]
+    return (all(nested) or not any(nested)) and all(
+        len(row) and all(_is_number(x) and x > 0 for x in row) for row in rows
+    )
+
+
+def _is_number(x: object) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
+
+
+def _are_thresholds(values: Iterable) -> bool:
+    values = list(values)
+    return bool(values) and values == sorted(values) and 0 < values[0] and values[-1] <= 1
 
 
 _ANY_NUMBER = _Rule(lambda x: True, "a number", "0")
 
+_REGISTRIES: dict[str, Registry] = {
+    "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
+    "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
+    "MODEL.PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
+    "MODEL.RPN.HEAD_NAME": RPN_HEAD_REGISTRY,
+    "MODEL.ANCHOR_GENERATOR.NAME": ANCHOR_GENERATOR_REGISTRY,
+    "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
+    "MODEL.ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY,
+}
+# parts of detectron2 for boxes with an angle, which no dataset of flowdet has
+_FOR_ROTATED_BOXES = {"RRPN", "RotatedAnchorGenerator", "RROIHeads"}
+
+_FRACTION = _Rule(lambda x: 0 < x <= 1, "above 0 and at most 1", "0.5")
+_ANCHORS = "a list of numbers above 0, or such a list for every feature map"
+_NAMED_FEATURES = _Rule(bool, "a list of at least one feature map", "\"['res4']\"")
+
+# keys of detectron2 that its proposal network and its box heads read
+_PROPOSAL_RULES = {
+    "MODEL.PROPOSAL_GENERATOR.NAME": _registered("MODEL.PROPOSAL_GENERATOR.NAME", "RPN"),
+    "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": _at_least(0, "0"),
+    "MODEL.ANCHOR_GENERATOR.NAME": _registered(
+        "MODEL.ANCHOR_GENERATOR.NAME", "DefaultAnchorGenerator"
+    ),
+    "MODEL.ANCHOR_GENERATOR.SIZES": _Rule(_are_anchors, _ANCHORS, '"[[32, 64, 128, 256]]"'),
+    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": _Rule(_are_anchors, _ANCHORS, '"[[0.5, 1.0, 2.0]]"'),
+    "MODEL.ANCHOR_GENERATOR.OFFSET": _Rule(lambda x: 0 <= x < 1, "from 0 to below 1", "0.5"),
+    "MODEL.RPN.HEAD_NAME": _registered("MODEL.RPN.HEAD_NAME", "StandardRPNHead"),
+    "MODEL.RPN.NMS_THRESH": _at_least(0, "0.7", 1),
+    "MODEL.RPN.LOSS_WEIGHT": _at_least(0, "1.0"),
+    "MODEL.RPN.CONV_DIMS": _Rule(
+        lambda x: all(channels == -1 or channels >= 1 for channels in x),
+        "a list of numbers of channels, each -1 (that of the feature maps) or at least 1",
+        '"[-1]"',
+    ),
+    "MODEL.ROI_HEADS.NAME": _registered("MODEL.ROI_HEADS.NAME", "StandardROIHeads"),
+    "MODEL.ROI_BOX_HEAD.NAME": _Rule(
+        lambda name: name == "" or name in _registered_names("MODEL.ROI_BOX_HEAD.NAME"),
+        "a registered name",
+        "FastRCNNConvFCHead",
+    ),
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": _at_least(1, "7"),
+    "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": _at_least(0, "0"),
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": _one_of(("ROIPool", "ROIAlign", "ROIAlignV2"), "ROIAlignV2"),
+    "MODEL.ROI_BOX_HEAD.NUM_FC": _at_least(0, "2"),
+    "MODEL.ROI_BOX_HEAD.FC_DIM": _at_least(1, "1024"),
+    "MODEL.ROI_BOX_HEAD.NUM_CONV": _at_least(0, "0"),
+    "MODEL.ROI_BOX_HEAD.CONV_DIM": _at_least(1, "256"),
+    "MODEL.ROI_BOX_HEAD.NORM": _one_of(_BATCH_NORMS, "GN"),
+    "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES": _at_least(1, "50"),
+    "MODEL.ROI_BOX_HEAD.FED_LOSS_FREQ_WEIGHT_POWER": _at_least(0, "0.5"),
+}
+_PROPOSAL_RULES |= {
+    f"MODEL.RPN.{stage}_NMS_TOPK_{mode}": _at_least(1, "1000")
+    for stage in ("PRE", "POST")
+    for mode in ("TRAIN", "TEST")
+}
+_PROPOSAL_RULES |= {
+    f"MODEL.{node}.{name}": rule
+    for node in ("RPN", "ROI_HEADS")
+    for name, rule in {
+        "IN_FEATURES": _NAMED_FEATURES,
+        "IOU_THRESHOLDS": _Rule(
+            _are_thresholds,
+            "a list of at least one value, each above 0 and at most 1, in ascending order",
+            '"[0.5]"' if node == "ROI_HEADS" else '"[0.3, 0.7]"',
+        ),
+        "IOU_LABELS": _each(
+            _one_of((-1, 0, 1), ""), '"[0, 1]"' if node == "ROI_HEADS" else '"[0, -1, 1]"'
+        ),
+        "BATCH_SIZE_PER_IMAGE": _at_least(1, "256"),
+        "POSITIVE_FRACTION": _FRACTION,
+    }.items()
+}
+_PROPOSAL_RULES |= {
+    f"MODEL.{node}.{name}": rule
+    for node in ("RPN", "ROI_BOX_HEAD")
+    for name, rule in {
+        "BBOX_REG_LOSS_TYPE": _one_of(("smooth_l1", "giou", "diou", "ciou"), "smooth_l1"),
+        "BBOX_REG_LOSS_WEIGHT": _at_least(0, "1.0"),
+        "BBOX_REG_WEIGHTS": _each(_above_zero(""), '"[1.0, 1.0, 1.0, 1.0]"', 4),
+        "SMOOTH_L1_BETA": _at_least(0, "0.0"),
+    }.items()
+}
+
 # for training and for inference
-_RULES = {
+_RULES = _PROPOSAL_RULES | {
     "MODEL.DEVICE": _Rule(
         lambda name: _device_type(name) in ("cpu", "cuda", "mps"), "cuda, cuda:N or cpu", "cuda"
     ),
-    "MODEL.META_ARCHITECTURE": _registered(META_ARCH_REGISTRY, "FlowMatchingDetector"),
-    "MODEL.BACKBONE.NAME": _registered(BACKBONE_REGISTRY, "build_resnet_backbone"),
+    "MODEL.META_ARCHITECTURE": _registered("MODEL.META_ARCHITECTURE", "FlowMatchingDetector"),
+    "MODEL.BACKBONE.NAME": _registered("MODEL.BACKBONE.NAME", "build_resnet_backbone"),
     "MODEL.BACKBONE.FREEZE_AT": _at_least(0, "2", 5),
     "MODEL.PIXEL_MEAN": _each(_ANY_NUMBER, '"[123.675, 116.28, 103.53]"', 3),
     "MODEL.PIXEL_STD": _each(_above_zero(""), '"[58.395, 57.12, 57.375]"', 3),
@@ -240,6 +356,7 @@ def check_values(cfg: CfgNode) -> None:
     values = dict(flat_items(cfg))
     _check(values, _RULES)
     _check_resnet(values)
+    _check_iou_labels(values)
 
 
 def check_training_values(cfg: CfgNode) -> None:
@@ -308,11 +425,18 @@ def _check(values: dict[str, object], rules: dict[str, _Rule]) -> None:
 
 def _names(key: str) -> str:
     """Lists the names that are registered for a key; "" for other keys."""
-    registries = {
-        "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
-        "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
-    }
-    return f" ({', '.join(sorted(n for n, _ in registries[key]))})" if key in registries else ""
+    return f" ({', '.join(_registered_names(key))})" if key in _REGISTRIES else ""
+
+
+def _check_iou_labels(values: dict[str, object]) -> None:
+    """Checks that there is a label below, between and above the IoU thresholds."""
+    for node in ("MODEL.RPN", "MODEL.ROI_HEADS"):
+        labels, thresholds = values[f"{node}.IOU_LABELS"], values[f"{node}.IOU_THRESHOLDS"]
+        if len(labels) != len(thresholds) + 1:
+            raise ValueError(
+                f"{node}.IOU_LABELS is {list(labels)}, but must have {len(thresholds) + 1} values, "
+                f"one more than {node}.IOU_THRESHOLDS, {list(thresholds)}"
+            )
 
 
 def _check_resnet(values: dict[str, object]) -> None:

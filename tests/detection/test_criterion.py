@@ -1,6 +1,7 @@
 """The detection loss against values computed by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -103,6 +104,17 @@ def test_background_queries_on_an_object_are_ignored():
     assert some.gt(0).tolist() == [[True, False, False, True], [True] * 4]
     # the matched query keeps its loss, whatever its box
     assert boxes.grad is None and torch.equal(some[0, 0], every_query[0, 0])
+
+
+def test_queries_on_an_object_that_is_dropped_for_matching_are_ignored():
+    complete = targets_of([(0, BOX_A), (0, BOX_B)])
+    targets = replace(targets_of([(0, BOX_A)]), dropped=[(0, 1)], undropped=complete)
+    boxes = torch.tensor([[BOX_A, BOX_B, (0.1, 0.9, 0.1, 0.1)]])
+    logits = torch.zeros(1, 3, 2, requires_grad=True)
+    criterion = criterion_of(1, ignore_iou=0.5)
+    losses, _ = evaluate(criterion, logits, boxes, targets, torch.tensor([[0, -1, -1]]))
+    losses["loss_cls"].backward()
+    assert logits.grad.abs().sum(-1).gt(0).tolist() == [[True, False, True]]
 
 
 @pytest.mark.parametrize("value", [0.0, -0.5, 1.5, math.nan])

@@ -57,6 +57,43 @@ def test_the_network_gets_sizes_and_objects_in_pixels_and_returns_normalized_box
     assert torch.allclose(boxes[:, 0], expected, atol=1e-6)
 
 
+def crowded():
+    """An image with nine objects, three more than the queries of the tiny model; the smallest are
+    dropped for matching."""
+    corners = [(x, y) for x in (0, 20, 40) for y in (0, 20, 40)]
+    return record([(1, (x, y, x + 10 + y / 8, y + 10 + x / 8)) for x, y in corners], seed=4)
+
+
+def test_the_network_gets_the_objects_that_are_dropped_for_matching():
+    inputs = [crowded(), record([], seed=2)]
+    _, rpn = proposals_of(inputs, torch.rand(4, 4), torch.rand(4, 4))
+    expected = inputs[0]["instances"].gt_boxes.tensor
+    assert len(expected) == 9 and len(rpn.objects[1]) == 0
+    assert torch.allclose(rpn.objects[0].gt_boxes.tensor, expected, atol=1e-3)
+
+
+def test_queries_at_objects_that_are_dropped_for_matching_are_trained_on_them():
+    model = proposal_model(DENOISING_QUERIES=200, DENOISING_NOISE=1e-6, BOX_HEAD="linear")
+    targets = model.prepare_targets([crowded()])
+    assert targets.counts == [6]
+    state = model.flow.initial_state(model.initial_noise(1))
+    torch.manual_seed(0)
+    assigned = model.denoising.queries(
+        state.estimate, targets, targets.complete.boxes[:, 4:]
+    ).assigned[0]
+    assert set(assigned[:200].tolist()) == set(range(9))
+    assert sorted(assigned[200:].tolist()) == [4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_images_with_more_objects_than_queries_train(file):
+    model = proposal_model(file, DENOISING_QUERIES=9, IGNORE_IOU=0.5).train()
+    with EventStorage():
+        losses = model([crowded(), *batch()])
+        sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+
+
 def test_images_with_fewer_proposals_repeat_theirs():
     some = torch.tensor([[0.0, 0, 32, 32], [16, 16, 48, 48], [8, 8, 64, 64]])
     (boxes, _), _ = proposals_of(batch(), some, some[:2])

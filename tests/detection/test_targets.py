@@ -51,6 +51,11 @@ def test_the_largest_objects_are_kept_in_their_order():
     assert targets.counts == [0, 3] and targets.dropped == [(1, 2)]
     assert targets.classes[1].tolist() == [1, 2, 0]
     torch.testing.assert_close(targets.boxes[1, 2, 2:], torch.tensor([50 / 64, 50 / 64]))
+    # all objects remain for what does not match one to one
+    every = targets.complete
+    assert every.counts == [0, 5] and every.dropped == [] and every.complete is every
+    assert every.classes[1].tolist() == [0, 1, 2, 0, 1]
+    assert from_records(record(objects), max_objects=5).undropped is None
 
 
 @pytest.mark.parametrize("label", [-1, 3])

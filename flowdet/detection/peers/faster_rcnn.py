@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from detectron2.config import CfgNode, configurable, get_cfg
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_proposal_generator, build_roi_heads
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from flowdet.detection.peers.peer_detector import PeerDetector, build_peer_parts
+from flowdet.detection.proposal_keys import check_min_size, one_line_errors
 
 # keys of detectron2 that have the value of a key of MODEL.FLOW_DET
 _FLOW_KEYS = {
@@ -49,14 +51,10 @@ class FasterRCNNDetector(PeerDetector):
         for key in ("RPN", "ROI_HEADS"):
             _check_features(f"MODEL.{key}.IN_FEATURES", cfg.MODEL[key].IN_FEATURES, list(shapes))
         heads_cfg = _heads_config(cfg)
-        try:
+        with one_line_errors("MODEL.RPN and MODEL.ANCHOR_GENERATOR"):
             proposal_generator = build_proposal_generator(heads_cfg, shapes)
+        with one_line_errors("MODEL.ROI_HEADS and MODEL.ROI_BOX_HEAD"):
             roi_heads = build_roi_heads(heads_cfg, shapes)
-        except AssertionError as error:
-            raise ValueError(
-                "the keys in MODEL.RPN, MODEL.ANCHOR_GENERATOR, MODEL.ROI_HEADS and "
-                f"MODEL.ROI_BOX_HEAD do not fit each other: {error}"
-            ) from error
         return {**parts, "proposal_generator": proposal_generator, "roi_heads": roi_heads}
 
     def losses(
@@ -90,6 +88,8 @@ def _check_keys(cfg: CfgNode) -> None:
         ValueError: a key has a value that the detector cannot use.
     """
     _check_flow_keys(cfg)
+    check_min_size(cfg)
+    _check_box_head(cfg)
     model = cfg.MODEL
     for key in ("MASK_ON", "KEYPOINT_ON"):
         if model[key]:
@@ -106,6 +106,22 @@ def _check_keys(cfg: CfgNode) -> None:
             "a FasterRCNNDetector needs a box head on the feature maps of the neck: set "
             "MODEL.ROI_HEADS.NAME StandardROIHeads and MODEL.ROI_BOX_HEAD.NAME FastRCNNConvFCHead, "
             "as configs/peers/voc_faster_rcnn_r18_frozen.yaml does"
+        )
+
+
+def _check_box_head(cfg: CfgNode) -> None:
+    """Raises ValueError if the layers or the loss of the box head cannot be built."""
+    head, datasets = cfg.MODEL.ROI_BOX_HEAD, cfg.DATASETS.TRAIN
+    if head.NAME == "FastRCNNConvFCHead" and not head.NUM_FC and not head.NUM_CONV:
+        raise ValueError(
+            "MODEL.ROI_BOX_HEAD.NUM_FC and NUM_CONV are 0, but the box head needs a layer: set, for "
+            "example, MODEL.ROI_BOX_HEAD.NUM_FC 2"
+        )
+    counted = datasets and hasattr(MetadataCatalog.get(datasets[0]), "class_image_count")
+    if head.USE_FED_LOSS and not counted:
+        raise ValueError(
+            "MODEL.ROI_BOX_HEAD.USE_FED_LOSS is True, but the training dataset has no "
+            "class_image_count in its metadata: set it to False"
         )
 
 
