@@ -35,6 +35,17 @@ def one_line_errors(nodes: str) -> Iterator[None]:
         ) from error
 
 
+def check_anchors(cfg: CfgNode, num_maps: int) -> None:
+    """Raises ValueError if the anchors are given for another number of feature maps."""
+    for name in ("SIZES", "ASPECT_RATIOS"):
+        rows = cfg.MODEL.ANCHOR_GENERATOR[name]
+        if rows and isinstance(rows[0], (list, tuple)) and len(rows) not in (1, num_maps):
+            raise ValueError(
+                f"MODEL.ANCHOR_GENERATOR.{name} is {list(rows)}, whose {len(rows)} lists do not "
+                f"fit the number of feature maps, {num_maps}: give one list, or one for each"
+            )
+
+
 def check_min_size(cfg: CfgNode) -> None:
     """Raises ValueError if no box in an image is as large as `PROPOSAL_GENERATOR.MIN_SIZE`."""
     smallest, side = cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE, _shorter_side(cfg)
@@ -79,6 +90,7 @@ def check_proposal_queries(cfg: CfgNode, names: list[str]) -> None:
             f"reads all feature maps of MODEL.FLOW_DET.IN_FEATURES, {list(names)}: leave it out"
         )
     _check_count(cfg, len(names))
+    check_anchors(cfg, len(names))
     check_min_size(cfg)
 
 

@@ -45,19 +45,24 @@ def read_notes(path: str | Path) -> CheckpointNotes:
         path: path or URL of the checkpoint. The notes of a file that cannot be read, and of a
             checkpoint of another program, are empty: loading its weights raises the error.
     """
-    try:
-        local = PathManager.get_local_path(str(path).split("?")[0])
-        content = torch.load(local, map_location="cpu", mmap=True, weights_only=True)
-    # the errors of torch for files that are not checkpoints, or that have the form before torch 1.6
-    except (OSError, EOFError, LookupError, RuntimeError, TypeError, pickle.UnpicklingError):
-        return CheckpointNotes()
-    content = content if isinstance(content, dict) else {}
+    content = read_checkpoint(path)
     iteration = content.get("iteration")
     return CheckpointNotes(
         list(content.get("class_names") or []),
         list(content.get("category_ids") or []),
         iteration if isinstance(iteration, int) else None,
     )
+
+
+def read_checkpoint(path: str | Path) -> dict:
+    """Reads a checkpoint; its tensors stay on the disk. It is {} for a file that cannot be read."""
+    try:
+        local = PathManager.get_local_path(str(path).split("?")[0])
+        content = torch.load(local, map_location="cpu", mmap=True, weights_only=True)
+    # the errors of torch for files that are not checkpoints, or that have the form before torch 1.6
+    except (OSError, EOFError, LookupError, RuntimeError, TypeError, pickle.UnpicklingError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def take_over_classes(cfg: CfgNode) -> None:
@@ -109,12 +114,12 @@ def run_notes(folder: str | Path) -> CheckpointNotes:
 def _config_classes(folder: str | Path) -> list[str]:
     """Returns the class names in the config.yaml of a run; empty if it has none."""
     try:
-        return list(_run_config(folder)["MODEL"]["CLASS_NAMES"])
+        return list(run_config(folder)["MODEL"]["CLASS_NAMES"])
     except (KeyError, TypeError):
         return []
 
 
-def _run_config(folder: str | Path) -> dict:
+def run_config(folder: str | Path) -> dict:
     """Returns the content of the config.yaml of a run; empty if it cannot be read."""
     try:
         text = Path(folder, "config.yaml").read_text(encoding="utf-8")
@@ -131,7 +136,7 @@ def check_resumed_split(cfg: CfgNode) -> None:
     """
     if not last_checkpoint(cfg.OUTPUT_DIR):
         return
-    trained = _run_config(cfg.OUTPUT_DIR).get("DATASETS") or {}
+    trained = run_config(cfg.OUTPUT_DIR).get("DATASETS") or {}
     for key in ("HOLD_OUT", "HOLD_OUT_SEED"):
         if key in trained and trained[key] != cfg.DATASETS[key]:
             raise ValueError(

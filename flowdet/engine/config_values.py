@@ -205,93 +205,97 @@ _PROPOSAL_RULES |= {
 }
 
 # for training and for inference
-_RULES = _PROPOSAL_RULES | {
-    "MODEL.DEVICE": _Rule(
-        lambda name: _device_type(name) in ("cpu", "cuda", "mps"), "cuda, cuda:N or cpu", "cuda"
-    ),
-    "MODEL.META_ARCHITECTURE": _registered("MODEL.META_ARCHITECTURE", "FlowMatchingDetector"),
-    "MODEL.BACKBONE.NAME": _registered("MODEL.BACKBONE.NAME", "build_resnet_backbone"),
-    "MODEL.BACKBONE.FREEZE_AT": _at_least(0, "2", 5),
-    "MODEL.PIXEL_MEAN": _each(_ANY_NUMBER, '"[123.675, 116.28, 103.53]"', 3),
-    "MODEL.PIXEL_STD": _each(_above_zero(""), '"[58.395, 57.12, 57.375]"', 3),
-    "MODEL.RESNETS.DEPTH": _one_of((18, 34, 50, 101, 152), "50"),
-    "MODEL.RESNETS.NORM": _one_of(_BATCH_NORMS, "FrozenBN"),
-    "MODEL.RESNETS.OUT_FEATURES": _each(_one_of(_RESNET_STAGES, ""), "\"['res4']\""),
-    "MODEL.RESNETS.NUM_GROUPS": _at_least(1, "1"),
-    "MODEL.RESNETS.WIDTH_PER_GROUP": _at_least(1, "64"),
-    "MODEL.RESNETS.STEM_OUT_CHANNELS": _at_least(1, "64"),
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": _at_least(1, "256"),
-    "MODEL.RESNETS.RES5_DILATION": _one_of((1, 2), "1"),
-    "MODEL.RESNETS.DEFORM_ON_PER_STAGE": _Rule(
-        lambda x: len(x) == 4, "4 values, each True or False", '"[False, False, False, False]"'
-    ),
-    "MODEL.SMALL_RESNET.CHANNELS": _each(_at_least(1, ""), '"[32, 32, 128]"', 3),
-    "MODEL.SMALL_RESNET.BLOCKS": _each(_at_least(1, ""), '"[1, 2]"', 2),
-    "MODEL.VIT.MLP_RATIO": _above_zero("4.0"),
-    "MODEL.VIT.DROPOUT": _at_least(0, "0.1", 1),
-    "MODEL.FLOW_DET.IN_FEATURES": _Rule(
-        bool, "a list of at least one feature map of the backbone", "\"['res4']\""
-    ),
-    "MODEL.FLOW_DET.NUM_QUERIES": _at_least(1, "50"),
-    "MODEL.FLOW_DET.NECK_NORM": _one_of(_BATCH_NORMS, "GN"),
-    "MODEL.FLOW_DET.NECK_BLOCKS": _at_least(0, "1"),
-    "MODEL.FLOW_DET.FEEDFORWARD_DIM": _at_least(1, "512"),
-    "MODEL.FLOW_DET.BOX_SAMPLES": _at_least(0, "5"),
-    "MODEL.FLOW_DET.BOX_SAMPLE_CHANNELS": _at_least(0, "32"),
-    "MODEL.FLOW_DET.BOX_SAMPLE_HIDDEN_DIM": _at_least(0, "256"),
-    "MODEL.FLOW_DET.FEATURE_CACHE_GIB": _at_least(0, "2"),
-    "MODEL.BOX_TRANSPORT.PATH": _one_of(PATHS, "diffusion"),
-    "MODEL.BOX_TRANSPORT.SIGNAL_SCALE": _above_zero("2"),
-    "MODEL.BOX_TRANSPORT.NUM_TIMESTEPS": _at_least(1, "1000"),
-    "MODEL.BOX_TRANSPORT.DDIM_ETA": _at_least(0, "1", 1),
-    "MODEL.BOX_TRANSPORT.NUM_STEPS": _at_least(1, "4"),
-    "MODEL.BOX_TRANSPORT.BOX_RENEWAL": _at_least(0, "0.1", 1),
-    "MODEL.FCOS.NUM_CONVS": _at_least(1, "4"),
-    "MODEL.FCOS.NORM": _one_of(_BATCH_NORMS, "GN"),
-    "MODEL.FCOS.PRIOR_PROB": _Rule(lambda x: 0 < x < 1, "above 0 and below 1", "0.01"),
-    "MODEL.FCOS.CENTER_SAMPLING_RADIUS": _above_zero("1.5"),
-    "MODEL.FCOS.FOCAL_LOSS_ALPHA": _at_least(0, "0.25", 1),
-    "MODEL.FCOS.FOCAL_LOSS_GAMMA": _at_least(0, "2"),
-    "MODEL.FCOS.TOPK_CANDIDATES": _at_least(1, "1000"),
-    "MODEL.FLOW_CLS.BLOCK_DIM": _at_least(1, "512"),
-    "MODEL.FLOW_CLS.EVAL_STEPS": _Rule(
-        lambda steps: all(x >= 1 for x in steps), "a list of numbers of at least 1", '"[1, 4]"'
-    ),
-    "MODEL.FLOW_CLS.TOPOLOGY": _one_of(("parallel", "sequential"), "parallel"),
-    "DATASETS.ON_PROBLEM": _one_of(ON_PROBLEM, "skip"),
-    "DATASETS.HOLD_OUT": _Rule(lambda x: 0 <= x < 1, "from 0 to below 1", "0.2"),
-    "INPUT.FORMAT": _one_of(("RGB", "BGR"), "RGB"),
-    "INPUT.FIXED_SIZE": _Rule(
-        lambda x: len(x) == 2 and (min(x) > 0 or tuple(x) == (0, 0)),
-        "(height, width), or [0, 0] for off",
-        '"[480, 640]"',
-    ),
-    "INPUT.VALUE_RANGE": _Rule(
-        is_value_range,
-        "[lowest, highest] pixel value, or [] for the full range of the pixel type",
-        '"[0, 4095]"',
-    ),
-    "INPUT.RANDOM_FLIP": _one_of(("horizontal", "vertical", "none"), "horizontal"),
-    "INPUT.MIN_SIZE_TEST": _at_least(0, "480"),
-    "INPUT.MAX_SIZE_TEST": _at_least(1, "800"),
-    "DATALOADER.NUM_WORKERS": _at_least(0, "4"),
-    "DATALOADER.IN_MEMORY_GIB": _at_least(0, "2"),
-    "TEST.DETECTIONS_PER_IMAGE": _at_least(1, "100"),
-    "OUTPUT_DIR": _Rule(lambda path: bool(path.strip()), "the path of a folder", "output/run"),
-    # numpy's seeds have 32 bits, and processes add their rank
-    "SEED": _Rule(lambda x: x < 2**31, "below 2147483648; negative for a random seed", "1"),
-} | {
-    f"MODEL.{node}.{name}": rule
-    for node in ("FLOW_DET", "FLOW_CLS")
-    for name, rule in {
-        "PREDICTION": _one_of(PREDICTIONS, "target"),
-        "HIDDEN_DIM": _at_least(1, "128"),
-        "DROPOUT": _at_least(0, "0.1", 1),
-        "NOISE_SCALE": _at_least(0, "0.3"),
-        "NUM_STEPS": _at_least(0, "8"),
-        "NOISE_SEED": _at_least(-(2**63), "0", 2**63 - 1),
-    }.items()
-}
+_RULES = (
+    _PROPOSAL_RULES
+    | {
+        "MODEL.DEVICE": _Rule(
+            lambda name: _device_type(name) in ("cpu", "cuda", "mps"), "cuda, cuda:N or cpu", "cuda"
+        ),
+        "MODEL.META_ARCHITECTURE": _registered("MODEL.META_ARCHITECTURE", "FlowMatchingDetector"),
+        "MODEL.BACKBONE.NAME": _registered("MODEL.BACKBONE.NAME", "build_resnet_backbone"),
+        "MODEL.BACKBONE.FREEZE_AT": _at_least(0, "2", 5),
+        "MODEL.PIXEL_MEAN": _each(_ANY_NUMBER, '"[123.675, 116.28, 103.53]"', 3),
+        "MODEL.PIXEL_STD": _each(_above_zero(""), '"[58.395, 57.12, 57.375]"', 3),
+        "MODEL.RESNETS.DEPTH": _one_of((18, 34, 50, 101, 152), "50"),
+        "MODEL.RESNETS.NORM": _one_of(_BATCH_NORMS, "FrozenBN"),
+        "MODEL.RESNETS.OUT_FEATURES": _each(_one_of(_RESNET_STAGES, ""), "\"['res4']\""),
+        "MODEL.RESNETS.NUM_GROUPS": _at_least(1, "1"),
+        "MODEL.RESNETS.WIDTH_PER_GROUP": _at_least(1, "64"),
+        "MODEL.RESNETS.STEM_OUT_CHANNELS": _at_least(1, "64"),
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": _at_least(1, "256"),
+        "MODEL.RESNETS.RES5_DILATION": _one_of((1, 2), "1"),
+        "MODEL.RESNETS.DEFORM_ON_PER_STAGE": _Rule(
+            lambda x: len(x) == 4, "4 values, each True or False", '"[False, False, False, False]"'
+        ),
+        "MODEL.SMALL_RESNET.CHANNELS": _each(_at_least(1, ""), '"[32, 32, 128]"', 3),
+        "MODEL.SMALL_RESNET.BLOCKS": _each(_at_least(1, ""), '"[1, 2]"', 2),
+        "MODEL.VIT.MLP_RATIO": _above_zero("4.0"),
+        "MODEL.VIT.DROPOUT": _at_least(0, "0.1", 1),
+        "MODEL.FLOW_DET.IN_FEATURES": _Rule(
+            bool, "a list of at least one feature map of the backbone", "\"['res4']\""
+        ),
+        "MODEL.FLOW_DET.NUM_QUERIES": _at_least(1, "50"),
+        "MODEL.FLOW_DET.NECK_NORM": _one_of(_BATCH_NORMS, "GN"),
+        "MODEL.FLOW_DET.NECK_BLOCKS": _at_least(0, "1"),
+        "MODEL.FLOW_DET.FEEDFORWARD_DIM": _at_least(1, "512"),
+        "MODEL.FLOW_DET.BOX_SAMPLES": _at_least(0, "5"),
+        "MODEL.FLOW_DET.BOX_SAMPLE_CHANNELS": _at_least(0, "32"),
+        "MODEL.FLOW_DET.BOX_SAMPLE_HIDDEN_DIM": _at_least(0, "256"),
+        "MODEL.FLOW_DET.FEATURE_CACHE_GIB": _at_least(0, "2"),
+        "MODEL.BOX_TRANSPORT.PATH": _one_of(PATHS, "diffusion"),
+        "MODEL.BOX_TRANSPORT.SIGNAL_SCALE": _above_zero("2"),
+        "MODEL.BOX_TRANSPORT.NUM_TIMESTEPS": _at_least(1, "1000"),
+        "MODEL.BOX_TRANSPORT.DDIM_ETA": _at_least(0, "1", 1),
+        "MODEL.BOX_TRANSPORT.NUM_STEPS": _at_least(1, "4"),
+        "MODEL.BOX_TRANSPORT.BOX_RENEWAL": _at_least(0, "0.1", 1),
+        "MODEL.FCOS.NUM_CONVS": _at_least(1, "4"),
+        "MODEL.FCOS.NORM": _one_of(_BATCH_NORMS, "GN"),
+        "MODEL.FCOS.PRIOR_PROB": _Rule(lambda x: 0 < x < 1, "above 0 and below 1", "0.01"),
+        "MODEL.FCOS.CENTER_SAMPLING_RADIUS": _above_zero("1.5"),
+        "MODEL.FCOS.FOCAL_LOSS_ALPHA": _at_least(0, "0.25", 1),
+        "MODEL.FCOS.FOCAL_LOSS_GAMMA": _at_least(0, "2"),
+        "MODEL.FCOS.TOPK_CANDIDATES": _at_least(1, "1000"),
+        "MODEL.FLOW_CLS.BLOCK_DIM": _at_least(1, "512"),
+        "MODEL.FLOW_CLS.EVAL_STEPS": _Rule(
+            lambda steps: all(x >= 1 for x in steps), "a list of numbers of at least 1", '"[1, 4]"'
+        ),
+        "MODEL.FLOW_CLS.TOPOLOGY": _one_of(("parallel", "sequential"), "parallel"),
+        "DATASETS.ON_PROBLEM": _one_of(ON_PROBLEM, "skip"),
+        "DATASETS.HOLD_OUT": _Rule(lambda x: 0 <= x < 1, "from 0 to below 1", "0.2"),
+        "INPUT.FORMAT": _one_of(("RGB", "BGR"), "RGB"),
+        "INPUT.FIXED_SIZE": _Rule(
+            lambda x: len(x) == 2 and (min(x) > 0 or tuple(x) == (0, 0)),
+            "(height, width), or [0, 0] for off",
+            '"[480, 640]"',
+        ),
+        "INPUT.VALUE_RANGE": _Rule(
+            is_value_range,
+            "[lowest, highest] pixel value, or [] for the full range of the pixel type",
+            '"[0, 4095]"',
+        ),
+        "INPUT.RANDOM_FLIP": _one_of(("horizontal", "vertical", "none"), "horizontal"),
+        "INPUT.MIN_SIZE_TEST": _at_least(0, "480"),
+        "INPUT.MAX_SIZE_TEST": _at_least(1, "800"),
+        "DATALOADER.NUM_WORKERS": _at_least(0, "4"),
+        "DATALOADER.IN_MEMORY_GIB": _at_least(0, "2"),
+        "TEST.DETECTIONS_PER_IMAGE": _at_least(1, "100"),
+        "OUTPUT_DIR": _Rule(lambda path: bool(path.strip()), "the path of a folder", "output/run"),
+        # numpy's seeds have 32 bits, and processes add their rank
+        "SEED": _Rule(lambda x: x < 2**31, "below 2147483648; negative for a random seed", "1"),
+    }
+    | {
+        f"MODEL.{node}.{name}": rule
+        for node in ("FLOW_DET", "FLOW_CLS")
+        for name, rule in {
+            "PREDICTION": _one_of(PREDICTIONS, "target"),
+            "HIDDEN_DIM": _at_least(1, "128"),
+            "DROPOUT": _at_least(0, "0.1", 1),
+            "NOISE_SCALE": _at_least(0, "0.3"),
+            "NUM_STEPS": _at_least(0, "8"),
+            "NOISE_SEED": _at_least(-(2**63), "0", 2**63 - 1),
+        }.items()
+    }
+)
 
 # for training only
 _TRAINING_RULES = {

@@ -27,6 +27,7 @@ from flowdet.engine.hooks import (
 )
 from flowdet.engine.logging_hooks import LogCost, LogLearningRates, LogPreviews
 from flowdet.engine.optimizer import build_optimizer
+from flowdet.engine.resumed_model import check_resumed_model
 from flowdet.engine.task_builders import task_of
 
 # maximum of TEST.SAMPLE_IMAGES: with more images on a sheet, each would be too small to see
@@ -40,10 +41,13 @@ class Trainer(DefaultTrainer):
         """Like detectron2's method; a resumed run also continues with the next training images.
 
         Raises:
-            ValueError: the resumed run has other classes than the config.
+            ValueError: the resumed run has other classes, trained parameters or another optimizer
+                than the config.
         """
         if resume and self.cfg.MODEL.CLASS_NAMES:
             check_resumed_classes(self.cfg.OUTPUT_DIR, self.cfg.MODEL.CLASS_NAMES)
+        if resume:
+            check_resumed_model(self.cfg, self._plain_model, self._trainer.optimizer)
         super().resume_or_load(resume)
         if self.start_iter > 0:
             self._trainer.reset_data_loader(

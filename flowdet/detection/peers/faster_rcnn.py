@@ -11,7 +11,7 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from flowdet.detection.peers.peer_detector import PeerDetector, build_peer_parts
-from flowdet.detection.proposal_keys import check_min_size, one_line_errors
+from flowdet.detection.proposal_keys import check_anchors, check_min_size, one_line_errors
 
 # keys of detectron2 that have the value of a key of MODEL.FLOW_DET
 _FLOW_KEYS = {
@@ -50,6 +50,7 @@ class FasterRCNNDetector(PeerDetector):
         parts, shapes = build_peer_parts(cfg)
         for key in ("RPN", "ROI_HEADS"):
             _check_features(f"MODEL.{key}.IN_FEATURES", cfg.MODEL[key].IN_FEATURES, list(shapes))
+        check_anchors(cfg, len(cfg.MODEL.RPN.IN_FEATURES))
         heads_cfg = _heads_config(cfg)
         with one_line_errors("MODEL.RPN and MODEL.ANCHOR_GENERATOR"):
             proposal_generator = build_proposal_generator(heads_cfg, shapes)
@@ -114,8 +115,8 @@ def _check_box_head(cfg: CfgNode) -> None:
     head, datasets = cfg.MODEL.ROI_BOX_HEAD, cfg.DATASETS.TRAIN
     if head.NAME == "FastRCNNConvFCHead" and not head.NUM_FC and not head.NUM_CONV:
         raise ValueError(
-            "MODEL.ROI_BOX_HEAD.NUM_FC and NUM_CONV are 0, but the box head needs a layer: set, for "
-            "example, MODEL.ROI_BOX_HEAD.NUM_FC 2"
+            "MODEL.ROI_BOX_HEAD.NUM_FC and NUM_CONV are 0, but the box head needs a layer: set, "
+            "for example, MODEL.ROI_BOX_HEAD.NUM_FC 2"
         )
     counted = datasets and hasattr(MetadataCatalog.get(datasets[0]), "class_image_count")
     if head.USE_FED_LOSS and not counted:
