@@ -201,8 +201,9 @@ def _add_detection_training_keys(node: CfgNode) -> None:
     node.DENOISING_QUERIES = 0
     # Number of denoising queries per image that start from proposals: boxes that detectron2's
     # region proposal network finds on the feature maps. MODEL.RPN and MODEL.ANCHOR_GENERATOR
-    # configure it; each block draws from its MODEL.RPN.POST_NMS_TOPK_TRAIN best boxes. 0 is off.
-    # They need BOX_ANCHORED_ATTENTION.
+    # configure it; each block draws from its MODEL.RPN.POST_NMS_TOPK_TRAIN best boxes, which must
+    # be at least as many. If the network finds fewer in an image, boxes are drawn again; if it
+    # finds none, the queries start at the whole image. 0 is off. They need BOX_ANCHORED_ATTENTION.
     node.PROPOSAL_QUERIES = 0
     # Highest noise level s of a perturbed box. Its center is moved by s / 2 standard deviations of
     # the box size, and the logarithm of its sides by s. The level is drawn for each query.

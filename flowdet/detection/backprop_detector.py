@@ -19,7 +19,7 @@ from flowdet.detection.build import (
 )
 from flowdet.detection.denoising import Denoising
 from flowdet.detection.layer_losses import layer_losses
-from flowdet.detection.proposals import ProposalNetwork, propose
+from flowdet.detection.proposals import PROPOSAL_TENSORS, ProposalNetwork, propose
 from flowdet.detection.set_detector import SetDetector
 from flowdet.detection.stability import Refinement
 from flowdet.detection.targets import Targets
@@ -51,6 +51,8 @@ class BackpropDetector(SetDetector):
     Raises:
         ValueError: `detach_layers` without `auxiliary_losses`.
     """
+
+    training_tensors = PROPOSAL_TENSORS
 
     @configurable
     def __init__(

@@ -31,6 +31,8 @@ class BaseDetector(nn.Module, ABC):
 
     # prefixes of the tensors whose shape depends on the number of classes
     class_tensors: tuple[str, ...] = ()
+    # prefixes of the tensors that only training uses
+    training_tensors: tuple[str, ...] = ()
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from flowdet.detection.block_losses import BlockLosses
 from flowdet.detection.build import build_denoising, build_flow, build_shared_parts
 from flowdet.detection.denoising import Denoising
 from flowdet.detection.matcher import solve_assignment
-from flowdet.detection.proposals import ProposalNetwork, propose
+from flowdet.detection.proposals import PROPOSAL_TENSORS, ProposalNetwork, propose
 from flowdet.detection.set_detector import SetDetector
 from flowdet.detection.stability import Refinement
 from flowdet.detection.targets import TargetEmbedding, Targets
@@ -70,6 +70,8 @@ class FlowMatchingDetector(SetDetector):
     Raises:
         ValueError: a setting is unknown, out of range, or needs another setting.
     """
+
+    training_tensors = PROPOSAL_TENSORS
 
     @configurable
     def __init__(

@@ -23,6 +23,9 @@ from flowdet.detection.targets import Targets
 from flowdet.detection.tokens import ImageTokens, token_maps
 from flowdet.events import with_event_storage
 
+# prefixes of the tensors of a detector's proposal network, which inference does not use
+PROPOSAL_TENSORS = ("proposal_network.",)
+
 
 class Proposals(NamedTuple):
     """The proposals of a batch, and the losses of the network that made them.

@@ -351,9 +351,10 @@ def _parameter_names(model: nn.Module) -> set[str]:
 
 
 class WholeModelCheckpointer(FlowDetCheckpointer):
-    """Loads only checkpoints that contain every weight of the model.
+    """Loads only checkpoints that contain every weight of the model that inference uses.
 
-    With the weights of a backbone alone, a detector would run and detect nothing.
+    With the weights of a backbone alone, a detector would run and detect nothing. The tensors that
+    only training uses are loaded if they fit, without a message if they do not.
 
     Raises (from `load`):
         FileNotFoundError, ValueError: as `FlowDetCheckpointer`.
@@ -370,7 +371,10 @@ class WholeModelCheckpointer(FlowDetCheckpointer):
         return super().load(path, *args, **kwargs)
 
     def _load_model(self, checkpoint):
+        self._fit_training_tensors(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
+        for names in (incompatible.missing_keys, incompatible.unexpected_keys):
+            names[:] = [name for name in names if not name.startswith(self._training_prefixes)]
         missing = _parameter_names(self.model) & {*incompatible.missing_keys}
         if missing:
             parts = ", ".join(sorted({name.split(".")[0] for name in missing}))
@@ -378,7 +382,47 @@ class WholeModelCheckpointer(FlowDetCheckpointer):
                 f"{self._path} lacks {len(missing)} of the model's weights (in {parts}): use the "
                 "checkpoint that a training with this config wrote, not the one it started from"
             )
+        self._fit_average(checkpoint)
         return incompatible
+
+    @property
+    def _training_prefixes(self) -> tuple[str, ...]:
+        """The prefixes of the model's tensors that only training uses."""
+        return tuple(getattr(self.model, "training_tensors", ()))
+
+    def _fit_training_tensors(self, state: dict) -> None:
+        """Removes tensors that only training uses and whose shape differs from the model's."""
+        for name, own in self.model.state_dict().items():
+            if name.startswith(self._training_prefixes) and name in state:
+                if np.shape(state[name]) != own.shape:
+                    del state[name]
+
+    def _fit_average(self, checkpoint: dict) -> None:
+        """Gives the averaged weights of a checkpoint the names of the model's tensors.
+
+        Tensors that the average lacks or has with another shape are those of the model.
+
+        Raises:
+            ValueError: inference uses such a tensor.
+        """
+        average = self.checkpointables.get("ema")
+        if average is None or "ema" not in checkpoint:
+            return
+        own, state = average.state_dict(), checkpoint["ema"]
+        fitting = {n: state[n] for n, x in own.items() if n in state and state[n].shape == x.shape}
+        needed = {
+            f"module.{name}"
+            for name in _parameter_names(self.model)
+            if not name.startswith(self._training_prefixes)
+        }
+        # tensors of another shape are in the model too, where `_check_shapes` reports them
+        missing = needed - {*state}
+        if missing:
+            raise ValueError(
+                f"{self._path} lacks {len(missing)} of the model's averaged weights, such as "
+                f"{min(missing)}: use the config of its training, or set SOLVER.EMA_DECAY 0"
+            )
+        checkpoint["ema"] = own | fitting
 
 
 def load_trained(

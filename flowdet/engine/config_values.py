@@ -118,6 +118,11 @@ def _are_thresholds(values: Iterable) -> bool:
     return bool(values) and values == sorted(values) and 0 < values[0] and values[-1] <= 1
 
 
+def _are_labels(values: Iterable) -> bool:
+    values = list(values)
+    return {0, 1} <= {*values} <= {-1, 0, 1} and values[-1] == 1 != values[0]
+
+
 _ANY_NUMBER = _Rule(lambda x: True, "a number", "0")
 
 _REGISTRIES: dict[str, Registry] = {
@@ -186,8 +191,11 @@ _PROPOSAL_RULES |= {
             "a list of at least one value, each above 0 and at most 1, in ascending order",
             '"[0.5]"' if node == "ROI_HEADS" else '"[0.3, 0.7]"',
         ),
-        "IOU_LABELS": _each(
-            _one_of((-1, 0, 1), ""), '"[0, 1]"' if node == "ROI_HEADS" else '"[0, -1, 1]"'
+        "IOU_LABELS": _Rule(
+            _are_labels,
+            "a list of -1 (ignored), 0 (background) and 1 (object), in which 0 occurs, and whose "
+            "last value is 1, but not the first",
+            '"[0, 1]"' if node == "ROI_HEADS" else '"[0, -1, 1]"',
         ),
         "BATCH_SIZE_PER_IMAGE": _at_least(1, "256"),
         "POSITIVE_FRACTION": _FRACTION,

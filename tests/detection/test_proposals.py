@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
@@ -10,6 +11,7 @@ from torchvision.ops import box_iou
 from flowdet.detection.boxes import to_corners
 from flowdet.detection.denoising import drawn_boxes
 from flowdet.detection.proposals import ProposalNetwork, build_proposal_network
+from flowdet.engine.config import with_keys
 from tests.detection.tiny import batch, record, tiny_cfg, tiny_model
 
 FILES = ("digits_flow.yaml", "digits_backprop.yaml")
@@ -205,6 +207,45 @@ def test_proposals_that_are_not_finite_end_the_training_with_advice():
 def test_keys_that_do_not_fit_are_named(keys, message):
     with pytest.raises(ValueError, match=message):
         tiny_model(**keys)
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("RPN.POST_NMS_TOPK_TRAIN", 3, "PROPOSAL_QUERIES is 5, but must be at most 3, because "),
+        ("RPN.PRE_NMS_TOPK_TRAIN", 4, "must be at most 4, because MODEL.RPN.PRE_NMS_TOPK_TRAIN"),
+        ("RPN.IN_FEATURES", ["res2"], r"is \['res2'\], but the proposal network reads all .*res3"),
+        ("PROPOSAL_GENERATOR.NAME", "PrecomputedProposals", "are those of an RPN: set it to RPN"),
+        ("PROPOSAL_GENERATOR.MIN_SIZE", 96, "MIN_SIZE is 96, but must be below 96, the shorter"),
+        ("ANCHOR_GENERATOR.SIZES", [[16], [32]], "2 lists do not fit .* feature maps, 1: give one"),
+        ("ANCHOR_GENERATOR.ASPECT_RATIOS", [[1.0]] * 3, "ASPECT_RATIOS is .* 3 lists do not fit"),
+    ],
+)
+def test_keys_of_the_network_that_do_not_fit_are_named(key, value, message):
+    cfg = with_keys(tiny_cfg(PROPOSAL_QUERIES=5), {f"MODEL.{key}": value})
+    with pytest.raises(ValueError, match=f"MODEL.*{message}") as error:
+        build_model(cfg)
+    assert "\n" not in str(error.value)
+
+
+def test_the_keys_of_the_network_are_free_without_proposal_queries():
+    assert build_model(with_keys(tiny_cfg(), {"MODEL.RPN.POST_NMS_TOPK_TRAIN": 1}))
+
+
+def test_a_batch_without_proposals_is_reported_once(caplog):
+    inputs = batch()
+    none, some = torch.zeros(0, 4), torch.tensor([[0.0, 0, 32, 32]])
+    model = proposal_model()
+    network = ProposalNetwork(RecordingRPN(none, some), model.proposal_network.strides)
+    arguments = model.encode(inputs), model.prepare_targets(inputs)
+    network(*arguments)
+    assert not caplog.records
+    network.rpn.boxes = (none, none)
+    for _ in range(2):
+        boxes, _ = network(*arguments)
+    assert torch.equal(boxes, torch.tensor([[[0.5, 0.5, 1, 1]]] * 2))
+    (warning,) = caplog.messages
+    assert "MODEL.PROPOSAL_GENERATOR.MIN_SIZE" in warning and "start at the whole image" in warning
 
 
 def test_a_backbone_without_strides_is_named():

@@ -272,3 +272,55 @@ def test_without_a_moving_average_there_is_none(tmp_path, ema_cfg):
     assert load_trained(ema_cfg, tiny_model(), path) is None
     ema_cfg.SOLVER.EMA_DECAY = 0.0
     assert load_trained(ema_cfg, tiny_model(), path) is None
+
+
+@pytest.mark.parametrize("trained_queries, queries", [(0, 4), (4, 0), (4, 4)])
+def test_inference_needs_no_proposal_network(tmp_path, ema_cfg, caplog, trained_queries, queries):
+    trained = tiny_model(seed=1, PROPOSAL_QUERIES=trained_queries)
+    average = average_of(trained, 0.5)
+    average.update_parameters(trained)
+    path = save_model(tmp_path, trained, ema=average)
+    model = tiny_model(seed=2, PROPOSAL_QUERIES=queries)
+    with caplog.at_level(logging.WARNING):
+        loaded = load_trained(ema_cfg, model, str(path))
+    assert "proposal_network" not in caplog.text
+    for part in (model, loaded.module):
+        for name, tensor in part.state_dict().items():
+            if trained_queries or not name.startswith("proposal_network."):
+                assert torch.equal(tensor, trained.state_dict()[name]), name
+
+
+def test_a_proposal_network_of_another_shape_is_left_out(tmp_path, ema_cfg):
+    trained = tiny_model(seed=1, PROPOSAL_QUERIES=4)
+    path = save_model(tmp_path, trained, ema=average_of(trained, 0.5))
+    state = torch.load(path, weights_only=True)
+    state["ema"]["n_averaged"] += 1
+    for key, prefix in (("model", ""), ("ema", "module.")):
+        name = f"{prefix}proposal_network.rpn.rpn_head.objectness_logits.weight"
+        state[key][name] = state[key][name][:2]
+    torch.save(state, path)
+    model = tiny_model(seed=2, PROPOSAL_QUERIES=4)
+    average = load_trained(ema_cfg, model, str(path))
+    weight = trained.heads.classes.weight
+    assert torch.equal(model.heads.classes.weight, weight)
+    assert torch.equal(average.module.heads.classes.weight, weight)
+
+
+def test_weights_that_inference_uses_are_still_reported(tmp_path, ema_cfg, caplog):
+    trained = tiny_model(seed=1, PROPOSAL_QUERIES=4)
+    path = save_model(tmp_path, trained, ema=average_of(trained, 0.5))
+    state = torch.load(path, weights_only=True)
+    state["model"]["other.weight"] = torch.zeros(1)
+    state["ema"]["n_averaged"] += 1
+    torch.save(state, path)
+    with caplog.at_level(logging.WARNING):
+        load_trained(ema_cfg, tiny_model(), str(path))
+    assert "other.weight" in caplog.text
+    del state["ema"]["module.heads.classes.weight"]
+    torch.save(state, path)
+    with pytest.raises(ValueError, match="lacks 1 of .* averaged weights.*heads.classes.weight"):
+        load_trained(ema_cfg, tiny_model(), str(path))
+    del state["model"]["heads.classes.weight"]
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=r"lacks 1 of the model's weights \(in heads\)"):
+        load_trained(ema_cfg, tiny_model(), str(path))
