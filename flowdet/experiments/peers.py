@@ -27,7 +27,8 @@ class PeerComparison:
         overrides: overrides of every config, as `KEY VALUE` pairs.
         epochs: the budgets in epochs. The learning-rate search uses the shortest.
         seconds: the budgets in seconds of training.
-        learning_rates: the values of the search, for seed 0; () for those of the configs.
+        learning_rates: the values of the search, for seed 0; () for those of the configs. Runs
+            with other values in the result file stay in the table of the search.
         seeds: the number of seeds of each method, by name.
         merged: further result files whose runs are added.
         jobs: number of runs that are trained at the same time. If it is above 1, no training
@@ -40,7 +41,8 @@ class PeerComparison:
     Attributes:
         record: the content of the result file.
         failed: describes each failed run, by its folder.
-        failures: describes each method, budget and measurement that had to be left out.
+        failures: describes each method, budget and measurement that had to be left out, and each
+            method that a learning rate of an earlier session suits better.
 
     Raises:
         FileNotFoundError, KeyError, ValueError: as `Run.plan` and `RunRecord.read`; or a recorded
@@ -168,17 +170,31 @@ class PeerComparison:
         }
         self._best_lr[method] = best = max(values, key=values.get)
         if self.learning_rates:
+            recorded = self.record.searched(method, runs[0], metric)
             self.record.searches[method] = method_columns(method, runs[0]) | {
                 "metric": "best_base_lr",
                 "base_lr": best,
                 "mean": best,
                 "std": None,
-                "n": len(values),
-                "searched": list(values),
-                f"searched_{metric}": list(values.values()),
+                "n": len(recorded),
+                "searched": list(recorded),
+                f"searched_{metric}": list(recorded.values()),
             }
+            self._compare_with_recorded(method, metric, recorded)
             self._write()
         return True
+
+    def _compare_with_recorded(
+        self, method: str, metric: str, recorded: Mapping[float, float]
+    ) -> None:
+        """Notes a recorded learning rate that is better than all that this call searches."""
+        best, own = max(recorded, key=recorded.get), self._best_lr[method]
+        if recorded[best] > recorded[own]:
+            self.failures.append(
+                f"{method} is trained with the learning rate {own:g} ({metric} {recorded[own]:.1f} "
+                f"in the search), but {self.results} also has {best:g} ({recorded[best]:.1f}): add "
+                "it to --search-lr to train with it"
+            )
 
     def _seconds_line(self, method: str, seconds: float) -> tuple[str, float, float] | None:
         """Returns budget name, epochs and measured seconds per epoch for a budget in seconds.

@@ -139,7 +139,9 @@ class RunRecord:
         return record
 
     def merge(self, other: RunRecord, source: Path) -> None:
-        """Adds the content of another result file; lines, searches and costs replace those here.
+        """Adds the content of another result file; lines and costs replace those here.
+
+        A search has the learning rates of both files, and the best of them.
 
         Args:
             other: the content of the file.
@@ -160,7 +162,9 @@ class RunRecord:
         self.runs |= other.runs
         self.settings |= other.settings
         self.lines |= other.lines
-        self.searches |= other.searches
+        for method, row in other.searches.items():
+            own = self.searches.get(method)
+            self.searches[method] = row if own is None else _merged_search(own, row)
         self.costs |= other.costs
 
     def add(self, method: str, run: Run, **times) -> None:
@@ -179,6 +183,26 @@ class RunRecord:
     def seeds_of(self, name: str) -> list[RecordedRun]:
         """Returns the recorded runs of this name, in the order of their seeds."""
         return [self.runs[key] for key in sorted(self.runs) if key[0] == name]
+
+    def searched(self, method: str, run: Run, metric: str) -> dict[float, float]:
+        """Returns the values of a metric in the recorded runs of a learning-rate search.
+
+        Args:
+            method: the name of the method.
+            run: a planned run of the search.
+            metric: an accuracy.
+
+        Returns:
+            The value by learning rate, in ascending order, of all recorded runs that differ from
+            `run` only in the learning rate.
+        """
+        planned, values = recorded_keys(run.cfg), {}
+        for (name, seed), recorded in self.runs.items():
+            row = recorded.rows[0]
+            if (recorded.method, seed, row["epochs"]) == (method, run.seed, run.budget.epochs):
+                if not differing_keys(self.settings[name], planned, ("SOLVER.BASE_LR",)):
+                    values[row["base_lr"]] = recorded.values[metric]
+        return dict(sorted(values.items()))
 
     def changed_runs(self, method: str, run: Run) -> dict[str, str]:
         """Finds the recorded runs of a method that have another config than a planned run.
@@ -228,6 +252,26 @@ class RunRecord:
             seeds=sorted({seed for _, seed in self.runs}),
             settings=_with_common(self.settings),
         )
+
+
+def _merged_search(one: dict, other: dict) -> dict:
+    """Merges the rows of two learning-rate searches of a method.
+
+    Searches of other epochs or by another accuracy cannot be compared: then the row is `other`.
+    """
+    key = next(name for name in other if name.startswith("searched_"))
+    if key not in one or one["epochs"] != other["epochs"]:
+        return other
+    values = dict(zip(one["searched"], one[key])) | dict(zip(other["searched"], other[key]))
+    values = dict(sorted(values.items()))
+    best = max(values, key=values.get)
+    return other | {
+        "base_lr": best,
+        "mean": best,
+        "n": len(values),
+        "searched": list(values),
+        key: list(values.values()),
+    }
 
 
 def _with_common(settings: dict[str, dict]) -> dict[str, dict]:

@@ -125,6 +125,45 @@ def test_the_best_learning_rate_is_used_for_all_further_runs(compare, tmp_path):
     assert cells == ["flow", "2", "20.0", "30.0", "10.0", "0.002"]
 
 
+def test_a_later_search_keeps_the_recorded_learning_rates(compare, tmp_path):
+    compare(learning_rates=[1e-3, 2e-3, 4e-3], seeds={"flow": 2, "backprop": 1}).train()
+    comparison = compare("two", learning_rates=[3e-3, 1e-3], methods=["flow"], epochs=[2, 4])
+    comparison.train()
+    # 1e-3 and 3e-3 have the same AP in these runs; the first value is used
+    assert calls(tmp_path, "two") == ["flow_2epochs_lr0.003_seed0", "flow_4epochs_lr0.003_seed0"]
+    searches = RunRecord.read(tmp_path / "peers.json").searches
+    assert searches["flow"]["searched"] == [1e-3, 2e-3, 3e-3, 4e-3] and searches["flow"]["n"] == 4
+    assert searches["flow"]["searched_AP"] == pytest.approx([20.0, 30.0, 20.0, 10.0])
+    assert searches["flow"]["base_lr"] == 3e-3
+    assert searches["backprop"]["searched"] == [1e-3, 2e-3, 4e-3]
+    (note,) = comparison.failures
+    assert "flow is trained with the learning rate 0.003 (AP 20.0 in the search)" in note
+    assert "also has 0.002 (30.0): add it to --search-lr" in note
+    # no note if the better value is listed
+    comparison = compare("three", learning_rates=[1e-3, 2e-3], methods=["flow"])
+    comparison.train()
+    assert not comparison.failures and calls(tmp_path, "three") == []
+    assert comparison.record.searches["flow"]["searched"] == [1e-3, 2e-3, 3e-3, 4e-3]
+
+
+def test_a_search_of_other_epochs_has_its_own_values(compare, tmp_path):
+    compare(learning_rates=[1e-3, 2e-3], methods=["flow"]).train()
+    comparison = compare("two", learning_rates=[1e-3], methods=["flow"], epochs=[4])
+    comparison.train()
+    row = comparison.record.searches["flow"]
+    assert (row["epochs"], row["searched"]) == (4, [1e-3]) and not comparison.failures
+
+
+def test_merged_searches_have_the_learning_rates_of_both_files(compare, tmp_path):
+    compare(learning_rates=[1e-3, 2e-3], methods=["flow"]).train()
+    (tmp_path / "peers.json").rename(tmp_path / "first.json")
+    compare("two", learning_rates=[1e-3, 4e-3], methods=["flow"]).train()
+    comparison = compare("three", methods=["flow"], merged=[tmp_path / "first.json"])
+    row = comparison.record.searches["flow"]
+    assert row["searched"] == [1e-3, 2e-3, 4e-3] and row["mean"] == row["base_lr"] == 2e-3
+    assert row["searched_AP"] == pytest.approx([20.0, 30.0, 10.0])
+
+
 def test_budgets_in_seconds_take_the_measured_time_of_the_first_runs(compare, tmp_path):
     comparison = compare(epochs=[2], seconds=[10])
     comparison.train()
