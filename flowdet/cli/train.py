@@ -37,6 +37,7 @@ from flowdet.engine.checkpoint import check_weights_exist
 from flowdet.engine.checkpoint_notes import last_checkpoint, read_notes
 from flowdet.engine.config_files import config_path
 from flowdet.engine.dataset_findings import log_dataset_remarks, save_findings
+from flowdet.engine.resumed_keys import check_resumed_keys
 from flowdet.engine.task_builders import DETECTION, task_of
 from flowdet.reporting.report import write_report
 from flowdet.reporting.results import program_name, result_rows, typed_command, write_results
@@ -57,7 +58,11 @@ def setup(args: argparse.Namespace) -> CfgNode:
     check_weights_exist(weights_to_evaluate(cfg, args))
     make_output_folder(cfg.OUTPUT_DIR)
     setup_logger(output=cfg.OUTPUT_DIR, name="flowdet", distributed_rank=comm.get_rank())
-    resolve_config(cfg, not args.eval_only, args.resume and not args.eval_only)
+    is_resumed = args.resume and not args.eval_only
+    resolve_config(cfg, not args.eval_only, is_resumed)
+    if is_resumed and not args.override:
+        # before the config.yaml of the run is written again
+        check_resumed_keys(cfg)
     cfg.freeze()
     # default_setup logs the config file, so it needs a path even if a name was given
     default_setup(cfg, argparse.Namespace(**vars(args) | {"config_file": path}))
@@ -162,13 +167,21 @@ def report(cfg: CfgNode) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parses detectron2's flags and `--data`. `--opts` before the overrides is optional."""
+    """Parses detectron2's flags, `--data` and `--override`.
+
+    `--opts` before the overrides is optional.
+    """
     argv = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--opts"]
     program = program_name()
     parser = default_argument_parser(with_program(__doc__, program))
     parser.prog = program
     parser.add_argument(
         "--data", metavar="FOLDER", help="train and evaluate on this dataset (DATASETS.PATH)"
+    )
+    parser.add_argument(
+        "--override",
+        action="store_true",
+        help="with --resume: continue although keys of the model or the optimizer have changed",
     )
     args = parser.parse_args(argv)
     late = [word for word in args.opts if word.startswith("--")]

@@ -45,24 +45,19 @@ def read_notes(path: str | Path) -> CheckpointNotes:
         path: path or URL of the checkpoint. The notes of a file that cannot be read, and of a
             checkpoint of another program, are empty: loading its weights raises the error.
     """
-    content = read_checkpoint(path)
+    try:
+        local = PathManager.get_local_path(str(path).split("?")[0])
+        content = torch.load(local, map_location="cpu", mmap=True, weights_only=True)
+    # the errors of torch for files that are not checkpoints, or that have the form before torch 1.6
+    except (OSError, EOFError, LookupError, RuntimeError, TypeError, pickle.UnpicklingError):
+        return CheckpointNotes()
+    content = content if isinstance(content, dict) else {}
     iteration = content.get("iteration")
     return CheckpointNotes(
         list(content.get("class_names") or []),
         list(content.get("category_ids") or []),
         iteration if isinstance(iteration, int) else None,
     )
-
-
-def read_checkpoint(path: str | Path) -> dict:
-    """Reads a checkpoint; its tensors stay on the disk. It is {} for a file that cannot be read."""
-    try:
-        local = PathManager.get_local_path(str(path).split("?")[0])
-        content = torch.load(local, map_location="cpu", mmap=True, weights_only=True)
-    # the errors of torch for files that are not checkpoints, or that have the form before torch 1.6
-    except (OSError, EOFError, LookupError, RuntimeError, TypeError, pickle.UnpicklingError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def take_over_classes(cfg: CfgNode) -> None:

@@ -17,7 +17,6 @@ from flowdet.data.custom import dataset_of
 from flowdet.engine.category_ids import check_category_ids, resolve_category_ids
 from flowdet.engine.checkpoint_notes import check_resumed_classes, check_resumed_split, run_notes
 from flowdet.engine.config_values import check_device, check_training_values
-from flowdet.engine.resumed_model import check_resumed_config
 from flowdet.engine.task_builders import CLASSIFICATION, DETECTION, task_of
 
 logger = logging.getLogger(__name__)
@@ -68,9 +67,8 @@ def resolve_config(cfg: CfgNode, training: bool = True, resume: bool = False) ->
     Raises:
         KeyError: unknown `MODEL.META_ARCHITECTURE`.
         ValueError: a dataset is unknown, is for another task, or has other classes than the config,
-            another dataset or the resumed run; the resumed run has other trained parameters or
-            another optimizer; neither datasets nor a number of classes are given; or
-            `SOLVER.IMS_PER_BATCH` is below 1.
+            another dataset or the resumed run; neither datasets nor a number of classes are given;
+            or `SOLVER.IMS_PER_BATCH` is below 1.
     """
     if training:
         check_training_values(cfg)
@@ -82,8 +80,6 @@ def resolve_config(cfg: CfgNode, training: bool = True, resume: bool = False) ->
     _resolve_classes(cfg)
     if training:
         _resolve_epochs(cfg)
-    if resume:
-        check_resumed_config(cfg)
     return cfg
 
 

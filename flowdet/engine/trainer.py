@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from flowdet.data.workers import worker_errors
 from flowdet.engine.checkpoint import FlowDetCheckpointer
-from flowdet.engine.checkpoint_notes import check_resumed_classes
+from flowdet.engine.checkpoint_notes import check_resumed_classes, last_checkpoint
 from flowdet.engine.hooks import (
     DropIdleGradients,
     SeedEveryIteration,
@@ -27,7 +27,6 @@ from flowdet.engine.hooks import (
 )
 from flowdet.engine.logging_hooks import LogCost, LogLearningRates, LogPreviews
 from flowdet.engine.optimizer import build_optimizer
-from flowdet.engine.resumed_model import check_resumed_model
 from flowdet.engine.task_builders import task_of
 
 # maximum of TEST.SAMPLE_IMAGES: with more images on a sheet, each would be too small to see
@@ -41,14 +40,21 @@ class Trainer(DefaultTrainer):
         """Like detectron2's method; a resumed run also continues with the next training images.
 
         Raises:
-            ValueError: the resumed run has other classes, trained parameters or another optimizer
-                than the config.
+            ValueError: the resumed run has other classes than the config, or its optimizer has
+                other parameters than the model.
         """
         if resume and self.cfg.MODEL.CLASS_NAMES:
             check_resumed_classes(self.cfg.OUTPUT_DIR, self.cfg.MODEL.CLASS_NAMES)
-        if resume:
-            check_resumed_model(self.cfg, self._plain_model, self._trainer.optimizer)
-        super().resume_or_load(resume)
+        try:
+            super().resume_or_load(resume)
+        except ValueError as error:
+            if "parameter group" not in str(error):
+                raise
+            raise ValueError(
+                f"--resume: the optimizer's state in {last_checkpoint(self.cfg.OUTPUT_DIR)} does "
+                "not fit the parameters of the model: set the keys of the config as they were, or "
+                "start anew in another OUTPUT_DIR with MODEL.WEIGHTS"
+            ) from error
         if self.start_iter > 0:
             self._trainer.reset_data_loader(
                 lambda: task_of(self.cfg).build_train_loader(self.cfg, self.start_iter)

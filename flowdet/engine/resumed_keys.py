@@ -1,0 +1,80 @@
+"""Compares the config of a resumed training with that of the run that it continues."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+
+from flowdet.engine.checkpoint_notes import last_checkpoint, run_config
+from flowdet.engine.config_types import flat_items
+
+# keys of MODEL that may change: the device, what is only read at the start of a training, and
+# inference
+_FREE_MODEL_KEYS = {
+    *("DEVICE", "WEIGHTS", "REINIT_CLASSES", "CLASS_NAMES", "CATEGORY_IDS", "ITERS_PER_EPOCH"),
+    *("FEATURE_CACHE_GIB", "FEATURE_CACHE_DIR", "INFERENCE_MODE", "NUM_STEPS", "EVAL_STEPS"),
+    *("SINGLE_STEP_BLOCK", "NOISE_SEED", "EARLY_EXIT", "STABILITY_SAMPLES", "STABILITY_NOISE"),
+    *("SCORE_THRESHOLD", "NMS_THRESHOLD", "DDIM_ETA", "BOX_RENEWAL", "ENSEMBLE_STEPS"),
+    *("SCORE_THRESH_TEST", "NMS_THRESH_TEST", "PRE_NMS_TOPK_TEST", "POST_NMS_TOPK_TEST"),
+    "TOPK_CANDIDATES",
+}
+# the length, evaluations and checkpoints may change
+_SOLVER_KEYS = (
+    *("OPTIMIZER", "BASE_LR", "BACKBONE_MULTIPLIER", "BIAS_LR_FACTOR", "MOMENTUM", "NESTEROV"),
+    *("WEIGHT_DECAY", "WEIGHT_DECAY_NORM", "WEIGHT_DECAY_BIAS", "LR_SCHEDULER_NAME"),
+    *("IMS_PER_BATCH", "EMA_DECAY"),
+)
+_LISTED = 3
+
+
+def check_resumed_keys(cfg: CfgNode) -> None:
+    """Checks that a resumed training has the model and the optimizer of its run.
+
+    Keys that the config.yaml of the run does not have are not compared.
+
+    Args:
+        cfg: the resolved config. Its `OUTPUT_DIR` has the run. Without a checkpoint nothing is
+            resumed, and nothing is checked.
+
+    Raises:
+        ValueError: a key differs that the trained weights or the state of the optimizer depend on.
+    """
+    checkpoint = last_checkpoint(cfg.OUTPUT_DIR)
+    if not checkpoint:
+        return
+    recorded = run_config(cfg.OUTPUT_DIR)
+    changed = [
+        f"{key} from {old!r} to {value!r}"
+        for key, value in flat_items(cfg)
+        if _is_compared(key)
+        and not isinstance(value, CfgNode)
+        and (old := _value(recorded, key, value)) != _plain(value)
+    ]
+    if changed:
+        more = f" and {len(changed) - _LISTED} more keys" if len(changed) > _LISTED else ""
+        raise ValueError(
+            f"--resume cannot change {', '.join(changed[:_LISTED])}{more}: the run in OUTPUT_DIR "
+            f"{cfg.OUTPUT_DIR} has the first value. Set it again, or start anew in another "
+            f"OUTPUT_DIR with MODEL.WEIGHTS {checkpoint}; --override continues with the new value"
+        )
+
+
+def _is_compared(key: str) -> bool:
+    section, name = key.split(".")[0], key.rpartition(".")[2]
+    if section == "MODEL":
+        return name not in _FREE_MODEL_KEYS
+    return key.removeprefix("SOLVER.") in _SOLVER_KEYS or key.startswith("SOLVER.CLIP_GRADIENTS.")
+
+
+def _value(recorded: dict, key: str, default: object) -> object:
+    """Returns a value of the run's config; the plain `default` if it has no such key."""
+    node: object = recorded
+    for part in key.split("."):
+        if not isinstance(node, dict) or part not in node:
+            return _plain(default)
+        node = node[part]
+    return _plain(node)
+
+
+def _plain(value: object) -> object:
+    """Converts tuples to lists, because YAML has only lists."""
+    return [_plain(x) for x in value] if isinstance(value, tuple | list) else value
