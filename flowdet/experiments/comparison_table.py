@@ -86,10 +86,13 @@ def run_columns(run: Run) -> dict:
     }
 
 
-def mean_and_std(values: Sequence[float]) -> dict:
-    """Returns `mean`, `std` (the sample standard deviation; None for one value) and `n`."""
-    std = round(statistics.stdev(values), 2) if len(values) > 1 else None
-    return {"mean": round(statistics.fmean(values), 2), "std": std, "n": len(values)}
+def mean_and_std(values: Sequence[float], digits: int = 2) -> dict:
+    """Returns `mean`, `std` (the sample standard deviation; None for one value) and `n`.
+
+    Mean and standard deviation are rounded to this number of decimal digits.
+    """
+    std = round(statistics.stdev(values), digits) if len(values) > 1 else None
+    return {"mean": round(statistics.fmean(values), digits), "std": std, "n": len(values)}
 
 
 def interleaved_step_seconds(

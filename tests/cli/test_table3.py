@@ -34,6 +34,16 @@ def test_the_digits_suite_trains_once_and_is_not_trained_again(run, tmp_path, tr
     assert status == 0, output
     assert model.stat().st_mtime_ns == written
 
+    runs = [tmp_path / f"vit_parallel_{method}_seed0" for method in ("flow", "backprop")]
+    words = ("tools/measure_representation.py", "--runs", *runs, "--images", 100)
+    status, output = run(*words, "--train-images", 100, "--output", tmp_path / "representation")
+    assert status == 0, output
+    assert "intrinsic dimension" in output and "linear CKA, last layers" in output
+    content = json.loads((tmp_path / "representation" / "representation.json").read_text())
+    assert {row["run"] for row in content["rows"]} == {"flow", "backprop"}
+    assert len(content["settings"]) == 2 and content["seeds"] == [0]
+    assert (tmp_path / "representation" / "representation.svg").is_file()
+
 
 @pytest.mark.parametrize(
     "words, message",

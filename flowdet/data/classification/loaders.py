@@ -93,7 +93,9 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> RecordLoader:
     return RecordLoader(_loader(cfg, batches, _Iterations(start_iter)))
 
 
-def build_test_loader(cfg: CfgNode, dataset_name: str) -> RecordLoader:
+def build_test_loader(
+    cfg: CfgNode, dataset_name: str, indices: Sequence[int] | None = None
+) -> RecordLoader:
     """Builds the loader of an evaluation dataset: every image once, in order, without labels.
 
     Each process gets a consecutive part of the dataset.
@@ -101,6 +103,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> RecordLoader:
     Args:
         cfg: the config; `TEST.BATCH_SIZE` is the number of images per process and batch.
         dataset_name: name in detectron2's catalogs.
+        indices: the images to load, in this order, in every process; None for all images.
 
     Returns:
         A loader of lists of dicts with `image` and `image_id` as in training. Images are not
@@ -112,7 +115,8 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> RecordLoader:
     if cfg.TEST.BATCH_SIZE < 1:
         raise ValueError(f"TEST.BATCH_SIZE must be at least 1, got {cfg.TEST.BATCH_SIZE}")
     store = _store(cfg, (dataset_name,), keep_resized=True)
-    order = BatchSampler(InferenceSampler(len(store)), cfg.TEST.BATCH_SIZE, drop_last=False)
+    images = InferenceSampler(len(store)) if indices is None else indices
+    order = BatchSampler(images, cfg.TEST.BATCH_SIZE, drop_last=False)
     return RecordLoader(_loader(cfg, _TestBatches(cfg, store), order))
 
 
