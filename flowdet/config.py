@@ -32,6 +32,12 @@ def add_flowdet_config(cfg: CfgNode) -> None:
     _add_detection_training_keys(cfg.MODEL.FLOW_DET)
     _add_detection_inference_keys(cfg.MODEL.FLOW_DET)
     _add_classification_keys(cfg.MODEL.FLOW_CLS)
+    cfg.MODEL.LOCAL_LEARNING = CfgNode()
+    cfg.MODEL.FORWARD_FORWARD = CfgNode()
+    cfg.MODEL.SFF = CfgNode()
+    _add_local_learning_keys(cfg.MODEL.LOCAL_LEARNING)
+    _add_forward_forward_keys(cfg.MODEL.FORWARD_FORWARD)
+    _add_stochastic_forward_forward_keys(cfg.MODEL.SFF)
     cfg.MODEL.BOX_TRANSPORT = CfgNode()
     _add_box_transport_keys(cfg.MODEL.BOX_TRANSPORT)
     cfg.MODEL.FCOS = CfgNode()
@@ -285,6 +291,56 @@ def _add_classification_keys(node: CfgNode) -> None:
     node.TIE_CLASSES = False
     # Numbers of Euler steps that an evaluation reports. [] means 1, 2, T and 2T.
     node.EVAL_STEPS = []
+
+
+def _add_local_learning_keys(node: CfgNode) -> None:
+    # The classifiers whose layers each learn from their own loss: the read-out, a linear
+    # classifier, gets the layers' outputs averaged over a grid of this many cells per side. Of
+    # MODEL.FLOW_CLS, these classifiers read only NUM_CLASSES.
+    node.READOUT_GRID = 4
+
+
+def _add_forward_forward_keys(node: CfgNode) -> None:
+    # ForwardForwardClassifier, SymBaClassifier and LayerCollaborationClassifier: how a label is
+    # written into an image, "pixels" (Hinton: a one-hot code in the first pixels) or "pattern"
+    # (SymBa: a random pattern of each class over the whole image).
+    node.LABEL = "pixels"
+    # With LABEL pattern: weight of the pattern, and of the image 1 minus this value. And side of
+    # the tile in pixels; the pattern repeats it.
+    node.PATTERN_STRENGTH = 0.3
+    node.PATTERN_SIZE = 4
+    # Threshold theta of the goodness, the mean square of a layer's outputs (eq. 1). SymBa has none.
+    node.THRESHOLD = 1.5
+    # Factor of the goodness and of its threshold in the loss. The sum of the squares, as in the
+    # paper, would have the number of units.
+    node.SCALE = 4.0
+    # Whether wrong labels of negative samples are drawn with the probabilities of the read-out.
+    # Otherwise all wrong labels are equally probable.
+    node.HARD_NEGATIVES = True
+    # Configured inference mode: "goodness" (one pass for every label) or "readout" (a single pass).
+    node.INFERENCE = "goodness"
+    # SymBaClassifier: alpha, the factor of the difference between the goodness of positive and
+    # negative samples.
+    node.SYMBA_ALPHA = 4.0
+    # LayerCollaborationClassifier: the layers whose goodness is added to that of a layer, "all"
+    # others or the "previous" ones.
+    node.COLLABORATION = "all"
+
+
+def _add_stochastic_forward_forward_keys(node: CfgNode) -> None:
+    # StochasticForwardForwardClassifier: number of noisy copies of an image, in training and at
+    # inference. At inference, 0 is one copy without noise.
+    node.SAMPLES = 20
+    node.INFERENCE_SAMPLES = 20
+    # Dropout probability of the pixels of a copy.
+    node.NOISE = 0.2
+    # Weights of the two terms of a layer's loss: effective dimension of the copies of one image,
+    # and of all images.
+    node.COMPRESSION_WEIGHT = 0.5
+    node.DIVERSITY_WEIGHT = 0.5
+    # Dimensions of the random projection before the effective dimension, one per layer. The last
+    # one is that of all further layers.
+    node.PROJECTION_DIMS = [30, 20, 10]
 
 
 def _add_fcos_keys(node: CfgNode) -> None:
