@@ -24,10 +24,10 @@ What the paper leaves open, and what is done here:
   or encoder layers. The goodness is the mean of the squares over channels and positions, not their
   sum, so that one theta suits layers of every size. The length is that of all activities of a
   sample; after the division the mean square is 1.
-- The paper trains one layer after the other, or all together. Here all are trained together.
-- The paper suggests the peer normalization of section 2.1's footnote to avoid inactive units. The
-  batch norm of the CNN has the same purpose, so it is left out.
-- With shared weights, a convolution does not see a label in the corner at most positions. For the
+- All layers are trained together, each on the same batch.
+- The paper mentions peer normalization against units that are never active. It is left out: the
+  CNN has batch norm.
+- A convolution with shared weights does not see a label in the corner at most positions. For the
   CNN, the configs set LABEL pattern.
 """
 

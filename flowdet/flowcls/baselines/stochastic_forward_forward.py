@@ -117,9 +117,11 @@ class StochasticForwardForwardClassifier(LocalClassifier):
 
     def layer_loss(self, index: int, y: Tensor) -> dict[str, Tensor]:
         """Computes the loss of a layer from its output for S copies of the batch."""
-        tokens = as_tokens(y).float() @ getattr(self, f"projection{index}").float()
-        copies = tokens.unflatten(0, (self.settings.samples, -1))
-        compression, diversity = effective_dimensions(copies)
+        # the sums of squares overflow in half precision
+        with torch.autocast(y.device.type, enabled=False):
+            tokens = as_tokens(y).float() @ getattr(self, f"projection{index}").float()
+            copies = tokens.unflatten(0, (self.settings.samples, -1))
+            compression, diversity = effective_dimensions(copies)
         return {
             "loss_compression": self.settings.compression * compression,
             "loss_diversity": -self.settings.diversity * diversity,
