@@ -17,7 +17,9 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#56B4E9", "#E
 # markers and line styles tell the lines apart in gray print, and beyond seven lines
 _MARKERS = "os^Dv*PX<>"
 _STYLES = ("-", "--", "-.", ":")
-# more cells would be too small for their numbers
+# the largest numbers of layers whose names fit below a panel, and of rows of the CKA matrix whose
+# values and names fit
+_MAX_TICKS = 12
 _MAX_NUMBERED = 12
 _MAX_NAMED = 40
 
@@ -25,7 +27,8 @@ _MAX_NAMED = 40
 def representation_figure(rows: Sequence[dict]) -> Figure:
     """Draws a panel per metric of the layers, with a line per group of runs, and the CKA matrix.
 
-    A band shows the standard deviation over the seeds.
+    A band shows the standard deviation over the seeds. A line has a gap between the layers of the
+    backbone and the blocks.
 
     Args:
         rows: the rows of `layer_rows` and `cka_rows`.
@@ -53,21 +56,35 @@ def _layers(rows: Sequence[dict]) -> dict[str, list[str]]:
 
 def _draw_lines(axes: Axes, rows: Sequence[dict], layers: dict[str, list[str]]) -> None:
     for index, label in enumerate(layers):
-        line = [row for row in rows if row["run"] == label]
-        x = np.array([row["layer_number"] for row in line])
-        y = np.array([row["mean"] for row in line])
+        x, y, deviation = _points([row for row in rows if row["run"] == label])
         color = _COLORS[index % len(_COLORS)]
         marker, style = _MARKERS[index % len(_MARKERS)], _STYLES[index % len(_STYLES)]
         axes.plot(x, y, style, color=color, marker=marker, markersize=6, label=label)
-        spread = np.array([row["std"] or 0 for row in line])
-        axes.fill_between(x, y - spread, y + spread, color=color, alpha=0.15, linewidth=0)
+        axes.fill_between(x, y - deviation, y + deviation, color=color, alpha=0.15, linewidth=0)
     axes.grid(alpha=0.3)
     names = next(iter(layers.values()))
-    if all(other == names for other in layers.values()) and len(names) <= 8:
-        axes.set_xticks(range(1, len(names) + 1), names)
+    if all(other == names for other in layers.values()) and len(names) <= _MAX_TICKS:
+        turned = {"rotation": 45, "ha": "right"} if len(names) > 6 else {}
+        axes.set_xticks(range(1, len(names) + 1), names, **turned)
     else:
-        axes.set_xlabel("layer")
+        axes.set_xlabel("number of the layer")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _points(rows: Sequence[dict]) -> np.ndarray:
+    """Returns x, y and the standard deviation of each point of a line, [3, points].
+
+    A point of nan interrupts the line between layers of different kinds, such as the last stage of
+    the backbone and the first block.
+    """
+    points, before = [], None
+    for row in rows:
+        kind = row["layer"].rstrip("0123456789")
+        if before not in (None, kind):
+            points.append((np.nan, np.nan, np.nan))
+        before = kind
+        points.append((row["layer_number"], row["mean"], row["std"] or 0))
+    return np.array(points, dtype=float).reshape(-1, 3).T
 
 
 def _draw_cka(axes: Axes, rows: Sequence[dict], layers: dict[str, list[str]]) -> None:

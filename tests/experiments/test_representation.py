@@ -161,6 +161,20 @@ def test_figure(layers, runs):
     assert [text.get_text() for text in legend.get_texts()] == list(groups)
 
 
+def test_lines_have_a_gap_between_backbone_and_blocks():
+    names = ("layer1", "layer2", "block0")
+    columns = {"run": "flow", "mean": 1.0, "std": None}
+    rows = [
+        columns | {"layer": layer, "layer_number": number, "metric": metric}
+        for metric in LAYER_METRICS
+        for number, layer in enumerate(names, start=1)
+    ]
+    axes = representation_figure(rows).axes[0]
+    (line,) = axes.lines
+    assert [None if x != x else x for x in line.get_xdata()] == [1, 2, None, 3]
+    assert [text.get_text() for text in axes.get_xticklabels()] == list(names)
+
+
 @pytest.fixture
 def write_run(tmp_path):
     def write(name, *overrides, file="digits_flow_vit", seed=0, detector=False):
