@@ -307,16 +307,16 @@ def _add_forward_forward_keys(node: CfgNode) -> None:
     node.LABEL = "pixels"
     # With LABEL pattern: weight of the pattern, and of the image 1 minus this value. And side of
     # the tile in pixels; the pattern repeats it.
-    node.PATTERN_STRENGTH = 0.3
+    node.PATTERN_STRENGTH = 0.5
     node.PATTERN_SIZE = 4
     # Threshold theta of the goodness, the mean square of a layer's outputs (eq. 1). SymBa has none.
     node.THRESHOLD = 1.5
     # Factor of the goodness and of its threshold in the loss. The sum of the squares, as in the
     # paper, would have the number of units.
-    node.SCALE = 4.0
+    node.SCALE = 10.0
     # Whether wrong labels of negative samples are drawn with the probabilities of the read-out.
     # Otherwise all wrong labels are equally probable.
-    node.HARD_NEGATIVES = True
+    node.HARD_NEGATIVES = False
     # Configured inference mode: "goodness" (one pass for every label) or "readout" (a single pass).
     node.INFERENCE = "goodness"
     # SymBaClassifier: alpha, the factor of the difference between the goodness of positive and

@@ -148,11 +148,11 @@ _RULES = {
     "MODEL.LOCAL_LEARNING.READOUT_GRID": _at_least(1, "4"),
     "MODEL.FORWARD_FORWARD.LABEL": _one_of(LABELS, "pattern"),
     "MODEL.FORWARD_FORWARD.PATTERN_STRENGTH": _Rule(
-        lambda x: 0 < x < 1, "above 0 and below 1", "0.3"
+        lambda x: 0 < x < 1, "above 0 and below 1", "0.5"
     ),
     "MODEL.FORWARD_FORWARD.PATTERN_SIZE": _at_least(1, "4"),
     "MODEL.FORWARD_FORWARD.THRESHOLD": _above_zero("1.5"),
-    "MODEL.FORWARD_FORWARD.SCALE": _above_zero("4"),
+    "MODEL.FORWARD_FORWARD.SCALE": _above_zero("10"),
     "MODEL.FORWARD_FORWARD.INFERENCE": _one_of(INFERENCES, "goodness"),
     "MODEL.FORWARD_FORWARD.SYMBA_ALPHA": _above_zero("4"),
     "MODEL.FORWARD_FORWARD.COLLABORATION": _one_of(COLLABORATIONS, "all"),

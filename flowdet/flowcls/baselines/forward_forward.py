@@ -15,15 +15,15 @@ Two ways to classify an image (section 3.3):
 - goodness: the layers run once for every label; the label with the highest goodness, summed over
   all layers but the first, wins.
 - read-out: the layers run once, with a neutral label; a softmax classifier gets the outputs of all
-  layers but the first. It also selects hard negatives: a wrong label is drawn with the probability
-  that the read-out gives it.
+  layers but the first. It can also select hard negatives (HARD_NEGATIVES): a wrong label is drawn
+  with the probability that the read-out gives it.
 
 What the paper leaves open, and what is done here:
 
 - The paper has fully connected and locally connected layers; here the layers are convolution stages
   or encoder layers. The goodness is the mean of the squares over channels and positions, not their
-  sum, so that one theta suits layers of every size. The length is that of all activities of a
-  sample; after the division the mean square is 1.
+  sum, so that one theta suits layers of every size. SCALE multiplies it and theta in the loss. The
+  length is that of all activities of a sample; after the division the mean square is 1.
 - All layers are trained together, each on the same batch.
 - The paper mentions peer normalization against units that are never active. It is left out: the
   CNN has batch norm.
