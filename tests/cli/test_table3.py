@@ -70,7 +70,7 @@ def test_the_fine_tuning_curves_of_figure_4_at_reduced_size(run, tmp_path, train
     assert set(epochs) == {(method, metric) for method in methods for metric in metrics}
     for method in methods:
         # 11 iterations of 256 images are a little less than 2 epochs
-        assert epochs[method, "classification/top1"] == pytest.approx([1, 2], abs=0.1)
+        assert epochs[method, "classification/top1"] == pytest.approx([1, 2], abs=0.2)
     assert (tmp_path / "curves" / "curves.png").is_file()
 
 
