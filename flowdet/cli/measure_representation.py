@@ -33,6 +33,7 @@ from flowdet.experiments.representation import (
     find_runs,
     layer_rows,
     represent_runs,
+    represent_untrained,
 )
 from flowdet.experiments.representation_figure import representation_figure
 from flowdet.reporting.results import changed_keys
@@ -68,6 +69,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=5000,
         metavar="N",
         help="train the linear probes on at most this many images (default: %(default)s)",
+    )
+    add(
+        "--untrained",
+        action="store_true",
+        help="also measure a model with its initial weights for each backbone, as a control",
     )
     add(
         "--output",
@@ -115,6 +121,8 @@ def main(argv: list[str] | None = None) -> None:
         folders = find_runs(args.runs, args.checkpoint, args.opts)
         limits = ImageLimits(test=args.images, train=args.train_images)
         groups = represent_runs(folders, args.checkpoint, args.opts, limits)
+        if args.untrained:
+            groups |= represent_untrained(folders, args.opts, limits)
         rows = layer_rows(groups) + cka_rows(groups)
     print_tables(rows)
     runs = [run for group in groups.values() for run in group]

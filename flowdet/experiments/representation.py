@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from flowdet.data.classification.loaders import build_test_loader, labels_of
-from flowdet.engine import load_config
+from flowdet.engine import FlowDetCheckpointer, Trainer, load_config, resolve_config
 from flowdet.engine.task_builders import CLASSIFICATION, task_of
 from flowdet.experiments.comparison_table import mean_and_std
 from flowdet.experiments.measurement import load_run
@@ -250,6 +250,34 @@ def represent_runs(
         ]
         for label, folders in groups.items()
     }
+
+
+def represent_untrained(
+    groups: dict[str, list[Path]], overrides: Sequence[str], limits: ImageLimits
+) -> Groups:
+    """Measures a model with its initial weights for each backbone, as a control.
+
+    It is the model of the first run with this backbone and has the weights with which the training
+    started: random, or those of `MODEL.WEIGHTS`.
+
+    Args:
+        groups, overrides: see `find_runs`.
+        limits: the numbers of images.
+
+    Raises:
+        FileNotFoundError, KeyError, ValueError: as `load_config`, `resolve_config` and `represent`.
+    """
+    measured: Groups = {}
+    for folder in (folder for folders in groups.values() for folder in folders):
+        cfg = load_config(str(folder / "config.yaml"), list(overrides))
+        label = f"untrained, {backbone_of(cfg)}"
+        if label not in measured:
+            resolve_config(cfg, training=False)
+            seed_all_rng(max(cfg.SEED, 0))
+            model = Trainer.build_model(cfg).eval()
+            FlowDetCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+            measured[label] = [represent(cfg, model, limits, label)]
+    return measured
 
 
 def layer_rows(groups: Groups) -> list[dict]:

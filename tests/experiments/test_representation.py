@@ -17,6 +17,7 @@ from flowdet.experiments.representation import (
     pooled_features,
     represent,
     represent_runs,
+    represent_untrained,
 )
 from flowdet.experiments.representation_figure import representation_figure
 from tests.detection.tiny import tiny_cfg as tiny_detector_cfg
@@ -208,6 +209,21 @@ def test_runs_of_all_kinds_of_models(write_run):
         assert [row["channels"] for row in first][: len(channels)] == channels
     again = represent_runs(groups, "model_final.pth", [], LIMITS)
     assert layer_rows(again) == layer_rows(measured) and cka_rows(again) == cka_rows(measured)
+
+
+def test_untrained_models_are_a_control_for_each_backbone(write_run):
+    folders = [
+        write_run("flow"),
+        write_run("backprop", file="digits_flow_vit+backprop"),
+        write_run("cnn", *digits_of_a_cnn(), file="mnist_flow_cnn"),
+    ]
+    groups = find_runs(folders, "model_final.pth", [])
+    measured = represent_untrained(groups, [], LIMITS)
+    assert list(measured) == ["untrained, vit", "untrained, cnn"]
+    # the checkpoints of write_run have the initial weights of the same seed
+    trained = represent_runs(groups, "model_final.pth", [], LIMITS)
+    assert measured["untrained, vit"][0].values == trained["flow, vit"][0].values
+    assert measured["untrained, cnn"][0].values == trained["flow, cnn"][0].values
 
 
 def digits_of_a_cnn():
