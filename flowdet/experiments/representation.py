@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import math
@@ -64,11 +65,13 @@ class Representation:
         cfg: the config of the run.
         features: the pooled features [N, C] of the test images, by layer, first layer first.
         values: by layer, the values of `LAYER_METRICS` by name.
+        trained: whether the model was trained.
     """
 
     cfg: CfgNode
     features: dict[str, Tensor]
     values: dict[str, dict[str, float]]
+    trained: bool = True
 
 
 # by label: the representations of runs that differ only in their seed
@@ -276,7 +279,8 @@ def represent_untrained(
             seed_all_rng(max(cfg.SEED, 0))
             model = Trainer.build_model(cfg).eval()
             FlowDetCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-            measured[label] = [represent(cfg, model, limits, label)]
+            control = represent(cfg, model, limits, label)
+            measured[label] = [dataclasses.replace(control, trained=False)]
     return measured
 
 
@@ -326,7 +330,7 @@ def _common(label: str, group: Sequence[Representation]) -> dict:
     cfg = group[0].cfg
     return {
         "run": label,
-        "method": method_of(cfg),
+        "method": method_of(cfg) if group[0].trained else "untrained",
         "backbone": backbone_of(cfg),
         "dataset": cfg.DATASETS.TEST[0],
         "images": len(next(iter(group[0].features.values()))),

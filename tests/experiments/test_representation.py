@@ -224,6 +224,7 @@ def test_untrained_models_are_a_control_for_each_backbone(write_run):
     trained = represent_runs(groups, "model_final.pth", [], LIMITS)
     assert measured["untrained, vit"][0].values == trained["flow, vit"][0].values
     assert measured["untrained, cnn"][0].values == trained["flow, cnn"][0].values
+    assert {row["method"] for row in layer_rows(measured)} == {"untrained"}
 
 
 def digits_of_a_cnn():
