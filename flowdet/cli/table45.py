@@ -7,8 +7,8 @@
 The command trains every method with every backbone and seed, prints the table, and writes
 table45.json and table45.md to the output folder. If it is interrupted, run it again to continue.
 
-`cifar10_small` has 10,000 images of datasets/make_image_folder.py and few epochs. `KEY VALUE` pairs
-override every config.
+`cifar10_small` has 10,000 images of datasets/make_image_folder.py, a narrow CNN and few epochs.
+`mnist_small` has a narrow CNN and few epochs. `KEY VALUE` pairs override every config.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ from flowdet.experiments.measurement import check_output_folder
 from flowdet.experiments.method_table import method_rows, method_table
 from flowdet.experiments.mode_table import averaged_weights
 
-DATASETS = ("digits", "mnist", "cifar10", "cifar10_small", "cifar100", "tiny_imagenet")
+DATASETS = (
+    *("digits", "mnist", "mnist_small", "cifar10", "cifar10_small", "cifar100"),
+    "tiny_imagenet",
+)
 # as in the names of the configs in configs/cls/baselines
 BASELINES = (
     *("ff", "sff", "cff", "cff_margin", "symba", "collab"),
