@@ -1,4 +1,7 @@
-"""LocalClassifier: base of the classifiers whose layers each learn only from their own loss."""
+"""LocalClassifier: base of the classifiers whose layers each learn only from their own loss.
+
+Its own base, LayerwiseClassifier, has the layers and the read-out.
+"""
 
 from __future__ import annotations
 
@@ -23,55 +26,42 @@ from flowdet.flowcls.probe import LinearProbe
 LayerLoss = Callable[[int, Tensor], dict[str, Tensor]]
 
 
-class LocalClassifier(Classifier):
-    """Base class of the local-learning baselines.
+class LayerwiseClassifier(Classifier):
+    """Base class of the classifiers whose layers learn without gradients from other layers.
 
     The layers are the stages of the backbone: convolution stages of the CNN, encoder layers of the
     ViT. The input of a layer is the detached output of the layer before, so no gradient passes from
     one layer to another. A linear softmax classifier, the read-out, is trained at the same time on
     detached outputs of the layers, and passes no gradient to them.
 
-    `block_local_losses` computes the gradients of one layer at a time. The trainer then calls
-    `backward()` on the sum of the losses as for any other model.
-
-    A subclass implements `layer_losses`. A learning rule that is not the gradient of a loss returns
-    a loss whose gradient is the negative update.
+    A subclass implements `image_losses`.
 
     Args:
         readout_layers: names of the layers that the read-out gets.
         readout_grid: their outputs are averaged over a grid of this many cells per side.
+        readout_dropout: dropout probability of the read-out's features.
         parts: the arguments of `Classifier`. The backbone computes its layers one at a time with
             the method `stage(index, x)`.
     """
 
     class_tensors = ("readout.",)
 
-    def __init__(self, *, readout_layers: Sequence[str], readout_grid: int, **parts):
+    def __init__(
+        self,
+        *,
+        readout_layers: Sequence[str],
+        readout_grid: int,
+        readout_dropout: float = 0.0,
+        **parts,
+    ):
         super().__init__(**parts)
         shapes = self.backbone.output_shape()
         self.layer_names = list(shapes)
         self.readout_layers = list(readout_layers)
         self.readout_grid = readout_grid
         channels = sum(shapes[name].channels for name in self.readout_layers)
-        self.readout = LinearProbe(channels * readout_grid**2, self.num_classes)
-        self.local = LocalTraining(len(self.layer_names), "joint", 0)
-
-    @abstractmethod
-    def layer_losses(
-        self, images: Tensor, labels: Tensor, logits: Tensor
-    ) -> tuple[Tensor, LayerLoss]:
-        """Returns the input of the first layer for a training batch, and the loss of the layers.
-
-        Args:
-            images: normalized images, [B, 3, H, W].
-            labels: class indices, [B].
-            logits: class logits of the read-out, [B, C], without gradient.
-
-        Returns:
-            The input, [N, 3, H, W]: for example positive and negative samples. And a function that
-            is called as `loss(k, y)` for each layer k from 0, with its output y of N samples. It
-            returns the losses of the layer by name, the same names for every layer.
-        """
+        features = channels * readout_grid**2
+        self.readout = LinearProbe(features, self.num_classes, readout_dropout)
 
     def layer_input(self, index: int, x: Tensor) -> Tensor:
         """Computes the input of a layer from the output of the layer before.
@@ -105,15 +95,6 @@ class LocalClassifier(Classifier):
         """
         return dict(zip(self.layer_names, self.run_layers(self.neutral(images)), strict=True))
 
-    def image_losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Computes the losses of the layers, summed, and the cross-entropy of the read-out."""
-        logits = self.readout_logits(images)
-        inputs, loss = self.layer_losses(images, labels, logits.detach())
-        layers = _LayerByLayer(self, inputs, loss)
-        losses = self.local.losses(layers, [], list(self.backbone.parameters()))
-        log_scalars(layers.statistics)
-        return losses | {"loss_readout": F.cross_entropy(logits.float(), labels)}
-
     def image_logits(self, images: Tensor, all_modes: bool) -> dict[str, Tensor]:
         """Computes the class logits of the only inference mode, `readout`."""
         return {"readout": self.readout_logits(images)}
@@ -131,6 +112,49 @@ class LocalClassifier(Classifier):
         """Concatenates the averages of layer outputs over the cells of the grid, [B, features]."""
         cells = [grid_means(outputs[name], self.readout_grid) for name in self.readout_layers]
         return torch.cat(cells, dim=1)
+
+
+class LocalClassifier(LayerwiseClassifier):
+    """Base class of the classifiers whose layers each learn from the gradient of their own loss.
+
+    `block_local_losses` computes the gradients of one layer at a time. The trainer then calls
+    `backward()` on the sum of the losses as for any other model.
+
+    A subclass implements `layer_losses`.
+
+    Args:
+        parts: the arguments of `LayerwiseClassifier`.
+    """
+
+    def __init__(self, **parts):
+        super().__init__(**parts)
+        self.local = LocalTraining(len(self.layer_names), "joint", 0)
+
+    @abstractmethod
+    def layer_losses(
+        self, images: Tensor, labels: Tensor, logits: Tensor
+    ) -> tuple[Tensor, LayerLoss]:
+        """Returns the input of the first layer for a training batch, and the loss of the layers.
+
+        Args:
+            images: normalized images, [B, 3, H, W].
+            labels: class indices, [B].
+            logits: class logits of the read-out, [B, C], without gradient.
+
+        Returns:
+            The input, [N, 3, H, W]: for example positive and negative samples. And a function that
+            is called as `loss(k, y)` for each layer k from 0, with its output y of N samples. It
+            returns the losses of the layer by name, the same names for every layer.
+        """
+
+    def image_losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Computes the losses of the layers, summed, and the cross-entropy of the read-out."""
+        logits = self.readout_logits(images)
+        inputs, loss = self.layer_losses(images, labels, logits.detach())
+        layers = _LayerByLayer(self, inputs, loss)
+        losses = self.local.losses(layers, [], list(self.backbone.parameters()))
+        log_scalars(layers.statistics)
+        return losses | {"loss_readout": F.cross_entropy(logits.float(), labels)}
 
 
 class _LayerByLayer:
