@@ -35,9 +35,11 @@ def add_flowdet_config(cfg: CfgNode) -> None:
     cfg.MODEL.LOCAL_LEARNING = CfgNode()
     cfg.MODEL.FORWARD_FORWARD = CfgNode()
     cfg.MODEL.SFF = CfgNode()
+    cfg.MODEL.SOFT_HEBB = CfgNode()
     _add_local_learning_keys(cfg.MODEL.LOCAL_LEARNING)
     _add_forward_forward_keys(cfg.MODEL.FORWARD_FORWARD)
     _add_stochastic_forward_forward_keys(cfg.MODEL.SFF)
+    _add_soft_hebb_keys(cfg.MODEL.SOFT_HEBB)
     cfg.MODEL.BOX_TRANSPORT = CfgNode()
     _add_box_transport_keys(cfg.MODEL.BOX_TRANSPORT)
     cfg.MODEL.FCOS = CfgNode()
@@ -341,6 +343,25 @@ def _add_stochastic_forward_forward_keys(node: CfgNode) -> None:
     # Dimensions of the random projection before the effective dimension, one per layer. The last
     # one is that of all further layers.
     node.PROJECTION_DIMS = [30, 20, 10]
+
+
+def _add_soft_hebb_keys(node: CfgNode) -> None:
+    # SoftHebbClassifier: kernel size, learning rate, inverse temperature of the competition and
+    # power of the triangle activation, one value per layer. The last one is that of all further
+    # layers.
+    node.KERNEL_SIZES = [5, 3]
+    node.LEARNING_RATES = [0.08, 0.005, 0.01]
+    node.INVERSE_TEMPERATURES = [1.0, 0.65, 0.25]
+    node.POWERS = [0.7, 1.4, 1.0]
+    # Expected norm of a channel's initial weights.
+    node.INITIAL_NORM = 25.0
+    # Exponent q: the learning rate of a channel is multiplied by |norm of its weights - 1|^q.
+    node.RATE_POWER = 0.5
+    # The layers learn in this fraction of the iterations, from the first one on. Their learning
+    # rates decay linearly to 0. Then they are fixed, and only the read-out is trained.
+    node.LEARNING_FRACTION = 0.1
+    # Dropout probability of the read-out's features.
+    node.DROPOUT = 0.5
 
 
 def _add_fcos_keys(node: CfgNode) -> None:

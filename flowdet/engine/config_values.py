@@ -162,6 +162,16 @@ _RULES = {
     "MODEL.SFF.COMPRESSION_WEIGHT": _at_least(0, "0.5"),
     "MODEL.SFF.DIVERSITY_WEIGHT": _at_least(0, "0.5"),
     "MODEL.SFF.PROJECTION_DIMS": _each(_at_least(1, ""), '"[30, 20, 10]"'),
+    "MODEL.SOFT_HEBB.KERNEL_SIZES": _each(
+        _Rule(lambda x: x > 0 and x % 2 == 1, "odd and above 0", ""), '"[5, 3]"'
+    ),
+    "MODEL.SOFT_HEBB.LEARNING_RATES": _each(_at_least(0, ""), '"[0.08, 0.005, 0.01]"'),
+    "MODEL.SOFT_HEBB.INVERSE_TEMPERATURES": _each(_above_zero(""), '"[1.0, 0.65, 0.25]"'),
+    "MODEL.SOFT_HEBB.POWERS": _each(_above_zero(""), '"[0.7, 1.4, 1.0]"'),
+    "MODEL.SOFT_HEBB.INITIAL_NORM": _above_zero("25"),
+    "MODEL.SOFT_HEBB.RATE_POWER": _at_least(0, "0.5"),
+    "MODEL.SOFT_HEBB.LEARNING_FRACTION": _at_least(0, "0.1", 1),
+    "MODEL.SOFT_HEBB.DROPOUT": _Rule(lambda x: 0 <= x < 1, "from 0 to below 1", "0.5"),
     "DATASETS.ON_PROBLEM": _one_of(ON_PROBLEM, "skip"),
     "DATASETS.HOLD_OUT": _Rule(lambda x: 0 <= x < 1, "from 0 to below 1", "0.2"),
     "INPUT.FORMAT": _one_of(("RGB", "BGR"), "RGB"),

@@ -7,6 +7,7 @@ from flowdet.flowcls.baselines.backprop import BackpropClassifier
 from flowdet.flowcls.baselines.forward_forward import ForwardForwardClassifier
 from flowdet.flowcls.baselines.layer_collaboration import LayerCollaborationClassifier
 from flowdet.flowcls.baselines.local_classifier import LocalClassifier
+from flowdet.flowcls.baselines.soft_hebb import SoftHebbClassifier
 from flowdet.flowcls.baselines.stochastic_forward_forward import (
     StochasticForwardForwardClassifier,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "ForwardForwardClassifier",
     "LayerCollaborationClassifier",
     "LocalClassifier",
+    "SoftHebbClassifier",
     "StochasticForwardForwardClassifier",
     "SymBaClassifier",
 ]

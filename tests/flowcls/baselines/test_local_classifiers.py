@@ -14,6 +14,8 @@ from tests.flowcls.tiny import images, tiny_model
 
 METHODS = ("ff", "symba", "collab", "sff")
 FILES = [f"baselines/digits_{method}_{net}" for method in METHODS for net in ("cnn", "vit")]
+# also those without losses of layers
+ALL_FILES = [*FILES, "baselines/digits_softhebb_cnn"]
 LAYERS = {"cnn": ["stage1", "stage2", "stage3"], "vit": ["layer1", "layer2", "layer3"]}
 
 
@@ -75,7 +77,7 @@ def test_gradients_are_those_of_the_layers_own_losses_and_of_the_read_out(file):
             torch.testing.assert_close(local[name], p.grad, rtol=1e-4, atol=1e-7, msg=name)
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", ALL_FILES)
 def test_read_out_passes_no_gradient_to_the_layers(file):
     model = model_of(file).train()
     model.readout_logits(model.images_of(images())).square().sum().backward()
@@ -84,7 +86,7 @@ def test_read_out_passes_no_gradient_to_the_layers(file):
     assert model.backbone.training
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", ALL_FILES)
 def test_predictions_and_features_do_not_depend_on_labels(file):
     model = model_of(file).eval()
     batch = images()
@@ -98,7 +100,7 @@ def test_predictions_and_features_do_not_depend_on_labels(file):
             assert torch.equal(features[name], x)
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", ALL_FILES)
 def test_results_do_not_depend_on_the_batch(file):
     model = model_of(file).eval()
     batch = images(2)
@@ -108,7 +110,7 @@ def test_results_do_not_depend_on_the_batch(file):
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", ALL_FILES)
 def test_layer_features_are_the_means_of_every_layer(file):
     model = model_of(file).eval()
     features = model.layer_features(images())

@@ -29,6 +29,8 @@ def training_cfg(tmp_path):
         overrides += ["SOLVER.CHECKPOINT_PERIOD", 3, "TEST.EVAL_PERIOD", 4, "SOLVER.EMA_DECAY", 0.5]
         overrides += ["SOLVER.IMS_PER_BATCH", 8, "TEST.SAMPLE_IMAGES", 0, "SEED", 3]
         overrides += ["MODEL.SFF.SAMPLES", 2, "MODEL.SFF.INFERENCE_SAMPLES", 2]
+        # an iteration is left after the layers of SoftHebb are fixed
+        overrides += ["MODEL.SOFT_HEBB.LEARNING_FRACTION", 0.8]
         cfg = tiny_cfg(file, *overrides, NUM_CLASSES=0)
         cfg.DATASETS.TRAIN = (few_digits("train", 40),)
         cfg.DATASETS.TEST = (few_digits("test", 12),)
@@ -38,7 +40,14 @@ def training_cfg(tmp_path):
     return load
 
 
-@pytest.mark.parametrize("file", ["baselines/digits_collab_cnn", "baselines/digits_sff_vit"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "baselines/digits_collab_cnn",
+        "baselines/digits_sff_vit",
+        "baselines/digits_softhebb_cnn",
+    ],
+)
 def test_resumed_training_equals_an_uninterrupted_one(training_cfg, tmp_path, file):
     assert_resumes_exactly(training_cfg(file), tmp_path)
 
@@ -48,6 +57,7 @@ def test_resumed_training_equals_an_uninterrupted_one(training_cfg, tmp_path, fi
     [
         ("baselines/digits_symba_vit", {"goodness", "readout"}),
         ("baselines/digits_sff_cnn", {"readout"}),
+        ("baselines/digits_softhebb_cnn", {"readout"}),
     ],
 )
 def test_evaluator_reports_every_inference_mode(training_cfg, file, modes):
@@ -57,7 +67,14 @@ def test_evaluator_reports_every_inference_mode(training_cfg, file, modes):
     assert all(0 <= value <= 100 for value in results.values())
 
 
-@pytest.mark.parametrize("file", ["baselines/digits_ff_cnn", "baselines/digits_sff_vit"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "baselines/digits_ff_cnn",
+        "baselines/digits_sff_vit",
+        "baselines/digits_softhebb_cnn",
+    ],
+)
 def test_exported_graph_has_the_probabilities_of_the_configured_mode(file):
     model = tiny_model(file).eval()
     batch = images(2)
