@@ -35,10 +35,12 @@ def add_flowdet_config(cfg: CfgNode) -> None:
     cfg.MODEL.LOCAL_LEARNING = CfgNode()
     cfg.MODEL.FORWARD_FORWARD = CfgNode()
     cfg.MODEL.SFF = CfgNode()
+    cfg.MODEL.CFF = CfgNode()
     cfg.MODEL.SOFT_HEBB = CfgNode()
     _add_local_learning_keys(cfg.MODEL.LOCAL_LEARNING)
     _add_forward_forward_keys(cfg.MODEL.FORWARD_FORWARD)
     _add_stochastic_forward_forward_keys(cfg.MODEL.SFF)
+    _add_contrastive_forward_forward_keys(cfg.MODEL.CFF)
     _add_soft_hebb_keys(cfg.MODEL.SOFT_HEBB)
     cfg.MODEL.BOX_TRANSPORT = CfgNode()
     _add_box_transport_keys(cfg.MODEL.BOX_TRANSPORT)
@@ -345,6 +347,16 @@ def _add_stochastic_forward_forward_keys(node: CfgNode) -> None:
     node.PROJECTION_DIMS = [30, 20, 10]
 
 
+def _add_contrastive_forward_forward_keys(node: CfgNode) -> None:
+    # ContrastiveForwardForwardClassifier: temperature of the similarities.
+    node.TEMPERATURE = 0.15
+    # Margin of the first layer, from 0 to 2, that is added to the similarities of samples of one
+    # class. 0 is off: the loss has no margin. The paper's CFF+M has 0.4.
+    node.MARGIN = 0.0
+    # Margin of the last layer as a fraction of MARGIN. The layers between have margins between.
+    node.LAST_MARGIN = 0.25
+
+
 def _add_soft_hebb_keys(node: CfgNode) -> None:
     # SoftHebbClassifier: kernel size, learning rate, inverse temperature of the competition and
     # power of the triangle activation, one value per layer. The last one is that of all further
@@ -454,6 +466,9 @@ def _add_classification_data_keys(cfg: CfgNode) -> None:
     cfg.INPUT.RANDOM_ERASING = 0.0
     # Augmentation in classification: largest angle of a random rotation, in degrees.
     cfg.INPUT.RANDOM_ROTATION = 0.0
+    # Augmentation in classification: whether every training image is also given in a second,
+    # independently augmented view. Only ContrastiveForwardForwardClassifier uses it.
+    cfg.INPUT.SECOND_VIEW = False
 
 
 def _add_evaluation_keys(cfg: CfgNode) -> None:

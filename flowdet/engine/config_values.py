@@ -162,6 +162,9 @@ _RULES = {
     "MODEL.SFF.COMPRESSION_WEIGHT": _at_least(0, "0.5"),
     "MODEL.SFF.DIVERSITY_WEIGHT": _at_least(0, "0.5"),
     "MODEL.SFF.PROJECTION_DIMS": _each(_at_least(1, ""), '"[30, 20, 10]"'),
+    "MODEL.CFF.TEMPERATURE": _above_zero("0.15"),
+    "MODEL.CFF.MARGIN": _at_least(0, "0.4", 2),
+    "MODEL.CFF.LAST_MARGIN": _at_least(0, "0.25", 1),
     "MODEL.SOFT_HEBB.KERNEL_SIZES": _each(
         _Rule(lambda x: x > 0 and x % 2 == 1, "odd and above 0", ""), '"[5, 3]"'
     ),

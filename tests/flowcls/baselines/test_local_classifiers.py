@@ -12,7 +12,7 @@ from flowdet.flowcls.baselines.local_classifier import (
 )
 from tests.flowcls.tiny import images, tiny_model
 
-METHODS = ("ff", "symba", "collab", "sff")
+METHODS = ("ff", "symba", "collab", "sff", "cff", "cff_margin")
 FILES = [f"baselines/digits_{method}_{net}" for method in METHODS for net in ("cnn", "vit")]
 # also those without losses of layers
 ALL_FILES = [*FILES, "baselines/digits_softhebb_cnn"]
@@ -36,7 +36,8 @@ def layer_of(name):
 @pytest.mark.parametrize("file", FILES)
 def test_loss_of_a_layer_trains_no_other_layer(file):
     model = model_of(file).train()
-    batch = images()
+    # two images of each class: the contrastive loss compares them
+    batch = images(num_classes=2)
     pixels, labels = model.images_of(batch), model.labels_of(batch)
     inputs, loss = model.layer_losses(pixels, labels, torch.zeros(4, 4))
     for index, expected in enumerate(LAYERS[file[-3:]]):
@@ -55,7 +56,7 @@ def test_loss_of_a_layer_trains_no_other_layer(file):
 @pytest.mark.parametrize("file", FILES)
 def test_gradients_are_those_of_the_layers_own_losses_and_of_the_read_out(file):
     model = model_of(file, "MODEL.FORWARD_FORWARD.HARD_NEGATIVES", False).double().train()
-    batch = images()
+    batch = images(num_classes=2)
     pixels, labels = model.images_of(batch).double(), model.labels_of(batch)
     torch.manual_seed(3)
     losses = model.image_losses(pixels, labels)
@@ -123,7 +124,9 @@ def test_layer_features_are_the_means_of_every_layer(file):
         model.train().layer_features(images())
 
 
-@pytest.mark.parametrize("file", ["baselines/digits_ff_vit", "baselines/digits_sff_vit"])
+@pytest.mark.parametrize(
+    "file", [f"baselines/digits_{method}_vit" for method in ("ff", "sff", "cff")]
+)
 def test_saved_activations_do_not_grow_with_the_layers(file):
     def peak(layers):
         model = model_of(file, "MODEL.VIT.NUM_LAYERS", layers).train()

@@ -45,6 +45,8 @@ def training_cfg(tmp_path):
     [
         "baselines/digits_collab_cnn",
         "baselines/digits_sff_vit",
+        "baselines/digits_cff_cnn",
+        "baselines/digits_cff_margin_vit",
         "baselines/digits_softhebb_cnn",
     ],
 )
@@ -57,6 +59,7 @@ def test_resumed_training_equals_an_uninterrupted_one(training_cfg, tmp_path, fi
     [
         ("baselines/digits_symba_vit", {"goodness", "readout"}),
         ("baselines/digits_sff_cnn", {"readout"}),
+        ("baselines/digits_cff_cnn", {"readout"}),
         ("baselines/digits_softhebb_cnn", {"readout"}),
     ],
 )
@@ -72,6 +75,7 @@ def test_evaluator_reports_every_inference_mode(training_cfg, file, modes):
     [
         "baselines/digits_ff_cnn",
         "baselines/digits_sff_vit",
+        "baselines/digits_cff_vit",
         "baselines/digits_softhebb_cnn",
     ],
 )
