@@ -4,7 +4,7 @@ H. Aghagolzadeh and M. Ezoji, "Contrastive Forward-Forward: A Training Algorithm
 Transformer", Neural Networks 192, 2025, arXiv 2502.00571.
 
 Every layer makes the outputs of images of one class similar, and those of other images dissimilar.
-z_i is the output of the layer for sample i, averaged over the positions and scaled to length 1. The
+z_i is the output of the layer for sample i, averaged over positions and scaled to length 1. The
 loss is that of P. Khosla et al., "Supervised Contrastive Learning", arXiv 2004.11362 (eq. 2). P(i)
 are the other samples of the batch with the label of sample i:
 
@@ -21,7 +21,7 @@ of one class equal. The margin decreases linearly from the first layer, MARGIN, 
 MARGIN * LAST_MARGIN: the layers refine the representation step by step.
 
 It needs no negative samples and writes no label into the images. A linear classifier, the
-read-out, gets the outputs of the last layer, averaged over the positions.
+read-out, gets the outputs of the last layer, averaged as for z_i.
 
 What the paper leaves open, and what is done here (temperature 0.15, margins from 0.4 to 0.1 and
 the clamping at 1 are those of the authors' published code):
@@ -33,8 +33,9 @@ the clamping at 1 are those of the authors' published code):
 - Several processes do not exchange outputs: the batch of the loss is the part of one process.
 - The authors train the layers first, and then the read-out, on one view and with early stopping.
   Here all are trained together, for a fixed number of iterations.
-- For the CNN, z_i is the average over the positions of a feature map. For the ViT, the class token
-  is one of the positions.
+- z_i has the averages over the cells of the read-out's grid, READOUT_GRID. The ViT has one cell, as
+  in the paper; the class token is one of its positions. The CNN has 4 x 4 cells: the average of a
+  convolution over all positions does not contain where its features are.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ from flowdet.flowcls.baselines.local_classifier import (
     LayerLoss,
     LocalClassifier,
     build_local_parts,
+    grid_means,
 )
-from flowdet.flowcls.feature_reader import pool
 
 
 @META_ARCH_REGISTRY.register()
@@ -101,9 +102,8 @@ class ContrastiveForwardForwardClassifier(LocalClassifier):
         def loss(index: int, y: Tensor) -> dict[str, Tensor]:
             # half precision is too coarse for similarities close to 1
             with torch.autocast(y.device.type, enabled=False):
-                value = contrastive_loss(
-                    pool(y.float()), labels, self.temperature, self.margins[index]
-                )
+                z = grid_means(y.float(), self.readout_grid)
+                value = contrastive_loss(z, labels, self.temperature, self.margins[index])
             return {"loss_contrast": value}
 
         return images, loss

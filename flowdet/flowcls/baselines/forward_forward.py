@@ -165,13 +165,18 @@ class ForwardForwardClassifier(LocalClassifier):
         return {name: modes[name]() for name in names}
 
     def label_goodness(self, images: Tensor) -> Tensor:
-        """Computes the goodness of every label, summed over all layers but the first, [B, C]."""
+        """Computes the goodness of every label, summed over the layers, [B, C]."""
         labels = torch.arange(self.num_classes, device=images.device)
         totals = []
         for label in labels:
             outputs = self.run_layers(self.overlay(images, label.expand(len(images))))
-            totals.append(torch.stack([goodness(y) for y in outputs[1:] or outputs]).sum(dim=0))
+            scored = self.scored_layers(outputs)
+            totals.append(torch.stack([goodness(y) for y in scored]).sum(dim=0))
         return torch.stack(totals, dim=1)
+
+    def scored_layers(self, outputs: list[Tensor]) -> list[Tensor]:
+        """Returns the outputs whose goodness classifies an image: of all layers but the first."""
+        return outputs[1:] or outputs
 
 
 def goodness(y: Tensor) -> Tensor:

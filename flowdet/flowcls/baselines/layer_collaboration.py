@@ -20,7 +20,9 @@ What the paper leaves open, and what is done here:
   layers in the sum, so that the same value suits both methods.
 - The paper updates the layers in turn, each on its own batch. Here all layers are updated on the
   same batch, with the goodness before the update.
-- Goodness, labels, negatives and inference are those of `ForwardForwardClassifier`.
+- The sums contain the goodness of the first layer. So an image is classified by the goodness of all
+  layers, and not of all but the first: the other layers have not learned what it has.
+- Goodness, labels, negatives and read-out are those of `ForwardForwardClassifier`.
 """
 
 from __future__ import annotations
@@ -75,6 +77,10 @@ class LayerCollaborationClassifier(ForwardForwardClassifier):
             return {"loss_goodness": self.collaborative_loss(index, goodness(y), fixed)}
 
         return samples, loss
+
+    def scored_layers(self, outputs: list[Tensor]) -> list[Tensor]:
+        """Returns the outputs whose goodness classifies an image: of all layers."""
+        return outputs
 
     def collaborative_loss(self, index: int, own: Tensor, fixed: Tensor) -> Tensor:
         """Computes the loss of a layer.

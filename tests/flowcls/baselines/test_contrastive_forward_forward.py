@@ -95,8 +95,11 @@ def test_loss_does_not_depend_on_the_length_of_features():
 def test_every_layer_has_its_margin(file, margins):
     model = tiny_model(f"baselines/digits_{file}")
     assert model.margins == pytest.approx(margins, abs=1e-6)
-    # channels of feature maps at 1 x 1 positions, or of a single token
-    y = FEATURES[:, :, None, None] if file.endswith("cnn") else FEATURES[:, None]
+    # two tokens with these averages, or a map whose cells have these values
+    y = FEATURES[:, None] * torch.tensor([0.5, 1.5])[:, None]
+    if file.endswith("cnn"):
+        y = torch.zeros(3, 1, 4, 4)
+        y[:, 0, 2, :2] = FEATURES
     labels = torch.tensor([1, 1, 0])
     _, loss = model.layer_losses(torch.zeros(3, 3, 32, 32), labels, torch.zeros(3, 4))
     for index, margin in enumerate(margins):

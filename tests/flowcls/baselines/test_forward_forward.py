@@ -139,13 +139,15 @@ def test_collaboration_uses_the_goodness_of_this_batch():
         assert actual.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_label_goodness_sums_all_layers_but_the_first():
-    model = tiny_model("baselines/digits_ff_cnn").eval()
+@pytest.mark.parametrize(("method", "layers"), [("ff", [1, 2]), ("collab", [0, 1, 2])])
+def test_label_goodness_is_the_sum_over_the_layers(method, layers):
+    """The first layer counts only if the losses of the others contain its goodness."""
+    model = tiny_model(f"baselines/digits_{method}_cnn").eval()
     pixels = model.images_of(images(2))
     with torch.no_grad():
         total = model.label_goodness(pixels)
         outputs = model.run_layers(model.overlay(pixels, torch.tensor([3, 3])))
-    expected = goodness(outputs[1]) + goodness(outputs[2])
+    expected = sum(goodness(outputs[k]) for k in layers)
     torch.testing.assert_close(total[:, 3], expected, rtol=0, atol=1e-4)
     assert total.shape == (2, 4) and (total[:, 3] - total[:, 0]).abs().max() > 1e-4
 
