@@ -371,7 +371,7 @@ def _add_soft_hebb_keys(node: CfgNode) -> None:
     node.RATE_POWER = 0.5
     # The layers learn in this fraction of the iterations, from the first one on. Their learning
     # rates decay linearly to 0. Then they are fixed, and only the read-out is trained.
-    node.LEARNING_FRACTION = 0.1
+    node.LEARNING_FRACTION = 0.5
     # Dropout probability of the read-out's features.
     node.DROPOUT = 0.5
 

@@ -173,7 +173,7 @@ _RULES = {
     "MODEL.SOFT_HEBB.POWERS": _each(_above_zero(""), '"[0.7, 1.4, 1.0]"'),
     "MODEL.SOFT_HEBB.INITIAL_NORM": _above_zero("25"),
     "MODEL.SOFT_HEBB.RATE_POWER": _at_least(0, "0.5"),
-    "MODEL.SOFT_HEBB.LEARNING_FRACTION": _at_least(0, "0.1", 1),
+    "MODEL.SOFT_HEBB.LEARNING_FRACTION": _at_least(0, "0.5", 1),
     "MODEL.SOFT_HEBB.DROPOUT": _Rule(lambda x: 0 <= x < 1, "from 0 to below 1", "0.5"),
     "DATASETS.ON_PROBLEM": _one_of(ON_PROBLEM, "skip"),
     "DATASETS.HOLD_OUT": _Rule(lambda x: 0 <= x < 1, "from 0 to below 1", "0.2"),

@@ -32,18 +32,18 @@ What the paper leaves open or does otherwise, and what is done here (kernel size
 temperatures, powers, the initial norm, dropout and pooling are those of the authors' published
 CIFAR-10 network):
 
-- Update: it is divided by its largest absolute value in the layer, as in the authors' code. So it
-  depends on the number of images and positions only through their average.
+- Update: it is divided by its largest absolute value in the layer, as in the authors' code. So the
+  size of a step does not depend on the number of images and positions.
 - Time: the convolutions learn in the first part of the training (LEARNING_FRACTION), all layers on
   the same batches. Then they are fixed, batch norm included. The paper trains them for one epoch,
   one after the other, before the classifier. Here the classifier is trained from the first
   iteration on, and continues when they are fixed.
 - In this part of the training, the learning rate also decays linearly to 0. A short training would
   otherwise end before the norms have converged.
-- The update is not a gradient, and AdamW's steps are not proportional to what they get. So the model
-  applies the update itself, in `image_losses`. The convolutions have `requires_grad` False: the
-  optimizer, weight decay and gradient clipping do not see them. They and the number of iterations
-  are in the checkpoints, so that a resumed run continues exactly.
+- The update is not a gradient, and the steps of AdamW are not proportional to what it gets. So the
+  model applies the update itself, in `image_losses`. The convolutions have `requires_grad` False:
+  the optimizer, weight decay and gradient clipping do not change them. They and the number of
+  iterations are in the checkpoints, so that a resumed run continues exactly.
 - The rule is defined for units that compete at a position, with a fixed input. The parts of a ViT's
   layer (attention, layer norm, residual connections) have no such rule: it is refused.
 """
