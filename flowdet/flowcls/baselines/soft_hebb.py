@@ -38,8 +38,8 @@ CIFAR-10 network):
   the same batches. Then they are fixed, batch norm included. The paper trains them for one epoch,
   one after the other, before the classifier. Here the classifier is trained from the first
   iteration on, and continues when they are fixed.
-- In this part of the training, the learning rate also decays linearly to 0. A short training would
-  otherwise end before the norms have converged.
+- In this part of the training, the learning rate also decays linearly to 0. In a short training the
+  norms do not reach 1, and eta_k alone would not become 0.
 - The update is not a gradient, and the steps of AdamW are not proportional to what it gets. So the
   model applies the update itself, in `image_losses`. The convolutions have `requires_grad` False:
   the optimizer, weight decay and gradient clipping do not change them. They and the number of
