@@ -32,6 +32,16 @@ def add_flowdet_config(cfg: CfgNode) -> None:
     _add_detection_training_keys(cfg.MODEL.FLOW_DET)
     _add_detection_inference_keys(cfg.MODEL.FLOW_DET)
     _add_classification_keys(cfg.MODEL.FLOW_CLS)
+    cfg.MODEL.LOCAL_LEARNING = CfgNode()
+    cfg.MODEL.FORWARD_FORWARD = CfgNode()
+    cfg.MODEL.SFF = CfgNode()
+    cfg.MODEL.CFF = CfgNode()
+    cfg.MODEL.SOFT_HEBB = CfgNode()
+    _add_local_learning_keys(cfg.MODEL.LOCAL_LEARNING)
+    _add_forward_forward_keys(cfg.MODEL.FORWARD_FORWARD)
+    _add_stochastic_forward_forward_keys(cfg.MODEL.SFF)
+    _add_contrastive_forward_forward_keys(cfg.MODEL.CFF)
+    _add_soft_hebb_keys(cfg.MODEL.SOFT_HEBB)
     cfg.MODEL.BOX_TRANSPORT = CfgNode()
     _add_box_transport_keys(cfg.MODEL.BOX_TRANSPORT)
     cfg.MODEL.FCOS = CfgNode()
@@ -290,6 +300,85 @@ def _add_classification_keys(node: CfgNode) -> None:
     node.EVAL_STEPS = []
 
 
+def _add_local_learning_keys(node: CfgNode) -> None:
+    # The classifiers whose layers each learn from their own loss: the read-out, a linear
+    # classifier, gets the layers' outputs averaged over a grid of this many cells per side. Of
+    # MODEL.FLOW_CLS, these classifiers read only NUM_CLASSES.
+    node.READOUT_GRID = 4
+
+
+def _add_forward_forward_keys(node: CfgNode) -> None:
+    # ForwardForwardClassifier, SymBaClassifier and LayerCollaborationClassifier: how a label is
+    # written into an image, "pixels" (Hinton: a one-hot code in the first pixels) or "pattern"
+    # (SymBa: a random pattern of each class over the whole image).
+    node.LABEL = "pixels"
+    # With LABEL pattern: weight of the pattern, and of the image 1 minus this value. And side of
+    # the tile in pixels; the pattern repeats it.
+    node.PATTERN_STRENGTH = 0.5
+    node.PATTERN_SIZE = 4
+    # Threshold theta of the goodness, the mean square of a layer's outputs (eq. 1). SymBa has none.
+    node.THRESHOLD = 1.5
+    # Factor of the goodness and of its threshold in the loss. The sum of the squares, as in the
+    # paper, would have the number of units.
+    node.SCALE = 10.0
+    # Whether wrong labels of negative samples are drawn with the probabilities of the read-out.
+    # Otherwise all wrong labels are equally probable.
+    node.HARD_NEGATIVES = False
+    # Configured inference mode: "goodness" (one pass for every label) or "readout" (a single pass).
+    node.INFERENCE = "goodness"
+    # SymBaClassifier: alpha, the factor of the difference between the goodness of positive and
+    # negative samples.
+    node.SYMBA_ALPHA = 4.0
+    # LayerCollaborationClassifier: the layers whose goodness is added to that of a layer, "all"
+    # others or the "previous" ones.
+    node.COLLABORATION = "all"
+
+
+def _add_stochastic_forward_forward_keys(node: CfgNode) -> None:
+    # StochasticForwardForwardClassifier: number of noisy copies of an image, in training and at
+    # inference. At inference, 0 is one copy without noise.
+    node.SAMPLES = 20
+    node.INFERENCE_SAMPLES = 20
+    # Dropout probability of the pixels of a copy.
+    node.NOISE = 0.2
+    # Weights of the two terms of a layer's loss: effective dimension of the copies of one image,
+    # and of all images.
+    node.COMPRESSION_WEIGHT = 0.5
+    node.DIVERSITY_WEIGHT = 0.5
+    # Dimensions of the random projection before the effective dimension, one per layer. The last
+    # one is that of all further layers.
+    node.PROJECTION_DIMS = [30, 20, 10]
+
+
+def _add_contrastive_forward_forward_keys(node: CfgNode) -> None:
+    # ContrastiveForwardForwardClassifier: temperature of the similarities.
+    node.TEMPERATURE = 0.15
+    # Margin of the first layer, from 0 to 2, that is added to the similarities of samples of one
+    # class. 0 is off: the loss has no margin. The paper's CFF+M has 0.4.
+    node.MARGIN = 0.0
+    # Margin of the last layer as a fraction of MARGIN. The layers between have margins between.
+    node.LAST_MARGIN = 0.25
+
+
+def _add_soft_hebb_keys(node: CfgNode) -> None:
+    # SoftHebbClassifier: kernel size, learning rate, inverse temperature of the competition and
+    # power of the triangle activation, one value per layer. The last one is that of all further
+    # layers.
+    node.KERNEL_SIZES = [5, 3]
+    node.LEARNING_RATES = [0.08, 0.005, 0.01]
+    node.INVERSE_TEMPERATURES = [1.0, 0.65, 0.25]
+    node.POWERS = [0.7, 1.4, 1.0]
+    # Expected norm of a channel's initial weights.
+    node.INITIAL_NORM = 25.0
+    # Exponent q: the learning rate of a channel is multiplied by |norm of its weights - 1|^q.
+    node.RATE_POWER = 0.5
+    # The layers learn in this fraction of the iterations, from the first one on. Their learning
+    # rates decay linearly to 0. Then they are fixed, and only the read-out is trained.
+    node.LEARNING_FRACTION = 0.5
+    # Dropout probability of the read-out's features.
+    node.DROPOUT = 0.5
+
+
 def _add_fcos_keys(node: CfgNode) -> None:
     # The head of FCOSDetector: number of 3x3 convolutions before the outputs, for classes and for
     # boxes, and their normalization ("" for none). They have MODEL.FLOW_DET.HIDDEN_DIM channels.
@@ -380,6 +469,9 @@ def _add_classification_data_keys(cfg: CfgNode) -> None:
     cfg.INPUT.RANDOM_ERASING = 0.0
     # Augmentation in classification: largest angle of a random rotation, in degrees.
     cfg.INPUT.RANDOM_ROTATION = 0.0
+    # Augmentation in classification: whether every training image is also given in a second,
+    # independently augmented view. Only ContrastiveForwardForwardClassifier uses it.
+    cfg.INPUT.SECOND_VIEW = False
 
 
 def _add_evaluation_keys(cfg: CfgNode) -> None:

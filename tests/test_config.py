@@ -151,6 +151,8 @@ def test_every_key_is_read(recorded, voc_dataset, tmp_path, monkeypatch):
     Trainer.build_model(cfg)
     Trainer.build_train_loader(cfg)
     build_model(tiny_classifier_cfg(BLOCK="residual_mlp"))
+    for method in ("symba", "collab", "sff", "cff", "softhebb"):
+        build_model(tiny_classifier_cfg(f"baselines/digits_{method}_cnn"))
 
     before, after = all_keys()
     assert sorted(set(after) - set(before) - recorded) == []

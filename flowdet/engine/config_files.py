@@ -8,7 +8,7 @@ from pathlib import Path
 import flowdet
 
 # files that are not complete configs: bases of other configs, and studies
-_BASES = ("bases/", "cls/bases/", "paper/recipe", "ablations/")
+_BASES = ("bases/", "cls/bases/", "cls/baselines/bases/", "paper/recipe", "ablations/")
 
 
 def configs_folder() -> Path:

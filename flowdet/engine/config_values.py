@@ -27,6 +27,9 @@ from flowdet.data.pixel_values import is_value_range
 from flowdet.detection.box_transport.paths import PATHS
 from flowdet.engine.config_types import flat_items
 from flowdet.flow import PREDICTIONS
+from flowdet.flowcls.baselines.forward_forward import INFERENCES
+from flowdet.flowcls.baselines.label_overlay import LABELS
+from flowdet.flowcls.baselines.layer_collaboration import COLLABORATIONS
 
 _BATCH_NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN")
 _RESNET_STAGES = ("stem", "res2", "res3", "res4", "res5")
@@ -268,6 +271,36 @@ _RULES = (
             lambda steps: all(x >= 1 for x in steps), "a list of numbers of at least 1", '"[1, 4]"'
         ),
         "MODEL.FLOW_CLS.TOPOLOGY": _one_of(("parallel", "sequential"), "parallel"),
+    "MODEL.LOCAL_LEARNING.READOUT_GRID": _at_least(1, "4"),
+    "MODEL.FORWARD_FORWARD.LABEL": _one_of(LABELS, "pattern"),
+    "MODEL.FORWARD_FORWARD.PATTERN_STRENGTH": _Rule(
+        lambda x: 0 < x < 1, "above 0 and below 1", "0.5"
+    ),
+    "MODEL.FORWARD_FORWARD.PATTERN_SIZE": _at_least(1, "4"),
+    "MODEL.FORWARD_FORWARD.THRESHOLD": _above_zero("1.5"),
+    "MODEL.FORWARD_FORWARD.SCALE": _above_zero("10"),
+    "MODEL.FORWARD_FORWARD.INFERENCE": _one_of(INFERENCES, "goodness"),
+    "MODEL.FORWARD_FORWARD.SYMBA_ALPHA": _above_zero("4"),
+    "MODEL.FORWARD_FORWARD.COLLABORATION": _one_of(COLLABORATIONS, "all"),
+    "MODEL.SFF.SAMPLES": _at_least(2, "20"),
+    "MODEL.SFF.INFERENCE_SAMPLES": _at_least(0, "20"),
+    "MODEL.SFF.NOISE": _Rule(lambda x: 0 < x < 1, "above 0 and below 1", "0.2"),
+    "MODEL.SFF.COMPRESSION_WEIGHT": _at_least(0, "0.5"),
+    "MODEL.SFF.DIVERSITY_WEIGHT": _at_least(0, "0.5"),
+    "MODEL.SFF.PROJECTION_DIMS": _each(_at_least(1, ""), '"[30, 20, 10]"'),
+    "MODEL.CFF.TEMPERATURE": _above_zero("0.15"),
+    "MODEL.CFF.MARGIN": _at_least(0, "0.4", 2),
+    "MODEL.CFF.LAST_MARGIN": _at_least(0, "0.25", 1),
+    "MODEL.SOFT_HEBB.KERNEL_SIZES": _each(
+        _Rule(lambda x: x > 0 and x % 2 == 1, "odd and above 0", ""), '"[5, 3]"'
+    ),
+    "MODEL.SOFT_HEBB.LEARNING_RATES": _each(_at_least(0, ""), '"[0.08, 0.005, 0.01]"'),
+    "MODEL.SOFT_HEBB.INVERSE_TEMPERATURES": _each(_above_zero(""), '"[1.0, 0.65, 0.25]"'),
+    "MODEL.SOFT_HEBB.POWERS": _each(_above_zero(""), '"[0.7, 1.4, 1.0]"'),
+    "MODEL.SOFT_HEBB.INITIAL_NORM": _above_zero("25"),
+    "MODEL.SOFT_HEBB.RATE_POWER": _at_least(0, "0.5"),
+    "MODEL.SOFT_HEBB.LEARNING_FRACTION": _at_least(0, "0.5", 1),
+    "MODEL.SOFT_HEBB.DROPOUT": _Rule(lambda x: 0 <= x < 1, "from 0 to below 1", "0.5"),
         "DATASETS.ON_PROBLEM": _one_of(ON_PROBLEM, "skip"),
         "DATASETS.HOLD_OUT": _Rule(lambda x: 0 <= x < 1, "from 0 to below 1", "0.2"),
         "INPUT.FORMAT": _one_of(("RGB", "BGR"), "RGB"),

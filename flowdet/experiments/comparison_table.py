@@ -17,6 +17,7 @@ from flowdet.experiments.comparison import Run, group_seeds
 from flowdet.experiments.memory import measure_step
 from flowdet.experiments.timing import interleaved_seconds
 from flowdet.experiments.training_steps import synthetic_batch, train_step, without_feature_cache
+from flowdet.reporting.results import has_blocks
 
 
 def accuracy_rows(runs: Sequence[Run], metrics: Sequence[str]) -> list[dict]:
@@ -74,11 +75,15 @@ def trained_parameters(cfg: CfgNode) -> int:
 
 
 def run_columns(run: Run) -> dict:
-    """Returns the columns that all rows of a run share: method, dataset and schedule."""
+    """Returns the columns that all rows of a run share: method, dataset and schedule.
+
+    Only methods with flow blocks have the column `num_blocks`.
+    """
+    blocks = {"num_blocks": task_of(run.cfg).keys(run.cfg).NUM_BLOCKS}
     return {
         "method": run.method,
         "dataset": run.cfg.DATASETS.TEST[0],
-        "num_blocks": task_of(run.cfg).keys(run.cfg).NUM_BLOCKS,
+        **(blocks if has_blocks(run.cfg) else {}),
         "batch_size": run.budget.batch_size,
         "epochs": run.budget.epochs,
         "base_lr": run.cfg.SOLVER.BASE_LR,
@@ -86,10 +91,13 @@ def run_columns(run: Run) -> dict:
     }
 
 
-def mean_and_std(values: Sequence[float]) -> dict:
-    """Returns `mean`, `std` (the sample standard deviation; None for one value) and `n`."""
-    std = round(statistics.stdev(values), 2) if len(values) > 1 else None
-    return {"mean": round(statistics.fmean(values), 2), "std": std, "n": len(values)}
+def mean_and_std(values: Sequence[float], digits: int = 2) -> dict:
+    """Returns `mean`, `std` (the sample standard deviation; None for one value) and `n`.
+
+    Mean and standard deviation are rounded to this number of decimal digits.
+    """
+    std = round(statistics.stdev(values), digits) if len(values) > 1 else None
+    return {"mean": round(statistics.fmean(values), digits), "std": std, "n": len(values)}
 
 
 def interleaved_step_seconds(

@@ -17,42 +17,47 @@ from flowdet.experiments.comparison_table import (
     seeds_cell,
     trained_parameters,
 )
-from flowdet.reporting.results import backbone_of, method_of
+from flowdet.reporting.results import backbone_of, has_blocks, method_of
 
 # the columns that distinguish the rows of one run, see `result_rows`
 _ROW_KEYS = ("weights", "metric", "mode", "block", "num_steps")
 
 
 def line_key(cfg: CfgNode) -> dict[str, str]:
-    """Returns the key of a classifier's table line: its `backbone`, `topology` and `method`."""
-    return {
-        "backbone": backbone_of(cfg),
-        "topology": cfg.MODEL.FLOW_CLS.TOPOLOGY,
-        "method": method_of(cfg),
-    }
+    """Returns the key of a classifier's table line: its `backbone`, `topology` and `method`.
+
+    Only methods with flow blocks have a topology.
+    """
+    topology = {"topology": cfg.MODEL.FLOW_CLS.TOPOLOGY} if has_blocks(cfg) else {}
+    return {"backbone": backbone_of(cfg), **topology, "method": method_of(cfg)}
 
 
-def mode_rows(runs: Sequence[Run]) -> list[dict]:
+def mode_rows(runs: Sequence[Run], *, default_mode: bool = False) -> list[dict]:
     """Computes rows of a result file: mean and standard deviation over the seeds.
 
     A group of runs that differ only in their seed has one row per metric and inference mode, and a
     row `missing_runs`. Rows with `"weights": "ema"` are results of the averaged weights. If any of
     its runs is finished, the group also has the rows `trained_parameters` and `training_seconds`.
+
+    Args:
+        runs: the runs, finished or not.
+        default_mode: whether the results of the configured mode are also given under the name
+            `default`.
     """
     rows = []
     for group in group_seeds(runs):
         common = run_columns(group[0]) | line_key(group[0].cfg)
         done = [run for run in group if run.done]
-        rows += [common | row for row in _accuracy_rows(done) + _cost_rows(done)]
+        rows += [common | row for row in _accuracy_rows(done, default_mode) + _cost_rows(done)]
         rows.append(common | missing_row(group))
     return rows
 
 
-def _accuracy_rows(done: Sequence[Run]) -> list[dict]:
+def _accuracy_rows(done: Sequence[Run], default_mode: bool) -> list[dict]:
     values: dict[tuple, list[float]] = {}
     for row in (row for run in done for row in run.rows()):
         # the configured mode also has a row under its own name
-        if row["mode"] != "default":
+        if default_mode or row["mode"] != "default":
             key = tuple((name, row[name]) for name in _ROW_KEYS if name in row)
             values.setdefault(key, []).append(row["mean"])
     return [dict(key) | mean_and_std(means) for key, means in values.items()]

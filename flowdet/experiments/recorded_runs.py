@@ -46,7 +46,7 @@ def method_columns(method: str, run: Run) -> dict:
     columns = run_columns(run) | {"method": method}
     architecture = META_ARCH_REGISTRY.get(run.cfg.MODEL.META_ARCHITECTURE)
     if not issubclass(architecture, SetDetector):
-        del columns["num_blocks"]
+        columns.pop("num_blocks", None)
     return columns
 
 

@@ -63,9 +63,10 @@ class ShortTraining:
 
 
 def synthetic_batch(cfg: CfgNode, batch_size: int) -> list[dict]:
-    """Returns noise images with two objects each, in the format of `FlowDatasetMapper`.
+    """Returns noise images in the format of the training loaders.
 
-    The images have the size `INPUT.FIXED_SIZE`, or 256x256 pixels if it is not set.
+    Each has two objects for detectors, and one of two labels for classifiers. The images have the
+    size `INPUT.FIXED_SIZE`, or 256x256 pixels if it is not set.
     """
     height, width = cfg.INPUT.FIXED_SIZE if all(cfg.INPUT.FIXED_SIZE) else (256, 256)
     generator = torch.Generator().manual_seed(0)
@@ -76,7 +77,8 @@ def synthetic_batch(cfg: CfgNode, batch_size: int) -> list[dict]:
         instances.gt_boxes = Boxes(boxes * torch.tensor([width, height, width, height]))
         instances.gt_classes = torch.zeros(2, dtype=torch.long)
         image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
-        batch.append({"image": image, "instances": instances, "image_id": f"synthetic_{number}"})
+        targets = {"instances": instances, "label": number % 2}
+        batch.append({"image": image, "image_id": f"synthetic_{number}", **targets})
     return batch
 
 

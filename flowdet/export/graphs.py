@@ -174,11 +174,11 @@ class ClassificationGraph(Graph):
     )
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor]:
-        model = self.model
-        features = model.reader(model.backbone(model.normalize(images)))
+        model, pixels = self.model, self.model.normalize(images)
         if self.noise is None:
-            logits = next(iter(model.logits_by_mode(features, all_modes=False).values()))
+            logits = next(iter(model.image_logits(pixels, all_modes=False).values()))
         else:
+            features = model.reader(model.backbone(pixels))
             z_0 = self.initial_noise(images.shape[0], noise)
             logits = model.logits(features, model.settings.plan, z_0)
         return (logits.float().softmax(dim=1),)

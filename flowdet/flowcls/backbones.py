@@ -43,10 +43,14 @@ class StageCNN(Backbone):
     def output_shape(self) -> dict[str, ShapeSpec]:
         return dict(self._shapes)
 
+    def stage(self, index: int, x: Tensor) -> Tensor:
+        """Computes the feature map of a stage from the one before; stage 0 gets the images."""
+        return self.stages[index](x)
+
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         features = {}
-        for name, stage in zip(self._shapes, self.stages, strict=True):
-            x = features[name] = stage(x)
+        for index, name in enumerate(self._shapes):
+            x = features[name] = self.stage(index, x)
         return features
 
 
@@ -70,15 +74,24 @@ class ViTBackbone(Backbone):
         spec = ShapeSpec(channels=self.vit.hidden_dim, stride=self.vit.patch_size)
         return dict.fromkeys(self._names, spec)
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
+    def stage(self, index: int, x: Tensor) -> Tensor:
+        """Computes the tokens after an encoder layer from those before; layer 0 gets the images.
+
+        Layer 0 includes the embedding of the patches. The encoder's final norm is not applied.
+        """
+        return self.vit.encoder.layers[index](self._tokens(x) if index == 0 else x)
+
+    def _tokens(self, x: Tensor) -> Tensor:
         encoder = self.vit.encoder
         patches = self.vit._process_input(x)
         class_token = self.vit.class_token.expand(x.shape[0], -1, -1)
-        x = encoder.dropout(torch.cat([class_token, patches], dim=1) + encoder.pos_embedding)
+        return encoder.dropout(torch.cat([class_token, patches], dim=1) + encoder.pos_embedding)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
         features = {}
-        for name, layer in zip(self._names, encoder.layers, strict=True):
-            x = features[name] = layer(x)
-        features[self._names[-1]] = encoder.ln(x)
+        for index, name in enumerate(self._names):
+            x = features[name] = self.stage(index, x)
+        features[self._names[-1]] = self.vit.encoder.ln(x)
         return features
 
 

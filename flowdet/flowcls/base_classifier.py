@@ -8,57 +8,47 @@ import torch
 from torch import Tensor, nn
 
 from flowdet.config import PixelSettings
-from flowdet.flowcls.feature_reader import FeatureReader
-from flowdet.flowcls.probe import LinearProbe
+from flowdet.flowcls.feature_reader import pool
 
 
 class Classifier(nn.Module, ABC):
-    """Base class of the classifiers. Subclasses compute class logits from the features.
+    """Base class of the classifiers. Subclasses compute losses and class logits of images.
 
     Args:
         backbone: any detectron2 backbone.
-        reader: maps the backbone's outputs to the features that the blocks get.
-        probe: a linear classifier on the last stage of the backbone.
         num_classes: C.
         pixels: normalization and channel order of the images.
     """
 
     # prefixes of the tensors whose shape depends on the number of classes
-    class_tensors = ("embedding.", "projection.", "probe.")
+    class_tensors: tuple[str, ...] = ()
 
-    def __init__(
-        self,
-        *,
-        backbone: nn.Module,
-        reader: FeatureReader,
-        probe: LinearProbe,
-        num_classes: int,
-        pixels: PixelSettings,
-    ):
+    def __init__(self, *, backbone: nn.Module, num_classes: int, pixels: PixelSettings):
         super().__init__()
         self.backbone = backbone
-        self.reader = reader
-        self.probe = probe
         self.num_classes = num_classes
         self.input_format = pixels.format
-        self.last_stage = list(backbone.output_shape())[-1]
         self.register_buffer("pixel_mean", torch.tensor(pixels.mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixels.std).view(-1, 1, 1), False)
 
     @abstractmethod
-    def losses(self, features: list[Tensor], labels: Tensor) -> dict[str, Tensor]:
+    def image_losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Computes the losses of a batch, to be summed with equal weight.
 
         Args:
-            features: the reader's features.
+            images: normalized images, [B, 3, H, W].
             labels: class indices, [B].
         """
 
     @abstractmethod
-    def logits_by_mode(self, features: list[Tensor], all_modes: bool) -> dict[str, Tensor]:
+    def image_logits(self, images: Tensor, all_modes: bool) -> dict[str, Tensor]:
         """Computes class logits [B, C] by the name of the inference mode.
 
         The configured mode is the first. With `all_modes` all other modes follow.
+
+        Args:
+            images: normalized images, [B, 3, H, W].
+            all_modes: whether to compute the modes that are not configured.
         """
 
     @property
@@ -73,30 +63,56 @@ class Classifier(nn.Module, ABC):
 
         Returns:
             In training the losses, to be summed with equal weight. Otherwise a dict per image:
-            `modes`, the names of all inference modes (the configured mode first, `probe` last), and
-            `logits`, [number of modes, C].
+            `modes`, the names of all inference modes (the configured mode first), and `logits`,
+            [number of modes, C].
         """
         if not self.training:
             return self.inference(batched_inputs)
         labels = self.labels_of(batched_inputs)
-        features = self.backbone(self.images_of(batched_inputs))
-        losses = self.losses(self.reader(features), labels)
-        return losses | {"loss_probe": self.probe.loss(features[self.last_stage], labels)}
+        return self.image_losses(self.images_of(batched_inputs), labels)
 
     @torch.no_grad()
     def inference(self, batched_inputs: list[dict], all_modes: bool = True) -> list[dict]:
         """Computes the results that `forward` returns at inference.
 
-        Without `all_modes` it computes only those of the configured mode and the probe. It does not
-        use labels.
+        Without `all_modes` it leaves out modes that are not configured, see `image_logits`. It does
+        not use labels.
         """
-        features = self.backbone(self.images_of(batched_inputs))
-        logits = self.logits_by_mode(self.reader(features), all_modes)
-        logits["probe"] = self.probe(features[self.last_stage])
+        logits = self.image_logits(self.images_of(batched_inputs), all_modes)
         modes = list(logits)
         return [
             {"logits": x, "modes": modes} for x in torch.stack(list(logits.values()), dim=1).float()
         ]
+
+    @torch.no_grad()
+    def layer_features(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
+        """Computes the features of every layer, averaged over positions, to analyze them.
+
+        Args:
+            batched_inputs: dicts with `image` [3, H, W] (0 to 255). Labels are not used.
+
+        Returns:
+            The features by the name of the layer, in order, each [B, channels].
+
+        Raises:
+            ValueError: the model is in training mode, in which batch norm would mix the images.
+        """
+        if self.training:
+            raise ValueError("the model is in training mode: call model.eval() first")
+        outputs = self.layer_outputs(self.images_of(batched_inputs))
+        return {name: pool(x).float() for name, x in outputs.items()}
+
+    def layer_outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """Computes the output of every layer by its name.
+
+        Args:
+            images: normalized images, [B, 3, H, W].
+
+        Returns:
+            Feature maps [B, c, H, W], tokens [B, N, c] or vectors [B, c]; here those of the
+            backbone.
+        """
+        return self.backbone(images)
 
     def images_of(self, batched_inputs: list[dict]) -> Tensor:
         """Returns the normalized images of a batch, [B, 3, H, W].

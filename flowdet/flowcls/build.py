@@ -31,7 +31,7 @@ returns a module with the call signature of the blocks in `flowdet.flow.blocks`.
 
 
 def build_shared_parts(cfg: CfgNode) -> dict:
-    """Builds the parts that all classifiers have, as keyword arguments of `Classifier`.
+    """Builds the parts of a `BlockClassifier`, as its keyword arguments.
 
     Raises:
         ValueError: the value of a key is unknown, out of range, or does not fit another key; or

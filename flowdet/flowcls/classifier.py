@@ -30,7 +30,7 @@ from flowdet.flow import (
     solve,
     training_noise,
 )
-from flowdet.flowcls.base_classifier import Classifier
+from flowdet.flowcls.block_classifier import BlockClassifier
 from flowdet.flowcls.build import build_flow, build_shared_parts
 from flowdet.flowcls.embedding import ClassEmbedding
 
@@ -38,7 +38,7 @@ TOPOLOGIES = ("parallel", "sequential")
 
 
 @META_ARCH_REGISTRY.register()
-class FlowMatchingClassifier(Classifier):
+class FlowMatchingClassifier(BlockClassifier):
     """A classifier whose T flow blocks map noise to class embeddings.
 
     Args:
@@ -55,7 +55,7 @@ class FlowMatchingClassifier(Classifier):
         settings: inference mode and seed of z_0. z_0 is the same for every image, so that results
             do not depend on the batch.
         eval_steps: numbers of Euler steps that an evaluation reports.
-        parts: the arguments of `Classifier`.
+        parts: the arguments of `BlockClassifier`.
 
     Raises:
         ValueError: a setting is unknown or out of range.
@@ -179,6 +179,12 @@ class FlowMatchingClassifier(Classifier):
             plan: the inference mode.
             z_0: noise, [B, d]; by default `initial_noise`.
         """
+        return self.embedding.logits(self.estimate(features, plan, z_0))
+
+    def estimate(
+        self, features: list[Tensor], plan: InferencePlan, z_0: Tensor | None = None
+    ) -> Tensor:
+        """Computes the estimates of z_1, [B, d]; for the arguments see `logits`."""
         z_0 = self.initial_noise(len(features[0])) if z_0 is None else z_0
         solution = solve(
             self.flow,
@@ -188,10 +194,15 @@ class FlowMatchingClassifier(Classifier):
             num_steps=plan.num_steps,
             block=plan.block,
         )
-        return self.embedding.logits(solution.z_1)
+        return solution.z_1
+
+    def block_outputs(self, features: list[Tensor]) -> dict[str, Tensor]:
+        """Computes the estimate of z_1 of every block, [B, d], from the noise at t = 0."""
+        plans = [InferencePlan("single_step", block=k) for k in range(self.flow.num_blocks)]
+        return {f"block{k}": self.estimate(features, plan) for k, plan in enumerate(plans)}
 
     def logits_by_mode(self, features: list[Tensor], all_modes: bool) -> dict[str, Tensor]:
-        """See `Classifier.logits_by_mode`.
+        """See `BlockClassifier.logits_by_mode`.
 
         Warns once if the configured mode evaluates blocks at t = 0 that were never trained there.
         """

@@ -15,8 +15,11 @@ def as_tokens(x: Tensor) -> Tensor:
 
 
 def pool(x: Tensor) -> Tensor:
-    """Averages a feature map [B, c, H, W] or tokens [B, N, c] over the positions: [B, c]."""
-    return as_tokens(x).mean(dim=1)
+    """Averages a feature map [B, c, H, W] or tokens [B, N, c] over the positions: [B, c].
+
+    Vectors [B, c] are returned unchanged.
+    """
+    return x if x.dim() == 2 else as_tokens(x).mean(dim=1)
 
 
 class FeatureReader(nn.Module):

@@ -18,11 +18,13 @@ class LinearProbe(nn.Module):
     Args:
         feature_dim: number of channels of the features.
         num_classes: C.
+        dropout: dropout probability of the standardized features.
     """
 
-    def __init__(self, feature_dim: int, num_classes: int):
+    def __init__(self, feature_dim: int, num_classes: int, dropout: float = 0.0):
         super().__init__()
         self.norm = nn.BatchNorm1d(feature_dim, affine=False)
+        self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(feature_dim, num_classes)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -31,8 +33,10 @@ class LinearProbe(nn.Module):
         if self.training and len(pooled) == 1:
             # a single image has no variance, and batch norm would raise an error
             norm = self.norm
-            return self.classifier((pooled - norm.running_mean) * norm.running_var.rsqrt())
-        return self.classifier(self.norm(pooled))
+            standardized = (pooled - norm.running_mean) * norm.running_var.rsqrt()
+        else:
+            standardized = self.norm(pooled)
+        return self.classifier(self.dropout(standardized))
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Computes the cross-entropy of the logits to labels [B]."""

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from flowdet.engine.config import flat_items
 from flowdet.engine.task_builders import task_of
-from flowdet.reporting.results import method_of
+from flowdet.reporting.results import backbone_of, method_of
 from flowdet.reporting.runs import IRRELEVANT_KEYS, read_metrics, read_run_config
 
 
@@ -50,14 +50,17 @@ def group_runs(folders: Sequence[str | Path]) -> dict[str, list[tuple[Path, CfgN
 def _label_groups(
     groups: list[list[tuple[Path, CfgNode]]],
 ) -> dict[str, list[tuple[Path, CfgNode]]]:
-    """Labels the groups by method, by method and batch size, or by the folder of their first run.
+    """Labels the groups by method, by method and backbone, by method and batch size, or by the name
+    or path of the folder of their first run.
 
     It uses the first of these that gives all groups different labels.
     """
     firsts = [group[0] for group in groups]
     candidates = [
         [method_of(cfg) for _, cfg in firsts],
+        [f"{method_of(cfg)}, {backbone_of(cfg)}" for _, cfg in firsts],
         [f"{method_of(cfg)}, batch {cfg.SOLVER.IMS_PER_BATCH}" for _, cfg in firsts],
+        [folder.name for folder, _ in firsts],
         [str(folder) for folder, _ in firsts],
     ]
     labels = next(x for x in candidates if len(set(x)) == len(x))

@@ -21,8 +21,18 @@ from flowdet.engine.config import flat_items
 from flowdet.engine.task_builders import CLASSIFICATION, task_of
 from flowdet.flow import INFERENCE_MODES
 
-# names in result files of the methods that have no blocks, by meta-architecture
-_METHODS_WITHOUT_BLOCKS = {"FasterRCNNDetector": "faster_rcnn", "FCOSDetector": "fcos"}
+# names in result files of the methods that have no flow blocks, by meta-architecture
+_METHODS_WITHOUT_BLOCKS = {
+    "FasterRCNNDetector": "faster_rcnn",
+    "FCOSDetector": "fcos",
+    "ForwardForwardClassifier": "ff",
+    "StochasticForwardForwardClassifier": "sff",
+    "ContrastiveForwardForwardClassifier": "cff",
+    "SymBaClassifier": "symba",
+    "LayerCollaborationClassifier": "collab",
+    "NoPropClassifier": "noprop",
+    "SoftHebbClassifier": "softhebb",
+}
 
 
 def write_results(
@@ -160,7 +170,8 @@ def _classification_columns(cfg: CfgNode, name: str) -> dict:
     A name without a mode, such as `top1`, gets the mode `default`, which is the configured mode.
     """
     metric, mode, *number = [*name.split("-"), "default"][: 3 if name.count("-") == 2 else 2]
-    model = {"backbone": backbone_of(cfg), "topology": cfg.MODEL.FLOW_CLS.TOPOLOGY}
+    topology = {"topology": cfg.MODEL.FLOW_CLS.TOPOLOGY} if has_blocks(cfg) else {}
+    model = {"backbone": backbone_of(cfg), **topology}
     if not number:
         return {"metric": metric, "mode": mode, **model}
     key = "block" if mode == "single_step" else "num_steps"
@@ -189,9 +200,14 @@ def method_of(cfg: CfgNode) -> str:
     - `backprop_checkpointed`: end-to-end training of a detector with gradient checkpointing.
     - `box_diffusion`, `box_flow`: noise on boxes, end-to-end training.
     - `faster_rcnn`, `fcos`: detectron2's heads on the backbone and neck of the other detectors.
+    - `ff`, `sff`, `cff`, `cff_margin`, `symba`, `collab`, `noprop_dt`, `noprop_ct`, `noprop_fm`,
+      `softhebb`: the classifiers of `flowdet.flowcls.baselines`.
     """
     if not has_blocks(cfg):
-        return _METHODS_WITHOUT_BLOCKS[cfg.MODEL.META_ARCHITECTURE]
+        method = _METHODS_WITHOUT_BLOCKS[cfg.MODEL.META_ARCHITECTURE]
+        if method == "noprop":
+            return f"noprop_{cfg.MODEL.NOPROP.VARIANT}"
+        return "cff_margin" if method == "cff" and cfg.MODEL.CFF.MARGIN > 0 else method
     if cfg.MODEL.META_ARCHITECTURE == "BoxTransportDetector":
         return f"box_{cfg.MODEL.BOX_TRANSPORT.PATH}"
     task = task_of(cfg)

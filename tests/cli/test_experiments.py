@@ -130,6 +130,7 @@ def test_leak(run, tmp_path):
         (("measure_memory.py", "--config-file", "none.yaml"), "no config file 'none.yaml'"),
         (("measure_gradients.py", "--batches", "1"), "at least 2 batches, got 1"),
         (("measure_refinement.py", "--run", "nowhere"), "no config file 'nowhere/config.yaml'"),
+        (("measure_representation.py", "--runs", "nowhere"), "there is no folder nowhere: give"),
         (("plot_training.py", "--runs", "nowhere"), "nowhere is not a run"),
         (("plot_training.py", "--runs", "a", "--output", "README.md"), "README.md is a file"),
     ],

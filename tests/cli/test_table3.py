@@ -34,6 +34,45 @@ def test_the_digits_suite_trains_once_and_is_not_trained_again(run, tmp_path, tr
     assert status == 0, output
     assert model.stat().st_mtime_ns == written
 
+    runs = [tmp_path / f"vit_parallel_{method}_seed0" for method in ("flow", "backprop")]
+    words = ("tools/measure_representation.py", "--runs", *runs, "--images", 100)
+    status, output = run(*words, "--train-images", 100, "--output", tmp_path / "representation")
+    assert status == 0, output
+    assert "intrinsic dimension" in output and "linear CKA, last layers" in output
+    content = json.loads((tmp_path / "representation" / "representation.json").read_text())
+    assert {row["run"] for row in content["rows"]} == {"flow", "backprop"}
+    assert len(content["settings"]) == 2 and content["seeds"] == [0]
+    assert (tmp_path / "representation" / "representation.svg").is_file()
+
+
+def test_the_fine_tuning_curves_of_figure_4_at_reduced_size(run, tmp_path, trainings_in_process):
+    """A small ViT with random weights on the digits instead of ViT-B/16 on CIFAR-100."""
+    words = ("tools/table3.py", "--suite", "cifar100_vit_b16", "--methods", "flow", "backprop")
+    words += ("--epochs", 2, "--batch-size", 256, "--seeds", 1, "--output", tmp_path, *NO_REPORT)
+    words += ("DATASETS.TRAIN", "('sklearn_digits_train',)", "MODEL.WEIGHTS", "")
+    words += ("DATASETS.TEST", "('sklearn_digits_test',)", "DATALOADER.NUM_WORKERS", 0)
+    words += ("INPUT.FIXED_SIZE", "[16,16]", "MODEL.VIT.PATCH_SIZE", 4, *SMALL_VIT)
+    words += ("MODEL.FLOW_CLS.NUM_HEADS", 2)
+    status, output = run(*words)
+    assert status == 0, output
+
+    runs = sorted(tmp_path.glob("vit_parallel_*_seed0"))
+    assert len(runs) == 2
+    words = ("tools/plot_training.py", "--runs", *runs, "--output", tmp_path / "curves")
+    status, output = run(*words, "--metrics", "total_loss", "classification/top1")
+    assert status == 0, output
+    rows = json.loads((tmp_path / "curves" / "curves.json").read_text())["rows"]
+    epochs = {}
+    for row in rows:
+        epochs.setdefault((row["method"], row["metric"]), []).append(row["epoch"])
+    methods = {"flow", "backprop"}
+    metrics = {"total_loss", "classification/top1"}
+    assert set(epochs) == {(method, metric) for method in methods for metric in metrics}
+    for method in methods:
+        # 11 iterations of 256 images are a little less than 2 epochs
+        assert epochs[method, "classification/top1"] == pytest.approx([1, 2], abs=0.2)
+    assert (tmp_path / "curves" / "curves.png").is_file()
+
 
 @pytest.mark.parametrize(
     "words, message",

@@ -37,3 +37,12 @@ def test_probe_is_linear_at_inference():
     one, two = torch.randn(2, 4, 6, 2, 2)
     middle = probe((one + two) / 2)
     torch.testing.assert_close(middle, (probe(one) + probe(two)) / 2, rtol=0, atol=1e-4)
+
+
+def test_dropout_acts_only_in_training():
+    torch.manual_seed(0)
+    probe = LinearProbe(6, 3, dropout=0.5).train()
+    features = torch.randn(16, 6)
+    assert not torch.equal(probe(features), probe(features))
+    probe.eval()
+    assert torch.equal(probe(features), probe(features))

@@ -78,7 +78,8 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> RecordLoader:
 
     Returns:
         A loader of lists of dicts, one per image of this process, with `image` (uint8 [3, H, W] of
-        INPUT.FIXED_SIZE, channels in INPUT.FORMAT), `label` (class index) and `image_id`.
+        INPUT.FIXED_SIZE, channels in INPUT.FORMAT), `label` (class index) and `image_id`. With
+        INPUT.SECOND_VIEW, `image2` is the image in another augmentation.
 
     Raises:
         ValueError: a dataset is not registered, empty or not for classification, the datasets have
@@ -93,7 +94,9 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> RecordLoader:
     return RecordLoader(_loader(cfg, batches, _Iterations(start_iter)))
 
 
-def build_test_loader(cfg: CfgNode, dataset_name: str) -> RecordLoader:
+def build_test_loader(
+    cfg: CfgNode, dataset_name: str, indices: Sequence[int] | None = None
+) -> RecordLoader:
     """Builds the loader of an evaluation dataset: every image once, in order, without labels.
 
     Each process gets a consecutive part of the dataset.
@@ -101,6 +104,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> RecordLoader:
     Args:
         cfg: the config; `TEST.BATCH_SIZE` is the number of images per process and batch.
         dataset_name: name in detectron2's catalogs.
+        indices: the images to load, in this order, in every process; None for all images.
 
     Returns:
         A loader of lists of dicts with `image` and `image_id` as in training. Images are not
@@ -112,7 +116,8 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> RecordLoader:
     if cfg.TEST.BATCH_SIZE < 1:
         raise ValueError(f"TEST.BATCH_SIZE must be at least 1, got {cfg.TEST.BATCH_SIZE}")
     store = _store(cfg, (dataset_name,), keep_resized=True)
-    order = BatchSampler(InferenceSampler(len(store)), cfg.TEST.BATCH_SIZE, drop_last=False)
+    images = InferenceSampler(len(store)) if indices is None else indices
+    order = BatchSampler(images, cfg.TEST.BATCH_SIZE, drop_last=False)
     return RecordLoader(_loader(cfg, _TestBatches(cfg, store), order))
 
 
@@ -225,23 +230,29 @@ class _TrainingBatches(Dataset):
         self._to_input = _InputFormat(cfg)
         self._seed = seed
         self._batch_size = cfg.SOLVER.IMS_PER_BATCH
+        self._views = 2 if cfg.INPUT.SECOND_VIEW else 1
         # computed here, because the loader's workers have no process group
         self._share = _share_of_batch(self._batch_size, comm.get_rank(), comm.get_world_size())
 
     def __getitem__(self, iteration: int) -> dict:
         rng = np.random.default_rng([self._seed, 1, iteration])
         # drawn for the whole batch, so that they do not depend on the number of processes
-        numbers = torch.from_numpy(rng.integers(2**62, size=(self._batch_size, NUM_NUMBERS)))
-        numbers = numbers[self._share]
+        size = (self._views, self._batch_size, NUM_NUMBERS)
+        numbers = torch.from_numpy(rng.integers(2**62, size=size))[:, self._share]
         first = iteration * self._batch_size
         positions = range(first, first + self._batch_size)[self._share]
         indices = [self._index(position) for position in positions]
-        images = self._augmentation(self._load(indices, numbers[:, 4]), numbers)
+        views = [self._view(indices, x) for x in numbers]
         return {
-            "image": self._to_input(images),
+            **dict(zip(("image", "image2"), views)),
             "label": [self._store.labels[i] for i in indices],
             "image_id": [self._store.ids[i] for i in indices],
         }
+
+    def _view(self, indices: list[int], numbers: Tensor) -> Tensor:
+        """Returns the images in the augmentation that the random numbers decide."""
+        images = self._augmentation(self._load(indices, numbers[:, 4]), numbers)
+        return self._to_input(images)
 
     def _index(self, position: int) -> int:
         """Returns the index of an image from its position in the sequence of all epochs."""

@@ -11,7 +11,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
 from flowdet.flow.blocks import encoder_layer
-from flowdet.flowcls.base_classifier import Classifier
+from flowdet.flowcls.block_classifier import BlockClassifier
 from flowdet.flowcls.build import build_blocks, build_shared_parts
 
 
@@ -30,11 +30,17 @@ class ChainedBlocks(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps features [B, (N,) c] to embeddings [B, d]."""
+        return self.block_outputs(features)[-1]
+
+    def block_outputs(self, features: Tensor) -> list[Tensor]:
+        """Computes the embeddings after every block, each [B, d]."""
         z = self.start.expand(features.shape[0], -1)
         no_time = torch.zeros_like(z)
+        outputs = []
         for block in self.blocks:
             z = z + block(z, no_time, features)
-        return z
+            outputs.append(z)
+        return outputs
 
 
 class EncoderHead(nn.Module):
@@ -69,12 +75,21 @@ class EncoderHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps tokens [B, N, feature_dim] to embeddings [B, d]."""
+        return self.output(self.block_outputs(features)[-1][:, 0])
+
+    def block_outputs(self, features: Tensor) -> list[Tensor]:
+        """Computes the tokens after every layer, each [B, 1 + N, feature_dim]."""
         token = self.token.expand(features.shape[0], 1, -1)
-        return self.output(self.layers(torch.cat([token, features], dim=1))[:, 0])
+        x = torch.cat([token, features], dim=1)
+        outputs = []
+        for layer in self.layers:
+            x = layer(x)
+            outputs.append(x)
+        return outputs
 
 
 @META_ARCH_REGISTRY.register()
-class BackpropClassifier(Classifier):
+class BackpropClassifier(BlockClassifier):
     """The baseline: one cross-entropy loss after the last block, trained end to end.
 
     It has every part of `FlowMatchingClassifier` except the noise, the time embedding, the target
@@ -83,7 +98,7 @@ class BackpropClassifier(Classifier):
     Args:
         head: maps the features to embeddings [B, d].
         projection: maps embeddings [B, d] to class logits [B, C].
-        parts: the arguments of `Classifier`; the reader returns one feature.
+        parts: the arguments of `BlockClassifier`; the reader returns one feature.
 
     Raises:
         ValueError: `MODEL.FLOW_CLS.TOPOLOGY` of the config is not "parallel".
@@ -127,3 +142,7 @@ class BackpropClassifier(Classifier):
     def logits_by_mode(self, features: list[Tensor], all_modes: bool) -> dict[str, Tensor]:
         """Computes the class logits [B, C] of the only inference mode, `head`."""
         return {"head": self.projection(self.head(features[0]))}
+
+    def block_outputs(self, features: list[Tensor]) -> dict[str, Tensor]:
+        """Computes the head's output after every block; see `BlockClassifier.block_outputs`."""
+        return {f"block{k}": x for k, x in enumerate(self.head.block_outputs(features[0]))}

@@ -86,6 +86,44 @@ def test_augmentation_differs_between_epochs_and_images(cfg):
     assert changed >= COUNT - 2
 
 
+@pytest.mark.parametrize("resized_crop", [0.0, 0.5])
+def test_second_view_is_the_same_image_in_another_augmentation(cfg, resized_crop):
+    set_keys(cfg, {"INPUT.RANDOM_FLIP": "horizontal", "INPUT.RESIZED_CROP_AREA": resized_crop})
+    one_view = batches(cfg, 5)
+    set_keys(cfg, {"INPUT.SECOND_VIEW": True})
+    two_views = batches(cfg, 5)
+    # the first view does not depend on the key
+    assert_same(two_views, one_view)
+    records = sum(two_views, [])
+    assert all("image2" not in record for record in sum(one_view, []))
+    assert all(record["image2"].is_contiguous() for record in records)
+    changed = [not torch.equal(record["image"], record["image2"]) for record in records]
+    assert any(changed)
+    if not resized_crop:
+        source = pixels_of("noise")
+        for record in records:
+            pixels = source[record["image_id"]].permute(2, 0, 1)
+            assert any(torch.equal(record["image2"], x) for x in (pixels, pixels.flip(-1)))
+        assert not all(changed)
+
+
+def test_second_views_are_split_and_resumed_as_the_first(cfg, monkeypatch):
+    set_keys(cfg, ALL_AUGMENTATIONS | {"INPUT.SECOND_VIEW": True})
+    expected = second_views(batches(cfg, 3))
+    assert_same(second_views(batches(cfg, 1, start_iter=2)), expected[2:])
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    parts = []
+    for rank in (0, 1):
+        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+        parts.append(second_views(batches(cfg, 3)))
+    assert_same([a + b for a, b in zip(*parts)], expected)
+
+
+def second_views(batches):
+    """Returns batches with the second view as the image."""
+    return [[{**record, "image": record["image2"]} for record in batch] for batch in batches]
+
+
 def test_loaders_do_not_draw_from_the_global_generator(cfg):
     set_keys(cfg, ALL_AUGMENTATIONS | {"INPUT.RESIZED_CROP_AREA": 0.5})
     torch.manual_seed(5)

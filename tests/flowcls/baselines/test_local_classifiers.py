@@ -1,0 +1,203 @@
+"""What all classifiers whose layers learn from their own loss have in common."""
+
+import pytest
+import torch
+
+from flowdet.experiments.memory import SavedBytes
+from flowdet.flow import block_local_losses
+from flowdet.flowcls.baselines.local_classifier import (
+    evaluation_mode,
+    grid_means,
+    without_batch_norm_updates,
+)
+from tests.flowcls.tiny import images, tiny_model
+
+METHODS = ("ff", "symba", "collab", "sff", "cff", "cff_margin")
+FILES = [f"baselines/digits_{method}_{net}" for method in METHODS for net in ("cnn", "vit")]
+# also those without losses of layers
+ALL_FILES = [*FILES, "baselines/digits_softhebb_cnn"]
+LAYERS = {"cnn": ["stage1", "stage2", "stage3"], "vit": ["layer1", "layer2", "layer3"]}
+
+
+def model_of(file, *overrides):
+    return tiny_model(file, "MODEL.SFF.SAMPLES", 3, "MODEL.SFF.INFERENCE_SAMPLES", 2, *overrides)
+
+
+def layer_of(name):
+    """Name of the layer that a parameter of the backbone belongs to."""
+    if "stages." in name:
+        return f"stage{int(name.split('stages.')[1][0]) + 1}"
+    if "encoder_layer_" in name:
+        return f"layer{int(name.split('encoder_layer_')[1][0]) + 1}"
+    # the embedding of the patches is part of the first layer
+    return "layer1"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_loss_of_a_layer_trains_no_other_layer(file):
+    model = model_of(file).train()
+    # two images of each class: the contrastive loss compares them
+    batch = images(num_classes=2)
+    pixels, labels = model.images_of(batch), model.labels_of(batch)
+    inputs, loss = model.layer_losses(pixels, labels, torch.zeros(4, 4))
+    for index, expected in enumerate(LAYERS[file[-3:]]):
+        # without detaching the output of a layer: only `run_layer` stops the gradient
+        x = inputs
+        for k in range(index + 1):
+            x = model.run_layer(k, x)
+        model.zero_grad()
+        sum(loss(index, x).values()).backward()
+        named = model.named_parameters()
+        trained = {n for n, p in named if p.grad is not None and p.grad.abs().sum() > 0}
+        assert {layer_of(name) for name in trained} == {expected}
+        assert all(name.startswith("backbone.") for name in trained)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_gradients_are_those_of_the_layers_own_losses_and_of_the_read_out(file):
+    model = model_of(file, "MODEL.FORWARD_FORWARD.HARD_NEGATIVES", False).double().train()
+    batch = images(num_classes=2)
+    pixels, labels = model.images_of(batch).double(), model.labels_of(batch)
+    torch.manual_seed(3)
+    losses = model.image_losses(pixels, labels)
+    sum(losses.values()).backward()
+    local = {name: p.grad.clone() for name, p in model.named_parameters()}
+    assert all(gradient.isfinite().all() for gradient in local.values())
+    model.zero_grad()
+    torch.manual_seed(3)
+    logits = model.readout_logits(pixels)
+    x, loss = model.layer_losses(pixels, labels, logits.detach())
+    total = torch.nn.functional.cross_entropy(logits.float(), labels)
+    for index in range(3):
+        x = model.run_layer(index, x)
+        total = total + sum(loss(index, x).values())
+    total.backward()
+    # running statistics differ by the second pass, and change the read-out's features
+    for name, p in model.named_parameters():
+        if name.startswith("backbone."):
+            torch.testing.assert_close(local[name], p.grad, rtol=1e-4, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize("file", ALL_FILES)
+def test_read_out_passes_no_gradient_to_the_layers(file):
+    model = model_of(file).train()
+    model.readout_logits(model.images_of(images())).square().sum().backward()
+    trained = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert trained == {"readout.classifier.weight", "readout.classifier.bias"}
+    assert model.backbone.training
+
+
+@pytest.mark.parametrize("file", ALL_FILES)
+def test_predictions_and_features_do_not_depend_on_labels(file):
+    model = model_of(file).eval()
+    batch = images()
+    permuted = [{**x, "label": (x["label"] + 1) % 4} for x in batch]
+    blind = [{"image": x["image"]} for x in batch]
+    expected, features = model(batch), model.layer_features(batch)
+    for other in (permuted, blind):
+        for one, two in zip(expected, model(other), strict=True):
+            assert torch.equal(one["logits"], two["logits"])
+        for name, x in model.layer_features(other).items():
+            assert torch.equal(features[name], x)
+
+
+@pytest.mark.parametrize("file", ALL_FILES)
+def test_results_do_not_depend_on_the_batch(file):
+    model = model_of(file).eval()
+    batch = images(2)
+    together = torch.stack([x["logits"] for x in model(batch)]).softmax(-1)
+    alone = torch.stack([model([x])[0]["logits"] for x in batch]).softmax(-1)
+    # of the probabilities
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("file", ALL_FILES)
+def test_layer_features_are_the_means_of_every_layer(file):
+    model = model_of(file).eval()
+    features = model.layer_features(images())
+    net = file[-3:]
+    assert list(features) == LAYERS[net]
+    widths = [4, 6, 8] if net == "cnn" else [16, 16, 16]
+    assert [tuple(x.shape) for x in features.values()] == [(4, width) for width in widths]
+    assert not any(x.requires_grad for x in features.values())
+    with pytest.raises(ValueError, match="call model.eval"):
+        model.train().layer_features(images())
+
+
+@pytest.mark.parametrize(
+    "file", [f"baselines/digits_{method}_vit" for method in ("ff", "sff", "cff")]
+)
+def test_saved_activations_do_not_grow_with_the_layers(file):
+    def peak(layers):
+        model = model_of(file, "MODEL.VIT.NUM_LAYERS", layers).train()
+        pixels, labels = model.images_of(images()), model.labels_of(images())
+        with SavedBytes(model).counting() as saved:
+            sum(model.image_losses(pixels, labels).values()).backward()
+        return saved.peak
+
+    # the read-out of Forward-Forward gets more layers: 16 cells of 16 channels for each image
+    assert 0 < peak(6) <= 1.2 * peak(3)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_training_lowers_the_losses_of_a_batch(file):
+    model = model_of(file, "MODEL.FORWARD_FORWARD.HARD_NEGATIVES", False).train()
+    batch = images(8)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    totals = []
+    for _ in range(15):
+        torch.manual_seed(0)
+        losses = model(batch)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+        totals.append({name: loss.item() for name, loss in losses.items()})
+    layers = [sum(x for n, x in t.items() if n != "loss_readout") for t in totals]
+    assert layers[-1] < layers[0]
+    assert totals[-1]["loss_readout"] < totals[0]["loss_readout"]
+
+
+def test_grid_means_of_maps_and_tokens():
+    maps = torch.arange(16.0).view(1, 1, 4, 4)
+    assert grid_means(maps, 2).tolist() == [[2.5, 4.5, 10.5, 12.5]]
+    tokens = torch.arange(8.0).view(1, 4, 2)
+    assert grid_means(tokens, 1).tolist() == [[3.0, 4.0]]
+    # channel by channel, as for maps
+    assert grid_means(tokens, 2).tolist() == [[0.0, 2.0, 4.0, 6.0, 1.0, 3.0, 5.0, 7.0]]
+
+
+def test_evaluation_mode_restores_the_mode():
+    for training in (True, False):
+        module = torch.nn.BatchNorm1d(2).train(training)
+        with evaluation_mode(module):
+            assert not module.training
+        assert module.training == training
+
+
+def test_batch_norm_keeps_its_statistics_but_normalizes_the_batch():
+    norm = torch.nn.BatchNorm1d(2).train()
+    with without_batch_norm_updates(norm):
+        y = norm(5 + torch.randn(8, 2))
+    assert y.mean().abs() < 1e-4
+    assert norm.running_mean.tolist() == [0, 0] and norm.momentum == 0.1
+
+
+def test_backbone_without_layers_is_refused():
+    with pytest.raises(ValueError, match="BACKBONE.NAME build_small_resnet_backbone cannot be"):
+        tiny_model(
+            "baselines/digits_ff_cnn",
+            *("MODEL.BACKBONE.NAME", "build_small_resnet_backbone"),
+            *("MODEL.RESNETS.OUT_FEATURES", ["res3"]),
+        )
+
+
+def test_one_class_is_refused():
+    with pytest.raises(ValueError, match="NUM_CLASSES must be at least 2"):
+        tiny_model("baselines/digits_ff_cnn", NUM_CLASSES=1)
+
+
+def test_block_local_losses_need_no_shared_features():
+    weight = torch.nn.Parameter(torch.tensor(2.0))
+    losses = block_local_losses(lambda k, _: {"loss": (k + 1) * weight}, [0, 1], [], [weight])
+    losses["loss"].backward()
+    assert losses["loss"].item() == 6 and weight.grad.item() == 3

@@ -1,0 +1,115 @@
+"""Stochastic Forward-Forward: effective dimensions, noise and energy."""
+
+import pytest
+import torch
+
+from flowdet.flowcls.baselines.stochastic_forward_forward import (
+    effective_dimensions,
+    participation_ratio,
+)
+from tests.flowcls.tiny import images, tiny_model
+
+FILE = "baselines/digits_sff_cnn"
+
+
+@pytest.mark.parametrize(
+    ("eigenvalues", "expected"),
+    [([1.0, 1.0, 1.0], 3.0), ([5.0, 0.0, 0.0], 1.0), ([3.0, 1.0], 1.6), ([0.0, 0.0], 0.0)],
+)
+def test_participation_ratio_by_hand(eigenvalues, expected):
+    torch.manual_seed(0)
+    rotation = torch.nn.init.orthogonal_(torch.empty(len(eigenvalues), len(eigenvalues)))
+    covariance = rotation @ torch.diag(torch.tensor(eigenvalues)) @ rotation.T
+    assert participation_ratio(covariance).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_effective_dimensions_by_hand():
+    """Two images with 2 copies at one position, with 2 channels."""
+    first = [[1.0, 0.0], [1.0, 0.0]]
+    second = [[0.0, 1.0], [2.0, 1.0]]
+    copies = torch.tensor([first, second]).transpose(0, 1)[:, :, None]
+    compression, diversity = effective_dimensions(copies)
+    # C_1 = [[2, 0], [0, 0]]; C_2 = [[4, 2], [2, 2]] has tr^2 / tr(C^2) = 36 / 28
+    assert compression.item() == pytest.approx((1 + 36 / 28) / 2, rel=1e-4)
+    # the means (1, 0) and (1, 1): C = [[2, 1], [1, 1]], 9 / 7
+    assert diversity.item() == pytest.approx(9 / 7, rel=1e-4)
+
+
+def test_loss_by_hand():
+    words = {"SAMPLES": 2, "COMPRESSION_WEIGHT": 0.5, "DIVERSITY_WEIGHT": 0.25}
+    keys = [x for k, v in words.items() for x in (f"MODEL.SFF.{k}", v)]
+    model = tiny_model(FILE, *keys, "MODEL.SFF.PROJECTION_DIMS", [2])
+    # copy by copy; 4 channels at 1 x 1 positions, of which the projection keeps 2
+    y = torch.zeros(4, 4, 1, 1)
+    y[:, :2, 0, 0] = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [2.0, 1.0]])
+    model.projection0 = torch.eye(4)[:, :2]
+    losses = model.layer_loss(0, y)
+    compression = losses["loss_compression"].item()
+    assert compression == pytest.approx(0.5 * (1 + 36 / 28) / 2, rel=1e-4)
+    assert losses["loss_diversity"].item() == pytest.approx(-0.25 * 9 / 7, rel=1e-4)
+
+
+def test_projections_are_orthogonal_and_no_wider_than_the_layers():
+    model = tiny_model(FILE, "MODEL.SFF.PROJECTION_DIMS", [30, 3])
+    # layers of 4, 6 and 8 channels; the last dimension is that of all further layers
+    shapes = [tuple(getattr(model, f"projection{k}").shape) for k in range(3)]
+    assert shapes == [(4, 4), (6, 3), (8, 3)]
+    for k in range(3):
+        matrix = getattr(model, f"projection{k}")
+        torch.testing.assert_close(matrix.T @ matrix, torch.eye(matrix.shape[1]), rtol=0, atol=1e-4)
+    assert "projection1" in model.state_dict()
+
+
+def test_noise_is_new_in_training_and_fixed_at_inference():
+    model = tiny_model(FILE, "MODEL.SFF.SAMPLES", 3, "MODEL.SFF.INFERENCE_SAMPLES", 5)
+    pixels = model.images_of(images(2))
+    model.train()
+    torch.manual_seed(0)
+    one, two = model.noisy_copies(pixels), model.noisy_copies(pixels)
+    assert one.shape[0] == 6 and not torch.equal(one, two)
+    model.eval()
+    one, two = model.noisy_copies(pixels), model.noisy_copies(pixels)
+    assert one.shape[0] == 10 and torch.equal(one, two)
+    copies = one.unflatten(0, (5, 2))
+    # a pixel is 0 in both images or in none; the others are scaled by 1 / (1 - 0.2)
+    kept = copies != 0
+    assert torch.equal(kept[:, 0], kept[:, 1]) and 0.7 < kept.float().mean() < 0.9
+    scaled = (pixels / 0.8).expand_as(copies)
+    torch.testing.assert_close(copies[kept], scaled[kept], rtol=0, atol=1e-4)
+
+
+def test_energy_is_the_mean_of_the_squared_outputs():
+    model = tiny_model(FILE, "MODEL.SFF.INFERENCE_SAMPLES", 2).eval()
+    pixels = model.images_of(images(3))
+    with torch.no_grad():
+        energy = model.readout_logits(pixels)
+        outputs = [
+            model.readout(model.readout_features(model.layer_outputs(x)))
+            for x in model.noisy_copies(pixels).chunk(2)
+        ]
+    expected = (outputs[0].square() + outputs[1].square()) / 2
+    torch.testing.assert_close(energy, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_without_inference_samples_there_is_no_noise():
+    model = tiny_model(FILE, "MODEL.SFF.INFERENCE_SAMPLES", 0).eval()
+    pixels = model.images_of(images(2))
+    assert torch.equal(model.noisy_copies(pixels), pixels)
+    assert model.readout_logits(pixels).shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("SAMPLES", 1, "SAMPLES is 1, but must be at least 2"),
+        ("INFERENCE_SAMPLES", -1, "INFERENCE_SAMPLES is -1, but must be at least 0"),
+        ("NOISE", 1.0, "NOISE is 1.0, but must be above 0 and below 1"),
+        ("COMPRESSION_WEIGHT", -1.0, "COMPRESSION_WEIGHT is -1.0, but must be at least 0"),
+        ("DIVERSITY_WEIGHT", -1.0, "DIVERSITY_WEIGHT is -1.0, but must be at least 0"),
+        ("PROJECTION_DIMS", [], r"PROJECTION_DIMS is \[\], but must be a list of at least one"),
+        ("PROJECTION_DIMS", [0], r"PROJECTION_DIMS is \[0\], but must be a list"),
+    ],
+)
+def test_wrong_keys_are_named(key, value, message):
+    with pytest.raises(ValueError, match=f"MODEL.SFF.{message}"):
+        tiny_model(FILE, f"MODEL.SFF.{key}", value)
