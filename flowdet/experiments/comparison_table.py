@@ -70,8 +70,15 @@ def cost_rows(runs: Sequence[Run]) -> list[dict]:
 
 
 def trained_parameters(cfg: CfgNode) -> int:
-    """Counts the trained parameters (scalars) of the model of a config."""
-    return sum(p.numel() for p in build_model(cfg).parameters() if p.requires_grad)
+    """Counts the trained parameters (scalars) of the model of a config.
+
+    A model whose parameters are not all trained by gradients has the other ones in its attribute
+    `parameters_without_gradient`.
+    """
+    model = build_model(cfg)
+    by_gradient = [p for p in model.parameters() if p.requires_grad]
+    others = getattr(model, "parameters_without_gradient", [])
+    return sum(p.numel() for p in [*by_gradient, *others])
 
 
 def run_columns(run: Run) -> dict:

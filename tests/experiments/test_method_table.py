@@ -2,10 +2,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from flowdet.engine import load_config
+from flowdet.engine.config_files import config_path
 from flowdet.experiments import method_table as module
+from flowdet.experiments.comparison_table import trained_parameters
 from flowdet.experiments.method_table import cited_accuracy, method_rows, method_table
 from tests.experiments.test_mode_table import add, finish, plan  # noqa: F401
 
+CPU = ["MODEL.DEVICE", "cpu"]
 FLOW = {"top1": 50.0, "top5": 80.0, "top10": 90.0, "top1-ensemble": 50.0, "top1-probe": 70.0}
 FF = {"top1": 60.0, "top5": 85.0, "top10": 95.0, "top1-goodness": 60.0, "top1-readout": 64.0}
 
@@ -66,3 +70,12 @@ def test_the_table_shows_the_configured_mode_and_the_read_out(runs):
 )
 def test_cited_accuracies_are_those_of_the_paper(dataset, backbone, method, cited):
     assert cited_accuracy(dataset, backbone, method) == cited
+
+
+def test_hebbian_parameters_are_trained_parameters():
+    words = ["MODEL.CNN.CHANNELS", "[4, 4]", "MODEL.FLOW_CLS.NUM_CLASSES", "10"]
+    cfg = load_config(config_path("cls/baselines/digits_softhebb_cnn"), [*words, *CPU])
+    # 5x5 and 3x3 convolutions without bias, and a linear read-out of 4 x 4 x 4 features
+    convolutions = 4 * 3 * 25 + 4 * 4 * 9
+    grid = cfg.MODEL.LOCAL_LEARNING.READOUT_GRID
+    assert trained_parameters(cfg) == convolutions + 10 * (4 * grid**2 + 1)

@@ -177,6 +177,11 @@ class SoftHebbClassifier(LayerwiseClassifier):
         self.backbone.stages = hebbian_stages(self.backbone, layers)
         self.register_buffer("iterations", torch.zeros((), dtype=torch.long))
 
+    @property
+    def parameters_without_gradient(self) -> list[nn.Parameter]:
+        """The parameters that are trained, but not by a gradient."""
+        return [stage.weight for stage in self.backbone.stages]
+
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         node, parts = cfg.MODEL.SOFT_HEBB, build_local_parts(cfg)
