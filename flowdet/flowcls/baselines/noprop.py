@@ -26,7 +26,7 @@ SNR(t) = exp(-gamma(t)), 0 <= t <= 1.
 
     L = eta / 2 * SNR'(t) * |uhat(z_t, x, t) - u_y|^2 + L_class + KL(q(z_0 | y) || N(0, I))
 
-with uniform t, and z_1 in L_class. Inference integrates the probability flow ODE from noise at t = 0.
+with uniform t, and z_1 in L_class. Inference integrates the probability flow ODE from t = 0.
 
 In both, a block computes a softmax over the classes, and uhat is the mean of the embeddings with
 these probabilities.
@@ -47,7 +47,8 @@ What the paper leaves open, and what is done here:
 - gamma of `ct` is a sum of increasing functions with positive weights, rescaled to the fixed range
   LOG_SNR. An ODE step keeps uhat constant, and is exact for it.
 - The anchor loss of `fm` is also used with one-hot embeddings: it trains the read-out.
-- Learned embeddings start orthogonal, where d allows it.
+- Learned embeddings start orthogonal, where d allows it. The weights of the read-out start as the
+  embeddings: its logits are products of z and every u_y.
 - Inference draws its noise from a fixed seed, the same for every image, so that a prediction
   depends neither on the other images nor on a label.
 """
@@ -282,9 +283,7 @@ class DenoisingHead(nn.Module):
         timed: whether the time is an input.
     """
 
-    def __init__(
-        self, feature_dim: int, dim: int, hidden_dim: int, num_outputs: int, timed: bool
-    ):
+    def __init__(self, feature_dim: int, dim: int, hidden_dim: int, num_outputs: int, timed: bool):
         super().__init__()
         self.image = nn.Sequential(nn.LayerNorm(feature_dim), nn.Linear(feature_dim, hidden_dim))
         self.state = nn.Sequential(
@@ -405,11 +404,13 @@ class NoPropClassifier(Classifier):
 
     def predict(self, block: int, features: Tensor, z: Tensor, t: Tensor) -> Tensor:
         """Computes uhat or v of a block, [B, d], from its features, states and times [B]."""
-        output = self.heads[block](features, z, t).float()
-        if self.process.velocity:
-            return output
+        output = self.heads[block](features, z, t)
         table = self.embedding.table()
-        return output.softmax(dim=1) @ (table if self.process.trains_embedding else table.detach())
+        if self.process.velocity:
+            return output.to(table)
+        if not self.process.trains_embedding:
+            table = table.detach()
+        return output.to(table).softmax(dim=1) @ table
 
     def states(self, outputs: Sequence[dict[str, Tensor]]) -> list[Tensor]:
         """Computes z of every step of inference, each [B, d].
@@ -472,6 +473,9 @@ def build_embedding(node: CfgNode, num_classes: int) -> ClassEmbedding:
         nn.init.orthogonal_(embedding.classes.weight)
     else:
         nn.init.eye_(embedding.classes.weight)
+    with torch.no_grad():
+        embedding.projection.weight.copy_(embedding.classes.weight)
+        embedding.projection.bias.zero_()
     return embedding
 
 
