@@ -37,11 +37,13 @@ def add_flowdet_config(cfg: CfgNode) -> None:
     cfg.MODEL.SFF = CfgNode()
     cfg.MODEL.CFF = CfgNode()
     cfg.MODEL.SOFT_HEBB = CfgNode()
+    cfg.MODEL.NOPROP = CfgNode()
     _add_local_learning_keys(cfg.MODEL.LOCAL_LEARNING)
     _add_forward_forward_keys(cfg.MODEL.FORWARD_FORWARD)
     _add_stochastic_forward_forward_keys(cfg.MODEL.SFF)
     _add_contrastive_forward_forward_keys(cfg.MODEL.CFF)
     _add_soft_hebb_keys(cfg.MODEL.SOFT_HEBB)
+    _add_noprop_keys(cfg.MODEL.NOPROP)
     cfg.MODEL.BOX_TRANSPORT = CfgNode()
     _add_box_transport_keys(cfg.MODEL.BOX_TRANSPORT)
     cfg.MODEL.FCOS = CfgNode()
@@ -377,6 +379,30 @@ def _add_soft_hebb_keys(node: CfgNode) -> None:
     node.LEARNING_FRACTION = 0.5
     # Dropout probability of the read-out's features.
     node.DROPOUT = 0.5
+
+
+def _add_noprop_keys(node: CfgNode) -> None:
+    # NoPropClassifier: "dt" (discrete time, T blocks, each with a backbone of its own), "ct"
+    # (continuous time, one network) or "fm" (flow matching, one network). Of MODEL.FLOW_CLS, it
+    # reads only NUM_CLASSES.
+    node.VARIANT = "dt"
+    # VARIANT dt: number of blocks T.
+    node.NUM_BLOCKS = 10
+    # Embeddings of the classes: "one_hot", or "learned" with EMBEDDING_DIM dimensions.
+    node.EMBEDDING = "one_hot"
+    node.EMBEDDING_DIM = 20
+    # A block gets the last stage of its backbone averaged over a grid of this many cells per side,
+    # and has this many hidden units.
+    node.FEATURE_GRID = 4
+    node.HIDDEN_DIM = 256
+    # Weight eta of the denoising losses of dt and ct.
+    node.ETA = 0.1
+    # VARIANT ct: logarithm of the signal-to-noise ratio at t = 0 and at t = 1.
+    node.LOG_SNR = [-5.0, 5.0]
+    # VARIANT ct and fm: number of ODE steps at inference.
+    node.NUM_STEPS = 20
+    # Seed of the noise at inference.
+    node.NOISE_SEED = 0
 
 
 def _add_fcos_keys(node: CfgNode) -> None:

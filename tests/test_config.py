@@ -151,8 +151,10 @@ def test_every_key_is_read(recorded, voc_dataset, tmp_path, monkeypatch):
     Trainer.build_model(cfg)
     Trainer.build_train_loader(cfg)
     build_model(tiny_classifier_cfg(BLOCK="residual_mlp"))
-    for method in ("symba", "collab", "sff", "cff", "softhebb"):
+    for method in ("symba", "collab", "sff", "cff", "softhebb", "noprop_dt"):
         build_model(tiny_classifier_cfg(f"baselines/digits_{method}_cnn"))
+    learned = ("MODEL.NOPROP.EMBEDDING", "learned")
+    build_model(tiny_classifier_cfg("baselines/digits_noprop_ct_cnn", *learned))
 
     before, after = all_keys()
     assert sorted(set(after) - set(before) - recorded) == []

@@ -30,6 +30,7 @@ from flowdet.flow import PREDICTIONS
 from flowdet.flowcls.baselines.forward_forward import INFERENCES
 from flowdet.flowcls.baselines.label_overlay import LABELS
 from flowdet.flowcls.baselines.layer_collaboration import COLLABORATIONS
+from flowdet.flowcls.baselines.noprop import EMBEDDINGS, VARIANTS
 
 _BATCH_NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN")
 _RESNET_STAGES = ("stem", "res2", "res3", "res4", "res5")
@@ -301,7 +302,17 @@ _RULES = (
         "MODEL.SOFT_HEBB.RATE_POWER": _at_least(0, "0.5"),
         "MODEL.SOFT_HEBB.LEARNING_FRACTION": _at_least(0, "0.5", 1),
         "MODEL.SOFT_HEBB.DROPOUT": _Rule(lambda x: 0 <= x < 1, "from 0 to below 1", "0.5"),
-        "DATASETS.ON_PROBLEM": _one_of(ON_PROBLEM, "skip"),
+        "MODEL.NOPROP.VARIANT": _one_of(VARIANTS, "dt"),
+    "MODEL.NOPROP.NUM_BLOCKS": _at_least(1, "10"),
+    "MODEL.NOPROP.EMBEDDING": _one_of(EMBEDDINGS, "one_hot"),
+    "MODEL.NOPROP.EMBEDDING_DIM": _at_least(1, "20"),
+    "MODEL.NOPROP.FEATURE_GRID": _at_least(1, "4"),
+    "MODEL.NOPROP.HIDDEN_DIM": _Rule(lambda x: x >= 2 and x % 2 == 0, "even and above 0", "256"),
+    "MODEL.NOPROP.ETA": _above_zero("0.1"),
+    "MODEL.NOPROP.LOG_SNR": _each(_at_least(-20, "", 20), '"[-5, 5]"', 2),
+    "MODEL.NOPROP.NUM_STEPS": _at_least(1, "20"),
+    "MODEL.NOPROP.NOISE_SEED": _at_least(-(2**63), "0", 2**63 - 1),
+    "DATASETS.ON_PROBLEM": _one_of(ON_PROBLEM, "skip"),
         "DATASETS.HOLD_OUT": _Rule(lambda x: 0 <= x < 1, "from 0 to below 1", "0.2"),
         "INPUT.FORMAT": _one_of(("RGB", "BGR"), "RGB"),
         "INPUT.FIXED_SIZE": _Rule(

@@ -10,6 +10,7 @@ from flowdet.flowcls.baselines.contrastive_forward_forward import (
 from flowdet.flowcls.baselines.forward_forward import ForwardForwardClassifier
 from flowdet.flowcls.baselines.layer_collaboration import LayerCollaborationClassifier
 from flowdet.flowcls.baselines.local_classifier import LocalClassifier
+from flowdet.flowcls.baselines.noprop import NoPropClassifier
 from flowdet.flowcls.baselines.soft_hebb import SoftHebbClassifier
 from flowdet.flowcls.baselines.stochastic_forward_forward import (
     StochasticForwardForwardClassifier,
@@ -22,6 +23,7 @@ __all__ = [
     "ForwardForwardClassifier",
     "LayerCollaborationClassifier",
     "LocalClassifier",
+    "NoPropClassifier",
     "SoftHebbClassifier",
     "StochasticForwardForwardClassifier",
     "SymBaClassifier",

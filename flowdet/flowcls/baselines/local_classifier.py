@@ -229,12 +229,7 @@ def build_local_parts(cfg: CfgNode) -> dict:
     Raises:
         ValueError: the backbone cannot compute its layers one at a time, or a key is out of range.
     """
-    num_classes = cfg.MODEL.FLOW_CLS.NUM_CLASSES
-    if num_classes < 2:
-        raise ValueError(
-            "MODEL.FLOW_CLS.NUM_CLASSES must be at least 2 for local learning, got "
-            f"{num_classes} (flowdet.engine.resolve_config takes it from the dataset)"
-        )
+    check_classes(cfg)
     backbone = build_backbone(cfg)
     if not hasattr(backbone, "stage"):
         raise ValueError(
@@ -247,6 +242,20 @@ def build_local_parts(cfg: CfgNode) -> dict:
     return {
         "backbone": backbone,
         "readout_grid": cfg.MODEL.LOCAL_LEARNING.READOUT_GRID,
-        "num_classes": num_classes,
+        "num_classes": cfg.MODEL.FLOW_CLS.NUM_CLASSES,
         "pixels": pixel_settings(cfg),
     }
+
+
+def check_classes(cfg: CfgNode) -> None:
+    """Checks that the config has at least two classes.
+
+    Raises:
+        ValueError: it has fewer.
+    """
+    num_classes = cfg.MODEL.FLOW_CLS.NUM_CLASSES
+    if num_classes < 2:
+        raise ValueError(
+            "MODEL.FLOW_CLS.NUM_CLASSES must be at least 2 for local learning, got "
+            f"{num_classes} (flowdet.engine.resolve_config takes it from the dataset)"
+        )

@@ -29,6 +29,7 @@ def training_cfg(tmp_path):
         overrides += ["SOLVER.CHECKPOINT_PERIOD", 3, "TEST.EVAL_PERIOD", 4, "SOLVER.EMA_DECAY", 0.5]
         overrides += ["SOLVER.IMS_PER_BATCH", 8, "TEST.SAMPLE_IMAGES", 0, "SEED", 3]
         overrides += ["MODEL.SFF.SAMPLES", 2, "MODEL.SFF.INFERENCE_SAMPLES", 2]
+        overrides += ["MODEL.NOPROP.NUM_BLOCKS", 2]
         # an iteration is left after the layers of SoftHebb are fixed
         overrides += ["MODEL.SOFT_HEBB.LEARNING_FRACTION", 0.8]
         cfg = tiny_cfg(file, *overrides, NUM_CLASSES=0)
@@ -48,6 +49,9 @@ def training_cfg(tmp_path):
         "baselines/digits_cff_cnn",
         "baselines/digits_cff_margin_vit",
         "baselines/digits_softhebb_cnn",
+        "baselines/digits_noprop_dt_vit",
+        "baselines/digits_noprop_ct_cnn",
+        "baselines/digits_noprop_fm_cnn",
     ],
 )
 def test_resumed_training_equals_an_uninterrupted_one(training_cfg, tmp_path, file):
@@ -61,6 +65,7 @@ def test_resumed_training_equals_an_uninterrupted_one(training_cfg, tmp_path, fi
         ("baselines/digits_sff_cnn", {"readout"}),
         ("baselines/digits_cff_cnn", {"readout"}),
         ("baselines/digits_softhebb_cnn", {"readout"}),
+        ("baselines/digits_noprop_dt_cnn", {"denoise"}),
     ],
 )
 def test_evaluator_reports_every_inference_mode(training_cfg, file, modes):
@@ -77,6 +82,9 @@ def test_evaluator_reports_every_inference_mode(training_cfg, file, modes):
         "baselines/digits_sff_vit",
         "baselines/digits_cff_vit",
         "baselines/digits_softhebb_cnn",
+        "baselines/digits_noprop_dt_cnn",
+        "baselines/digits_noprop_ct_cnn",
+        "baselines/digits_noprop_fm_vit",
     ],
 )
 def test_exported_graph_has_the_probabilities_of_the_configured_mode(file):
