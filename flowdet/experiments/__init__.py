@@ -1,4 +1,4 @@
 """The experiments behind the paper's tables and figures.
 
-The commands `table1`, `table3`, `ablation`, `measure_*` and `plot_training` run them.
+The commands `table1`, `table3`, `table45`, `ablation`, `measure_*` and `plot_training` run them.
 """
