@@ -340,7 +340,9 @@ class NoPropClassifier(Classifier):
         self.embedding = embedding
         self.feature_grid = feature_grid
         self.denoise_weight = 1.0 if process.velocity else eta / 2
-        self.noise_seed = noise_seed
+        shape = (process.num_draws, embedding.dim)
+        noise = inference_noise(shape, 1.0, noise_seed, 1, torch.device("cpu"))
+        self.register_buffer("noise", noise, persistent=False)
         self.last_stage, shape = list(backbone[0].output_shape().items())[-1]
         outputs = embedding.dim if process.velocity else embedding.num_classes
         sizes = (shape.channels * feature_grid**2, embedding.dim, hidden_dim, outputs)
@@ -419,8 +421,7 @@ class NoPropClassifier(Classifier):
             outputs: the outputs of the backbone of every block.
         """
         features = [self.features(x) for x in outputs]
-        shape = (self.process.num_draws, self.embedding.dim)
-        noise = inference_noise(shape, 1.0, self.noise_seed, len(features[0]), self.device)
+        noise = self.noise.expand(features[0].shape[0], -1, -1)
 
         def predict(block: int, z: Tensor, t: Tensor) -> Tensor:
             return self.predict(block, features[block], z, t)
@@ -508,4 +509,4 @@ def prior_divergence(target: Tensor, alpha_bar: float) -> Tensor:
 
 def time_of(z: Tensor, t: float) -> Tensor:
     """Returns the time t of every state [B, d]: [B]."""
-    return torch.full((len(z),), float(t), device=z.device)
+    return torch.full((z.shape[0],), float(t), device=z.device)
