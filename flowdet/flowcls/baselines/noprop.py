@@ -4,8 +4,8 @@ Q. Li, Y. W. Teh and R. Pascanu, "NoProp: Training Neural Networks without Full 
 Full Forward-propagation", arXiv 2503.24322, 2025.
 
 u_y in R^d is the embedding of class y: a one-hot vector with d = C, or a row of a learned matrix. A
-block gets an image x and a noisy embedding z, and predicts u_y. No block needs the output of another
-block in training. At inference z starts from Gaussian noise.
+block gets an image x and a noisy embedding z, and predicts u_y. In training, no block needs the
+output of another block. At inference z starts from Gaussian noise.
 
 Discrete time, `dt`: T blocks and a noise schedule 0 = abar_0 < ... < abar_T < 1.
 
