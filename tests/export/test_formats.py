@@ -113,8 +113,10 @@ def test_onnx_of_classifiers(file, keys, onnxruntime, tmp_path):
         (lambda: detector_graph(file="digits_backprop.yaml"), False),
         (lambda: classifier_graph("imagenet_r_flow_vit_b16", NUM_STEPS=1), True),
         (lambda: classifier_graph("cifar10_flow_cnn"), False),
+        (lambda: classifier_graph("baselines/digits_noprop_dt_cnn"), False),
+        (lambda: classifier_graph("baselines/digits_noprop_ct_vit"), False),
     ],
-    ids=["detector", "baseline", "encoder", "cnn"],
+    ids=["detector", "baseline", "encoder", "cnn", "noprop_dt", "noprop_ct"],
 )
 def test_torch_export(make, noise_input, tmp_path):
     graph, file = make(), tmp_path / "a.pt2"

@@ -3,9 +3,9 @@
 Q. Li, Y. W. Teh and R. Pascanu, "NoProp: Training Neural Networks without Full Back-propagation or
 Full Forward-propagation", arXiv 2503.24322, 2025.
 
-u_y in R^d is the embedding of class y. With d = C it is a one-hot vector, otherwise a row of a
-learned matrix W_embed. A block gets an image x and a noisy embedding z, and predicts u_y. No block
-needs the output of another block in training. At inference z starts from Gaussian noise.
+u_y in R^d is the embedding of class y: a one-hot vector with d = C, or a row of a learned matrix. A
+block gets an image x and a noisy embedding z, and predicts u_y. In training, no block needs the
+output of another block. At inference z starts from Gaussian noise.
 
 Discrete time, `dt`: T blocks and a noise schedule 0 = abar_0 < ... < abar_T < 1.
 
@@ -14,14 +14,14 @@ Discrete time, `dt`: T blocks and a noise schedule 0 = abar_0 < ... < abar_T < 1
     L_class = -log p(y | z_T),                                              z_T ~ q(z_T | y)
 
 The paper has the expectation over t of T * L_t; here every iteration trains all blocks, which is
-the same sum. p(y | z) is a linear layer with softmax, the read-out. Inference:
+the same sum. p(y | z) is a linear layer with softmax, the read-out. Inference (eq. 3):
 
     z_0 ~ N(0, I)            z_t = a_t uhat_t(z_{t-1}, x) + b_t z_{t-1} + sqrt(c_t) noise
     a_t = sqrt(abar_t) (1 - r_t) / (1 - abar_{t-1})               r_t = abar_{t-1} / abar_t
     b_t = sqrt(r_t) (1 - abar_t) / (1 - abar_{t-1})
     c_t = (1 - abar_t) (1 - r_t) / (1 - abar_{t-1})
 
-Continuous time, `ct`: one network uhat(z_t, x, t) and a learned monotone schedule
+Continuous time, `ct`: one network uhat(z_t, x, t) and a learned monotone schedule (appendix B)
 SNR(t) = exp(-gamma(t)), 0 <= t <= 1.
 
     L = eta / 2 * SNR'(t) * |uhat(z_t, x, t) - u_y|^2 + L_class + KL(q(z_0 | y) || N(0, I))
@@ -340,7 +340,9 @@ class NoPropClassifier(Classifier):
         self.embedding = embedding
         self.feature_grid = feature_grid
         self.denoise_weight = 1.0 if process.velocity else eta / 2
-        self.noise_seed = noise_seed
+        shape = (process.num_draws, embedding.dim)
+        noise = inference_noise(shape, 1.0, noise_seed, 1, torch.device("cpu"))
+        self.register_buffer("noise", noise, persistent=False)
         self.last_stage, shape = list(backbone[0].output_shape().items())[-1]
         outputs = embedding.dim if process.velocity else embedding.num_classes
         sizes = (shape.channels * feature_grid**2, embedding.dim, hidden_dim, outputs)
@@ -419,8 +421,7 @@ class NoPropClassifier(Classifier):
             outputs: the outputs of the backbone of every block.
         """
         features = [self.features(x) for x in outputs]
-        shape = (self.process.num_draws, self.embedding.dim)
-        noise = inference_noise(shape, 1.0, self.noise_seed, len(features[0]), self.device)
+        noise = self.noise.expand(features[0].shape[0], -1, -1)
 
         def predict(block: int, z: Tensor, t: Tensor) -> Tensor:
             return self.predict(block, features[block], z, t)
@@ -508,4 +509,4 @@ def prior_divergence(target: Tensor, alpha_bar: float) -> Tensor:
 
 def time_of(z: Tensor, t: float) -> Tensor:
     """Returns the time t of every state [B, d]: [B]."""
-    return torch.full((len(z),), float(t), device=z.device)
+    return torch.full((z.shape[0],), float(t), device=z.device)

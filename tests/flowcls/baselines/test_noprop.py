@@ -50,7 +50,7 @@ def test_loss_of_a_block_trains_no_other_block(file, embedding):
     model = model_of(file, EMBEDDING=embedding).train()
     batch = images()
     pixels, labels = model.images_of(batch), model.labels_of(batch)
-    for block in range(4):
+    for block in range(model.process.num_blocks):
         model.zero_grad()
         sum(model.block_loss(block, pixels, labels, no_class_loss).values()).backward()
         assert {block_of(name) for name in trained(model)} == {block}
@@ -66,7 +66,7 @@ def test_gradients_are_those_of_the_blocks_own_losses(file):
     together = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     assert all(gradient.isfinite().all() for gradient in together.values())
     torch.manual_seed(3)
-    for block in range(4):
+    for block in range(model.process.num_blocks):
         model.zero_grad()
         sum(model.block_loss(block, pixels, labels, no_class_loss).values()).backward()
         for name, p in model.named_parameters():
