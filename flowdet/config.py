@@ -313,10 +313,10 @@ def _add_forward_forward_keys(node: CfgNode) -> None:
     # ForwardForwardClassifier, SymBaClassifier and LayerCollaborationClassifier: how a label is
     # written into an image, "pixels" (Hinton: a one-hot code in the first pixels) or "pattern"
     # (SymBa: a random pattern of each class over the whole image).
-    node.LABEL = "pixels"
+    node.LABEL = "pattern"
     # With LABEL pattern: weight of the pattern, and of the image 1 minus this value. And side of
     # the tile in pixels; the pattern repeats it.
-    node.PATTERN_STRENGTH = 0.5
+    node.PATTERN_STRENGTH = 0.3
     node.PATTERN_SIZE = 4
     # Threshold theta of the goodness, the mean square of a layer's outputs (eq. 1). SymBa has none.
     node.THRESHOLD = 1.5

@@ -27,8 +27,9 @@ What the paper leaves open, and what is done here:
 - All layers are trained together, each on the same batch.
 - The paper mentions peer normalization against units that are never active. It is left out: the
   CNN has batch norm.
-- A convolution with shared weights does not see a label in the corner at most positions. For the
-  CNN, the configs set LABEL pattern.
+- A convolution with shared weights does not see a label in the corner at most positions, and an
+  encoder layer must first learn to attend to it. By default labels are therefore patterns that each
+  position sees, as in SymBa. LABEL pixels is that of the paper.
 """
 
 from __future__ import annotations
