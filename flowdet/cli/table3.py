@@ -48,6 +48,12 @@ SMALL = {
     "SOLVER.EMA_DECAY": 0.0,
     "INPUT.AUTO_AUGMENT": "",
 }
+# methods whose cost grows with a number of networks or of copies, see configs/cls/baselines
+SMALL_BASELINES = {
+    "MODEL.NOPROP.NUM_BLOCKS": 4,
+    "MODEL.SFF.SAMPLES": 4,
+    "MODEL.SFF.INFERENCE_SAMPLES": 4,
+}
 SMALL_CNN = {
     "SOLVER.BASE_LR": 1e-3,
     "MODEL.CNN.CHANNELS": [32, 96, 256],
@@ -67,8 +73,11 @@ SMALL_MNIST = {
     "MODEL.FLOW_CLS.BLOCK_DIM": 256,
 }
 OVERRIDES = {
-    "cifar10_small": {"cnn": SMALL | SMALL_CNN, "vit": SMALL | SMALL_VIT},
-    "mnist_small": {"cnn": SMALL_MNIST},
+    "cifar10_small": {
+        "cnn": SMALL | SMALL_BASELINES | SMALL_CNN,
+        "vit": SMALL | SMALL_BASELINES | SMALL_VIT,
+    },
+    "mnist_small": {"cnn": SMALL_BASELINES | SMALL_MNIST},
 }
 
 BUDGET_OPTIONS = {
