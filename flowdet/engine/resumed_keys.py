@@ -6,6 +6,7 @@ from detectron2.config import CfgNode
 
 from flowdet.engine.checkpoint_notes import last_checkpoint, run_config
 from flowdet.engine.config_types import flat_items
+from flowdet.engine.model_nodes import unread_nodes
 
 # keys of MODEL that may change: the device, what is only read at the start of a training, and
 # inference
@@ -29,7 +30,8 @@ _LISTED = 3
 def check_resumed_keys(cfg: CfgNode) -> None:
     """Checks that a resumed training has the model and the optimizer of its run.
 
-    Keys that the config.yaml of the run does not have are not compared.
+    Keys that the config.yaml of the run does not have, and those that the model does not read, are
+    not compared.
 
     Args:
         cfg: the resolved config. Its `OUTPUT_DIR` has the run. Without a checkpoint nothing is
@@ -41,11 +43,12 @@ def check_resumed_keys(cfg: CfgNode) -> None:
     checkpoint = last_checkpoint(cfg.OUTPUT_DIR)
     if not checkpoint:
         return
-    recorded = run_config(cfg.OUTPUT_DIR)
+    recorded, unread = run_config(cfg.OUTPUT_DIR), unread_nodes(cfg)
     changed = [
         f"{key} from {old!r} to {value!r}"
         for key, value in flat_items(cfg)
         if _is_compared(key)
+        and not key.startswith(unread)
         and not isinstance(value, CfgNode)
         and (old := _value(recorded, key, value)) != _plain(value)
     ]

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from flowdet.engine import load_config
 from flowdet.engine.config import flat_items
 from flowdet.engine.config_reader import ConfigFileError
+from flowdet.engine.model_nodes import unread_nodes
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +159,8 @@ def read_run_config(folder: str | Path) -> CfgNode:
 def check_same_run(folder: str | Path, cfg: CfgNode) -> None:
     """Checks that the run in a folder has the same config, apart from `IRRELEVANT_KEYS`.
 
-    A key that is missing in the run's config has its default value.
+    A key that is missing in the run's config has its default value. Keys that the model does not
+    read are not compared, see `unread_nodes`.
 
     Raises:
         FileNotFoundError: the folder has no `config.yaml`.
@@ -166,10 +168,12 @@ def check_same_run(folder: str | Path, cfg: CfgNode) -> None:
             unreadable.
     """
     run_values, values = dict(flat_items(read_run_config(folder))), dict(flat_items(cfg))
+    unread = unread_nodes(cfg)
     differing = [
         f"{key} {run_values.get(key)!r} (here {value!r})"
         for key, value in values.items()
         if key not in IRRELEVANT_KEYS
+        and not key.startswith(unread)
         and not isinstance(value, CfgNode)
         and _as_list(run_values.get(key)) != _as_list(value)
     ]

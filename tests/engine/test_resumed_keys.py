@@ -56,6 +56,16 @@ def test_length_inference_and_files_may_change(cfg):
     check_resumed_keys(cfg)
 
 
+def test_keys_that_the_model_does_not_read_may_change(cfg):
+    cfg.merge_from_list(
+        [
+            *("MODEL.BOX_TRANSPORT.SIGNAL_SCALE", 1.0, "MODEL.FORWARD_FORWARD.LABEL", "pixels"),
+            *("MODEL.FLOW_CLS.NUM_BLOCKS", 9, "MODEL.NOPROP.ETA", 0.7),
+        ]
+    )
+    check_resumed_keys(cfg)
+
+
 def test_many_keys_are_counted(cfg):
     node = cfg.MODEL.FLOW_DET
     node.NUM_BLOCKS, node.NUM_QUERIES, node.BOX_SAMPLES, node.NUM_HEADS, node.DROPOUT = (
