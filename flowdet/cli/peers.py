@@ -250,6 +250,7 @@ def plan(args: argparse.Namespace) -> PeerComparison:
     check_output_folder(args.output)
     if args.results.suffix != ".json":
         raise ValueError(f"--results must be a .json file, got {args.results}")
+    check_output_folder(args.results.parent)
     owned = dict.fromkeys(LENGTH_KEYS, "--epochs")
     owned |= {"SOLVER.BASE_LR": "--search-lr"} if args.search_lr else {}
     owned |= {"DATASETS.PATH": "--data"} if args.data else {}

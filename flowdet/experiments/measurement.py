@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,11 +19,23 @@ from flowdet.reporting.results import typed_command, write_results
 def check_output_folder(folder: Path) -> None:
     """Checks before a long measurement that its results can be written to a folder.
 
+    The folder is not created.
+
     Raises:
         FileExistsError: `folder` is a file.
+        OSError: no file can be written to the folder, or it cannot be created.
     """
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file: use a folder as --output")
+    existing = next(x for x in (folder.absolute(), *folder.absolute().parents) if x.exists())
+    try:
+        # a file without a name
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"nothing can be written to {folder} ({error.strerror}): use another folder"
+        ) from error
 
 
 def check_has_queries(cfg: CfgNode) -> None:

@@ -68,6 +68,7 @@ class PeerComparison:
     ):
         self.config_files = dict(config_files)
         self.output, self.results, self.overrides = output, results, list(overrides)
+        self.merged = list(merged)
         self.epochs, self.seconds, self.seeds = sorted(epochs), list(seconds), dict(seeds)
         self.learning_rates, self.replace = list(learning_rates), replace
         self.jobs, self.epoch_seconds = jobs, dict(epoch_seconds or {})
@@ -78,7 +79,7 @@ class PeerComparison:
         self._caches_filled = False
         self._plans: dict[tuple, Run] = {}
         self.record = RunRecord.read(results) if results.is_file() else RunRecord()
-        for path in merged:
+        for path in self.merged:
             self.record.merge(RunRecord.read(path), path)
         # reports errors of all configs before the first training
         self._searched = {
@@ -115,8 +116,9 @@ class PeerComparison:
         changed = self.record.changed_runs(method, run)
         if changed and not self.replace:
             name, keys = next(iter(changed.items()))
+            files = " or ".join(map(str, [self.results, *self.merged]))
             raise ValueError(
-                f"{self.results} has a run {name} of another config: {keys}. Give --replace to "
+                f"{files} has a run {name} of another config: {keys}. Give --replace to "
                 "remove such runs from the file and to train them again, or use another --results"
             )
         self.record.drop(list(changed))

@@ -55,6 +55,24 @@ def test_resumed_training_equals_an_uninterrupted_one(cfg, tmp_path, schedule):
     assert list(resumed._last_eval_results) == ["bbox", "bbox_ema"]
 
 
+@pytest.mark.parametrize("architecture", ["FlowMatchingDetector", "BackpropDetector"])
+def test_resumed_training_of_a_proposal_network_equals_an_uninterrupted_one(
+    cfg, tmp_path, architecture
+):
+    cfg.MODEL.META_ARCHITECTURE = architecture
+    cfg.MODEL.FLOW_DET.PROPOSAL_QUERIES = 4
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[12, 24, 48]]
+    cfg.SOLVER.EMA_DECAY = 0.5
+    resumed, checkpoint = assert_resumes_exactly(cfg, tmp_path)
+    # the network is trained and averaged
+    name = "proposal_network.rpn.rpn_head.anchor_deltas.weight"
+    assert not torch.equal(checkpoint["ema"][f"module.{name}"], checkpoint["model"][name])
+    assert list(resumed._last_eval_results) == ["bbox", "bbox_ema"]
+    cfg.MODEL.FLOW_DET.PROPOSAL_QUERIES = 0
+    with pytest.raises(ValueError, match="another number or grouping of trained parameters"):
+        train(cfg, tmp_path / "parts", resume=True)
+
+
 @pytest.mark.parametrize("path", ["diffusion", "flow"])
 def test_resumed_training_of_noisy_boxes_equals_an_uninterrupted_one(cfg, tmp_path, path):
     cfg.MODEL.META_ARCHITECTURE = "BoxTransportDetector"

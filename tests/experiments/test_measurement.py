@@ -1,3 +1,4 @@
+import errno
 import json
 
 import pytest
@@ -15,6 +16,21 @@ def test_output_must_not_be_a_file(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError, match="file is a file: use a folder as --output"):
         check_output_folder(tmp_path / "file")
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="nothing can be written to .*file/new .Not a directory"):
+        check_output_folder(tmp_path / "file" / "new")
+
+    def read_only(dir):
+        assert dir == tmp_path
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("flowdet.experiments.measurement.tempfile.TemporaryFile", read_only)
+    with pytest.raises(OSError, match="to .*new.a .Read-only file system.: use another folder"):
+        check_output_folder(tmp_path / "new" / "a")
+    assert not (tmp_path / "new").exists()
 
 
 def test_load_run(tmp_path, voc_dataset):

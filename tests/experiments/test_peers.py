@@ -278,6 +278,11 @@ def test_a_recorded_run_of_another_config_is_an_error_or_replaced(compare, tmp_p
         compare("two", **changed)
     compare("two", **changed, replace=True).train()
     assert {key[0] for key in line_rows(tmp_path, "AP50")} == {"4 epochs"}
+    # a run of a merged file
+    (tmp_path / "peers.json").rename(tmp_path / "first.json")
+    with pytest.raises(ValueError, match="peers.json or .*first.json has a run flow_4epochs_"):
+        compare("four", merged=[tmp_path / "first.json"])
+    (tmp_path / "first.json").rename(tmp_path / "peers.json")
     # the runs of the new config are kept by the next call
     compare("three", **changed, replace=True).train()
     assert calls(tmp_path, "three") == []
