@@ -89,7 +89,7 @@ def config_remarks(
     if crowded and has_queries:
         remarks.append(
             f"{crowded} images have more objects than the {num_queries} queries: only the largest "
-            f"ones are matched with queries. Set MODEL.FLOW_DET.NUM_QUERIES to {max(counts)} or more"
+            f"are matched with queries. Set MODEL.FLOW_DET.NUM_QUERIES to {max(counts)} or more"
         )
     sizes = _box_sizes(records, cfg)
     small = (sizes[:, 2] < SMALL).mean() if len(sizes) else 0
