@@ -200,14 +200,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         choices=("flow", "flow_paper", "backprop"),
         help="default: all methods of the suite",
     )
-    add("--epochs", type=at_least_one, metavar="N", help="default: the epochs of the suite")
-    add("--batch-size", type=at_least_one, metavar="N", help="default: the config's batch size")
-    add(
-        "--weights",
-        choices=("raw", "ema"),
-        default="raw",
-        help="the weights of the table (default: raw; ema: the averaged weights)",
-    )
+    add_run_arguments(parser)
     args = parse_with_overrides(parser, argv)
     for name, available in zip(("backbones", "topologies", "methods"), zip(*SUITES[args.suite])):
         requested = getattr(args, name) or available
@@ -218,6 +211,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         setattr(args, name, requested)
     args.output = args.output or Path("output") / f"table3_{args.suite}"
     return args
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options `--epochs`, `--batch-size` and `--weights`."""
+    add = parser.add_argument
+    add("--epochs", type=at_least_one, metavar="N", help="default: the epochs of the config")
+    add("--batch-size", type=at_least_one, metavar="N", help="default: the config's batch size")
+    add(
+        "--weights",
+        choices=("raw", "ema"),
+        default="raw",
+        help="the weights of the table (default: raw; ema: the averaged weights)",
+    )
 
 
 def plan(args: argparse.Namespace) -> Comparison:
@@ -254,6 +260,16 @@ def plan_run(args: argparse.Namespace, line: Line, backbone: str, seed: int) -> 
     return Run.plan(file, budget, seed, args.output, overrides, name)
 
 
+def weights_caption(rows: Sequence[dict], shown: str) -> str:
+    """Returns a sentence on the weights of the table; "" if no model averages its weights."""
+    if not averaged_weights(rows):
+        return ""
+    return (
+        f" Weights: {shown}; raw are those as trained, ema their moving average for models that "
+        "have one (SOLVER.EMA_DECAY). The JSON file has both."
+    )
+
+
 def report(args: argparse.Namespace, comparison: Comparison) -> None:
     """Prints the table and writes it."""
     rows = mode_rows(comparison.runs)
@@ -263,11 +279,7 @@ def report(args: argparse.Namespace, comparison: Comparison) -> None:
         "percent after the last epoch. The linear probe reads the backbone's last stage; the head "
         "of backprop is the chain of all flow blocks."
     )
-    if averaged_weights(rows):
-        caption += (
-            " Weights: as trained (raw), or their moving average (ema) for models that have one "
-            "(SOLVER.EMA_DECAY); the JSON file has both."
-        )
+    caption += weights_caption(rows, args.weights)
     draw = functools.partial(mode_table, rows, args.weights)
     save_table(args.output / "table3", comparison, rows, caption, draw)
 

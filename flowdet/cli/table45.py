@@ -18,19 +18,25 @@ import functools
 import sys
 from pathlib import Path
 
-from flowdet.cli.common import at_least_one, parse_with_overrides
+from flowdet.cli.common import parse_with_overrides
 from flowdet.cli.comparison_command import (
     check_overrides,
     save_table,
     table_parser,
     train_and_report,
 )
-from flowdet.cli.table3 import BUDGET_OPTIONS, SUITES, Line, plan_run
+from flowdet.cli.table3 import (
+    BUDGET_OPTIONS,
+    SUITES,
+    Line,
+    add_run_arguments,
+    plan_run,
+    weights_caption,
+)
 from flowdet.engine.config_files import list_configs
 from flowdet.experiments.comparison import Comparison
 from flowdet.experiments.measurement import check_output_folder
 from flowdet.experiments.method_table import method_rows, method_table
-from flowdet.experiments.mode_table import averaged_weights
 
 DATASETS = (
     *("digits", "mnist", "mnist_small", "cifar10", "cifar10_small", "cifar100"),
@@ -74,14 +80,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--dataset", choices=DATASETS, default="digits", help="default: digits")
     add("--backbones", nargs="+", choices=BACKBONES, help="default: all backbones of the dataset")
     add("--methods", nargs="+", choices=METHODS, help="default: all methods of the dataset")
-    add("--epochs", type=at_least_one, metavar="N", help="default: the epochs of the config")
-    add("--batch-size", type=at_least_one, metavar="N", help="default: the config's batch size")
-    add(
-        "--weights",
-        choices=("raw", "ema"),
-        default="raw",
-        help="the weights of the table (default: raw; ema: the averaged weights)",
-    )
+    add_run_arguments(parser)
     args = parse_with_overrides(parser, argv)
     # plan_run reads the name of the suite
     args.suite = args.dataset
@@ -132,11 +131,7 @@ def report(args: argparse.Namespace, comparison: Comparison) -> None:
         "with the model and passes no gradient to it (top 1). The paper's figures are cited from "
         "its Tables 4 and 5. Activations are those of a training step."
     )
-    if averaged_weights(rows):
-        caption += (
-            " Weights: as trained (raw), or their moving average (ema) for models that have one "
-            f"(SOLVER.EMA_DECAY); here: {args.weights}."
-        )
+    caption += weights_caption(rows, args.weights)
     draw = functools.partial(method_table, rows, args.weights)
     save_table(args.output / "table45", comparison, rows, caption, draw)
 
