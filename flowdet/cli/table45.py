@@ -77,15 +77,14 @@ def lines_of(dataset: str) -> dict[tuple[str, str], Line]:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = table_parser(__doc__)
     add = parser.add_argument
-    add("--dataset", choices=DATASETS, default="digits", help="default: digits")
+    # plan_run of table3 calls it the suite
+    add("--dataset", dest="suite", choices=DATASETS, default="digits", help="default: digits")
     add("--backbones", nargs="+", choices=BACKBONES, help="default: all backbones of the dataset")
     add("--methods", nargs="+", choices=METHODS, help="default: all methods of the dataset")
     add_run_arguments(parser)
     args = parse_with_overrides(parser, argv)
-    # plan_run reads the name of the suite
-    args.suite = args.dataset
     args.lines = _chosen_lines(args, parser)
-    args.output = args.output or Path("output") / f"table45_{args.dataset}"
+    args.output = args.output or Path("output") / f"table45_{args.suite}"
     return args
 
 
@@ -93,7 +92,7 @@ def _chosen_lines(
     args: argparse.Namespace, parser: argparse.ArgumentParser
 ) -> dict[tuple[str, str], Line]:
     """Returns the lines that the options choose; ends the program if a choice has none."""
-    available = lines_of(args.dataset)
+    available = lines_of(args.suite)
     backbones, methods = args.backbones or BACKBONES, args.methods or METHODS
     lines = {(b, m): x for (b, m), x in available.items() if b in backbones and m in methods}
     for option, index in (("methods", 1), ("backbones", 0)):
@@ -102,7 +101,7 @@ def _chosen_lines(
         if missing:
             choices = ", ".join(f"{m} ({b})" for b, m in available)
             parser.error(
-                f"--{option}: --dataset {args.dataset} has no {missing} in this combination, only "
+                f"--{option}: --dataset {args.suite} has no {missing} in this combination, only "
                 f"{choices}"
             )
     return lines

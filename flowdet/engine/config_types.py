@@ -48,6 +48,11 @@ def flat_items(node: CfgNode, prefix: str = "") -> list[tuple[str, object]]:
     return items
 
 
+def as_lists(value: object) -> object:
+    """Converts tuples to lists, also inside others, because YAML has only lists."""
+    return [as_lists(x) for x in value] if isinstance(value, tuple | list) else value
+
+
 def typed_value(key: str, value: object, default: object, source: str = "") -> object:
     """Converts a value to the type of its key.
 

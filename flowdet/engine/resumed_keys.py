@@ -5,7 +5,7 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 
 from flowdet.engine.checkpoint_notes import last_checkpoint, run_config
-from flowdet.engine.config_types import flat_items
+from flowdet.engine.config_types import as_lists, flat_items
 from flowdet.engine.model_nodes import unread_nodes
 
 # keys of MODEL that may change: the device, what is only read at the start of a training, and
@@ -50,7 +50,7 @@ def check_resumed_keys(cfg: CfgNode) -> None:
         if _is_compared(key)
         and not key.startswith(unread)
         and not isinstance(value, CfgNode)
-        and (old := _value(recorded, key, value)) != _plain(value)
+        and (old := _value(recorded, key, value)) != as_lists(value)
     ]
     if changed:
         more = f" and {len(changed) - _LISTED} more keys" if len(changed) > _LISTED else ""
@@ -69,15 +69,10 @@ def _is_compared(key: str) -> bool:
 
 
 def _value(recorded: dict, key: str, default: object) -> object:
-    """Returns a value of the run's config; the plain `default` if it has no such key."""
+    """Returns a value of the run's config; the `default` if it has no such key."""
     node: object = recorded
     for part in key.split("."):
         if not isinstance(node, dict) or part not in node:
-            return _plain(default)
+            return as_lists(default)
         node = node[part]
-    return _plain(node)
-
-
-def _plain(value: object) -> object:
-    """Converts tuples to lists, because YAML has only lists."""
-    return [_plain(x) for x in value] if isinstance(value, tuple | list) else value
+    return as_lists(node)

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from flowdet.engine import load_config
 from flowdet.engine.config import flat_items
 from flowdet.engine.config_reader import ConfigFileError
+from flowdet.engine.config_types import as_lists
 from flowdet.engine.model_nodes import unread_nodes
 
 logger = logging.getLogger(__name__)
@@ -175,7 +176,7 @@ def check_same_run(folder: str | Path, cfg: CfgNode) -> None:
         if key not in IRRELEVANT_KEYS
         and not key.startswith(unread)
         and not isinstance(value, CfgNode)
-        and _as_list(run_values.get(key)) != _as_list(value)
+        and as_lists(run_values.get(key)) != as_lists(value)
     ]
     if differing:
         more = f" and {len(differing) - 3} more keys" if len(differing) > 3 else ""
@@ -183,8 +184,3 @@ def check_same_run(folder: str | Path, cfg: CfgNode) -> None:
             f"{folder} holds a run of another config: {', '.join(differing[:3])}{more}. Use "
             "another output folder, or delete that run"
         )
-
-
-def _as_list(value: object) -> object:
-    """Converts tuples to lists, because YAML has only lists."""
-    return [_as_list(x) for x in value] if isinstance(value, tuple | list) else value

@@ -66,3 +66,25 @@ def images(count: int = 4, size: int = 32, num_classes: int = 4) -> list[dict]:
         }
         for i in range(count)
     ]
+
+
+def assert_labels_have_no_effect(model: Classifier) -> None:
+    """Permuted or absent labels change neither predictions nor layer features."""
+    batch = images()
+    permuted = [{**x, "label": (x["label"] + 1) % 4} for x in batch]
+    blind = [{"image": x["image"]} for x in batch]
+    expected, features = model(batch), model.layer_features(batch)
+    for other in (permuted, blind):
+        for one, two in zip(expected, model(other), strict=True):
+            assert torch.equal(one["logits"], two["logits"])
+        for name, x in model.layer_features(other).items():
+            assert torch.equal(features[name], x)
+
+
+def assert_batch_has_no_effect(model: Classifier) -> None:
+    """The probabilities of an image do not depend on the other images."""
+    batch = images(2)
+    together = torch.stack([x["logits"] for x in model(batch)]).softmax(-1)
+    torch.manual_seed(5)
+    alone = torch.stack([model([x])[0]["logits"] for x in batch]).softmax(-1)
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-4)

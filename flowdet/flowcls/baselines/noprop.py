@@ -14,14 +14,14 @@ Discrete time, `dt`: T blocks and a noise schedule 0 = abar_0 < ... < abar_T < 1
     L_class = -log p(y | z_T),                                              z_T ~ q(z_T | y)
 
 The paper has the expectation over t of T * L_t; here every iteration trains all blocks, which is
-the same sum. p(y | z) is a linear layer with softmax, the read-out. Inference (eq. 3):
+the same sum. p(y | z) is a linear layer with softmax, the read-out. Inference:
 
     z_0 ~ N(0, I)            z_t = a_t uhat_t(z_{t-1}, x) + b_t z_{t-1} + sqrt(c_t) noise
     a_t = sqrt(abar_t) (1 - r_t) / (1 - abar_{t-1})               r_t = abar_{t-1} / abar_t
     b_t = sqrt(r_t) (1 - abar_t) / (1 - abar_{t-1})
     c_t = (1 - abar_t) (1 - r_t) / (1 - abar_{t-1})
 
-Continuous time, `ct`: one network uhat(z_t, x, t) and a learned monotone schedule (appendix B)
+Continuous time, `ct`: one network uhat(z_t, x, t) and a learned monotone schedule
 SNR(t) = exp(-gamma(t)), 0 <= t <= 1.
 
     L = eta / 2 * SNR'(t) * |uhat(z_t, x, t) - u_y|^2 + L_class + KL(q(z_0 | y) || N(0, I))
