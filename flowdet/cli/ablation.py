@@ -82,7 +82,7 @@ def plan(args: argparse.Namespace) -> Comparison:
         for seed in range(args.seeds)
         for variant in study.variants
     ]
-    return Comparison(runs)
+    return Comparison(runs, jobs=args.jobs)
 
 
 def report(args: argparse.Namespace, comparison: Comparison) -> None:

@@ -18,7 +18,7 @@ BUDGET_KEYS = ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_EPOCHS", "SOLVER.MAX_ITER")
 
 
 def table_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with `--seeds`, `--output` and overrides; use it with `parse_with_overrides`."""
+    """A parser with the options of all these commands; use it with `parse_with_overrides`."""
     parser = command_parser(description)
     add = parser.add_argument
     add(
@@ -27,6 +27,14 @@ def table_parser(description: str) -> argparse.ArgumentParser:
         default=2,
         metavar="N",
         help="train with seeds 0 to N - 1 (default: 2)",
+    )
+    add(
+        "--jobs",
+        type=at_least_one,
+        default=1,
+        metavar="N",
+        help="number of runs that are trained at the same time; they share the cores, so their "
+        "training seconds are those of a part of the machine (default: 1)",
     )
     add("--output", type=Path, metavar="FOLDER", help="folder of the runs and the table")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides for every config")
@@ -92,6 +100,8 @@ def save_table(
     runs, command = comparison.runs, typed_command()
     failed = [f"FAILED {folder}, {why}" for folder, why in comparison.failed.items()]
     below = "".join(f"{line}\n" for line in [*failed, *failures])
+    if comparison.jobs > 1:
+        caption += f" {comparison.jobs} runs were trained at the same time, which slows each."
     print(f"\n{caption}\n\n{draw('simple')}\n\n{below}")
     text = f"{caption}\n\n{draw('github')}\n\n{below}\nMade by `{command}`.\n"
     written = [

@@ -108,7 +108,7 @@ def plan(args: argparse.Namespace) -> Comparison:
 
     combinations = itertools.product(budgets, range(args.seeds), args.methods)
     runs = [run(method, budget, seed) for budget, seed, method in combinations]
-    return Comparison(runs)
+    return Comparison(runs, jobs=args.jobs)
 
 
 def report(args: argparse.Namespace, comparison: Comparison) -> None:

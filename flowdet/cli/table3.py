@@ -243,7 +243,7 @@ def plan(args: argparse.Namespace) -> Comparison:
         for seed in range(args.seeds)
         for backbone, line in lines
     ]
-    return Comparison(runs)
+    return Comparison(runs, jobs=args.jobs)
 
 
 def plan_run(args: argparse.Namespace, line: Line, backbone: str, seed: int) -> Run:

@@ -116,7 +116,8 @@ def plan(args: argparse.Namespace) -> Comparison:
             plan_run(args, line, backbone, seed)
             for seed in range(args.seeds)
             for (backbone, _), line in args.lines.items()
-        ]
+        ],
+        jobs=args.jobs,
     )
 
 

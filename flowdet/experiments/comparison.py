@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -224,6 +225,7 @@ class Comparison:
     Args:
         runs: all runs of the comparison.
         train_command: the command that starts a training, without its arguments.
+        jobs: number of runs that are trained at the same time. They share the cores of the CPU.
 
     Attributes:
         failed: describes each run that failed in `train`, by its folder: exit status, last line of
@@ -233,9 +235,12 @@ class Comparison:
         ValueError: a folder contains a run of another config, or two runs have the same folder.
     """
 
-    def __init__(self, runs: Sequence[Run], train_command: Sequence[str] = TRAIN_COMMAND):
+    def __init__(
+        self, runs: Sequence[Run], train_command: Sequence[str] = TRAIN_COMMAND, jobs: int = 1
+    ):
         self.runs = list(runs)
         self.train_command = train_command
+        self.jobs = jobs
         self.failed: dict[Path, str] = {}
         self._processes: list[subprocess.Popen] = []
         folders = [run.folder for run in self.runs]
@@ -249,13 +254,12 @@ class Comparison:
             if (run.folder / "config.yaml").is_file():
                 check_same_run(run.folder, run.cfg)
 
-    def train(self, finished: Callable[[Run], None] | None = None, jobs: int = 1) -> None:
+    def train(self, finished: Callable[[Run], None] | None = None) -> None:
         """Trains all unfinished runs. A KeyboardInterrupt also stops the current trainings.
 
         Args:
             finished: is called with every run that was trained. With a single job, the next run
                 starts after it.
-            jobs: number of runs that are trained at the same time.
 
         Raises:
             BlockingIOError: another process is training in the folder of a run.
@@ -263,7 +267,7 @@ class Comparison:
         total = sum(run.images for run in self.runs)
         initial = sum(run.images if run.done else run.images_so_far() for run in self.runs)
         with tqdm(total=total, initial=initial, unit=" images", smoothing=0.05) as bar:
-            for run, status in self._one_by_one(bar) if jobs == 1 else self._at_once(bar, jobs):
+            for run, status in self._one_by_one(bar) if self.jobs == 1 else self._at_once(bar):
                 if run.done:
                     _delete_intermediate_checkpoints(run.folder)
                     if finished:
@@ -280,13 +284,13 @@ class Comparison:
                 bar.set_description(f"run {number} of {len(self.runs)}: {run.folder.name}")
                 yield run, self._train_run(run, bar)
 
-    def _at_once(self, bar: tqdm, jobs: int) -> Iterator[tuple[Run, int]]:
+    def _at_once(self, bar: tqdm) -> Iterator[tuple[Run, int]]:
         """As `_one_by_one`, but trains up to `jobs` runs at the same time."""
-        with ThreadPoolExecutor(jobs) as pool:
+        with ThreadPoolExecutor(self.jobs) as pool:
             runs = {
                 pool.submit(self._train_run, run, bar): run for run in self.runs if not run.done
             }
-            bar.set_description(f"{len(runs)} runs, {jobs} at a time")
+            bar.set_description(f"{len(runs)} runs, {self.jobs} at a time")
             try:
                 for future in as_completed(runs):
                     yield runs[future], future.result()
@@ -295,6 +299,13 @@ class Comparison:
                 for process in self._processes:
                     process.terminate()
                 raise
+
+    def _environment(self) -> dict[str, str]:
+        """The environment of a training. With several at a time, each gets its part of the cores:
+        with all threads in each of them, they would wait for each other."""
+        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        default = {} if self.jobs == 1 else {"OMP_NUM_THREADS": str(threads)}
+        return default | os.environ
 
     def _train_run(self, run: Run, bar: tqdm) -> int:
         """Trains a run in a subprocess, updates the progress bar, and returns the exit status."""
@@ -306,6 +317,7 @@ class Comparison:
                 [*self.train_command, *run.arguments],
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                env=self._environment(),
                 # the training keeps the lock even if this process is killed
                 pass_fds=[lock.fileno()],
             )

@@ -264,14 +264,14 @@ class PeerComparison:
         pending = {run.folder: (method, run) for method, run in runs if not self.record.has(run)}
         if not pending:
             return
-        comparison = Comparison([run for _, run in pending.values()], self.train_command)
+        comparison = Comparison([run for _, run in pending.values()], self.train_command, self.jobs)
         for method, run in pending.values():
             if run.done:
                 self._record(method, run)
         if not all(run.done for run in comparison.runs) and not self._caches_filled:
             fill_feature_caches(first.cfg for first, *_ in self._searched.values())
             self._caches_filled = True
-        comparison.train(lambda run: self._record(pending[run.folder][0], run), self.jobs)
+        comparison.train(lambda run: self._record(pending[run.folder][0], run))
         self.failed |= comparison.failed
 
     def _record(self, method: str, run: Run) -> None:
