@@ -72,6 +72,15 @@ def test_failed_runs_are_named_below_the_table(comparison, tmp_path, capsys, mon
     assert content["rows"] == rows and content["seeds"] == [1]
 
 
+def test_the_caption_says_that_runs_shared_the_cores(comparison, tmp_path, capsys):
+    comparison.jobs = 2
+    save_table(tmp_path / "table", comparison, [], "Caption.", "<{}>".format)
+    assert (
+        "Caption. 2 runs were trained at the same time, which slows each."
+        in (tmp_path / "table.md").read_text()
+    )
+
+
 def test_an_error_in_the_plan_is_one_line():
     def plan():
         raise ValueError("no such thing")

@@ -21,6 +21,7 @@ if "SLEEP" in os.environ:
     open(os.path.join(folder, "model_0000001.pth"), "w").close()
     open(os.path.join(folder, "pid"), "w").write(str(os.getpid()))
     time.sleep(60)
+open(os.path.join(folder, "threads"), "w").write(os.environ.get("OMP_NUM_THREADS", "all"))
 print("resuming" if "--resume" in words else "starting")
 rows = [
     {"dataset": "compared_pets", "metric": "AP50", "mean": 10.0 * int(keys["SEED"])},
@@ -50,7 +51,7 @@ def compare(tmp_path, overrides):
     script = tmp_path / "train.py"
     script.write_text(TRAIN)
 
-    def build(budgets=("4:2",), seeds=(0, 1), methods=("flow", "backprop"), extra=()):
+    def build(budgets=("4:2",), seeds=(0, 1), methods=("flow", "backprop"), extra=(), jobs=1):
         runs = [
             Run.plan(
                 str(CONFIGS / f"digits_{method}.yaml"),
@@ -63,6 +64,6 @@ def compare(tmp_path, overrides):
             for seed in seeds
             for method in methods
         ]
-        return Comparison(runs, [sys.executable, str(script)])
+        return Comparison(runs, [sys.executable, str(script)], jobs)
 
     return build

@@ -53,6 +53,19 @@ def test_finished_runs_are_not_trained_again(compare):
         assert (run.folder / "output.txt").read_text() == "resuming\n"
 
 
+@pytest.mark.parametrize(
+    "jobs, given, used", [(1, None, "all"), (4, None, "2"), (16, None, "1"), (4, "3", "3")]
+)
+def test_runs_at_the_same_time_share_the_cores(compare, monkeypatch, jobs, given, used):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    comparison = compare(seeds=[0], jobs=jobs)
+    comparison.train()
+    assert {(run.folder / "threads").read_text() for run in comparison.runs} == {used}
+
+
 def test_failed_runs_are_reported_and_trained_again(compare, monkeypatch):
     monkeypatch.setenv("FAIL_SEED", "1")
     comparison = compare()
