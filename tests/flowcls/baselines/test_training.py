@@ -1,8 +1,10 @@
 """Local-learning baselines with the ordinary trainer and evaluator."""
 
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from flowdet.data.classification.loaders import labels_of
 from flowdet.engine import Trainer, evaluate, resolve_config
 from flowdet.export.graphs import graph_of
 from tests.engine.runs import assert_resumes_exactly
@@ -70,9 +72,22 @@ def test_resumed_training_equals_an_uninterrupted_one(training_cfg, tmp_path, fi
 )
 def test_evaluator_reports_every_inference_mode(training_cfg, file, modes):
     cfg = resolve_config(training_cfg(file))
-    results = evaluate(cfg, Trainer.build_model(cfg))["classification"]
+    model = Trainer.build_model(cfg)
+    results = evaluate(cfg, model)["classification"]
     assert {name.removeprefix("top1-") for name in results if name.startswith("top1-")} == modes
-    assert all(0 <= value <= 100 for value in results.values())
+    (dataset,) = cfg.DATASETS.TEST
+    labels = labels_of(dataset)
+    with torch.no_grad():
+        correct = [
+            (output["logits"].argmax(dim=1) == labels[record["image_id"]]).float()
+            for batch in Trainer.build_test_loader(cfg, dataset)
+            for record, output in zip(batch, model.eval()(batch), strict=True)
+        ]
+    accuracies = 100 * torch.stack(correct).mean(dim=0)
+    order = model(next(iter(Trainer.build_test_loader(cfg, dataset))))[0]["modes"]
+    assert [results[f"top1-{mode}"] for mode in order] == pytest.approx(accuracies.tolist())
+    # ten classes
+    assert {value for name, value in results.items() if name.startswith("top10")} == {100}
 
 
 @pytest.mark.parametrize(
