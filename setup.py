@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 # flowdet-export: torch writes ONNX files with onnx and onnxscript, onnxruntime runs them
-EXPORT = ["torch>=2.8", "onnx", "onnxscript", "onnxruntime"]
+EXPORT = ["onnx", "onnxscript", "onnxruntime"]
 
 
 def read_version() -> str:
@@ -40,9 +40,10 @@ setup(
     python_requires=">=3.10",
     # What only detectron2 needs is installed with it, except OpenCV, which it does not list.
     install_requires=[
-        "torch>=2.4",
+        "torch>=2.10",  # in earlier versions torch.load(weights_only=True) can run code
         "torchvision",
         "numpy",
+        "safetensors",  # weights as tensors alone, without pickle
         "scipy",
         "Pillow",
         "opencv-python-headless",

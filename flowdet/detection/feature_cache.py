@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import pickle
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 
@@ -125,12 +126,15 @@ class _FeatureFiles:
     def __init__(self, root: Path):
         self.root = root
         self.weights: str | None = None
+        self._channels: dict[str, int] = {}
 
     def use_weights_of(self, backbone: nn.Module) -> None:
         """Computes the hash of the backbone, once, and makes its subfolder."""
         if self.weights is None:
             # the weights do not contain strides and similar settings
-            structure = f"{backbone!r} {sorted(backbone.output_shape())}"
+            outputs = backbone.output_shape()
+            self._channels = {name: shape.channels for name, shape in outputs.items()}
+            structure = f"{backbone!r} {sorted(outputs)}"
             digest = hashlib.blake2b(structure.encode(), digest_size=16)
             for name, x in backbone.state_dict().items():
                 digest.update(f"{name} {tuple(x.shape)}".encode())
@@ -139,17 +143,21 @@ class _FeatureFiles:
             (self.root / self.weights).mkdir(parents=True, exist_ok=True)
 
     def read(self, key: bytes) -> dict[str, Tensor] | None:
-        """Returns the features of an image; None if there is no readable file."""
+        """Returns the features of an image; None if no file has outputs of the backbone."""
         try:
-            return torch.load(self._path(key), weights_only=True)
-        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError):
+            row = load_file(self._path(key))
+        except (OSError, SafetensorError):
             return None
+        fits = row.keys() == self._channels.keys() and all(
+            x.dtype == torch.float16 and x.dim() == 3 and len(x) == self._channels[name]
+            for name, x in row.items()
+        )
+        return row if fits else None
 
     def write(self, key: bytes, row: dict[str, Tensor]) -> None:
         partial = self._path(key).with_suffix(f".{os.getpid()}.partial")
-        # cloned, because saving a view would save the whole batch
-        torch.save({name: x.clone() for name, x in row.items()}, partial)
+        save_file({name: x.contiguous() for name, x in row.items()}, partial)
         partial.replace(self._path(key))
 
     def _path(self, key: bytes) -> Path:
-        return self.root / self.weights / f"{key.hex()}.pt"
+        return self.root / self.weights / f"{key.hex()}.safetensors"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
-import re
 from collections.abc import Sequence
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 from detectron2.checkpoint import DetectionCheckpointer
@@ -17,11 +16,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from flowdet.engine.hooks import average_of
 from flowdet.engine.trunks import PixelForm, Trunk, check_fit, expected_form, find_trunk
+from flowdet.engine.weight_files import last_checkpoint_name, read_weight_file
 
 _REINIT = "set MODEL.REINIT_CLASSES True to reinitialize their tensors, for fine-tuning"
-
-# entries of checkpoints of other programs that contain the state dict
-_STATE_DICTS = ("state_dict", "model_state_dict", "net", "weights")
 
 
 def is_torchvision_vit(state: dict) -> bool:
@@ -106,28 +103,20 @@ class FlowDetCheckpointer(DetectionCheckpointer):
             # detectron2 does not reset this after an error, and the next call would fail
             self._parsed_url_during_load = None
 
+    def get_checkpoint_file(self):
+        name = last_checkpoint_name(self.save_dir)
+        return os.path.join(self.save_dir, name) if name else ""
+
     def _load_file(self, filename):
-        try:
-            loaded = super()._load_file(filename)
-        except (
-            pickle.UnpicklingError,
-            EOFError,
-            LookupError,
-            RuntimeError,
-            TypeError,
-            # of pickle, for classes of programs that are not installed
-            ImportError,
-            AttributeError,
-        ) as error:
-            raise ValueError(f"{filename} {_unreadable(filename, error)}") from error
-        state = loaded["model"]
-        if not isinstance(state, dict):
-            raise ValueError(f"{filename} contains a {type(state).__name__}, not a state dict")
-        nested = [key for key in _STATE_DICTS if isinstance(state.get(key), dict)]
-        if nested:
-            state = loaded["model"] = state[nested[0]]
-        if is_torchvision_vit(state):
-            loaded["model"] = convert_torchvision_vit(state)
+        # not detectron2's method, which runs the code in pickles
+        loaded = read_weight_file(filename)
+        options = parse_qs(urlsplit(str(self._path)).query)
+        if options.pop("matching_heuristics", None) == ["True"]:
+            loaded["matching_heuristics"] = True
+        if options:
+            raise ValueError(f"{self._path}: a checkpoint has no option {min(options)!r}")
+        if is_torchvision_vit(loaded["model"]):
+            loaded["model"] = convert_torchvision_vit(loaded["model"])
         return loaded
 
     def _load_model(self, checkpoint):
@@ -293,24 +282,6 @@ class FlowDetCheckpointer(DetectionCheckpointer):
     def _class_prefixes(self) -> tuple[str, ...]:
         """The prefixes of the model's tensors whose shape depends on the number of classes."""
         return tuple(getattr(self.model, "class_tensors", ()))
-
-
-def _unreadable(filename: str, error: Exception) -> str:
-    """Says why a checkpoint cannot be read, and what to do."""
-    classes = re.search(r"Unsupported global: GLOBAL ([\w.]+)", str(error))
-    if classes or isinstance(error, (ImportError, AttributeError)):
-        reason = classes[1] if classes else error
-        return (
-            f"contains Python objects ({reason}), not only tensors: load it with the program that "
-            "wrote it, save its state dict with torch.save(model.state_dict(), FILE), and set "
-            "MODEL.WEIGHTS to that file"
-        )
-    hint = ""
-    if filename.endswith(".safetensors"):
-        hint = ': convert it with torch.save(safetensors.torch.load_file(FILE), "weights.pth")'
-    # only the first sentence: torch adds many lines of advice that does not apply
-    reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
-    return f"is not a readable checkpoint ({reason}){hint}"
 
 
 def _without_wrapper(state: dict, own_state: dict, own: Trunk | None) -> dict:

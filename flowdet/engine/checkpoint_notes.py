@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import itertools
 import logging
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 import yaml
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
-from fvcore.common.checkpoint import Checkpointer
-from torch import nn
 
 from flowdet.engine.category_ids import CategoryId
 from flowdet.engine.task_builders import task_of
+from flowdet.engine.weight_files import last_checkpoint_name, read_weight_file
 
 # a message lists at most this many class names
 MAX_LISTED = 8
@@ -47,11 +44,9 @@ def read_notes(path: str | Path) -> CheckpointNotes:
     """
     try:
         local = PathManager.get_local_path(str(path).split("?")[0])
-        content = torch.load(local, map_location="cpu", mmap=True, weights_only=True)
-    # the errors of torch for files that are not checkpoints, or that have the form before torch 1.6
-    except (OSError, EOFError, LookupError, RuntimeError, TypeError, pickle.UnpicklingError):
+        content = read_weight_file(local, lazy=True)
+    except (OSError, ValueError):
         return CheckpointNotes()
-    content = content if isinstance(content, dict) else {}
     iteration = content.get("iteration")
     return CheckpointNotes(
         list(content.get("class_names") or []),
@@ -89,9 +84,13 @@ def take_over_classes(cfg: CfgNode) -> None:
 
 
 def last_checkpoint(folder: str | Path) -> str:
-    """Returns the path of the last checkpoint of the run in a folder; "" if there is none."""
-    run = Checkpointer(nn.Identity(), str(folder))
-    return run.get_checkpoint_file() if run.has_checkpoint() else ""
+    """Returns the path of the last checkpoint of the run in a folder; "" if there is none.
+
+    Raises:
+        ValueError: see `last_checkpoint_name`.
+    """
+    name = last_checkpoint_name(folder)
+    return str(Path(folder) / name) if name else ""
 
 
 def run_notes(folder: str | Path) -> CheckpointNotes:

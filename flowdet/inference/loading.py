@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
 from flowdet.engine.task_builders import CLASSIFICATION, task_of
+from flowdet.engine.weight_files import last_checkpoint_name
 from flowdet.evaluation.block_agreement import block_agreement, check_has_blocks
 from flowdet.inference.classifier_predictor import ClassPredictor
 from flowdet.inference.download import fetch, is_url, run_urls
@@ -106,8 +107,7 @@ def _local_run_files(path: Path) -> tuple[Path, Path | None]:
 
 def _last_checkpoint(folder: Path) -> Path | None:
     """Returns the last checkpoint that a training wrote to its folder; None if there is none."""
-    note = folder / "last_checkpoint"
-    name = note.read_text().strip() if note.is_file() else "model_final.pth"
+    name = last_checkpoint_name(folder) or "model_final.pth"
     return folder / name if (folder / name).is_file() else None
 
 

@@ -4,6 +4,8 @@ import logging
 
 import pytest
 import torch
+from detectron2.layers import ShapeSpec
+from safetensors.torch import save_file
 from torch import nn
 
 from flowdet.detection.feature_cache import FeatureCache
@@ -20,7 +22,7 @@ class CountingBackbone(nn.Module):
         self.count = 0
 
     def output_shape(self):
-        return {"a": None, "b": None}
+        return {"a": ShapeSpec(channels=4), "b": ShapeSpec(channels=1)}
 
     def forward(self, x):
         self.count += len(x)
@@ -115,7 +117,7 @@ def test_a_folder_keeps_features_for_later_runs(images, tmp_path):
     assert_close(cache(again, images), CountingBackbone()(images))
     assert (first.count, again.count) == (4, 0)
     # the features that were read are in memory now
-    for file in tmp_path.rglob("*.pt"):
+    for file in tmp_path.rglob("*.safetensors"):
         file.unlink()
     assert_close(cache(again, images), CountingBackbone()(images))
     assert again.count == 0
@@ -139,14 +141,15 @@ def test_features_of_other_strides_and_outputs_are_separate(images, tmp_path):
     other.conv.stride = (4, 4)
     assert_close(FeatureCache(1.0, str(tmp_path))(other, images), other(images))
     more = CountingBackbone()
-    more.output_shape = lambda: {"a": None, "b": None, "c": None}
+    shapes = more.output_shape() | {"c": ShapeSpec(channels=1)}
+    more.output_shape = lambda: shapes
     FeatureCache(1.0, str(tmp_path))(more, images)
     assert more.count == 4
 
 
 def test_a_corrupt_file_is_replaced(images, tmp_path):
     FeatureCache(1.0, str(tmp_path))(CountingBackbone(), images)
-    files = sorted(tmp_path.rglob("*.pt"))
+    files = sorted(tmp_path.rglob("*.safetensors"))
     files[0].write_bytes(b"")
     files[1].write_bytes(files[1].read_bytes()[:100])
     again = CountingBackbone()
@@ -156,6 +159,24 @@ def test_a_corrupt_file_is_replaced(images, tmp_path):
     third = CountingBackbone()
     FeatureCache(1.0, str(tmp_path))(third, images)
     assert third.count == 0
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"a": torch.zeros(4, 7, 7).half()},
+        {"a": torch.zeros(4, 7, 7).half(), "b": torch.zeros(2, 16, 16).half()},
+        {"a": torch.zeros(4, 7, 7), "b": torch.zeros(1, 16, 16)},
+        {"a": torch.zeros(4).half(), "b": torch.zeros(1).half()},
+    ],
+)
+def test_a_file_with_other_features_is_replaced(images, tmp_path, row):
+    FeatureCache(1.0, str(tmp_path))(CountingBackbone(), images)
+    save_file(row, min(tmp_path.rglob("*.safetensors")))
+    again = CountingBackbone()
+    cache = FeatureCache(1.0, str(tmp_path))
+    assert_close(cache(again, images), CountingBackbone()(images))
+    assert again.count == 1
 
 
 def test_with_full_memory_the_folder_is_still_read(images, tmp_path):

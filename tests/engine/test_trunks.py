@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
+from safetensors.torch import save_file
 
 from flowdet.engine import FlowDetCheckpointer, WholeModelCheckpointer
 from flowdet.engine.trunks import find_trunk
@@ -307,11 +308,12 @@ def test_file_with_python_objects(tmp_path, content):
         load(resnet_detector(), save(tmp_path, content))
 
 
-def test_safetensors_file(tmp_path):
+def test_safetensors_file(tmp_path, donor, untouched):
     path = tmp_path / "model.safetensors"
-    path.write_bytes(b"\x40\0\0\0\0\0\0\0{}")
-    with pytest.raises(ValueError, match="not a readable checkpoint.*safetensors.torch.load_file"):
-        load(resnet_detector(), path)
+    save_file(FAMILIES["DETR"](trunk_of(donor)), path)
+    model = resnet_detector(seed=2)
+    load(model, path)
+    assert_trunk_only(model, donor, untouched)
 
 
 def test_state_dict_without_a_resnet():
