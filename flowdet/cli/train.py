@@ -3,11 +3,13 @@
     tools/train_net.py --config-file configs/digits_flow.yaml
     tools/train_net.py --config-file configs/voc_flow_r50.yaml --num-gpus 8 SOLVER.BASE_LR 2e-4
     tools/train_net.py --config-file configs/voc_flow_r50.yaml --data path/to/dataset
+    tools/train_net.py --config-file configs/digits_flow.yaml --num-gpus 2 MODEL.DEVICE cpu
     tools/train_net.py --config-file RUN/config.yaml --eval-only MODEL.WEIGHTS RUN/model_final.pth
 
 `--config-file` takes a path or the name of one of flowdet's configs. `--data` takes the folder of a
 dataset in the format of an annotation tool (docs/custom_datasets.md). `--resume` continues the run
 in OUTPUT_DIR from its last checkpoint. `KEY VALUE` pairs at the end override the config.
+`--num-gpus` is the number of processes per machine; with `MODEL.DEVICE cpu` they share the cores.
 """
 
 from __future__ import annotations
@@ -18,13 +20,18 @@ import os
 import sys
 from collections.abc import Callable
 
-import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from flowdet.cli.common import user_errors, with_program
+from flowdet.cli.processes import (
+    add_timeout_option,
+    check_processes,
+    is_process_error,
+    launch_processes,
+)
 from flowdet.engine import (
     Trainer,
     evaluate,
@@ -86,7 +93,7 @@ def hide_tracebacks_of_user_errors() -> None:
 
     def is_shown(record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        return not isinstance(error, RUN_ERRORS)
+        return not (isinstance(error, RUN_ERRORS) or is_process_error(error))
 
     for handler in logging.getLogger("detectron2").handlers:
         if getattr(handler, "stream", None) is sys.stdout:
@@ -183,6 +190,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="with --resume: continue although keys of the model or the optimizer have changed",
     )
+    add_timeout_option(parser)
     args = parser.parse_args(argv)
     late = [word for word in args.opts if word.startswith("--")]
     if late:
@@ -192,27 +200,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         args.opts = ["DATASETS.PATH", repr(args.data), *args.opts]
     if not args.config_file:
         parser.error("--config-file is missing, e.g. --config-file configs/digits_flow.yaml")
-    if args.num_gpus > torch.cuda.device_count() and torch.cuda.device_count() > 0:
-        parser.error(
-            f"--num-gpus is {args.num_gpus}, but {torch.cuda.device_count()} GPUs are visible"
-        )
-    if not torch.cuda.is_available():
-        if args.num_gpus > 1 or args.num_machines > 1:
-            parser.error("no GPU is visible: leave --num-gpus out to train on the CPU")
-        args.num_gpus = 0
+    check_processes(parser, args)
     return args
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
-    launch(
-        train,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    launch_processes(train, parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Hooks that change the training: seeds, idle gradients, moving average."""
+"""Hooks that change the training: seeds, moving average."""
 
 from __future__ import annotations
 
@@ -28,22 +28,6 @@ class SeedEveryIteration(HookBase):
         # hashed, so that runs with neighboring seeds do not share their noise
         sequence = np.random.SeedSequence([self.seed, self.trainer.iter, comm.get_rank()])
         seed_all_rng(int(sequence.generate_state(1)[0] % 2**31))
-
-
-class DropIdleGradients(HookBase):
-    """Removes the gradients of blocks that are not trained in an iteration (schedule `alternate`).
-
-    DistributedDataParallel gives them zeros, and an optimizer with momentum or weight decay would
-    still change their weights. Register the hook with the inner trainer, which calls
-    `after_backward`.
-    """
-
-    def after_backward(self):
-        model = getattr(self.trainer.model, "module", self.trainer.model)
-        for k, block in enumerate(model.flow.blocks):
-            if k not in model.local.active_blocks:
-                for parameter in block.parameters():
-                    parameter.grad = None
 
 
 def average_of(model: nn.Module, decay: float) -> AveragedModel:

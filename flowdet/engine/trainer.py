@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 import weakref
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine import (
+    AMPTrainer,
+    DefaultTrainer,
+    HookBase,
+    SimpleTrainer,
+    TrainerBase,
+    create_ddp_model,
+)
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 from fvcore.nn import parameter_count_table
 from PIL import Image
 from torch import nn
@@ -20,7 +29,6 @@ from flowdet.data.workers import worker_errors
 from flowdet.engine.checkpoint import FlowDetCheckpointer
 from flowdet.engine.checkpoint_notes import check_resumed_classes, last_checkpoint
 from flowdet.engine.hooks import (
-    DropIdleGradients,
     SeedEveryIteration,
     UpdateAverage,
     average_of,
@@ -34,7 +42,31 @@ MAX_SAMPLES = 50
 
 
 class Trainer(DefaultTrainer):
-    """Trains the `MODEL.META_ARCHITECTURE` of a resolved config."""
+    """Trains the `MODEL.META_ARCHITECTURE` of a resolved config, in one or more processes."""
+
+    def __init__(self, cfg: CfgNode):
+        # not DefaultTrainer's, whose DistributedDataParallel needs GPUs and waits for the gradient
+        # of every parameter
+        TrainerBase.__init__(self)
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        self.cfg, self.start_iter, self.max_iter = cfg, 0, cfg.SOLVER.MAX_ITER
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        loader = self.build_train_loader(cfg)
+        loop = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        self._trainer = loop(distributed_model(model), loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = FlowDetCheckpointer(
+            self.model,
+            cfg.OUTPUT_DIR,
+            reinit_classes=cfg.MODEL.REINIT_CLASSES,
+            class_names=cfg.MODEL.CLASS_NAMES,
+            category_ids=cfg.MODEL.CATEGORY_IDS,
+            trainer=weakref.proxy(self),
+        )
+        self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Like detectron2's method; a resumed run also continues with the next training images.
@@ -67,15 +99,6 @@ class Trainer(DefaultTrainer):
         return getattr(self, "_last_eval_results", None)
 
     def build_hooks(self):
-        # called at the end of DefaultTrainer.__init__: replaces detectron2's checkpointer
-        self.checkpointer = FlowDetCheckpointer(
-            self.model,
-            self.cfg.OUTPUT_DIR,
-            reinit_classes=self.cfg.MODEL.REINIT_CLASSES,
-            class_names=self.cfg.MODEL.CLASS_NAMES,
-            category_ids=self.cfg.MODEL.CATEGORY_IDS,
-            trainer=weakref.proxy(self),
-        )
         hooks = super().build_hooks()
         average = self._average()
         # before the writers, which come last
@@ -89,9 +112,6 @@ class Trainer(DefaultTrainer):
             self.test = lambda cfg, model: evaluate(cfg, model, average)
         if self.cfg.SEED >= 0:
             hooks.insert(0, SeedEveryIteration(self.cfg.SEED))
-        local = getattr(self._plain_model, "local", None)
-        if local is not None and local.schedule == "alternate" and comm.get_world_size() > 1:
-            self._trainer.register_hooks([DropIdleGradients()])
         return hooks
 
     @property
@@ -147,6 +167,25 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg, dataset_name, output_folder=None):
         return task_of(cfg).build_evaluator(cfg, dataset_name, output_folder)
+
+
+def distributed_model(model: nn.Module) -> nn.Module:
+    """Returns a model whose gradients are averaged over all processes; itself with one process.
+
+    A parameter that no process has used, such as those of a block that rests in schedule
+    `alternate`, gets no gradient, as in one process. (With zeros, an optimizer with momentum or
+    weight decay would change it.)
+    """
+    on_gpu = next(model.parameters()).is_cuda
+    with warnings.catch_warnings():
+        # `broadcast_buffers` has another name since torch 2.14
+        warnings.simplefilter("ignore", FutureWarning)
+        return create_ddp_model(
+            model,
+            broadcast_buffers=False,
+            find_unused_parameters=True,
+            **({} if on_gpu else {"device_ids": None}),
+        )
 
 
 def draw_previews(cfg: CfgNode, model: nn.Module) -> dict[str, Image.Image]:

@@ -9,12 +9,10 @@ import torch
 from torch import nn
 
 from flowdet.engine.hooks import (
-    DropIdleGradients,
     SeedEveryIteration,
     UpdateAverage,
     average_of,
 )
-from tests.detection.tiny import batch, tiny_model
 
 
 def test_random_numbers_depend_on_the_iteration_and_the_seed_only():
@@ -28,21 +26,6 @@ def test_random_numbers_depend_on_the_iteration_and_the_seed_only():
     assert draw(5) == first
     for other in (draw(6), draw(5, seed=4)):
         assert all(a != b for a, b in zip(first, other, strict=True))
-
-
-def test_blocks_that_are_not_trained_lose_their_gradients():
-    model = tiny_model(SCHEDULE="alternate", ITERS_PER_EPOCH=1)
-    sum(model(batch()).values()).backward()
-    for p in model.parameters():
-        # as DistributedDataParallel does
-        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-    hook = DropIdleGradients()
-    hook.trainer = SimpleNamespace(model=model)
-    hook.after_backward()
-    assert model.local.active_blocks == [0]
-    for name, p in model.named_parameters():
-        idle = name.startswith("flow.blocks.") and not name.startswith("flow.blocks.0.")
-        assert (p.grad is None) == idle, name
 
 
 def test_moving_average_by_hand():

@@ -1,0 +1,189 @@
+"""Runs a command in several processes with detectron2's `launch`, and explains how they end.
+
+On GPUs each process has one. With `MODEL.DEVICE cpu` the processes share the cores and communicate
+with gloo.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+from detectron2.engine import launch
+from detectron2.utils import comm
+from torch import distributed
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+
+from flowdet.cli.common import user_errors
+from flowdet.engine import load_config
+
+# A function that each process calls with the options of the command.
+Main = Callable[[argparse.Namespace], object]
+
+# The errors of gloo are RuntimeErrors without a type of their own.
+_COLLECTIVE_ERRORS = (
+    "gloo/transport",
+    "pair closure",
+    "Connection closed by peer",
+    "Timed out waiting",
+)
+
+
+def add_timeout_option(parser: argparse.ArgumentParser) -> None:
+    """Adds `--timeout` to the options of a command that calls `launch_processes`."""
+    parser.add_argument(
+        "--timeout",
+        type=_minutes,
+        default=10.0,
+        metavar="MINUTES",
+        help="with several processes: end all of them if one does not answer for this long "
+        "(default: 10); the others wait while the first one computes the metrics of an evaluation",
+    )
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+        timedelta(minutes=minutes)
+    except (ValueError, OverflowError):
+        minutes = 0.0
+    if not minutes > 0:
+        raise argparse.ArgumentTypeError(f"must be a number of minutes above 0, got {text!r}")
+    return minutes
+
+
+def check_processes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends the program if the config's device cannot run `--num-gpus` processes.
+
+    Sets `args.on_cpu`: whether several processes share the cores of this machine.
+    """
+    args.on_cpu = False
+    if args.num_gpus < 0 or args.num_machines < 1:
+        parser.error("--num-gpus must not be negative, and --num-machines must be at least 1")
+    if not args.num_gpus and args.num_machines > 1:
+        parser.error("--num-gpus is the number of processes per machine: it must be at least 1")
+    if args.num_gpus * args.num_machines <= 1:
+        return
+    with user_errors():
+        args.on_cpu = load_config(args.config_file, args.opts).MODEL.DEVICE == "cpu"
+    visible = torch.cuda.device_count()
+    if args.num_gpus > visible and not args.on_cpu:
+        count = f"{visible} GPUs are" if visible else "no GPU is"
+        parser.error(
+            f"--num-gpus is {args.num_gpus}, but {count} visible: with MODEL.DEVICE cpu it is the "
+            "number of processes on the CPU"
+        )
+
+
+def launch_processes(
+    main: Callable[[argparse.Namespace], object], args: argparse.Namespace
+) -> None:
+    """Calls `main(args)` in `--num-gpus` processes on each of `--num-machines` machines.
+
+    If a process ends with an error or is killed, the others are ended too, and so is the program,
+    with the message of the first error. A process that does not answer counts as ended after
+    `--timeout`. Sets environment variables, which the processes read when they start.
+
+    Args:
+        main: a function at the top level of a module. `comm.get_rank()` is its process.
+        args: detectron2's flags, those of `add_timeout_option`, and `on_cpu`.
+    """
+    if args.num_gpus * args.num_machines <= 1:
+        main(args)
+        return
+    if args.on_cpu:
+        # detectron2 takes NCCL if a GPU is visible
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        threads = max(1, torch.get_num_threads() // args.num_gpus)
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    # no advice to turn the search for unused parameters off, see `distributed_model`
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # `_how_it_ended` says it
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+    ends = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    try:
+        launch(
+            _run_process,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(main, args, ends),
+            timeout=timedelta(minutes=args.timeout),
+        )
+    except (ProcessExitedException, ProcessRaisedException) as error:
+        # a process reports its error before it ends, and the others fail after that
+        sys.exit(_how_it_ended(error) if ends.empty() else ends.get())
+
+
+def _run_process(main: Main, args: argparse.Namespace, ends) -> None:
+    """Calls `main(args)` in a process of `launch`; puts how it ended into a queue.
+
+    The parent process prints this, so that an error that all processes have is printed once.
+    """
+    try:
+        with user_errors((ConnectionError,)), process_errors(args.timeout):
+            _use_timeout_everywhere(timedelta(minutes=args.timeout))
+            main(args)
+    except SystemExit as end:
+        if end.code:
+            ends.put(end.code)
+            sys.exit(end.code if isinstance(end.code, int) else 1)
+    except Exception:
+        ends.put(traceback.format_exc())
+        raise
+
+
+def _use_timeout_everywhere(timeout: timedelta) -> None:
+    """Sets the timeout of the gloo group with which detectron2 gathers results of GPU processes."""
+    if distributed.get_backend() == "nccl":
+        # public since torch 2.14
+        set_timeout = (
+            getattr(distributed, "set_timeout", None)
+            or distributed.distributed_c10d._set_pg_timeout
+        )
+        set_timeout(timeout, comm._get_global_gloo_group())
+
+
+@contextmanager
+def process_errors(minutes: float) -> Iterator[None]:
+    """Replaces the error of a process that waited for another one by an error of one line.
+
+    Args:
+        minutes: `--timeout`.
+
+    Raises:
+        ConnectionError: another process has ended, or did not answer within the timeout.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_process_error(error):
+            raise
+        reason = str(error).splitlines()[0].split(" This is typically")[0]
+        raise ConnectionError(
+            f"another process has ended, or did not answer for {minutes:g} minutes (--timeout): "
+            f"{reason}"
+        ) from error
+
+
+def is_process_error(error: BaseException | None) -> bool:
+    """Returns whether an error says that another process has ended or does not answer."""
+    if isinstance(error, distributed.DistError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(part in text for part in _COLLECTIVE_ERRORS)
+
+
+def _how_it_ended(error: ProcessExitedException | ProcessRaisedException) -> str:
+    """Says which process was ended from outside."""
+    how = getattr(error, "signal_name", None) or f"exit code {getattr(error, 'exit_code', 1)}"
+    memory = ", often because memory ran out" if how == "SIGKILL" else ""
+    return f"error: process {error.error_index} ended with {how}{memory}; all others were stopped"
