@@ -41,7 +41,8 @@ from flowdet.engine import (
     resolve_config,
 )
 from flowdet.engine.checkpoint import check_weights_exist
-from flowdet.engine.checkpoint_notes import last_checkpoint, read_notes
+from flowdet.engine.checkpoint_files import newest_checkpoint
+from flowdet.engine.checkpoint_notes import read_notes
 from flowdet.engine.config_files import config_path
 from flowdet.engine.dataset_findings import log_dataset_remarks, save_findings
 from flowdet.engine.resumed_keys import check_resumed_keys
@@ -51,7 +52,7 @@ from flowdet.reporting.results import program_name, result_rows, typed_command, 
 from flowdet.reporting.runs import set_metrics_aside
 
 # errors in a training that are due to the user's files
-RUN_ERRORS = (OSError, ValueError)
+RUN_ERRORS = (OSError, ValueError, FloatingPointError)
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -131,7 +132,7 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], dict | None]
     if comm.is_main_process() and task_of(cfg) is DETECTION:
         log_dataset_remarks(cfg)
         save_findings(cfg, cfg.OUTPUT_DIR)
-    if comm.is_main_process() and not (args.resume and last_checkpoint(args.run_dir)):
+    if comm.is_main_process() and not (args.resume and newest_checkpoint(args.run_dir)):
         set_metrics_aside(cfg.OUTPUT_DIR)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
@@ -140,7 +141,7 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], dict | None]
 
 def weights_to_evaluate(cfg: CfgNode, args: argparse.Namespace) -> str:
     """With `--resume` the last checkpoint of the run, if it has one; otherwise `MODEL.WEIGHTS`."""
-    return (last_checkpoint(args.run_dir) if args.resume else "") or cfg.MODEL.WEIGHTS
+    return (newest_checkpoint(args.run_dir) if args.resume else "") or cfg.MODEL.WEIGHTS
 
 
 def save_results(cfg: CfgNode, args: argparse.Namespace, results: dict) -> None:

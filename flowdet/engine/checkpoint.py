@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -14,9 +15,10 @@ from detectron2.config import CfgNode
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from flowdet.engine.checkpoint_files import checksum_problem, newest_checkpoint, write_checkpoint
 from flowdet.engine.hooks import average_of
 from flowdet.engine.trunks import PixelForm, Trunk, check_fit, expected_form, find_trunk
-from flowdet.engine.weight_files import last_checkpoint_name, read_weight_file
+from flowdet.engine.weight_files import read_weight_file
 
 _REINIT = "set MODEL.REINIT_CLASSES True to reinitialize their tensors, for fine-tuning"
 
@@ -47,7 +49,9 @@ def check_weights_exist(path: str) -> None:
 class FlowDetCheckpointer(DetectionCheckpointer):
     """detectron2's checkpointer, which also loads the ResNets in checkpoints of other models.
 
-    These are the ResNets of torchvision, timm, DETR, MMDetection and detectron2's detectors, and
+    It writes a checkpoint as a whole or not at all, and never one with weights that are not finite.
+
+    Other models are those of torchvision, timm, DETR, MMDetection and detectron2's detectors, and
     torchvision's ViTs. It checks the shapes of the tensors, and the class names.
 
     Args:
@@ -84,8 +88,27 @@ class FlowDetCheckpointer(DetectionCheckpointer):
         self._category_ids = list(category_ids)
 
     def save(self, name, **kwargs):
+        """Like detectron2's method, but a stop or a full disk leaves no partial file.
+
+        Raises:
+            FloatingPointError, OSError: see `write_checkpoint`.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
         notes = {"class_names": self._class_names, "category_ids": self._category_ids}
-        super().save(name, **{key: x for key, x in notes.items() if x}, **kwargs)
+        content = {"model": self.model.state_dict()}
+        content |= {key: x.state_dict() for key, x in self.checkpointables.items()}
+        content |= {key: x for key, x in notes.items() if x} | kwargs
+        path = Path(self.save_dir, f"{name}.pth")
+        self.logger.info("Saving checkpoint to %s", path)
+        write_checkpoint(path, content)
+
+    def has_checkpoint(self):
+        return bool(self.get_checkpoint_file())
+
+    def get_checkpoint_file(self):
+        """Returns the newest undamaged checkpoint, see `newest_checkpoint`; "" without any."""
+        return newest_checkpoint(self.save_dir) if self.save_dir else ""
 
     def load(self, path, *args, **kwargs):
         self._path = path
@@ -103,13 +126,13 @@ class FlowDetCheckpointer(DetectionCheckpointer):
             # detectron2 does not reset this after an error, and the next call would fail
             self._parsed_url_during_load = None
 
-    def get_checkpoint_file(self):
-        name = last_checkpoint_name(self.save_dir)
-        return os.path.join(self.save_dir, name) if name else ""
-
     def _load_file(self, filename):
         # not detectron2's method, which runs the code in pickles
         loaded = read_weight_file(filename)
+        # other programs may leave the checksums out, so this is no error
+        problem = checksum_problem(filename)
+        if problem:
+            self.logger.warning("%s %s: its numbers may be wrong", filename, problem)
         options = parse_qs(urlsplit(str(self._path)).query)
         if options.pop("matching_heuristics", None) == ["True"]:
             loaded["matching_heuristics"] = True

@@ -13,8 +13,9 @@ from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
 from flowdet.engine.category_ids import CategoryId
+from flowdet.engine.checkpoint_files import newest_checkpoint
 from flowdet.engine.task_builders import task_of
-from flowdet.engine.weight_files import last_checkpoint_name, read_weight_file
+from flowdet.engine.weight_files import read_weight_file
 
 # a message lists at most this many class names
 MAX_LISTED = 8
@@ -83,22 +84,12 @@ def take_over_classes(cfg: CfgNode) -> None:
         cfg.MODEL.CATEGORY_IDS = notes.category_ids
 
 
-def last_checkpoint(folder: str | Path) -> str:
-    """Returns the path of the last checkpoint of the run in a folder; "" if there is none.
-
-    Raises:
-        ValueError: see `last_checkpoint_name`.
-    """
-    name = last_checkpoint_name(folder)
-    return str(Path(folder) / name) if name else ""
-
-
 def run_notes(folder: str | Path) -> CheckpointNotes:
     """Returns the notes of the run that `--resume` continues; empty if there is no checkpoint.
 
     The class names of a run whose checkpoints lack them come from its config.yaml.
     """
-    path = last_checkpoint(folder)
+    path = newest_checkpoint(folder)
     notes = read_notes(path) if path else CheckpointNotes()
     if path and not notes.class_names:
         return CheckpointNotes(_config_classes(folder), [], notes.iteration)
@@ -128,7 +119,7 @@ def check_resumed_split(cfg: CfgNode) -> None:
     Raises:
         ValueError: a key that selects them has another value than in the config.yaml of the run.
     """
-    if not last_checkpoint(cfg.OUTPUT_DIR):
+    if not newest_checkpoint(cfg.OUTPUT_DIR):
         return
     trained = run_config(cfg.OUTPUT_DIR).get("DATASETS") or {}
     for key in ("HOLD_OUT", "HOLD_OUT_SEED"):
@@ -154,7 +145,7 @@ def check_resumed_classes(folder: str | Path, class_names: Sequence[str]) -> Non
     if not trained or trained == list(class_names):
         return
     final = Path(folder) / "model_final.pth"
-    weights = final if final.is_file() else last_checkpoint(folder)
+    weights = final if final.is_file() else newest_checkpoint(folder)
     difference = _hint(trained, class_names, "the run", "the dataset")
     raise ValueError(
         f"--resume cannot change the classes: OUTPUT_DIR {folder} has a run with "

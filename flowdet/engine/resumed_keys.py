@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from flowdet.engine.checkpoint_notes import last_checkpoint, run_config
+from flowdet.engine.checkpoint_files import newest_checkpoint
+from flowdet.engine.checkpoint_notes import run_config
 from flowdet.engine.config_types import as_lists, flat_items
 from flowdet.engine.model_nodes import unread_nodes
 
@@ -40,7 +41,7 @@ def check_resumed_keys(cfg: CfgNode) -> None:
     Raises:
         ValueError: a key differs that the trained weights or the state of the optimizer depend on.
     """
-    checkpoint = last_checkpoint(cfg.OUTPUT_DIR)
+    checkpoint = newest_checkpoint(cfg.OUTPUT_DIR)
     if not checkpoint:
         return
     recorded, unread = run_config(cfg.OUTPUT_DIR), unread_nodes(cfg)

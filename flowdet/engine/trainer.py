@@ -27,7 +27,12 @@ from torch.optim.swa_utils import AveragedModel
 
 from flowdet.data.workers import worker_errors
 from flowdet.engine.checkpoint import FlowDetCheckpointer
-from flowdet.engine.checkpoint_notes import check_resumed_classes, last_checkpoint
+from flowdet.engine.checkpoint_files import (
+    complete_final,
+    newest_checkpoint,
+    remove_partial_files,
+)
+from flowdet.engine.checkpoint_notes import check_resumed_classes
 from flowdet.engine.hooks import (
     SeedEveryIteration,
     UpdateAverage,
@@ -83,10 +88,14 @@ class Trainer(DefaultTrainer):
             if "parameter group" not in str(error):
                 raise
             raise ValueError(
-                f"--resume: the optimizer's state in {last_checkpoint(self.cfg.OUTPUT_DIR)} does "
+                f"--resume: the optimizer's state in {newest_checkpoint(self.cfg.OUTPUT_DIR)} does "
                 "not fit the parameters of the model: set the keys of the config as they were, or "
                 "start anew in another OUTPUT_DIR with MODEL.WEIGHTS"
             ) from error
+        if comm.is_main_process():
+            remove_partial_files(self.cfg.OUTPUT_DIR)
+            if 0 < self.max_iter <= self.start_iter:
+                complete_final(self.cfg.OUTPUT_DIR, newest_checkpoint(self.cfg.OUTPUT_DIR))
         if self.start_iter > 0:
             self._trainer.reset_data_loader(
                 lambda: task_of(self.cfg).build_train_loader(self.cfg, self.start_iter)

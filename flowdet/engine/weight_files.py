@@ -83,7 +83,7 @@ def last_checkpoint_name(folder: str | Path) -> str:
             name = file.read(1024).decode("utf-8", "replace").strip()
     except OSError:
         return ""
-    if not re.fullmatch(r"[^/\\\0\n]{1,255}", name) or name in (".", ".."):
+    if name and not re.fullmatch(r"[^/\\\0\n]{1,255}", name) or name in (".", ".."):
         raise ValueError(
             f"{note} contains {name[:80]!r}, not the name of a file in its folder: write the name "
             "of a checkpoint into it, such as model_final.pth, or delete it"

@@ -9,8 +9,8 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
+from flowdet.engine.checkpoint_files import newest_checkpoint
 from flowdet.engine.task_builders import CLASSIFICATION, task_of
-from flowdet.engine.weight_files import last_checkpoint_name
 from flowdet.evaluation.block_agreement import block_agreement, check_has_blocks
 from flowdet.inference.classifier_predictor import ClassPredictor
 from flowdet.inference.download import fetch, is_url, run_urls
@@ -85,17 +85,17 @@ def _run_files(source: str | Path, weights: str | Path | None) -> tuple[Path, st
     return config, str(fetch(checkpoint)) if is_url(checkpoint) else checkpoint or None
 
 
-def _local_run_files(path: Path) -> tuple[Path, Path | None]:
-    """Finds the config and, if it exists, the checkpoint for a run folder, config or checkpoint."""
+def _local_run_files(path: Path) -> tuple[Path, str | Path]:
+    """Finds the config and the checkpoint ("" for none) for a run folder, config or checkpoint."""
     if path.is_dir():
         config = path / "config.yaml"
         if not config.is_file():
             raise FileNotFoundError(f"folder {path} has no config.yaml: give the folder of a run")
-        return config, _last_checkpoint(path)
+        return config, newest_checkpoint(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no run, config or checkpoint {str(path)!r}")
     if path.suffix in (".yaml", ".yml"):
-        return path, _last_checkpoint(path.parent)
+        return path, newest_checkpoint(path.parent)
     config = path.with_name("config.yaml")
     if not config.is_file():
         raise FileNotFoundError(
@@ -103,12 +103,6 @@ def _local_run_files(path: Path) -> tuple[Path, Path | None]:
             f"weights={str(path)!r}"
         )
     return config, path
-
-
-def _last_checkpoint(folder: Path) -> Path | None:
-    """Returns the last checkpoint that a training wrote to its folder; None if there is none."""
-    name = last_checkpoint_name(folder) or "model_final.pth"
-    return folder / name if (folder / name).is_file() else None
 
 
 class Detector:

@@ -9,11 +9,11 @@ from flowdet.engine import (
     WholeModelCheckpointer,
     resolve_config,
 )
+from flowdet.engine.checkpoint_files import newest_checkpoint
 from flowdet.engine.checkpoint_notes import (
     CheckpointNotes,
     check_resumed_classes,
     check_resumed_split,
-    last_checkpoint,
     read_notes,
     run_notes,
 )
@@ -35,7 +35,7 @@ def test_notes_of_a_training(tmp_path):
     expected = CheckpointNotes(["cat", "dog"], [4, "x"], 7)
     assert read_notes(tmp_path / "model_final.pth") == expected
     assert run_notes(tmp_path) == expected
-    assert last_checkpoint(tmp_path) == str(tmp_path / "model_final.pth")
+    assert newest_checkpoint(tmp_path) == str(tmp_path / "model_final.pth")
 
 
 @pytest.mark.parametrize("content", [b"", b"text", {"model": {}}, [1, 2]])
@@ -50,7 +50,7 @@ def test_other_files_have_no_notes(tmp_path, content):
 
 
 def test_a_folder_without_a_run_has_no_notes(tmp_path):
-    assert last_checkpoint(tmp_path) == "" and run_notes(tmp_path) == CheckpointNotes()
+    assert newest_checkpoint(tmp_path) == "" and run_notes(tmp_path) == CheckpointNotes()
     check_resumed_classes(tmp_path, ["any"])
 
 

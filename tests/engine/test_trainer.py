@@ -8,7 +8,7 @@ import torch
 
 from flowdet.engine import Trainer, resolve_config
 from tests.detection.tiny import tiny_cfg
-from tests.engine.runs import assert_resumes_exactly, train
+from tests.engine.runs import assert_resumes_exactly, final_checkpoint, train
 
 NAMES = ("cat", "dog", "owl")
 IMAGES = {
@@ -104,3 +104,22 @@ def test_missing_weights_are_an_error(cfg, tmp_path):
     cfg.MODEL.WEIGHTS = str(tmp_path / "nothing.pth")
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         Trainer(cfg).resume_or_load(resume=False)
+
+
+def test_a_finished_run_with_a_broken_final_model_writes_it_anew(cfg, tmp_path):
+    cfg.TEST.EVAL_PERIOD = 0
+    train(cfg, tmp_path)
+    final, expected = tmp_path / "model_final.pth", final_checkpoint(tmp_path)["model"]
+    # with another checkpoint of the last iteration, and with an earlier one that training goes on
+    # from
+    for deleted, start in ((), 6), (("model_0000005.pth",), 3):
+        final.write_bytes(final.read_bytes()[:1000])
+        for name in deleted:
+            (tmp_path / name).unlink()
+        trainer = train(cfg, tmp_path, resume=True)
+        assert trainer.start_iter == start
+        assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+        checkpoint = final_checkpoint(tmp_path)
+        assert checkpoint["iteration"] == 5
+        for name, tensor in expected.items():
+            assert torch.equal(tensor, checkpoint["model"][name]), name

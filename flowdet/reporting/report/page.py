@@ -9,10 +9,9 @@ from typing import TypeVar
 
 from detectron2.config import CfgNode
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from torch import nn
 
 import flowdet
-from flowdet.engine import FlowDetCheckpointer
+from flowdet.engine.checkpoint_files import newest_checkpoint
 from flowdet.engine.dataset_findings import read_findings
 from flowdet.engine.resolve import resolve_model
 from flowdet.engine.task_builders import CLASSIFICATION, task_of
@@ -113,17 +112,17 @@ def _content(folder: Path, cfg: CfgNode, images: int) -> dict:
 
 def _gallery(folder: Path, cfg: CfgNode, images: int) -> tuple[Gallery | None, str]:
     """Returns the best and the worst images, and the sentence that the page shows without them."""
-    run = FlowDetCheckpointer(nn.Identity(), str(folder))
+    checkpoint = _or_none(lambda: newest_checkpoint(folder))
     if not images:
         return None, "This report was written without images."
     if not cfg.DATASETS.TEST:
         return None, "The config has no test dataset."
-    if not run.has_checkpoint():
+    if checkpoint == "":
         return None, "There is no checkpoint yet, so no image can be evaluated."
     if not is_annotated(cfg.DATASETS.TEST[0]):
         return None, "The test images have no annotations."
     make = classification_gallery if task_of(cfg) is CLASSIFICATION else detection_gallery
-    gallery = _or_none(lambda: make(cfg, run.get_checkpoint_file(), images))
+    gallery = _or_none(lambda: make(cfg, checkpoint, images)) if checkpoint else None
     return gallery, "The test images or the checkpoint cannot be read."
 
 

@@ -1,0 +1,107 @@
+"""Writes files that are complete or not there, also after a crash or on a full disk."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+# the end of the name of a file that is being written
+PARTIAL = ".partial"
+_MIB = 2**20
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def write_atomically(
+    path: str | Path, write: Callable[[BinaryIO], object], size: int | None = None
+) -> Path:
+    """Writes a file under a temporary name, flushes it to the disk and renames it.
+
+    If the process is killed, an existing file stays as it is. What is left of the temporary file is
+    overwritten by the next call.
+
+    Args:
+        path: path of the file. Its folder must exist.
+        write: writes the content to an open binary file.
+        size: bytes that the file needs, for the message if the disk is full.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        OSError: the file cannot be written. The message has the path and, on a full disk, the
+            space that is needed and the space that is free.
+    """
+    path = Path(path)
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        with disk_errors(path, size):
+            with open(partial, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+            _flush_folder(path.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return path
+
+
+@contextlib.contextmanager
+def disk_errors(path: str | Path, size: int | None = None) -> Iterator[None]:
+    """Replaces the errors of writing a file by an OSError whose one line has its path.
+
+    Args:
+        path: path of the file.
+        size: bytes that the file needs; None if that is not known.
+
+    Raises:
+        OSError: an error in the block. It has the `errno` of the first OSError.
+    """
+    try:
+        yield
+    # torch raises RuntimeError if its writer cannot write
+    except (OSError, RuntimeError) as error:
+        first = _first_os_error(error)
+        if first is None:
+            raise
+        if first.errno in _FULL:
+            folder = Path(path).parent
+            reason = f"the disk of {folder} is full"
+            if size is not None:
+                free = shutil.disk_usage(folder).free
+                reason += f": the file needs {_mib(size)}, and {_mib(free)} are free"
+            reason += ". Delete files, or set OUTPUT_DIR to a folder on another disk"
+        else:
+            reason = first.strerror or str(first)
+        raised = OSError(f"{path} cannot be written: {reason}")
+        raised.errno = first.errno
+        raise raised from error
+
+
+def _first_os_error(error: BaseException | None) -> OSError | None:
+    """Returns the first OSError in the chain that led to an error; None if there is none."""
+    first = None
+    while error is not None:
+        first = error if isinstance(error, OSError) else first
+        error = error.__cause__ or error.__context__
+    return first
+
+
+def _flush_folder(folder: Path) -> None:
+    """Flushes a renamed name to the disk; only POSIX systems can open a folder."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _mib(size: int) -> str:
+    return f"{size / _MIB:.1f} MiB"
