@@ -45,11 +45,11 @@ from flowdet.engine.checkpoint_files import newest_checkpoint
 from flowdet.engine.checkpoint_notes import read_notes
 from flowdet.engine.config_files import config_path
 from flowdet.engine.dataset_findings import log_dataset_remarks, save_findings
+from flowdet.engine.earlier_run import set_earlier_run_aside
 from flowdet.engine.resumed_keys import check_resumed_keys
 from flowdet.engine.task_builders import DETECTION, task_of
 from flowdet.reporting.report import write_report
 from flowdet.reporting.results import program_name, result_rows, typed_command, write_results
-from flowdet.reporting.runs import set_metrics_aside
 
 # errors in a training that are due to the user's files
 RUN_ERRORS = (OSError, ValueError, FloatingPointError)
@@ -71,6 +71,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if is_resumed and not args.override:
         # before the config.yaml of the run is written again
         check_resumed_keys(cfg)
+    if not args.eval_only and not (args.resume and newest_checkpoint(cfg.OUTPUT_DIR)):
+        set_earlier_run_aside(cfg)
     cfg.freeze()
     # default_setup logs the config file, so it needs a path even if a name was given
     default_setup(cfg, argparse.Namespace(**vars(args) | {"config_file": path}))
@@ -132,8 +134,6 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], dict | None]
     if comm.is_main_process() and task_of(cfg) is DETECTION:
         log_dataset_remarks(cfg)
         save_findings(cfg, cfg.OUTPUT_DIR)
-    if comm.is_main_process() and not (args.resume and newest_checkpoint(args.run_dir)):
-        set_metrics_aside(cfg.OUTPUT_DIR)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 from collections.abc import Sequence
@@ -75,22 +74,6 @@ def read_metrics(folder: str | Path, warn: bool = True) -> list[dict]:
             "%s: skipped %d unreadable lines, the first is line %d", path, len(broken), broken[0]
         )
     return [records[iteration] for iteration in sorted(records)]
-
-
-def set_metrics_aside(folder: str | Path) -> Path | None:
-    """Renames the `metrics.json` of an earlier training in the folder to `metrics_<n>.json`.
-
-    Otherwise detectron2 would append to the existing file, and iterations of a longer earlier
-    training would look like iterations of the new training.
-
-    Returns:
-        The new path; None if the folder has no `metrics.json`.
-    """
-    path = Path(folder) / "metrics.json"
-    if not path.is_file():
-        return None
-    names = (path.with_name(f"metrics_{number}.json") for number in itertools.count(1))
-    return path.rename(next(name for name in names if not name.exists()))
 
 
 def _parse(line: str) -> dict | None:

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from flowdet.engine.checkpoint_files import newest_checkpoint
 from flowdet.reporting.runs import read_metrics
 from tests.cli.commands import FOUR_IMAGES, NO_REPORT, SMALL, SMALL_VIT
 from tests.cli.conftest import ROOT
@@ -46,8 +47,10 @@ def test_train_resume_evaluate_and_report_a_detector(run, tmp_path):
     status, output = train(run, tmp_path, "SOLVER.MAX_ITER", 1, *NO_REPORT)
     assert status == 0, output
     assert read_metrics(tmp_path)[-1]["iteration"] == 1
-    (tmp_path / "metrics_1.json").rename(tmp_path / "metrics.json")
-    assert read_metrics(tmp_path) == before
+    earlier = tmp_path / "earlier_1"
+    assert read_metrics(earlier) == before
+    assert newest_checkpoint(earlier) == str(earlier / "model_final.pth")
+    assert "MAX_ITER: 3" in (earlier / "config.yaml").read_text()
 
     report = ("tools/report.py", "--run", tmp_path, "--output", tmp_path / "new" / "page.html")
     status, output = run(*report, "--images", 1)

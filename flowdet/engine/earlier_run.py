@@ -1,0 +1,64 @@
+"""Moves the files of an earlier training out of the way of a new one in the same folder."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import shutil
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+# the checkpoints first: without them, --resume does not continue the earlier training
+_CHECKPOINTS = ("last_checkpoint", "model_*.pth")
+_FILES = ("metrics.json", "results.json", "report.html")
+
+
+def set_earlier_run_aside(cfg: CfgNode) -> Path | None:
+    """Moves the files of an earlier training in `OUTPUT_DIR` to its subfolder `earlier_<n>`.
+
+    Otherwise a new training that stops before its first checkpoint would be resumed from the
+    earlier training, and detectron2 would append to its metrics. Call it in every process.
+
+    Args:
+        cfg: the config of the new training. If `MODEL.WEIGHTS` is one of the files, it gets the new
+            path.
+
+    Returns:
+        The subfolder; None if the folder has neither checkpoints nor metrics.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    moved = comm.all_gather(_move(folder) if comm.is_main_process() else None)[0]
+    if moved is None:
+        return None
+    weights = Path(cfg.MODEL.WEIGHTS)
+    if cfg.MODEL.WEIGHTS and weights.parent.resolve() == folder.resolve():
+        new = moved / weights.name
+        # a query such as ?matching_heuristics=True stays
+        if Path(str(new).split("?")[0]).is_file():
+            cfg.MODEL.WEIGHTS = str(new)
+    return moved
+
+
+def _move(folder: Path) -> Path | None:
+    checkpoints, files = (
+        [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+        for patterns in (_CHECKPOINTS, _FILES)
+    )
+    if not checkpoints and not (folder / "metrics.json").is_file():
+        return None
+    names = (folder / f"earlier_{number}" for number in itertools.count(1))
+    target = next(name for name in names if not name.exists())
+    target.mkdir()
+    for path in [*checkpoints, *files]:
+        path.rename(target / path.name)
+    # stays too: it may be the config file of the new training, which overwrites it
+    if (folder / "config.yaml").is_file():
+        shutil.copy2(folder / "config.yaml", target)
+    logging.getLogger(__name__).info(
+        "The checkpoints, metrics and config of an earlier training in %s are now in %s",
+        folder,
+        target,
+    )
+    return target
