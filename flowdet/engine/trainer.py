@@ -17,8 +17,10 @@ from detectron2.engine import (
     TrainerBase,
     create_ddp_model,
 )
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 from fvcore.nn import parameter_count_table
 from PIL import Image
@@ -33,12 +35,18 @@ from flowdet.engine.checkpoint_files import (
     remove_partial_files,
 )
 from flowdet.engine.checkpoint_notes import check_resumed_classes
+from flowdet.engine.evaluation_hooks import (
+    Evaluation,
+    WriteAfterEvaluation,
+    WriteBeforeCheckpoint,
+)
 from flowdet.engine.hooks import (
     SeedEveryIteration,
     UpdateAverage,
     average_of,
 )
 from flowdet.engine.logging_hooks import LogCost, LogLearningRates, LogPreviews
+from flowdet.engine.metrics_file import METRICS, MetricsWriter, cut_metrics
 from flowdet.engine.optimizer import build_optimizer
 from flowdet.engine.task_builders import task_of
 
@@ -57,6 +65,8 @@ class Trainer(DefaultTrainer):
             setup_logger()
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg, self.start_iter, self.max_iter = cfg, 0, cfg.SOLVER.MAX_ITER
+        # the number of iterations that are done
+        self._done = 0
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
@@ -96,6 +106,9 @@ class Trainer(DefaultTrainer):
             remove_partial_files(self.cfg.OUTPUT_DIR)
             if 0 < self.max_iter <= self.start_iter:
                 complete_final(self.cfg.OUTPUT_DIR, newest_checkpoint(self.cfg.OUTPUT_DIR))
+            if self.start_iter > 0:
+                cut_metrics(self.cfg.OUTPUT_DIR, self.start_iter, self.max_iter)
+        self._done = self.start_iter
         if self.start_iter > 0:
             self._trainer.reset_data_loader(
                 lambda: task_of(self.cfg).build_train_loader(self.cfg, self.start_iter)
@@ -107,21 +120,58 @@ class Trainer(DefaultTrainer):
             super().train()
         return getattr(self, "_last_eval_results", None)
 
+    def after_train(self):
+        # with no iteration left, detectron2 counts one
+        self.iter = min(self.iter, max(self.start_iter, self.max_iter))
+        if self._done < self.max_iter:
+            # detectron2 would also evaluate after an error in the last iteration
+            for hook in self._hooks:
+                if isinstance(hook, EvalHook):
+                    hook._eval_after_train = False
+        super().after_train()
+
+    def after_step(self):
+        super().after_step()
+        self._done = self.iter + 1
+
     def build_hooks(self):
-        hooks = super().build_hooks()
-        average = self._average()
-        # before the writers, which come last
-        index = len(hooks) - comm.is_main_process()
-        hooks[index:index] = self._logging_hooks(average)
+        cfg, average = self.cfg, self._average()
         if average is not None:
             self.checkpointer.add_checkpointable("ema", average)
-            # before the hooks that save and evaluate it
-            hooks.insert(0, UpdateAverage(average))
-            # called by detectron2's evaluation hook
-            self.test = lambda cfg, model: evaluate(cfg, model, average)
-        if self.cfg.SEED >= 0:
-            hooks.insert(0, SeedEveryIteration(self.cfg.SEED))
+        # the first of detectron2's hooks; the others are those below
+        timer, rates, precise_statistics, *_ = super().build_hooks()
+        hooks = [SeedEveryIteration(cfg.SEED)] if cfg.SEED >= 0 else []
+        # before the hooks that save and evaluate it
+        hooks += [UpdateAverage(average)] if average is not None else []
+        hooks += [timer, rates, LogLearningRates()]
+        hooks += [LogCost(cfg.SOLVER.IMS_PER_BATCH, cfg.MODEL.DEVICE), precise_statistics]
+        writers = self.build_writers() if comm.is_main_process() else []
+        if writers:
+            metrics = next(x for x in writers if isinstance(x, MetricsWriter))
+            period = cfg.SOLVER.CHECKPOINT_PERIOD
+            hooks += [
+                WriteBeforeCheckpoint(period, metrics),
+                PeriodicCheckpointer(self.checkpointer, period),
+            ]
+
+        def run_evaluation() -> dict:
+            self._last_eval_results = evaluate(cfg, self.model, average)
+            return self._last_eval_results
+
+        # after the checkpoint, which is then there if the evaluation fails
+        hooks.append(Evaluation(cfg.TEST.EVAL_PERIOD, run_evaluation, cfg.OUTPUT_DIR))
+        hooks += self._previews(average)
+        if writers:
+            hooks.append(WriteAfterEvaluation(writers, cfg.TEST.EVAL_PERIOD))
         return hooks
+
+    def build_writers(self):
+        folder = self.cfg.OUTPUT_DIR
+        return [
+            CommonMetricPrinter(self.max_iter),
+            MetricsWriter(os.path.join(folder, METRICS)),
+            TensorboardXWriter(folder),
+        ]
 
     @property
     def _plain_model(self) -> nn.Module:
@@ -132,16 +182,15 @@ class Trainer(DefaultTrainer):
         decay = self.cfg.SOLVER.EMA_DECAY
         return average_of(self._plain_model, decay) if decay else None
 
-    def _logging_hooks(self, average: AveragedModel | None) -> list[HookBase]:
+    def _previews(self, average: AveragedModel | None) -> list[HookBase]:
         cfg, model = self.cfg, self._plain_model if average is None else average.module
-        hooks = [LogLearningRates(), LogCost(cfg.SOLVER.IMS_PER_BATCH, cfg.MODEL.DEVICE)]
         if not 0 <= cfg.TEST.SAMPLE_IMAGES <= MAX_SAMPLES:
             raise ValueError(
                 f"TEST.SAMPLE_IMAGES must be from 0 to {MAX_SAMPLES}, got {cfg.TEST.SAMPLE_IMAGES}"
             )
-        if cfg.TEST.SAMPLE_IMAGES:
-            hooks.append(LogPreviews(cfg.TEST.EVAL_PERIOD, lambda: draw_previews(cfg, model)))
-        return hooks
+        if not cfg.TEST.SAMPLE_IMAGES:
+            return []
+        return [LogPreviews(cfg.TEST.EVAL_PERIOD, lambda: draw_previews(cfg, model))]
 
     @classmethod
     def build_model(cls, cfg):

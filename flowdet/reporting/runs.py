@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from flowdet.engine import load_config
 from flowdet.engine.config import flat_items
 from flowdet.engine.config_reader import ConfigFileError
 from flowdet.engine.config_types import as_lists
+from flowdet.engine.metrics_file import METRICS, parse_record
 from flowdet.engine.model_nodes import unread_nodes
 
 logger = logging.getLogger(__name__)
@@ -55,13 +55,13 @@ def read_metrics(folder: str | Path, warn: bool = True) -> list[dict]:
         FileNotFoundError: the folder has no `metrics.json`.
         ValueError: the file has no valid record.
     """
-    path = Path(folder) / "metrics.json"
+    path = Path(folder) / METRICS
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} is not a run: it has no metrics.json")
+        raise FileNotFoundError(f"{folder} is not a run: it has no {METRICS}")
     records: dict[int, dict] = {}
     broken = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
-        record = _parse(line)
+        record = parse_record(line)
         if record is None:
             broken.append(number)
             continue
@@ -74,16 +74,6 @@ def read_metrics(folder: str | Path, warn: bool = True) -> list[dict]:
             "%s: skipped %d unreadable lines, the first is line %d", path, len(broken), broken[0]
         )
     return [records[iteration] for iteration in sorted(records)]
-
-
-def _parse(line: str) -> dict | None:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError:
-        # a resumed run appends to the line that an interruption has truncated
-        start = line.rfind('{"')
-        return _parse(line[start:]) if start > 0 else None
-    return record if isinstance(record, dict) and "iteration" in record else None
 
 
 def training_seconds(records: Sequence[dict]) -> float | None:

@@ -2,10 +2,12 @@
 
 import contextlib
 
+import pytest
 import torch
 from detectron2.engine import HookBase
 
 from flowdet.engine import Trainer, resolve_config
+from flowdet.engine.metrics_file import read_records
 
 
 class Interruption(Exception):
@@ -70,3 +72,32 @@ def assert_resumes_exactly(cfg, folder):
     other = final_checkpoint(folder / "other")["model"]
     assert any(not torch.equal(x, other[name]) for name, x in expected["model"].items())
     return resumed, actual
+
+
+# what depends on the time or the process
+_TIMES = ("time", "data_time", "rank_data_time", "eta_seconds", "evaluation_seconds")
+_TIMES += ("images_per_second", "images_per_second_mean", "memory/")
+
+
+def metrics_by_iteration(folder):
+    """The metrics of a run by iteration, without times; a value that is there twice is an error."""
+    merged = {}
+    for record in read_records(folder):
+        values = merged.setdefault(record.pop("iteration"), {})
+        assert not values.keys() & record.keys()
+        values |= {name: x for name, x in record.items() if not name.startswith(_TIMES)}
+    return {iteration: values for iteration, values in merged.items() if values}
+
+
+def assert_same_metrics(folder, expected_folder):
+    """Two runs have the same metrics at the same iterations; evaluations are equal.
+
+    Losses are medians over the iterations since the start of the process.
+    """
+    actual, expected = map(metrics_by_iteration, (folder, expected_folder))
+    assert actual.keys() == expected.keys()
+    for iteration, values in expected.items():
+        assert actual[iteration].keys() == values.keys(), iteration
+        for name in values:
+            if name.startswith(("bbox", "classification", "lr")):
+                assert actual[iteration][name] == pytest.approx(values[name], nan_ok=True, abs=0)

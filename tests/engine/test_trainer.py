@@ -6,9 +6,16 @@ import math
 import pytest
 import torch
 
-from flowdet.engine import Trainer, resolve_config
+from flowdet.engine import Trainer, evaluate, resolve_config
 from tests.detection.tiny import tiny_cfg
-from tests.engine.runs import assert_resumes_exactly, final_checkpoint, train
+from tests.engine.runs import (
+    Interruption,
+    assert_resumes_exactly,
+    assert_same_metrics,
+    final_checkpoint,
+    metrics_by_iteration,
+    train,
+)
 
 NAMES = ("cat", "dog", "owl")
 IMAGES = {
@@ -123,3 +130,38 @@ def test_a_finished_run_with_a_broken_final_model_writes_it_anew(cfg, tmp_path):
         assert checkpoint["iteration"] == 5
         for name, tensor in expected.items():
             assert torch.equal(tensor, checkpoint["model"][name]), name
+
+
+def test_a_stop_in_an_evaluation_loses_neither_it_nor_metrics(cfg, tmp_path, monkeypatch):
+    cfg.TEST.EVAL_PERIOD = 3
+    train(cfg, tmp_path / "whole")
+    expected = metrics_by_iteration(tmp_path / "whole")
+    assert "bbox/AP50" in expected[2] and "total_loss" in expected[2]
+    assert "bbox/AP50" in expected[6] and "total_loss" in expected[5]
+    # in the evaluation after a checkpoint, in the one after the training, and not at all
+    for allowed in (0, 1, 9):
+        calls = iter(range(allowed))
+
+        def evaluate_or_stop(*args, calls=calls):
+            if next(calls, None) is None:
+                raise Interruption
+            return evaluate(*args)
+
+        monkeypatch.setattr("flowdet.engine.trainer.evaluate", evaluate_or_stop)
+        train(cfg, tmp_path / "parts", resume=True)
+        assert ("bbox/AP50" in metrics_by_iteration(tmp_path / "parts").get(2, {})) == (allowed > 0)
+    assert_same_metrics(tmp_path / "parts", tmp_path / "whole")
+    # a finished run evaluates again, and a longer one keeps the evaluation
+    train(cfg, tmp_path / "parts", resume=True)
+    assert_same_metrics(tmp_path / "parts", tmp_path / "whole")
+    cfg.SOLVER.MAX_ITER = 7
+    train(cfg, tmp_path / "parts", resume=True)
+    longer = metrics_by_iteration(tmp_path / "parts")
+    assert longer[6]["bbox/AP50"] == expected[6]["bbox/AP50"] and "total_loss" in longer[6]
+    assert "bbox/AP50" in longer[7]
+
+
+def test_an_error_in_the_last_iteration_ends_without_an_evaluation(cfg, tmp_path):
+    train(cfg, tmp_path, interrupt_before=5)
+    assert all("bbox/AP50" not in x or i == 3 for i, x in metrics_by_iteration(tmp_path).items())
+    assert not (tmp_path / "model_final.pth").exists()
