@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from flowdet.data.workers import worker_errors
-from flowdet.reporting.results import program_name
+from flowdet.reporting.results import program_name, typed_command
 
 
 def command_parser(description: str) -> argparse.ArgumentParser:
@@ -31,13 +31,16 @@ def with_program(description: str, program: str) -> str:
 @contextmanager
 def user_errors(
     kinds: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, ImportError),
+    interrupts: bool = True,
 ) -> Iterator[None]:
     """Ends the program with a one-line message if a file, key or value of the user is wrong.
 
-    Characters that the terminal cannot show are escaped, instead of an error.
+    Characters that the terminal cannot show are escaped, instead of an error. Ctrl-C ends the
+    program with exit status 130 and the command that starts it again.
 
     Args:
         kinds: the exceptions that end the program this way; all others are raised as usual.
+        interrupts: False leaves Ctrl-C to the caller.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -48,6 +51,11 @@ def user_errors(
     except kinds as error:
         # str() of a KeyError adds quotes to its message
         sys.exit(f"error: {error.args[0] if isinstance(error, KeyError) else error}")
+    except KeyboardInterrupt:
+        if not interrupts:
+            raise
+        print(f"\nStopped by Ctrl-C. Start again with:\n    {typed_command()}", file=sys.stderr)
+        sys.exit(130)
 
 
 def at_least_one(text: str) -> int:

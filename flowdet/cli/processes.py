@@ -121,6 +121,11 @@ def launch_processes(
     except (ProcessExitedException, ProcessRaisedException) as error:
         # a process reports its error before it ends, and the others fail after that
         sys.exit(_how_it_ended(error) if ends.empty() else ends.get())
+    except KeyboardInterrupt:
+        # the signal may have been sent to this process alone
+        for process in torch.multiprocessing.active_children():
+            process.terminate()
+        raise
 
 
 def _run_process(main: Main, args: argparse.Namespace, ends) -> None:
@@ -129,7 +134,7 @@ def _run_process(main: Main, args: argparse.Namespace, ends) -> None:
     The parent process prints this, so that an error that all processes have is printed once.
     """
     try:
-        with user_errors((ConnectionError,)), process_errors(args.timeout):
+        with user_errors((ConnectionError,), interrupts=False), process_errors(args.timeout):
             _use_timeout_everywhere(timedelta(minutes=args.timeout))
             main(args)
     except SystemExit as end:

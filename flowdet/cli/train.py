@@ -8,8 +8,9 @@
 
 `--config-file` takes a path or the name of one of flowdet's configs. `--data` takes the folder of a
 dataset in the format of an annotation tool (docs/custom_datasets.md). `--resume` continues the run
-in OUTPUT_DIR from its last checkpoint. `KEY VALUE` pairs at the end override the config.
-`--num-gpus` is the number of processes per machine; with `MODEL.DEVICE cpu` they share the cores.
+in OUTPUT_DIR from its last checkpoint. Ctrl-C ends a training with a checkpoint and prints the
+command that continues it. `KEY VALUE` pairs at the end override the config. `--num-gpus` is the
+number of processes per machine; with `MODEL.DEVICE cpu` they share the cores.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import argparse
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 
 from detectron2.config import CfgNode
@@ -105,11 +107,11 @@ def hide_tracebacks_of_user_errors() -> None:
 
 def train(args: argparse.Namespace) -> dict | None:
     """Trains or evaluates, in every process of `launch`; returns the metrics of the evaluation."""
-    with user_errors():
+    with user_errors(interrupts=False):
         cfg = setup(args)
         run = prepare(cfg, args)
     # such as an unreadable image or logits that are not finite; the log contains the traceback
-    with user_errors(RUN_ERRORS):
+    with user_errors(RUN_ERRORS, interrupts=False):
         results = run()
     if comm.is_main_process():
         if results:
@@ -205,8 +207,45 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def main(argv: list[str] | None = None) -> None:
-    launch_processes(train, parse_args(argv))
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit status, 130 after Ctrl-C."""
+    args = parse_args(argv)
+    start = time.time()
+    try:
+        launch_processes(train, args)
+        return 0
+    except KeyboardInterrupt:
+        pass
+    # outside of the handler, whose traceback keeps open bars alive
+    print(f"\n{interruption_text(args, start)}", file=sys.stderr)
+    return 130
+
+
+def interruption_text(args: argparse.Namespace, start: float) -> str:
+    """Says after Ctrl-C how to go on.
+
+    Args:
+        args: the parsed arguments.
+        start: the time when the command started, in seconds since the epoch. Checkpoints of other
+            runs in the same folder are older.
+    """
+    command = typed_command()
+    if args.eval_only:
+        return f"The evaluation was stopped by Ctrl-C. Start it again with:\n    {command}"
+    checkpoint = newest_checkpoint(load_config(config_path(args.config_file), args.opts).OUTPUT_DIR)
+    is_of_run = bool(checkpoint) and (args.resume or os.path.getmtime(checkpoint) >= start)
+    if not is_of_run:
+        return (
+            "The training was stopped by Ctrl-C before its first checkpoint. Start it again "
+            f"with:\n    {command}"
+        )
+    if not args.resume:
+        program = program_name()
+        command = f"{program} --resume{command.removeprefix(program)}"
+    return (
+        f"The training was stopped by Ctrl-C. Its last checkpoint is {checkpoint}. Continue with:"
+        f"\n    {command}"
+    )
 
 
 if __name__ == "__main__":

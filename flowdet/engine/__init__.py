@@ -5,7 +5,8 @@
 - `config_types`, `config_values`: how the values of a config are converted and checked.
 - `trainer`, `optimizer`: the training loop.
 - `hooks`: seeds, idle gradients, the moving average of the weights (EMA).
-- `logging_hooks`: what is logged in training.
+- `logging_hooks`: what is logged in training. `progress`: the live line and bars on a terminal.
+- `interruption`: Ctrl-C in a training.
 - `task_builders`: what differs between detection and classification.
 - `checkpoint`: saving, loading, resuming.
 - `trunks`: the ResNets in checkpoints of other models.

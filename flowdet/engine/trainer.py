@@ -45,9 +45,11 @@ from flowdet.engine.hooks import (
     UpdateAverage,
     average_of,
 )
+from flowdet.engine.interruption import StopAtInterrupt
 from flowdet.engine.logging_hooks import LogCost, LogLearningRates, LogPreviews
 from flowdet.engine.metrics_file import METRICS, MetricsWriter, cut_metrics
 from flowdet.engine.optimizer import build_optimizer
+from flowdet.engine.progress import LiveLine, LoaderWithBar, log_above_bars, on_terminal
 from flowdet.engine.task_builders import task_of
 
 # maximum of TEST.SAMPLE_IMAGES: with more images on a sheet, each would be too small to see
@@ -115,9 +117,19 @@ class Trainer(DefaultTrainer):
             )
 
     def train(self) -> dict | None:
-        """Trains, and returns the results of the last evaluation; None without an evaluation."""
-        with worker_errors():
-            super().train()
+        """Trains, and returns the results of the last evaluation; None without an evaluation.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C ended the training, see `StopAtInterrupt`.
+        """
+        try:
+            with worker_errors():
+                super().train()
+        except OSError as error:
+            if self._interruption.interrupted:
+                # where processes are not forked, Ctrl-C also ends those that load the data
+                raise KeyboardInterrupt from error
+            raise
         return getattr(self, "_last_eval_results", None)
 
     def after_train(self):
@@ -140,15 +152,19 @@ class Trainer(DefaultTrainer):
             self.checkpointer.add_checkpointable("ema", average)
         # the first of detectron2's hooks; the others are those below
         timer, rates, precise_statistics, *_ = super().build_hooks()
-        hooks = [SeedEveryIteration(cfg.SEED)] if cfg.SEED >= 0 else []
+        hooks = [LiveLine(cfg)] if on_terminal() else []
+        hooks += [SeedEveryIteration(cfg.SEED)] if cfg.SEED >= 0 else []
         # before the hooks that save and evaluate it
         hooks += [UpdateAverage(average)] if average is not None else []
         hooks += [timer, rates, LogLearningRates()]
         hooks += [LogCost(cfg.SOLVER.IMS_PER_BATCH, cfg.MODEL.DEVICE), precise_statistics]
+        period = cfg.SOLVER.CHECKPOINT_PERIOD
+        # after the hooks that change the state of the training, before those that save and evaluate
+        self._interruption = StopAtInterrupt(period)
+        hooks.append(self._interruption)
         writers = self.build_writers() if comm.is_main_process() else []
         if writers:
             metrics = next(x for x in writers if isinstance(x, MetricsWriter))
-            period = cfg.SOLVER.CHECKPOINT_PERIOD
             hooks += [
                 WriteBeforeCheckpoint(period, metrics),
                 PeriodicCheckpointer(self.checkpointer, period),
@@ -209,7 +225,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name):
-        return task_of(cfg).build_test_loader(cfg, dataset_name)
+        loader = task_of(cfg).build_test_loader(cfg, dataset_name)
+        return LoaderWithBar(loader, f"evaluate {dataset_name}") if on_terminal() else loader
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):
@@ -219,7 +236,7 @@ class Trainer(DefaultTrainer):
         """
         share_buffers(model)
         evaluators = evaluators or _evaluators(cfg, "inference")
-        with worker_errors():
+        with worker_errors(), log_above_bars():
             return super().test(cfg, model, evaluators)
 
     @classmethod

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from flowdet.engine.progress import terminal_bar
 from flowdet.export.formats import FORMATS, Runner
 from flowdet.export.graphs import DetectionGraph, Graph
 
@@ -47,7 +48,8 @@ def measure_difference(
     """
     is_detector = isinstance(graph, DetectionGraph)
     differences = []
-    for batch in [images[:1], *images.split(BATCH)]:
+    batches = [images[:1], *images.split(BATCH)]
+    for batch in terminal_bar(batches, desc="compare with the model", unit="batch"):
         noise = graph.initial_noise(len(batch), None).contiguous() if noise_input else None
         expected = (_detections if is_detector else _probabilities)(graph, batch)
         outputs = _file_outputs(graph, run(batch, noise))
@@ -151,8 +153,12 @@ def export(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial{file.suffix}")
     try:
-        file.write(graph, partial, metadata, noise_input)
-        difference = measure_difference(graph, file.open(partial), images, noise_input)
+        with terminal_bar(total=2, unit="step", desc=f"write {path.name}") as bar:
+            file.write(graph, partial, metadata, noise_input)
+            bar.update()
+            bar.set_description(f"open {path.name}")
+            run = file.open(partial)
+        difference = measure_difference(graph, run, images, noise_input)
         if not difference.largest <= tolerance:
             raise ValueError(
                 f"{path} is not written: its outputs differ from the model's by "

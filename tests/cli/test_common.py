@@ -54,6 +54,16 @@ def test_an_error_of_the_user_ends_the_program_with_its_message(error, message):
     assert end.value.code == message
 
 
+def test_ctrl_c_ends_the_program_with_the_command(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["/x/bin/flowdet-export", "--output", "a b.onnx"])
+    with pytest.raises(SystemExit) as end, user_errors():
+        raise KeyboardInterrupt
+    assert end.value.code == 130
+    assert capsys.readouterr().err.endswith("    flowdet-export --output 'a b.onnx'\n")
+    with pytest.raises(KeyboardInterrupt), user_errors(interrupts=False):
+        raise KeyboardInterrupt
+
+
 def test_other_errors_keep_their_traceback():
     with pytest.raises(RuntimeError), user_errors():
         raise RuntimeError("a bug")

@@ -1,7 +1,10 @@
 """Several processes compute what one process computes with all images, and end together."""
 
 import json
+import multiprocessing
+import signal
 import sys
+import time
 from argparse import Namespace
 from contextlib import contextmanager
 from unittest import mock
@@ -245,3 +248,22 @@ def test_processes_on_the_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     words = ["--config-file", "digits_flow", "--num-gpus", "2", "MODEL.DEVICE", "cpu"]
     assert parse_args(words).on_cpu
+
+
+def test_ctrl_c_ends_all_processes(monkeypatch):
+    """The signal may have been sent to the parent process alone."""
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flowdet.cli.processes.launch", interrupted)
+    monkeypatch.setenv("TORCH_CPP_LOG_LEVEL", "ERROR")
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    process.start()
+    args = Namespace(
+        num_gpus=2, num_machines=1, machine_rank=0, dist_url="auto", timeout=1.0, on_cpu=False
+    )
+    with pytest.raises(KeyboardInterrupt):
+        launch_processes(print, args)
+    process.join(10)
+    assert process.exitcode == -signal.SIGTERM

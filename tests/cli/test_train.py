@@ -1,10 +1,14 @@
 """tools/train_net.py and the commands around a training."""
 
 import json
+import os
 import re
+import shlex
+import signal
 
 import pytest
 
+from flowdet.engine import Trainer
 from flowdet.engine.checkpoint_files import newest_checkpoint
 from flowdet.reporting.runs import read_metrics
 from tests.cli.commands import FOUR_IMAGES, NO_REPORT, SMALL, SMALL_VIT
@@ -82,6 +86,57 @@ def test_train_resume_and_evaluate_a_classifier(run, tmp_path):
         for row in trained:
             assert row.pop("epochs", 0) == 0 and row["iterations"] == 3
         assert evaluated == trained
+
+
+def test_ctrl_c_prints_the_command_that_continues(run, tmp_path, monkeypatch):
+    step = Trainer.run_step
+
+    def interrupted(trainer):
+        step(trainer)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Trainer, "run_step", interrupted)
+    status, output = train(run, tmp_path, "SOLVER.MAX_ITER", 3, *NO_REPORT)
+    assert status == 130 and "Traceback" not in output
+    *_, reason, command = output.splitlines()
+    assert reason.endswith("model_0000000.pth. Continue with:")
+    # another one, of a run that is continued
+    program, *words = shlex.split(command)
+    assert program == "tools/train_net.py" and words[0] == "--resume"
+    status, output = run(program, *words)
+    assert status == 130 and output.splitlines()[-1] == command
+    monkeypatch.setattr(Trainer, "run_step", step)
+    status, output = run(program, *words)
+    assert status == 0 and "Starting training from iteration 2" in output
+
+
+def test_ctrl_c_before_the_first_checkpoint(run, tmp_path, monkeypatch):
+    def interrupted(trainer):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    # the checkpoint of another run in the folder
+    (tmp_path / "model_final.pth").touch()
+    (tmp_path / "last_checkpoint").write_text("model_final.pth")
+    os.utime(tmp_path / "model_final.pth", (0, 0))
+    monkeypatch.setattr(Trainer, "run_step", interrupted)
+    status, output = train(run, tmp_path, "SOLVER.MAX_ITER", 3, *NO_REPORT)
+    assert status == 130 and "stopped by Ctrl-C before its first checkpoint" in output
+    command = output.splitlines()[-1].strip()
+    assert command.startswith("tools/train_net.py --config-file") and "--resume" not in command
+
+
+def test_ctrl_c_in_an_evaluation(run, tmp_path, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    status, output = train(run, tmp_path, "SOLVER.MAX_ITER", 1, *NO_REPORT)
+    assert status == 0, output
+    monkeypatch.setattr("flowdet.cli.train.evaluate", interrupted)
+    weights = ("MODEL.WEIGHTS", tmp_path / "model_final.pth")
+    status, output = train(run, tmp_path, "--eval-only", *weights)
+    assert status == 130 and "The evaluation was stopped by Ctrl-C" in output
+    assert "--eval-only" in output.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,89 @@
+"""Ctrl-C in a training: it ends after the current iteration, with a checkpoint of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from tqdm import tqdm
+
+
+class StopAtInterrupt(HookBase):
+    """Ends a training at Ctrl-C (SIGINT) in a state from which it can be resumed exactly.
+
+    During an iteration, the first Ctrl-C lets it finish, and the training then ends with a
+    checkpoint of it and a KeyboardInterrupt. Everywhere else, such as in an evaluation, and at the
+    second Ctrl-C, the KeyboardInterrupt is raised at once; after a finished iteration there is a
+    checkpoint as well.
+
+    With several processes, which would not all stop after the same iteration, Ctrl-C interrupts
+    at once, and the last periodic checkpoint is the one to resume from.
+
+    Register the hook after those that change the state of the training (scheduler, average), and
+    before those that save and evaluate it.
+
+    Args:
+        checkpoint_period: `SOLVER.CHECKPOINT_PERIOD`, in iterations.
+
+    Attributes:
+        interrupted: whether there was a Ctrl-C.
+    """
+
+    def __init__(self, checkpoint_period: int):
+        self.checkpoint_period = checkpoint_period
+        self.interrupted = False
+        self._in_iteration = False
+        self._finished: int | None = None
+        self._process = os.getpid()
+        self._handler = None
+
+    def before_train(self):
+        # only the main thread can have a signal handler
+        is_main_thread = threading.current_thread() is threading.main_thread()
+        if comm.get_world_size() == 1 and is_main_thread:
+            self._handler = signal.signal(signal.SIGINT, self._interrupt)
+
+    def _interrupt(self, *_) -> None:
+        if os.getpid() != self._process:
+            # a process that loads data: it has to finish the images of the current iteration
+            return
+        again, self.interrupted = self.interrupted, True
+        if again or not self._in_iteration:
+            raise KeyboardInterrupt
+        message = "Ctrl-C: stopping after this iteration; press it again to stop at once"
+        tqdm.write(message, file=sys.stderr)
+
+    def before_step(self):
+        self._in_iteration = True
+
+    def after_step(self):
+        self._in_iteration = False
+        self._finished = self.trainer.iter
+        # after the last iteration, the final checkpoint is saved first
+        if self.interrupted and self._finished + 1 < self.trainer.max_iter:
+            raise KeyboardInterrupt
+
+    def after_train(self):
+        if self._handler is None:
+            return
+        if self.interrupted:
+            # a checkpoint is written completely, however often Ctrl-C is pressed
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            self._save()
+        signal.signal(signal.SIGINT, self._handler)
+        if self.interrupted and self.trainer.iter + 1 >= self.trainer.max_iter:
+            # instead of the last evaluation
+            raise KeyboardInterrupt
+
+    def _save(self) -> None:
+        """Saves the last finished iteration under the name of a periodic checkpoint of it."""
+        last = self._finished
+        if last is None or self._in_iteration:
+            return
+        is_final = self.trainer.iter == self.trainer.max_iter
+        if not is_final and (last + 1) % self.checkpoint_period:
+            self.trainer.checkpointer.save(f"model_{last:07d}", iteration=last)

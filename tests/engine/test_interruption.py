@@ -1,0 +1,117 @@
+"""Ctrl-C in a training: when it ends, what is saved, and that the run can be resumed exactly."""
+
+import signal
+
+import pytest
+import torch
+from detectron2.engine import HookBase
+
+from flowdet.engine import Trainer, resolve_config
+from tests.detection.tiny import tiny_cfg
+from tests.engine.runs import final_checkpoint, train
+
+NAMES = ("cat", "dog", "owl")
+IMAGES = {f"image{i}": [((4 + i, 4, 30 + i, 40), NAMES[i % 3], False)] for i in range(5)}
+
+
+class PressCtrlC(HookBase):
+    """Sends the signal of Ctrl-C in an iteration."""
+
+    def __init__(self, iteration, times=1):
+        self.iteration = iteration
+        self.times = times
+
+    def before_step(self):
+        if self.trainer.iter == self.iteration:
+            for _ in range(self.times):
+                signal.raise_signal(signal.SIGINT)
+
+
+@pytest.fixture
+def cfg(voc_dataset):
+    cfg = tiny_cfg(NUM_CLASSES=0, NUM_BLOCKS=2)
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (voc_dataset(IMAGES),)
+    cfg.INPUT.FIXED_SIZE = [48, 64]
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.SOLVER.MAX_EPOCHS = cfg.SOLVER.CHECKPOINT_EPOCHS = cfg.TEST.EVAL_EPOCHS = 0
+    cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS = 2, 4, 2
+    cfg.SOLVER.EMA_DECAY, cfg.SOLVER.CHECKPOINT_PERIOD = 0.5, 100
+    cfg.TEST.EVAL_PERIOD, cfg.TEST.SAMPLE_IMAGES = 0, 0
+    cfg.SEED = 3
+    return cfg
+
+
+def interrupted(cfg, folder, hook):
+    cfg = resolve_config(cfg.clone())
+    cfg.OUTPUT_DIR = str(folder)
+    folder.mkdir()
+    torch.manual_seed(cfg.SEED)
+    trainer = Trainer(cfg)
+    trainer.register_hooks([hook])
+    trainer.resume_or_load(resume=False)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert signal.getsignal(signal.SIGINT) is before
+    return trainer
+
+
+def checkpoints(folder):
+    return sorted(path.name for path in folder.glob("*.pth"))
+
+
+def test_the_iteration_is_finished_and_the_run_goes_on_as_if_uninterrupted(cfg, tmp_path, capsys):
+    whole = train(cfg, tmp_path / "whole")
+    interrupted(cfg, tmp_path / "parts", PressCtrlC(1))
+    assert "stopping after this iteration" in capsys.readouterr().err
+    assert checkpoints(tmp_path / "parts") == ["model_0000001.pth"]
+    resumed = train(cfg, tmp_path / "parts", resume=True)
+    assert resumed.start_iter == 2
+    expected, actual = (final_checkpoint(tmp_path / name) for name in ("whole", "parts"))
+    for key in ("model", "ema"):
+        for name, tensor in expected[key].items():
+            assert torch.equal(tensor, actual[key][name]), (key, name)
+    assert whole._last_eval_results == resumed._last_eval_results
+
+
+def test_the_second_ctrl_c_ends_at_once_and_saves_no_half_iteration(cfg, tmp_path):
+    trainer = interrupted(cfg, tmp_path / "run", PressCtrlC(1, times=2))
+    assert trainer.iter == 1
+    assert checkpoints(tmp_path / "run") == []
+
+
+def test_after_the_last_iteration_the_evaluation_is_left_out(cfg, tmp_path):
+    trainer = interrupted(cfg, tmp_path / "run", PressCtrlC(3))
+    assert checkpoints(tmp_path / "run") == ["model_final.pth"]
+    assert not hasattr(trainer, "_last_eval_results")
+    resumed = train(cfg, tmp_path / "run", resume=True)
+    assert resumed.start_iter == 4 and "bbox" in resumed._last_eval_results
+
+
+def test_in_an_evaluation_it_ends_at_once_with_a_checkpoint(cfg, tmp_path, monkeypatch):
+    def evaluate(*args):
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("the evaluation went on")
+
+    monkeypatch.setattr("flowdet.engine.trainer.evaluate", evaluate)
+    cfg.TEST.EVAL_PERIOD = 2
+    interrupted(cfg, tmp_path / "run", PressCtrlC(-1))
+    assert checkpoints(tmp_path / "run") == ["model_0000001.pth"]
+
+
+def test_an_iteration_that_was_saved_is_not_saved_again(cfg, tmp_path):
+    cfg.SOLVER.CHECKPOINT_PERIOD = 1
+
+    class PressAfter(HookBase):
+        def after_step(self):
+            saved.append(path.stat().st_mtime_ns)
+            signal.raise_signal(signal.SIGINT)
+
+    saved, path = [], tmp_path / "run" / "model_0000000.pth"
+    interrupted(cfg, tmp_path / "run", PressAfter())
+    assert path.stat().st_mtime_ns == saved[0]
+
+
+def test_an_error_saves_nothing(cfg, tmp_path):
+    train(cfg, tmp_path / "run", interrupt_before=2)
+    assert checkpoints(tmp_path / "run") == []
