@@ -8,6 +8,8 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).resolve().parent
 # flowdet-export: torch writes ONNX files with onnx and onnxscript, onnxruntime runs them
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
+# conversions of the results of flowdet.load
+NOTEBOOK = ["pandas", "supervision"]
 
 
 def read_version() -> str:
@@ -54,6 +56,7 @@ setup(
     ],
     extras_require={
         "export": EXPORT,
+        "notebook": NOTEBOOK,
         "dev": [
             "pytest>=8",
             "pytest-timeout",
@@ -62,6 +65,7 @@ setup(
             "import-linter>=2.10",  # the layers in pyproject.toml
             "mkdocs-material",
             *EXPORT,
+            *NOTEBOOK,
         ],
     },
     entry_points={

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from torch import Tensor
 
@@ -34,6 +34,8 @@ class ClassPredictor(BasePredictor):
         Returns:
             For every image, in order, a dict with `file_name`, `image_id` (by default the stem of
             the file name) and `probabilities` ([C], on the CPU, in the configured inference mode).
+            The dict of an image in memory also has `pixels`, uint8 RGB [H, W, 3]; that of a file
+            has `value_range`, if `INPUT.VALUE_RANGE` is set, with which it can be read again.
 
         Raises:
             OSError: an image cannot be read; the message names it.
@@ -58,7 +60,7 @@ class ClassPredictor(BasePredictor):
                 continue
             outputs = self.model.inference([{"image": x} for _, x in batch], all_modes=False)
             for (record, _), output in zip(batch, outputs, strict=True):
-                yield _result(record, output["logits"][0].cpu())
+                yield _result(record, output["logits"][0].cpu(), self.cfg.INPUT.VALUE_RANGE)
 
     def preprocess(self, records: list[dict]) -> Tensor:
         """Reads images and preprocesses them in the same way as the test loader.
@@ -92,11 +94,14 @@ class ClassPredictor(BasePredictor):
         return {"file_name": result["file_name"], "image_id": result["image_id"], "top": top}
 
 
-def _result(record: dict, logits: Tensor) -> dict:
+def _result(record: dict, logits: Tensor, value_range: Sequence[float]) -> dict:
     if not logits.isfinite().all():
         raise ValueError(f"the model's logits for image {record['file_name']} are not finite")
-    return {
+    result = {
         "file_name": record["file_name"],
         "image_id": record["image_id"],
         "probabilities": logits.softmax(dim=0),
     }
+    if "image" in record:
+        return {**result, "pixels": record["image"]}
+    return {**result, "value_range": tuple(value_range)} if value_range else result

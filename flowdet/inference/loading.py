@@ -13,6 +13,14 @@ from flowdet.engine.checkpoint_files import newest_checkpoint
 from flowdet.engine.task_builders import CLASSIFICATION, task_of
 from flowdet.evaluation.block_agreement import block_agreement, check_has_blocks
 from flowdet.inference.classifier_predictor import ClassPredictor
+from flowdet.inference.detections import (
+    Classes,
+    Detections,
+    ResultList,
+    Source,
+    Trajectory,
+    trajectory_of,
+)
 from flowdet.inference.download import fetch, is_url, run_urls
 from flowdet.inference.image_input import ImageInput, image_record
 from flowdet.inference.predictor import Predictor
@@ -31,7 +39,7 @@ def load(
     """Loads a trained model that can be called on images.
 
         detect = flowdet.load("output/digits_demo")
-        instances = detect(image)   # uint8 RGB [H, W, 3]; BGR: detect(image, bgr=True)
+        detections = detect(image)   # uint8 RGB [H, W, 3]; BGR: detect(image, bgr=True)
 
     Files of a URL are downloaded once and kept in the cache, see `fetch`. Load only models from
     sources that you trust.
@@ -125,7 +133,7 @@ class Detector:
         *,
         bgr: bool = False,
         disagreement: bool = False,
-    ) -> Instances | list[Instances]:
+    ) -> Detections | list[Detections]:
         """Detects objects in an image, or in every image of a list or tuple.
 
         Args:
@@ -139,7 +147,8 @@ class Detector:
         Returns:
             The detections, on the CPU, best first: `pred_boxes` (absolute xyxy in pixels of the
             image), `scores`, `pred_classes` (see `names`) and, if the detector has queries,
-            `pred_queries`. For a list or tuple it returns a list.
+            `pred_queries`. `Detections` are detectron2's `Instances`; notebooks show them as a
+            picture. For a list or tuple it returns a list.
 
         Raises:
             OSError: a file cannot be read.
@@ -153,7 +162,22 @@ class Detector:
             analyses = [block_agreement]
         records = _records(images, bgr, self.predictor.cfg)
         results = self.predictor(records, analyses=analyses)
-        return _one_or_all(images, [result["instances"] for result in results])
+        detections = [Detections(x["instances"], Source.of(x, self.predictor)) for x in results]
+        return _one_or_all(images, detections)
+
+    def trajectory(self, image: ImageInput, *, bgr: bool = False) -> Trajectory:
+        """Detects objects in an image and returns the detections after every step.
+
+        The arguments and errors are those of `__call__`, for a single image.
+
+        Raises:
+            ValueError: in addition, the detector has no queries.
+        """
+        (record,) = _records([image], bgr, self.predictor.cfg)
+        return trajectory_of(self.predictor, record)
+
+    def __repr__(self) -> str:
+        return _description(self)
 
     @property
     def category_ids(self) -> list[int | str]:
@@ -184,12 +208,18 @@ class ImageClassifier:
         The arguments and errors are those of `Detector.__call__`, without `disagreement`.
 
         Returns:
-            All class names with their probabilities, most probable first. For a list or tuple it
-            returns a list.
+            All class names with their probabilities, most probable first; notebooks show them as a
+            picture. For a list or tuple it returns a list.
         """
         results = self.predictor(_records(images, bgr, self.predictor.cfg))
         count = len(self.class_names)
-        return _one_or_all(images, [self.predictor.top(result, count) for result in results])
+        classes = [
+            Classes(self.predictor.top(x, count), Source.of(x, self.predictor)) for x in results
+        ]
+        return _one_or_all(images, classes)
+
+    def __repr__(self) -> str:
+        return _description(self)
 
 
 def _records(images: ImageInput | Sequence[ImageInput], bgr: bool, cfg: CfgNode) -> list[dict]:
@@ -199,4 +229,12 @@ def _records(images: ImageInput | Sequence[ImageInput], bgr: bool, cfg: CfgNode)
 
 
 def _one_or_all(images: ImageInput | Sequence[ImageInput], results: list) -> Any:
-    return results if isinstance(images, (list, tuple)) else results[0]
+    return ResultList(results) if isinstance(images, (list, tuple)) else results[0]
+
+
+def _description(model: Detector | ImageClassifier) -> str:
+    cfg = model.predictor.cfg.MODEL
+    return (
+        f"{type(model).__name__}({cfg.META_ARCHITECTURE}, {len(model.class_names)} classes, "
+        f"{cfg.DEVICE})"
+    )

@@ -68,10 +68,16 @@ class DetectionVisualizer:
             return instances
         return instances[instances.scores >= self.score_threshold]
 
-    def picture(self, result: dict) -> Image.Image:
-        """Draws the detections on their image; a small image is enlarged to a side of `TILE`."""
+    def picture(self, result: dict, side: int | None = None) -> Image.Image:
+        """Draws the detections on their image.
+
+        Args:
+            result: the result of a predictor.
+            side: the longer side of the picture in pixels; None is that of the image, but at least
+                `TILE`.
+        """
         image = image_of(result)
-        return self._draw(image, result["instances"], max(TILE, *image.size))
+        return self._draw(image, result["instances"], side or max(TILE, *image.size))
 
     def tile(self, result: dict) -> Image.Image:
         """Draws the detections on their image, scaled to a longer side of `TILE`."""

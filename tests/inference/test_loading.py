@@ -4,39 +4,20 @@ import subprocess
 import sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Thread
 
 import numpy as np
 import pytest
-import torch
-from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from PIL import Image
 
 import flowdet
-from flowdet.engine import FlowDetCheckpointer, load_config, resolve_config
 from flowdet.flow import InferencePlan
 from tests.inference.comparison import assert_same_detections
+from tests.inference.runs import CLASSIFIER, CONFIGS, run_folder
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-CLASSIFIER = [
-    *("MODEL.VIT.HIDDEN_DIM", "16", "MODEL.VIT.NUM_LAYERS", "2", "MODEL.VIT.NUM_HEADS", "2"),
-    *("MODEL.FLOW_CLS.HIDDEN_DIM", "16", "MODEL.FLOW_CLS.BLOCK_DIM", "16"),
-    *("MODEL.FLOW_CLS.NUM_BLOCKS", "2"),
-]
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (40, 60, 3), dtype=np.uint8)
-
-
-def run_folder(folder, config, overrides=()):
-    """Writes the config and checkpoint of a training into a folder, with random weights."""
-    torch.manual_seed(0)
-    cfg = load_config(str(CONFIGS / config), ["MODEL.DEVICE", "cpu", *overrides])
-    model = build_model(resolve_config(cfg, training=False))
-    FlowDetCheckpointer(model, str(folder)).save("model_final")
-    (folder / "config.yaml").write_text(cfg.dump())
-    return folder
 
 
 @pytest.fixture(scope="module")

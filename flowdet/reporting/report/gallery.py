@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +10,6 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Instances
-from PIL import Image
 from torch import Tensor
 
 from flowdet.data.classification.datasets import get_classification_dicts
@@ -29,6 +26,7 @@ from flowdet.inference.classifier_predictor import ClassPredictor
 from flowdet.inference.predictor import Predictor
 from flowdet.reporting.report.summary import Table
 from flowdet.visualization.drawing import DrawnBox, draw_boxes, image_of
+from flowdet.visualization.embedding import data_uri
 
 # the number of best images, and also of worst images
 SHOWN = 8
@@ -192,7 +190,7 @@ def _detection_picture(
     boxes = comparison_boxes(ground_truth_instances(record), detections, matches, class_names)
     name = Path(record["file_name"]).name
     return Picture(
-        _data_uri(draw_boxes(image_of(record), boxes)),
+        data_uri(draw_boxes(image_of(record), boxes)),
         f"{name}: F1 {matches.f1:.2f}, {text}",
         f"Image {name} with {text}",
     )
@@ -242,7 +240,7 @@ def _classification_picture(
     text = prediction_caption(record, probabilities, class_names)
     image_id = record["image_id"]
     return Picture(
-        _data_uri(preview_tile(record, value_range)),
+        data_uri(preview_tile(record, value_range)),
         f"{image_id}: {text}",
         f"Image {image_id}: {text}",
     )
@@ -264,9 +262,3 @@ def _class_accuracy(
 
 def _count_text(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _data_uri(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
