@@ -9,7 +9,8 @@
 `--config-file` takes a path or the name of one of flowdet's configs. `--data` takes the folder of a
 dataset in the format of an annotation tool (docs/custom_datasets.md). `--resume` continues the run
 in OUTPUT_DIR from its last checkpoint. Ctrl-C ends a training with a checkpoint and prints the
-command that continues it. `KEY VALUE` pairs at the end override the config. `--num-gpus` is the
+command that continues it. `--replay FILE` repeats a step that a training saved because a loss or
+gradient was not finite. `KEY VALUE` pairs at the end override the config. `--num-gpus` is the
 number of processes per machine; with `MODEL.DEVICE cpu` they share the cores.
 """
 
@@ -34,6 +35,7 @@ from flowdet.cli.processes import (
     is_process_error,
     launch_processes,
 )
+from flowdet.cli.replay import config_of_step, replay
 from flowdet.engine import (
     Trainer,
     evaluate,
@@ -193,6 +195,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="with --resume: continue although keys of the model or the optimizer have changed",
     )
+    parser.add_argument(
+        "--replay",
+        metavar="FILE",
+        help="repeat the step in a file that a training wrote because the step was not finite",
+    )
     add_timeout_option(parser)
     args = parser.parse_args(argv)
     late = [word for word in args.opts if word.startswith("--")]
@@ -201,7 +208,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.data:
         # quoted, because a folder named 2024 would be read as a number
         args.opts = ["DATASETS.PATH", repr(args.data), *args.opts]
-    if not args.config_file:
+    if not args.config_file and not args.replay:
         parser.error("--config-file is missing, e.g. --config-file configs/digits_flow.yaml")
     check_processes(parser, args)
     return args
@@ -210,6 +217,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit status, 130 after Ctrl-C."""
     args = parse_args(argv)
+    if args.replay:
+        with user_errors():
+            path = config_path(args.config_file or config_of_step(args.replay))
+            replay(load_config(path, args.opts), args.replay)
+        return 0
     start = time.time()
     try:
         launch_processes(train, args)

@@ -9,6 +9,7 @@ from torchvision.ops import generalized_box_iou
 
 from flowdet.detection.boxes import to_corners
 from flowdet.detection.targets import Targets
+from flowdet.flow import NonFiniteError
 
 
 def solve_assignment(costs: Tensor, counts: list[int] | None = None) -> Tensor:
@@ -23,7 +24,7 @@ def solve_assignment(costs: Tensor, counts: list[int] | None = None) -> Tensor:
         The column of every row, [B, M]; -1 for rows without a column.
 
     Raises:
-        ValueError: a cost is not finite.
+        NonFiniteError: a cost is not finite.
     """
     assigned = torch.full(costs.shape[:2], -1)
     # a single copy to the host
@@ -31,7 +32,7 @@ def solve_assignment(costs: Tensor, counts: list[int] | None = None) -> Tensor:
         # padded targets are excluded from the assignment
         cost = cost[:, : None if counts is None else counts[i]]
         if not torch.isfinite(cost).all():
-            raise ValueError(
+            raise NonFiniteError(
                 "matching costs are not finite: the predictions contain NaN or inf. Usually the "
                 "training diverged (lower SOLVER.BASE_LR or turn SOLVER.CLIP_GRADIENTS on), or "
                 "an image or a box of the batch is corrupt"

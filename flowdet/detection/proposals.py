@@ -22,6 +22,7 @@ from flowdet.detection.proposal_keys import check_proposal_queries, one_line_err
 from flowdet.detection.targets import Targets
 from flowdet.detection.tokens import ImageTokens, token_maps
 from flowdet.events import with_event_storage
+from flowdet.flow import NonFiniteError
 
 # prefixes of the tensors of a detector's proposal network, which inference does not use
 PROPOSAL_TENSORS = ("proposal_network.",)
@@ -64,7 +65,7 @@ class ProposalNetwork(nn.Module):
             targets: the objects. Those that are dropped for one-to-one matching are used too.
 
         Raises:
-            ValueError: a proposal is NaN or inf.
+            NonFiniteError: a proposal is NaN or inf.
         """
         sizes = self._image_sizes(tokens)
         features = dict(zip(self.strides, token_maps(tokens), strict=True))
@@ -76,7 +77,7 @@ class ProposalNetwork(nn.Module):
                     _instances(targets.complete, sizes),
                 )
         except FloatingPointError as error:
-            raise ValueError(
+            raise NonFiniteError(
                 "the proposals are not finite, so the training has diverged: lower SOLVER.BASE_LR, "
                 "or lengthen the warm-up (SOLVER.WARMUP_ITERS)"
             ) from error

@@ -50,6 +50,7 @@ from flowdet.engine.logging_hooks import LogCost, LogLearningRates, LogPreviews
 from flowdet.engine.metrics_file import METRICS, MetricsWriter, cut_metrics
 from flowdet.engine.optimizer import build_optimizer
 from flowdet.engine.progress import LiveLine, LoaderWithBar, log_above_bars, on_terminal
+from flowdet.engine.step_check import NON_FINITE, StepCheck
 from flowdet.engine.task_builders import task_of
 
 # maximum of TEST.SAMPLE_IMAGES: with more images on a sheet, each would be too small to see
@@ -84,6 +85,11 @@ class Trainer(DefaultTrainer):
             trainer=weakref.proxy(self),
         )
         self.register_hooks(self.build_hooks())
+        # after the moving average is made: a copy of the model copies its hooks as well
+        self._check = StepCheck(
+            self._plain_model, optimizer, cfg.OUTPUT_DIR, amp=cfg.SOLVER.AMP.ENABLED
+        )
+        self._trainer.register_hooks([self._check])
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Like detectron2's method; a resumed run also continues with the next training images.
@@ -131,6 +137,18 @@ class Trainer(DefaultTrainer):
                 raise KeyboardInterrupt from error
             raise
         return getattr(self, "_last_eval_results", None)
+
+    def run_step(self):
+        """Trains one iteration.
+
+        Raises:
+            FloatingPointError: a prediction, loss or gradient is not finite. The weights are those
+                before the iteration, and the step is saved, see `StepCheck`.
+        """
+        try:
+            super().run_step()
+        except NON_FINITE as error:
+            raise FloatingPointError(self._check.report(error, self.iter)) from error
 
     def after_train(self):
         # with no iteration left, detectron2 counts one

@@ -13,6 +13,7 @@
 - `training_schedule`: which blocks are trained in an iteration.
 - `modes`: inference modes, which select the blocks of an Euler step.
 - `solvers`: the Euler solver.
+- `errors`: the error of a training that diverges.
 """
 
 from flowdet.flow.block_local import HalfPrecisionScale, add_losses, block_local_losses
@@ -23,6 +24,7 @@ from flowdet.flow.blocks import (
     StateInput,
 )
 from flowdet.flow.ensemble import PREDICTIONS, FlowEnsemble
+from flowdet.flow.errors import NonFiniteError
 from flowdet.flow.loss import flow_loss
 from flowdet.flow.modes import (
     INFERENCE_MODES,
@@ -69,6 +71,7 @@ __all__ = [
     "LinearPath",
     "LocalTraining",
     "MLPFlowBlock",
+    "NonFiniteError",
     "PathSample",
     "PerBlockFeatures",
     "Prediction",

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from flowdet.flow.errors import NonFiniteError
+
 Losses = dict[str, Tensor]
 BlockLoss = Callable[[int, list[Tensor]], Losses]
 
@@ -147,7 +149,11 @@ def _block_by_block(
     results = []
     for k in blocks:
         with torch.enable_grad():
-            losses = block_loss(k, leaves)
+            try:
+                losses = block_loss(k, leaves)
+            except NonFiniteError as error:
+                error.block = k
+                raise
             total = sum(losses.values()) * scale
         block_gradients = torch.autograd.grad(
             total, [sources[i] for i in trained], allow_unused=True

@@ -17,6 +17,7 @@ from flowdet.detection.postprocess import check_thresholds
 from flowdet.detection.targets import Targets
 from flowdet.detection.tokens import token_maps
 from flowdet.events import with_event_storage
+from flowdet.flow import NonFiniteError
 
 
 class PeerDetector(BaseDetector):
@@ -61,7 +62,8 @@ class PeerDetector(BaseDetector):
         """Computes losses in training, and detections otherwise; see `BaseDetector.forward`.
 
         Raises:
-            ValueError: in training, a label is outside 0 to C - 1, or a loss is not finite.
+            ValueError: in training, a label is outside 0 to C - 1.
+            NonFiniteError: in training, a loss is not finite.
         """
         if not self.training:
             return self.inference(batched_inputs)
@@ -71,9 +73,9 @@ class PeerDetector(BaseDetector):
             with with_event_storage():
                 losses = self.losses(images, self.feature_maps(images), objects)
         except FloatingPointError as error:
-            raise ValueError(self._divergence) from error
+            raise NonFiniteError(self._divergence) from error
         if not torch.stack(list(losses.values())).isfinite().all():
-            raise ValueError(self._divergence)
+            raise NonFiniteError(self._divergence)
         return losses
 
     @property
