@@ -2,7 +2,6 @@
 
 import json
 import logging
-import tempfile
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -18,6 +17,7 @@ from detectron2.utils import comm
 
 from flowdet.data.detection.loaders import get_detection_dicts
 from flowdet.data.detection.voc import write_voc_annotation
+from flowdet.data.scratch import scratch_folder
 
 __all__ = ["COCOBoxEvaluator", "VOCEvaluator", "build_evaluator", "metric_name"]
 
@@ -132,7 +132,7 @@ class VOCEvaluator(DatasetEvaluator):
         """Returns the average precision of one class at each IoU threshold, in percent."""
         if not self._ground_truth.counts[class_id]:
             return [float("nan")] * len(_THRESHOLDS)
-        with tempfile.TemporaryDirectory(prefix="voc_eval_") as folder:
+        with scratch_folder("voc_eval_") as folder:
             template = f"{folder}/{{}}.txt"
             Path(template.format(class_id)).write_text("\n".join(lines))
             return [
@@ -275,7 +275,7 @@ class _GroundTruth:
     """
 
     def __init__(self, dataset_name: str, reader: Callable[[], list[dict]]):
-        self._folder = tempfile.TemporaryDirectory(prefix="voc_ground_truth_")
+        self._folder = scratch_folder("voc_ground_truth_")
         self.template = f"{self._folder.name}/{{}}.xml"
         self.listing = f"{self._folder.name}/images.txt"
         self.numbers: dict[str, str] = {}

@@ -22,6 +22,7 @@ from flowdet.data.custom.layout import Layout, find_layout
 from flowdet.data.custom.notes import dataset_notes
 from flowdet.data.custom.raw import ClassList, RawSplit
 from flowdet.data.custom.records import build_records, class_list
+from flowdet.data.scratch import scratch_folder
 
 __all__ = ["CustomDataset", "SplitContent", "dataset_of", "register_custom"]
 
@@ -285,7 +286,7 @@ class CustomDataset:
             # the area under the curve, VOC's metric since 2010
             meta.set(evaluator_type=evaluator_type, year=2012)
             return
-        self._scratch = self._scratch or tempfile.TemporaryDirectory(prefix="coco_")
+        self._scratch = self._scratch or scratch_folder("coco_")
         path = Path(self._scratch.name) / f"{split}.json"
         copy, ids = coco_content(content.records, self.classes, content.annotated)
         path.write_text(json.dumps(copy), encoding="utf-8")
