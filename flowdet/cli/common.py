@@ -10,17 +10,41 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from flowdet.data.workers import worker_errors
+from flowdet.engine.user_imports import trust_config_files
 from flowdet.reporting.results import program_name, typed_command
 
 
 def command_parser(description: str) -> argparse.ArgumentParser:
-    """Returns a parser whose help prints the description, changed only by `with_program`."""
+    """Returns a parser whose help prints the description, changed only by `with_program`.
+
+    It has the option `--trust-config`.
+    """
     program = program_name()
-    return argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog=program,
         description=with_program(description, program),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_trust_option(parser)
+    return parser
+
+
+def add_trust_option(parser: argparse.ArgumentParser) -> None:
+    """Adds `--trust-config`, which holds for all config files that the command reads."""
+    trust_config_files(False)
+    parser.add_argument(
+        "--trust-config",
+        action=_TrustConfig,
+        nargs=0,
+        default=False,
+        help="import the modules that config files name in IMPORTS, which runs their code",
+    )
+
+
+class _TrustConfig(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, True)
+        trust_config_files(True)
 
 
 def with_program(description: str, program: str) -> str:

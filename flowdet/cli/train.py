@@ -28,7 +28,7 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from flowdet.cli.common import user_errors, with_program
+from flowdet.cli.common import add_trust_option, user_errors, with_program
 from flowdet.cli.processes import (
     add_timeout_option,
     check_processes,
@@ -62,7 +62,7 @@ RUN_ERRORS = (OSError, ValueError, FloatingPointError)
 def setup(args: argparse.Namespace) -> CfgNode:
     """Sets up logging and writes config.yaml; returns the resolved, frozen config."""
     path = config_path(args.config_file)
-    cfg = load_config(path, args.opts)
+    cfg = load_config(path, args.opts, trust_config=args.trust_config)
     args.run_dir = cfg.OUTPUT_DIR
     if args.eval_only:
         # the config.yaml and results.json of the run stay unchanged
@@ -201,6 +201,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="repeat the step in a file that a training wrote because the step was not finite",
     )
     add_timeout_option(parser)
+    add_trust_option(parser)
     args = parser.parse_args(argv)
     late = [word for word in args.opts if word.startswith("--")]
     if late:

@@ -14,7 +14,7 @@ from flowdet.engine.config_reader import ConfigFile, read_config_file
 from flowdet.engine.config_types import flat_items, typed_example, typed_value
 from flowdet.engine.config_values import check_values
 from flowdet.engine.renamed_keys import is_old_key, update_config, update_overrides
-from flowdet.engine.user_imports import import_parts
+from flowdet.engine.user_imports import check_trusted, import_parts
 
 # keys in iterations, and the keys that give the same in epochs
 _EPOCH_KEYS = {
@@ -30,7 +30,7 @@ _EPOCH_KEYS = {
 _MISSING = object()
 
 
-def load_config(path: str, overrides: list | None = None) -> CfgNode:
+def load_config(path: str, overrides: list | None = None, *, trust_config: bool = False) -> CfgNode:
     """Loads a config file and applies overrides. Call `resolve_config` on the result.
 
     It imports the modules in `IMPORTS`, and registers the dataset of `DATASETS.PATH` (errors in the
@@ -40,6 +40,8 @@ def load_config(path: str, overrides: list | None = None) -> CfgNode:
     Args:
         path: path of a file, or name of one of flowdet's configs, see `config_files.config_path`.
         overrides: keys and values, `[KEY, value, KEY, value, ...]`.
+        trust_config: whether the modules in `IMPORTS` of the file are imported, which runs their
+            code; `IMPORTS` in `overrides` always is.
 
     Raises:
         FileNotFoundError: the config file, one of its bases, or a file in `IMPORTS`, does not
@@ -47,7 +49,8 @@ def load_config(path: str, overrides: list | None = None) -> CfgNode:
         ImportError: a module in `IMPORTS` does not exist.
         KeyError: a key does not exist. The message lists similar keys.
         ValueError: a file is not valid YAML, a value has the wrong type or is out of range, an
-            override has no value, or a dataset in another folder has the same name.
+            override has no value, a dataset in another folder has the same name, or the file has
+            `IMPORTS` and is not trusted.
     """
     path = config_path(path)
     cfg = get_cfg()
@@ -61,13 +64,15 @@ def load_config(path: str, overrides: list | None = None) -> CfgNode:
     )
     _merge_overrides(cfg, overrides, defaults)
     _prefer_iterations(cfg, overrides)
+    if not trust_config and "IMPORTS" not in overrides[::2]:
+        check_trusted(cfg.IMPORTS, file.file_of("IMPORTS"))
     import_parts(cfg.IMPORTS)
     check_values(cfg)
     _use_custom_dataset(cfg, overrides)
     return cfg
 
 
-def get_config(name: str, overrides: list | None = None) -> CfgNode:
+def get_config(name: str, overrides: list | None = None, *, trust_config: bool = False) -> CfgNode:
     """Loads a config by its name or path and applies overrides; see `load_config`.
 
         cfg = flowdet.get_config("voc_flow_r50", ["SOLVER.BASE_LR", 2e-4])
@@ -75,7 +80,7 @@ def get_config(name: str, overrides: list | None = None) -> CfgNode:
     Raises:
         FileNotFoundError, ImportError, KeyError, ValueError: as `load_config`.
     """
-    return load_config(name, overrides)
+    return load_config(name, overrides, trust_config=trust_config)
 
 
 def overlay_overrides(name: str) -> list[str]:

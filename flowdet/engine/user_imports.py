@@ -1,4 +1,9 @@
-"""Imports the modules in the config key `IMPORTS`, which register the user's own parts."""
+"""Imports the modules in the config key `IMPORTS`, which register the user's own parts.
+
+Importing runs their code. `IMPORTS` of the command line, or of a Python call, is what the user has
+typed. `IMPORTS` of a file may come from somebody else, with a downloaded run, for example: it needs
+`--trust-config` (`trust_config=True` in Python).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,38 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
+
+# whether the command of this process was called with --trust-config
+_trusted = False
+
+
+def trust_config_files(trust: bool) -> None:
+    """Sets whether `IMPORTS` of all files is imported in this process."""
+    global _trusted
+    _trusted = trust
+
+
+def are_config_files_trusted() -> bool:
+    """Whether `IMPORTS` of all files is imported in this process."""
+    return _trusted
+
+
+def check_trusted(names: Sequence[str], source: str) -> None:
+    """Checks that a file may import modules: it is trusted, or they are imported already.
+
+    Args:
+        names: `IMPORTS` of the file.
+        source: path of the file.
+
+    Raises:
+        ValueError: the file is not trusted.
+    """
+    new = [name for name in names if _module_name(name) not in sys.modules]
+    if new and not _trusted:
+        raise ValueError(
+            f"{source}: IMPORTS names {new[0]!r}, whose code would run. If you trust this file, "
+            "add --trust-config (in Python: trust_config=True), or give IMPORTS on the command line"
+        )
 
 
 def import_parts(names: Sequence[str]) -> None:
@@ -41,8 +78,7 @@ def _import_module(name: str) -> None:
 def _import_file(path: str) -> None:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"IMPORTS names a file {path!r}, which does not exist")
-    # the module's name contains the whole path: files of the same name in two folders differ
-    name = "flowdet_imports." + os.path.realpath(path).replace(".", "_")
+    name = _module_name(path)
     if name in sys.modules:
         return
     spec = importlib.util.spec_from_file_location(name, path)
@@ -52,3 +88,11 @@ def _import_file(path: str) -> None:
     except BaseException:
         del sys.modules[name]
         raise
+
+
+def _module_name(name: str) -> str:
+    """Returns the name of the module that an entry of `IMPORTS` becomes."""
+    if not name.endswith(".py"):
+        return name
+    # it contains the whole path: files of the same name in two folders differ
+    return "flowdet_imports." + os.path.realpath(name).replace(".", "_")

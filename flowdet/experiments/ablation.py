@@ -15,6 +15,7 @@ from tabulate import tabulate
 
 from flowdet.detection import FlowMatchingDetector
 from flowdet.engine import Trainer, WholeModelCheckpointer
+from flowdet.engine.user_imports import check_trusted
 from flowdet.experiments.comparison import Budget, Run, group_seeds
 from flowdet.experiments.comparison_table import (
     mean_and_std,
@@ -125,6 +126,10 @@ def _variant(path: Path, name: str, keys: object, config: str) -> Variant:
     file = path.parent / str(keys.pop("config", config))
     if not file.is_file():
         raise ValueError(f"{path}: the config file {file} of variant {name!r} does not exist")
+    if imports := keys.get("IMPORTS"):
+        check_trusted(
+            [str(x) for x in imports] if isinstance(imports, list) else [str(imports)], str(path)
+        )
     overrides = tuple(str(word) for pair in keys.items() for word in pair)
     return Variant(name, str(file), overrides)
 

@@ -19,6 +19,7 @@ from detectron2.config import CfgNode
 from tqdm import tqdm
 
 from flowdet.engine import load_config, resolve_config
+from flowdet.engine.user_imports import are_config_files_trusted
 from flowdet.reporting.results import method_of
 from flowdet.reporting.runs import check_same_run, read_metrics, training_seconds
 
@@ -164,7 +165,8 @@ class Run:
     @property
     def arguments(self) -> list[str]:
         """The arguments of the training command."""
-        return ["--config-file", self.config_file, "--resume", *self.overrides]
+        trust = ["--trust-config"] if are_config_files_trusted() else []
+        return ["--config-file", self.config_file, "--resume", *trust, *self.overrides]
 
     @property
     def images(self) -> int:

@@ -34,6 +34,7 @@ def load(
     config_or_checkpoint: str | Path,
     device: str | None = None,
     weights: str | Path | None = None,
+    trust_config: bool = False,
     **overrides: Any,
 ) -> Detector | ImageClassifier:
     """Loads a trained model that can be called on images.
@@ -41,8 +42,8 @@ def load(
         detect = flowdet.load("output/digits_demo")
         detections = detect(image)   # uint8 RGB [H, W, 3]; BGR: detect(image, bgr=True)
 
-    Files of a URL are downloaded once and kept in the cache, see `fetch`. Load only models from
-    sources that you trust.
+    Files of a URL are downloaded once and kept in the cache, see `fetch`. No code in the files runs
+    (SECURITY.md).
 
     Args:
         config_or_checkpoint: a run folder, its config.yaml, or a checkpoint (.pth) with a
@@ -51,6 +52,8 @@ def load(
         weights: path or URL of a checkpoint. None takes the first that exists of: the checkpoint in
             the first argument, the last checkpoint of the run (for a URL `model_final.pth`), and
             `MODEL.WEIGHTS` of the config.
+        trust_config: whether the modules in `IMPORTS` of the config are imported, which runs their
+            code.
         overrides: `mode`, `steps`, `block` and `batch_size` (see `inference_config`),
             `score_threshold` of a detector, and keys of the config, e.g.
             `**{"MODEL.FLOW_DET.NMS_THRESHOLD": 0.7}`.
@@ -60,7 +63,7 @@ def load(
             a URL cannot be downloaded.
         KeyError: an override is not a key of the config.
         ValueError: an option is unknown or does not apply to the model, or the weights do not fit
-            the model.
+            the model, or the config has `IMPORTS` and is not trusted.
     """
     config, checkpoint = _run_files(config_or_checkpoint, weights)
     options = {name: overrides.pop(name) for name in _OPTIONS if name in overrides}
@@ -72,7 +75,7 @@ def load(
             "config key"
         )
     keys = [x for pair in overrides.items() for x in pair]
-    cfg = inference_config(str(config), keys, device=device, **options)
+    cfg = inference_config(str(config), keys, device=device, trust_config=trust_config, **options)
     if task_of(cfg) is CLASSIFICATION:
         if threshold is not None:
             raise ValueError(f"score_threshold is for detectors, but {config} is for a classifier")

@@ -24,6 +24,7 @@ def inference_config(
     steps: int | None = None,
     block: int | None = None,
     batch_size: int | None = None,
+    trust_config: bool = False,
 ) -> CfgNode:
     """Loads a config file with overrides and inference options. Options that are not None have
     precedence.
@@ -36,13 +37,15 @@ def inference_config(
         steps: sets `NUM_STEPS`, the Euler steps of the multi-step modes.
         block: sets `SINGLE_STEP_BLOCK`, the block of mode `single_step`.
         batch_size: sets `TEST.BATCH_SIZE`.
+        trust_config: see `load_config`.
 
     Raises:
         FileNotFoundError, KeyError: as `load_config`.
         ValueError: an option does not apply to the model or to its inference mode, or
             `InferencePlan.check` rejects the plan.
     """
-    node = f"MODEL.{task_of(load_config(path, list(overrides))).node}"
+    cfg = load_config(path, list(overrides), trust_config=trust_config)
+    node = f"MODEL.{task_of(cfg).node}"
     keys = {
         "MODEL.DEVICE": device,
         f"{node}.INFERENCE_MODE": mode,
@@ -51,7 +54,7 @@ def inference_config(
         "TEST.BATCH_SIZE": batch_size,
     }
     given = [x for key, value in keys.items() if value is not None for x in (key, value)]
-    cfg = load_config(path, [*overrides, *given])
+    cfg = load_config(path, [*overrides, *given], trust_config=trust_config)
     options = {"mode": mode, "steps": steps, "block": block}
     _check_options(cfg, {name: x for name, x in options.items() if x is not None})
     return cfg
