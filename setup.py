@@ -37,6 +37,7 @@ setup(
     package_data={
         "flowdet.configs": ["*.yaml", "**/*.yaml"],
         "flowdet.reporting.report": ["*.jinja"],
+        "flowdet.visualization.explorer": ["*.jinja", "*.js"],
     },
     py_modules=["flowdet_install"],
     python_requires=">=3.10",
@@ -51,7 +52,7 @@ setup(
         "opencv-python-headless",
         "scikit-learn",  # the generated datasets consist of its handwritten digits
         "matplotlib",
-        "jinja2",  # the HTML page of flowdet-report; torch needs it too
+        "jinja2",  # the HTML pages of flowdet-report and --explore; torch needs it too
         "tqdm",
     ],
     extras_require={

@@ -12,6 +12,10 @@ the flow blocks differ.
 have the image ids and category ids of that file. Images that cannot be read are skipped and named,
 and the exit status is then 1.
 
+    ... --input photos/*.jpg --explore page.html
+
+writes one HTML page for at most 100 images, in which sliders move the boxes from noise to objects.
+
     ... --video street.mp4 --output detections.mp4
     ... --webcam --show
 
@@ -41,6 +45,8 @@ from flowdet.evaluation.block_agreement import block_agreement, check_has_blocks
 from flowdet.flow import INFERENCE_MODES
 from flowdet.inference.annotation_file import AnnotationFile
 from flowdet.inference.classifier_predictor import ClassPredictor
+from flowdet.inference.explorer import NUM_SEEDS, check_explorer, explore_images
+from flowdet.inference.explorer_truth import GroundTruth, listed_ground_truth
 from flowdet.inference.picture_writer import TrajectoryOutputs
 from flowdet.inference.pipeline import (
     JsonIds,
@@ -62,10 +68,18 @@ from flowdet.visualization.drawing import DetectionVisualizer
 # attributes of the parsed arguments: flags for one task only, and flags for images or videos only
 DETECTOR_FLAGS = (
     *("video", "webcam", "show", "output", "trajectory", "animate", "disagreement"),
-    *("score_threshold", "annotations"),
+    *("score_threshold", "annotations", "explore", "noise_seeds"),
 )
 CLASSIFIER_FLAGS = ("classify", "top")
-IMAGE_FLAGS, VIDEO_FLAGS = ("trajectory", "animate", "annotations"), ("show",)
+IMAGE_FLAGS = ("trajectory", "animate", "annotations", "explore", "noise_seeds")
+VIDEO_FLAGS = ("show",)
+# flags of other outputs than the explorer
+OUTPUT_FLAGS = ("output", "json", "trajectory", "animate", "disagreement")
+# flags that need one of other flags
+NEEDED_FLAGS = (
+    *(("trajectory", ["output"]), ("animate", ["output"])),
+    *(("annotations", ["json", "explore"]), ("noise_seeds", ["explore"])),
+)
 # the defaults of --score-threshold and --top
 SCORE_THRESHOLD, TOP = 0.5, 5
 
@@ -84,7 +98,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--output", help="folder, picture (.png, .jpg) for one sheet, or video")
     add("--show", action="store_true", help="show the video in a window; q closes it")
     add("--json", type=Path, help="file for the detections (COCO format) or the classes")
-    add("--annotations", metavar="FILE", help="COCO file whose ids the detections in --json get")
+    add(
+        "--annotations",
+        metavar="FILE",
+        help="COCO file: ids for --json, ground truth for --explore",
+    )
+    add("--explore", type=Path, metavar="FILE", help="HTML page in which sliders move the boxes")
+    add("--noise-seeds", type=at_least_one, help=f"seeds in the page (default: {NUM_SEEDS})")
     add("--trajectory", action="store_true", help="also draw the boxes after every step")
     formats = [suffix[1:] for suffix in ANIMATION_SUFFIXES]
     add("--animate", choices=formats, help="also animate the boxes from noise to objects")
@@ -122,16 +142,29 @@ def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
     kind, unusable = ("images", VIDEO_FLAGS) if args.input else ("videos", IMAGE_FLAGS)
     given = [x for x in unusable if getattr(args, x)]
     if given:
-        parser.error(f"--{given[0]} is not for {kind}")
+        parser.error(f"--{given[0].replace('_', '-')} is not for {kind}")
     if args.json and args.json.is_dir():
         parser.error(f"--json {args.json} is a folder: give a file")
     if args.task is CLASSIFICATION:
         return
-    if not args.output and not args.json and not args.show:
-        parser.error("give --output, --json or both" + (", or --show" if not args.input else ""))
-    for name, needed in (("trajectory", "output"), ("animate", "output"), ("annotations", "json")):
-        if getattr(args, name) and not getattr(args, needed):
-            parser.error(f"--{name} needs --{needed}")
+    if args.explore:
+        check_explore_flags(parser, args)
+    elif not args.output and not args.json and not args.show:
+        other = ", or --explore" if args.input else ", or --show"
+        parser.error(f"give --output, --json or both{other}")
+    for name, needed in NEEDED_FLAGS:
+        if getattr(args, name) and not any(getattr(args, x) for x in needed):
+            flags = " or ".join(f"--{x}" for x in needed)
+            parser.error(f"--{name.replace('_', '-')} needs {flags}")
+
+
+def check_explore_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends the program if a flag does not go with `--explore`."""
+    given = [x for x in OUTPUT_FLAGS if getattr(args, x)]
+    if given:
+        parser.error(f"--explore writes a page alone: leave out --{given[0]}, or use two calls")
+    if args.explore.suffix.lower() not in (".html", ".htm") or args.explore.is_dir():
+        parser.error(f"--explore {args.explore}: give the name of an .html file")
 
 
 def probability(text: str) -> float:
@@ -198,6 +231,8 @@ def detect(args: argparse.Namespace) -> int:
     annotations = AnnotationFile(args.annotations) if args.annotations else None
     files = find_images(args.input, notice) if args.input else []
     image_ids = annotations.image_ids(files, notice) if annotations else {}
+    if args.explore:
+        check_explorer(len(image_ids or files))
     frames = None if args.input else open_frames(args)
     kind = ClassPredictor if args.task is CLASSIFICATION else Predictor
     predictor = kind(configure(args), args.weights)
@@ -206,6 +241,9 @@ def detect(args: argparse.Namespace) -> int:
     if args.task is CLASSIFICATION:
         return classify_images(predictor, files, args.top or TOP, args.json).exit_status
     visualizer = DetectionVisualizer(predictor.class_names, args.score_threshold)
+    if args.explore:
+        ground_truth = annotations and listed_ground_truth(annotations, image_ids)
+        return explore(args, list(image_ids) or files, predictor, ground_truth)
     if frames:
         return detect_in_video(args, frames, predictor, visualizer)
     ids = None
@@ -213,6 +251,19 @@ def detect(args: argparse.Namespace) -> int:
         files = list(image_ids)
         ids = JsonIds(image_ids, annotations.category_ids(predictor.class_names, notice))
     return detect_in_images(args, files, predictor, visualizer, ids)
+
+
+def explore(
+    args: argparse.Namespace,
+    files: list[Path],
+    predictor: Predictor,
+    ground_truth: GroundTruth | None,
+) -> int:
+    """Writes the page of `--explore`; returns the exit status."""
+    seeds = args.noise_seeds or NUM_SEEDS
+    return explore_images(
+        predictor, files, args.explore, ground_truth, args.score_threshold, seeds
+    ).exit_status
 
 
 def notice(message: str) -> None:

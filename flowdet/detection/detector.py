@@ -26,6 +26,7 @@ from flowdet.events import log_scalars, warn_of_untrained_blocks
 from flowdet.flow import (
     INFERENCE_MODES,
     FlowEnsemble,
+    FlowState,
     InferenceSettings,
     LocalTraining,
     Solution,
@@ -227,18 +228,24 @@ class FlowMatchingDetector(SetDetector):
 
     def state_trajectory(self, tokens: ImageTokens) -> tuple[list[float], list[Tensor]]:
         """Returns the times and states z_t of the solver, from the noise at t = 0 to z_1."""
-        solution = self.solve(tokens, self.initial_noise(len(tokens.tokens)), trajectory=True)
+        noise = self.initial_noise(len(tokens.tokens))
+        return self.states_of(self.solve(tokens, noise, trajectory=True))
+
+    @staticmethod
+    def states_of(solution: Solution) -> tuple[list[float], list[Tensor]]:
+        """Returns the times from 0 to 1 and the states of a solution that kept its trajectory."""
         # after an early exit, the remaining path is a straight line to the estimate
         path = [(t, z) for t, z in zip(solution.times, solution.states) if t < 1]
         return [*(t for t, _ in path), 1.0], [*(z for _, z in path), solution.z_1]
 
-    def block_estimates(self, tokens: ImageTokens) -> Tensor:
-        """Evaluates every block at the state before the last step.
+    def block_estimates(self, tokens: ImageTokens, state: FlowState | None = None) -> Tensor:
+        """Evaluates every block at a state, by default the state before the last step.
 
         Returns:
             The estimates of z_1, [T, B, M, d].
         """
-        state = self.solve(tokens, self.initial_noise(len(tokens.tokens))).last_state
+        if state is None:
+            state = self.solve(tokens, self.initial_noise(len(tokens.tokens))).last_state
         blocks = range(self.flow.num_blocks)
         return torch.stack([self.flow.predict(k, state, tokens).z1_hat for k in blocks])
 

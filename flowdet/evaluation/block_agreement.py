@@ -37,12 +37,26 @@ def block_agreement(
     check_has_blocks(model)
     logits, boxes = model.heads(model.block_estimates(tokens))
     for i, (x, detections) in enumerate(zip(inputs, instances, strict=True)):
-        queries = detections.pred_queries
-        block_boxes = to_absolute(boxes[:, i, queries], original_size(x)).transpose(0, 1)
-        columns = detections.pred_classes.expand(len(logits), -1)[..., None]
-        block_scores = logits[:, i, queries].softmax(-1).gather(-1, columns)[..., 0].T
-        add_block_agreement(detections, block_boxes, block_scores)
+        compare_blocks(detections, logits[:, i], boxes[:, i], original_size(x))
     return [{}] * len(inputs)
+
+
+def compare_blocks(
+    instances: Instances, logits: Tensor, boxes: Tensor, size: tuple[int, int]
+) -> None:
+    """Adds the fields of `add_block_agreement` to the detections of one image, in place.
+
+    Args:
+        instances: the detections, with `pred_queries`.
+        logits: the class logits of every block, [T, M, C + 1].
+        boxes: the boxes of every block, [T, M, 4], normalized cxcywh.
+        size: (height, width) of the original image, in pixels.
+    """
+    queries = instances.pred_queries
+    block_boxes = to_absolute(boxes[:, queries], size).transpose(0, 1)
+    columns = instances.pred_classes.expand(len(logits), -1)[..., None]
+    block_scores = logits[:, queries].softmax(-1).gather(-1, columns)[..., 0].T
+    add_block_agreement(instances, block_boxes, block_scores)
 
 
 def add_block_agreement(instances: Instances, boxes: Tensor, scores: Tensor) -> None:

@@ -37,6 +37,7 @@ class AnnotationFile:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         content = _load(self.path)
+        self._content = content
         self._categories = [x for x in content["categories"] if isinstance(x, dict)]
         images = [x for x in content["images"] if isinstance(x, dict)]
         _check_ids(self.path, "images", "file_name", images)
@@ -117,6 +118,35 @@ class AnnotationFile:
             )
         free = _free_ids([x for same in by_name.values() for x in same])
         return [same[0] if same else next(free) for same in ids]
+
+    def objects(self) -> dict[ImageId, list[dict]]:
+        """Returns the annotations of every image, by image id; images without one are left out.
+
+        Every annotation has `name` (of its category), `box` (absolute xyxy in pixels) and
+        `iscrowd`.
+
+        Raises:
+            ValueError: there is no list of annotations, or an annotation has no category or box.
+        """
+        annotations = self._content.get("annotations")
+        if not isinstance(annotations, list):
+            raise ValueError(f"{self.path} has no list `annotations`, so it has no ground truth")
+        names = {x["id"]: str(x.get("name")).strip() for x in self._categories}
+        objects: dict[ImageId, list[dict]] = defaultdict(list)
+        for i, annotation in enumerate(annotations):
+            try:
+                x, y, width, height = map(float, annotation["bbox"])
+                name = names[annotation["category_id"]]
+                image_id = annotation["image_id"]
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{self.path}: annotation {i} needs `image_id`, a `category_id` of the file "
+                    "and a `bbox` of four numbers: flowdet-check-data lists such faults"
+                ) from error
+            box = [x, y, x + width, y + height]
+            crowd = bool(annotation.get("iscrowd"))
+            objects[image_id].append({"name": name, "box": box, "iscrowd": crowd})
+        return objects
 
     def _entry(self, file: Path) -> dict | None:
         """Returns the entry of an image; None if the file does not list it."""

@@ -84,6 +84,24 @@ def test_images_on_a_sheet_with_trajectory_and_json(run, images, weights, tmp_pa
     assert {row["image_id"] for row in rows} == {"image0", "image1"}
 
 
+def test_explorer_with_the_ground_truth_of_an_annotation_file(images, weights, tmp_path, capsys):
+    annotations, page = tmp_path / "boxes.json", tmp_path / "out" / "page.html"
+    objects = [{"id": 1, "image_id": 7, "category_id": 2, "bbox": [1, 2, 10, 20], "iscrowd": 1}]
+    content = {"images": [{"id": 7, "file_name": "image1.png"}], "annotations": objects}
+    categories = [{"id": 2, "name": "3"}]
+    annotations.write_text(json.dumps(content | {"categories": categories}))
+    words = ["--input", images, "--explore", page, "--noise-seeds", 1, "--steps", 2]
+    assert demo.main(detector_words(weights, *words, "--annotations", annotations)) == 0
+    printed = capsys.readouterr()
+    assert f"{page}: 1 image\n" in printed.out and "image0.png" in printed.err
+    assert '"truth":[["3",1,2,11,22,1]]' in page.read_text()
+    # the images are in no dataset
+    assert demo.main(detector_words(weights, *words)) == 0
+    printed = capsys.readouterr()
+    assert f"{page}: 2 images\n" in printed.out and "no ground truth" in printed.err
+    assert '"truth":' not in page.read_text()
+
+
 def test_an_error_is_one_line(run, images):
     status, output = run(
         *("tools/demo.py", "--config-file", CONFIG, "--input", images / "gone.png"),
@@ -388,7 +406,9 @@ def test_flags_that_the_mode_does_not_use_are_refused(words):
         (["--json", "."], "is a folder"),
         (["--animate", "avi"], "'gif', 'mp4'"),
         (["--show"], "--show is not for images"),
-        (["--annotations", "x.json"], "--annotations needs --json"),
+        (["--annotations", "x.json"], "--annotations needs --json or --explore"),
+        (["--noise-seeds", "2"], "--noise-seeds needs --explore"),
+        (["--explore", "page.html"], "leave out --output"),
         (["--video", "z"], "not allowed with argument --input"),
     ],
 )
@@ -411,6 +431,9 @@ def test_wrong_flags_are_refused(capsys, words, message):
             "--annotations is not for videos",
         ),
         (["--input", "x", "--json", "y", "--animate", "gif"], "--animate needs --output"),
+        (["--input", "x"], "--json or both, or --explore"),
+        (["--input", "x", "--explore", "page.png"], "give the name of an .html file"),
+        (["--video", "x", "--explore", "page.html"], "--explore is not for videos"),
     ],
 )
 def test_wrong_flags_for_videos_are_refused(capsys, words, message):

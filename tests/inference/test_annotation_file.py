@@ -190,3 +190,20 @@ def test_unusable_ids_are_refused(write, number):
 def test_repeated_ids_are_refused(write):
     with pytest.raises(ValueError, match="'a.png' and 'b.png' in `images` have the same id 1"):
         write([entry(1, "a.png"), entry(1, "b.png")])
+
+
+def test_objects_of_images(tmp_path):
+    path = tmp_path / "boxes.json"
+    content = {"images": [{"id": 1}], "categories": [{"id": "c", "name": " cat "}]}
+    box = {"image_id": 1, "category_id": "c", "bbox": [1, 2, 3, "4"]}
+    path.write_text(json.dumps(content | {"annotations": [box, box | {"iscrowd": 1}]}))
+    expected = {"name": "cat", "box": [1, 2, 4, 6]}
+    objects = AnnotationFile(path).objects()
+    assert objects == {1: [expected | {"iscrowd": False}, expected | {"iscrowd": True}]}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="no list `annotations`"):
+        AnnotationFile(path).objects()
+    for wrong in ({"bbox": [1, 2, 3]}, {"category_id": "d"}, {"bbox": None}):
+        path.write_text(json.dumps(content | {"annotations": [box, box | wrong]}))
+        with pytest.raises(ValueError, match="annotation 1 needs"):
+            AnnotationFile(path).objects()

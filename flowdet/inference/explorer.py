@@ -1,0 +1,179 @@
+"""Writes the explorer: a page in which a reader moves the boxes of images from noise to objects."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from markupsafe import Markup
+from tqdm import tqdm
+
+from flowdet.detection import FlowMatchingDetector
+from flowdet.inference.explorer_data import transport_runs
+from flowdet.inference.explorer_entry import LEAST_SCORE, explorer_entry
+from flowdet.inference.explorer_truth import GroundTruth, known_ground_truth
+from flowdet.inference.pipeline import MAX_IMAGES_WITHOUT_PROGRESS, Outcome, SkippedImages
+from flowdet.inference.predictor import Predictor
+from flowdet.inference.video_writer import create_folder_of, partial_path
+from flowdet.visualization.explorer import ExplorerContent, explorer_html
+
+# the maximum number of images in a page
+MAX_IMAGES = 100
+# the number of noise seeds by default
+NUM_SEEDS = 3
+
+
+def explore_images(
+    predictor: Predictor,
+    files: Sequence[Path],
+    path: Path,
+    ground_truth: GroundTruth | None = None,
+    threshold: float = 0.5,
+    num_seeds: int = NUM_SEEDS,
+) -> Outcome:
+    """Writes the explorer of image files and prints its path.
+
+    Args:
+        predictor, path, threshold, num_seeds: see `write_explorer`.
+        files: paths of the images.
+        ground_truth: see `GroundTruth`; None takes the annotations of the test datasets of the
+            config, for the images that they contain.
+
+    Raises:
+        OSError, ValueError: as `write_explorer`.
+    """
+    check_explorer(len(files))
+    records = [{"file_name": str(file), "image_id": file.stem} for file in files]
+    if ground_truth is None:
+        ground_truth = known_ground_truth(predictor.cfg)
+        if all(ground_truth(record) is None for record in records):
+            print(
+                "the page shows no ground truth, because the images are not in the test dataset of "
+                "the config: give their annotations with --annotations",
+                file=sys.stderr,
+            )
+    count, outcome = write_explorer(
+        predictor,
+        records,
+        path,
+        title=f"flowdet: {len(records)} images" if len(records) > 1 else files[0].name,
+        ground_truth=ground_truth,
+        threshold=threshold,
+        num_seeds=num_seeds,
+    )
+    if count:
+        stopped = "stopped by Ctrl-C, " if outcome.interrupted else ""
+        print(f"{path}: {stopped}{count} {'image' if count == 1 else 'images'}")
+    return outcome
+
+
+def write_explorer(
+    predictor: Predictor,
+    records: Sequence[dict],
+    path: Path,
+    *,
+    title: str,
+    ground_truth: GroundTruth,
+    threshold: float = 0.5,
+    num_seeds: int = NUM_SEEDS,
+) -> tuple[int, Outcome]:
+    """Writes the explorer of some images.
+
+    Images that cannot be read are skipped and named on standard error. Ctrl-C keeps the finished
+    images.
+
+    Args:
+        predictor: runs the detector.
+        records: dataset dicts with `file_name`, at most `MAX_IMAGES`.
+        path: the page; its folder is created.
+        title: the title of the page.
+        ground_truth: see `GroundTruth`; called with the dicts in `records`.
+        threshold: the score threshold when the page is opened.
+        num_seeds: number of noise seeds, from the configured one on.
+
+    Returns:
+        The number of images in the page, and how the run ended. Without an image no page is
+        written.
+
+    Raises:
+        OSError: the page cannot be written.
+        ValueError: there are too many images, the detector has no queries, or the data of an image
+            are too large, see `explorer_entry`.
+    """
+    check_explorer(len(records))
+    create_folder_of(path)
+    seeds = _seeds(predictor, num_seeds)
+    skipped, interrupted, entries = SkippedImages(len(records)), False, {}
+    by_file = {record["file_name"]: record for record in records}
+    results = predictor.stream(
+        _unannotated(records), analyses=[transport_runs(seeds)], on_error=skipped
+    )
+    quiet = len(records) <= MAX_IMAGES_WITHOUT_PROGRESS
+    try:
+        for result in tqdm(results, total=len(records), unit="image", disable=quiet):
+            name = result["file_name"]
+            entries[name] = explorer_entry(result, ground_truth(by_file[name]))
+    except KeyboardInterrupt:
+        interrupted = True
+    if entries:
+        _write(path, _content(predictor, seeds, title, threshold), entries)
+    skipped.report()
+    return len(entries), Outcome(skipped.count, interrupted)
+
+
+def check_explorer(num_images: int) -> None:
+    """Raises ValueError if there are too many images for one page."""
+    if num_images > MAX_IMAGES:
+        raise ValueError(
+            f"one page of {num_images} images is too large (at most {MAX_IMAGES}): use fewer images"
+        )
+
+
+def _seeds(predictor: Predictor, count: int) -> list[int | None]:
+    """Returns the noise seeds; [None] for a detector without a choice of seeds."""
+    if not isinstance(predictor.model, FlowMatchingDetector):
+        return [None]
+    first = predictor.model.settings.noise_seed
+    return list(range(first, first + count))
+
+
+def _unannotated(records: Iterable[dict]) -> list[dict]:
+    """Returns the dataset dicts without the keys that a predictor does not need."""
+    kept = ("file_name", "image_id", "image", "value_range")
+    return [{key: x[key] for key in kept if key in x} for x in records]
+
+
+def _content(
+    predictor: Predictor, seeds: Sequence[int | None], title: str, threshold: float
+) -> ExplorerContent:
+    model, blocks, mode = predictor.model, 0, ""
+    if isinstance(model, FlowMatchingDetector):
+        blocks, mode = model.flow.num_blocks, f", inference mode {model.settings.plan.name}"
+    averaged = ", averaged weights" if predictor.averaged else ""
+    return ExplorerContent(
+        title=title,
+        model=f"{type(model).__name__}{mode}{averaged}",
+        class_names=predictor.class_names,
+        seeds=seeds,
+        blocks=blocks,
+        stability=bool(blocks) and model.stability is not None,
+        least_score=LEAST_SCORE,
+        threshold=threshold,
+    )
+
+
+def _write(path: Path, content: ExplorerContent, entries: dict[str, Markup]) -> None:
+    """Writes the page; the file appears only when it is complete."""
+    names = [os.path.basename(name) for name in entries]
+    html = explorer_html(content, names, list(entries.values()))
+    partial = partial_path(path)
+    try:
+        partial.write_text(html, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        # of a full disk
+        partial.unlink(missing_ok=True)
