@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from flowdet.data.custom.findings import one_line
 from flowdet.data.workers import worker_errors
 from flowdet.engine.user_imports import trust_config_files
 from flowdet.reporting.results import program_name, typed_command
@@ -74,7 +75,8 @@ def user_errors(
             yield
     except kinds as error:
         # str() of a KeyError adds quotes to its message
-        sys.exit(f"error: {error.args[0] if isinstance(error, KeyError) else error}")
+        text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+        sys.exit(f"error: {one_line(text)}")
     except KeyboardInterrupt:
         if not interrupts:
             raise

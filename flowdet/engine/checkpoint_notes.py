@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
+from flowdet.data.limited_yaml import read_yaml
 from flowdet.engine.category_ids import CategoryId
 from flowdet.engine.checkpoint_files import newest_checkpoint
 from flowdet.engine.task_builders import task_of
@@ -107,9 +107,8 @@ def _config_classes(folder: str | Path) -> list[str]:
 def run_config(folder: str | Path) -> dict:
     """Returns the content of the config.yaml of a run; empty if it cannot be read."""
     try:
-        text = Path(folder, "config.yaml").read_text(encoding="utf-8")
-        return dict(yaml.safe_load(text))
-    except (OSError, ValueError, TypeError, yaml.YAMLError):
+        return dict(read_yaml(Path(folder, "config.yaml")))
+    except (OSError, ValueError, TypeError):
         return {}
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import yaml
-from detectron2.utils.file_io import PathManager
+
+from flowdet.data.limited_yaml import MAX_BYTES, LimitedYAML
 
 _BASE = "_BASE_"
+MAX_FILES = 100
 
 
 class ConfigFileError(ValueError):
@@ -45,11 +48,15 @@ def read_config_file(path: str) -> ConfigFile:
     Paths of bases are relative to the folder of the file that names them.
 
     Raises:
-        ConfigFileError: a file is not valid YAML, sets a key twice, does not contain keys, or is
-            its own base.
+        ConfigFileError: a file is not valid YAML, sets a key twice, does not contain keys, is its
+            own base, or has a URL as its base.
         FileNotFoundError: a base does not exist.
     """
-    files = list(_with_bases(path, ()))
+    files = list(itertools.islice(_with_bases(path, ()), MAX_FILES + 1))
+    if len(files) > MAX_FILES:
+        raise ConfigFileError(
+            f"{path} has more than {MAX_FILES} bases ({_BASE}), counted repeatedly"
+        )
     merged: dict = {}
     for _, keys in files:
         _merge(keys, merged)
@@ -63,7 +70,7 @@ def _with_bases(path: str, derived: tuple[str, ...]) -> Iterator[tuple[str, dict
         path: path of the file.
         derived: real paths of the files whose base it is.
     """
-    real = path if "://" in path else os.path.realpath(path)
+    real = os.path.realpath(path)
     if real in derived:
         raise ConfigFileError(
             f"{path} is its own base ({_BASE}): remove the key in one of the files"
@@ -79,8 +86,11 @@ def _base_path(base: object, path: str) -> str:
     """Returns the path of a base of the file `path`."""
     if not isinstance(base, str):
         raise ConfigFileError(f"{path}: {_BASE} is {base!r}, but must be the path of a config file")
+    # a config that was read from a file must not make this program open other hosts
     if "://" in base:
-        return base
+        raise ConfigFileError(
+            f"{path}: {_BASE} is the URL {base}: download the file, and write its path"
+        )
     base_path = os.path.join(os.path.dirname(path), os.path.expanduser(base))
     if not os.path.isfile(base_path):
         raise FileNotFoundError(
@@ -105,8 +115,10 @@ def _copy(value: object) -> object:
 
 
 def _read(path: str) -> dict:
-    with PathManager.open(path, "rb") as file:
-        content = file.read()
+    with open(path, "rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ConfigFileError(f"{path} has more than {MAX_BYTES:,} bytes: is it a config file?")
     try:
         # bytes, because yaml recognizes byte order marks and UTF-16
         loaded = yaml.load(content, Loader=_Loader)
@@ -152,7 +164,7 @@ def _is_text(line: bytes) -> bool:
         return False
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(LimitedYAML, yaml.SafeLoader):
     """Refuses names with a dot, and a name that is set twice: yaml would keep only the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
+from flowdet.data.limited_yaml import read_yaml
 from flowdet.detection import FlowMatchingDetector
 from flowdet.engine import Trainer, WholeModelCheckpointer
 from flowdet.engine.user_imports import check_trusted
@@ -87,10 +87,7 @@ class Study:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"there is no study file {str(path)!r}")
-        try:
-            content = yaml.safe_load(path.read_text())
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not valid YAML: {error}") from error
+        content = read_yaml(path)
         if not isinstance(content, dict) or content.keys() != _KEYS:
             raise ValueError(f"{path} must have the keys {', '.join(sorted(_KEYS))} and no others")
         if not isinstance(content["variants"], dict) or not content["variants"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ __all__ = [
 
 # values of DATASETS.ON_PROBLEM; a dataset check also uses "list"
 ON_PROBLEM = ("stop", "skip")
+# control characters, characters that change the direction of text, halves of surrogate pairs
+_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_LONG_WORD = re.compile(r"\S{501,}")
+MAX_TEXT = 2000
 # the installed command that checks a dataset
 COMMAND = "flowdet-check-data"
 
@@ -48,9 +53,17 @@ class Finding:
 
 
 def one_line(text: str) -> str:
-    """Returns a text with line breaks and bytes that are not UTF-8 escaped: names may have some."""
-    text = text.replace("\r", "\\r").replace("\n", "\\n")
-    return text.encode("utf-8", "backslashreplace").decode()
+    """Returns a text for a message, with what names in a dataset may contain escaped or left out.
+
+    Control characters, such as line breaks and those that move the cursor of a terminal, and bytes
+    that are not UTF-8 are escaped. Words of more than 500 characters are shortened, and the middle
+    of a text of more than 2,000.
+    """
+    text = _LONG_WORD.sub(lambda match: f"{match[0][:100]}... ({len(match[0]):,} characters)", text)
+    if len(text) > MAX_TEXT:
+        left_out = len(text) - MAX_TEXT
+        text = f"{text[: MAX_TEXT - 200]} ... ({left_out:,} characters left out) ... {text[-200:]}"
+    return _NO_TEXT.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 @cache

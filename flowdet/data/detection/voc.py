@@ -4,31 +4,27 @@ A dataset is a folder with `JPEGImages/<id>.jpg`, `Annotations/<id>.xml` and
 `ImageSets/Main/<split>.txt`, which lists one image id per line.
 """
 
-import codecs
 import math
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from xml.parsers import expat
 
 import numpy as np
 from detectron2.structures import BoxMode
+
+from flowdet.data.xml_reader import LINE, parse_xml
 
 __all__ = [
     "VOCAnnotation",
     "VOCObject",
     "load_voc_dicts",
-    "parse_xml",
     "read_voc_annotation",
     "write_voc_annotation",
 ]
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
-# attribute of an XML element that stores the line where the element begins
-LINE = "_line"
-_ENCODING = re.compile(rb"""<\?xml[^>]*encoding\s*=\s*["']([\w.:-]+)["']""")
 
 # Called with the kind, the line, the text, and whether the entry is repaired. If it returns, an
 # entry that is not repaired is left out.
@@ -132,37 +128,6 @@ def read_voc_annotation(path: Path, report: Report | None = None) -> VOCAnnotati
     return VOCAnnotation(name, _size(root, report), [x for x in objects if x is not None])
 
 
-def parse_xml(path: Path) -> ET.Element:
-    """Parses an xml file in any encoding that Python knows.
-
-    Returns:
-        The root. Tags are in lower case, without the prefix of a namespace. Every element stores
-        its line as the attribute `LINE`.
-
-    Raises:
-        ValueError: the file is not XML, or not in the encoding that it declares. The message
-            starts with "<path>:<line>: ".
-    """
-    builder, parser = ET.TreeBuilder(), expat.ParserCreate("utf-8")
-
-    def start(tag: str, attributes: dict[str, str]) -> None:
-        builder.start(plain(tag), attributes).set(LINE, str(parser.CurrentLineNumber))
-
-    def plain(tag: str) -> str:
-        return tag.rpartition(":")[2].lower()
-
-    parser.buffer_text = True
-    parser.StartElementHandler = start
-    parser.EndElementHandler = lambda tag: builder.end(plain(tag))
-    parser.CharacterDataHandler = builder.data
-    try:
-        parser.Parse(_utf8(path), True)
-    except expat.ExpatError as error:
-        reason = expat.ErrorString(error.code)
-        raise ValueError(f"{path}:{error.lineno}: {reason}") from error
-    return builder.close()
-
-
 def write_voc_annotation(
     path: Path,
     file_name: str,
@@ -233,31 +198,6 @@ def _raise_first(path: Path) -> Report:
         raise ValueError(f"annotation {path}:{line}: {text}")
 
     return report
-
-
-def _utf8(path: Path) -> bytes:
-    """Returns the text of an xml file in UTF-8; expat itself knows few encodings."""
-    data = path.read_bytes()
-    match = _ENCODING.match(data.lstrip(codecs.BOM_UTF8)[:200])
-    encoding = match[1].decode() if match else "utf-8"
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding = "utf-16"
-    elif data.startswith(codecs.BOM_UTF8):
-        encoding = "utf-8-sig"
-    elif data.startswith(b"<?xml") and encoding.lower().startswith("utf-16"):
-        # the declaration is wrong, as it could not be read otherwise
-        encoding = "utf-8"
-    try:
-        return data.decode(encoding).encode()
-    except LookupError as error:
-        raise ValueError(f"{path}:1: the encoding {encoding!r} is unknown: use UTF-8") from error
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        hint = "" if match else ", which an xml file has if it declares no encoding"
-        raise ValueError(
-            f"{path}:{line}: the file is not in the encoding {encoding}{hint}: save it as UTF-8, "
-            'or declare the encoding, e.g. <?xml version="1.0" encoding="iso-8859-1"?>'
-        ) from error
 
 
 def _size(root: ET.Element, report: Report) -> tuple[int, int] | None:

@@ -34,7 +34,7 @@ from flowdet.data.custom.formats.listed_images import (
 )
 from flowdet.data.custom.image_finder import ImageFinder
 from flowdet.data.custom.raw import Category, RawImage, RawObject, RawSplit
-from flowdet.data.detection.voc import LINE, parse_xml
+from flowdet.data.xml_reader import LINE, parse_xml
 
 __all__ = ["CVAT", "CVATSource"]
 

@@ -14,6 +14,7 @@ import yaml
 from flowdet.data.custom.formats.base import SPLITS, EncodingError, read_text, split_of
 from flowdet.data.custom.image_finder import is_hidden, walk
 from flowdet.data.image_files import image_suffixes
+from flowdet.data.limited_yaml import LimitedYAML
 
 __all__ = [
     "DataFile",
@@ -103,7 +104,7 @@ class YOLOSource:
     notes: tuple[tuple[str, str, str], ...] = ()
 
 
-class _TextLoader(yaml.BaseLoader):
+class _TextLoader(LimitedYAML, yaml.BaseLoader):
     """Keeps all values as texts, so that the class "no" stays "no"; refuses repeated keys."""
 
     def construct_mapping(self, node, deep=False):
