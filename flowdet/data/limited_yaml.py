@@ -10,7 +10,7 @@ __all__ = ["MAX_BYTES", "LimitedYAML", "read_yaml"]
 
 # flowdet's largest files have 10 kB; a data.yaml with 20,000 class names has 1 MB
 MAX_BYTES = 4 * 2**20
-MAX_DEPTH, MAX_VALUES = 50, 100_000
+MAX_DEPTH, MAX_VALUES = 50, 50_000
 
 
 class LimitedYAML:
