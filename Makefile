@@ -3,6 +3,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_OPTS ?= --numprocesses auto --dist loadfile
+# torch of `make setup`; OLDEST_TORCH is the oldest one that setup.py allows
+TORCH ?= torch
+OLDEST_TORCH ?= torch==2.10.*
 
 # What `make demo` creates: each file is created once; delete it to create it again.
 DETECTRON2_DATASETS ?= datasets
@@ -23,22 +26,27 @@ TRAINED := $(DEMO_DIR)/.trained
 PICTURE := $(DEMO_DIR)/detections.png
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format docs clean
+.PHONY: help setup demo test versions lint format docs constraints clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 setup: $(SETUP)  ## create .venv with flowdet, its development tools and detectron2
 
 $(SETUP): setup.py pyproject.toml flowdet_install.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade pip
-	$(BIN)/python -m pip install --editable '.[dev]'
+	$(BIN)/python -m pip install --editable '.[dev]' '$(TORCH)'
 	$(BIN)/python flowdet_install.py
 	@touch $@
 
 test: lint  ## lint, then run all tests
 	$(BIN)/python -m pytest $(PYTEST_OPTS)
+
+# Each has an environment of its own, beside .venv.
+versions:  ## run all tests with the oldest Python and torch, then with the newest
+	$(MAKE) test PYTHON=python3.10 VENV=.venv-oldest TORCH='$(OLDEST_TORCH)'
+	$(MAKE) test PYTHON=python3.13 VENV=.venv-newest
 
 lint: $(SETUP)  ## check the style and the import contracts
 	$(BIN)/ruff check .
@@ -51,6 +59,13 @@ format: $(SETUP)  ## apply the style
 
 docs: $(SETUP)  ## build the documentation site into output/site
 	$(BIN)/mkdocs build --strict
+
+constraints: $(SETUP)  ## write the versions in .venv to requirements/constraints.txt
+	mkdir -p requirements
+	{ echo '# What flowdet was tested with, on Linux and $(shell $(BIN)/python --version).'; \
+	echo '# PIP_CONSTRAINT=requirements/constraints.txt make setup'; \
+	$(BIN)/python -m pip freeze --exclude-editable --exclude detectron2; \
+	} > requirements/constraints.txt
 
 # The files below depend on each other by existence only (after the |): a newer backbone or
 # environment does not start another training.

@@ -4,12 +4,16 @@ import base64
 import email
 import hashlib
 import os
+import runpy
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import flowdet
 import flowdet_install
@@ -289,3 +293,27 @@ def test_flowdet_without_detectron2_names_the_installer(monkeypatch):
     with pytest.raises(ImportError, match="^flowdet needs detectron2") as error:
         flowdet.register()
     assert flowdet_install.COMMAND in str(error.value)
+
+
+@pytest.fixture
+def requirements():
+    """All requirements of setup.py and of detectron2."""
+    with mock.patch("setuptools.setup") as setup:
+        runpy.run_path(str(ROOT / "setup.py"))
+    options = setup.call_args.kwargs
+    extras = [x for extra in options["extras_require"].values() for x in extra]
+    texts = [*options["install_requires"], *extras, *flowdet_install.REQUIRES]
+    return [Requirement(text) for text in texts]
+
+
+def test_every_requirement_has_a_tested_version(requirements):
+    lines = (ROOT / "requirements" / "constraints.txt").read_text().splitlines()
+    pairs = [line.split("==") for line in lines if not line.startswith("#")]
+    tested = {canonicalize_name(name): version for name, version in pairs}
+    for requirement in requirements:
+        assert tested[canonicalize_name(requirement.name)] in requirement.specifier, requirement
+
+
+def test_make_versions_tests_the_oldest_torch_that_is_allowed(requirements):
+    (oldest,) = {s.version for x in requirements if x.name == "torch" for s in x.specifier}
+    assert f"OLDEST_TORCH ?= torch=={oldest}.*\n" in (ROOT / "Makefile").read_text()
