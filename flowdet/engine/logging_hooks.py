@@ -41,6 +41,26 @@ class LogLearningRates(HookBase):
         self.trainer.storage.put_scalars(**rates, smoothing_hint=False)
 
 
+class ForgetOldScalars(HookBase):
+    """Forgets all but the last values of every logged scalar, every `keep` iterations.
+
+    detectron2 keeps the last million values of each, which adds some kilobytes of memory in every
+    iteration. The printed and written values are means over a short window, and the mean over all
+    values, which does not need them.
+
+    Args:
+        keep: number of values to keep.
+    """
+
+    def __init__(self, keep: int = 1000):
+        self.keep = keep
+
+    def after_step(self):
+        if (self.trainer.iter + 1) % self.keep == 0:
+            for history in self.trainer.storage.histories().values():
+                del history.values()[: -self.keep]
+
+
 class LogCost(HookBase):
     """Logs the speed and the peak memory of a training.
 

@@ -46,7 +46,7 @@ from flowdet.engine.hooks import (
     average_of,
 )
 from flowdet.engine.interruption import StopAtInterrupt
-from flowdet.engine.logging_hooks import LogCost, LogLearningRates, LogPreviews
+from flowdet.engine.logging_hooks import ForgetOldScalars, LogCost, LogLearningRates, LogPreviews
 from flowdet.engine.metrics_file import METRICS, MetricsWriter, cut_metrics
 from flowdet.engine.optimizer import build_optimizer
 from flowdet.engine.progress import LiveLine, LoaderWithBar, log_above_bars, on_terminal
@@ -174,7 +174,7 @@ class Trainer(DefaultTrainer):
         hooks += [SeedEveryIteration(cfg.SEED)] if cfg.SEED >= 0 else []
         # before the hooks that save and evaluate it
         hooks += [UpdateAverage(average)] if average is not None else []
-        hooks += [timer, rates, LogLearningRates()]
+        hooks += [timer, rates, ForgetOldScalars(), LogLearningRates()]
         hooks += [LogCost(cfg.SOLVER.IMS_PER_BATCH, cfg.MODEL.DEVICE), precise_statistics]
         period = cfg.SOLVER.CHECKPOINT_PERIOD
         # after the hooks that change the state of the training, before those that save and evaluate

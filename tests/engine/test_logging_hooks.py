@@ -8,7 +8,7 @@ from detectron2.utils.events import EventStorage
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from flowdet.engine import Trainer, logging_hooks, resolve_config
-from flowdet.engine.logging_hooks import LogCost, peak_memory
+from flowdet.engine.logging_hooks import ForgetOldScalars, LogCost, peak_memory
 from flowdet.reporting.runs import read_metrics
 from tests.detection.tiny import tiny_cfg
 from tests.engine.runs import train
@@ -104,3 +104,17 @@ def test_peak_memory_of_a_gpu_or_of_a_system_that_does_not_report_it(monkeypatch
     assert peak_memory("cuda:1") == {"memory/gpu_peak_mib": 5.0}
     monkeypatch.setattr(logging_hooks, "resource", None)
     assert peak_memory("cpu") == {}
+
+
+def test_old_scalars_are_forgotten_and_their_mean_is_kept():
+    hook = ForgetOldScalars(keep=10)
+    with EventStorage() as storage:
+        for iteration in range(95):
+            hook.trainer = SimpleNamespace(iter=iteration, storage=storage)
+            storage.put_scalar("loss", iteration)
+            hook.after_step()
+            storage.step()
+        history = storage.history("loss")
+        assert [value for value, _ in history.values()] == list(range(80, 95))
+        assert history.global_avg() == pytest.approx(47.0)
+        assert history.median(storage.count_samples("loss", 5)) == 92
