@@ -59,7 +59,8 @@ class PostProcessor(nn.Module):
 
         Returns:
             `pred_boxes` (absolute xyxy in the original image), `scores`, `pred_classes` and
-            `pred_queries` (the index of the query of each detection), by descending score.
+            `pred_queries` (the index of the query of each detection), by descending score; with
+            `score_factors` also `stability`, the factor of each detection.
         """
         instances, queries = fast_rcnn_inference_single_image(
             *self.decode(logits, boxes, image_size, score_factors),
@@ -69,6 +70,8 @@ class PostProcessor(nn.Module):
             self.max_detections,
         )
         instances.pred_queries = queries
+        if score_factors is not None:
+            instances.stability = score_factors[queries]
         return detector_postprocess(instances, *output_size)
 
     @staticmethod

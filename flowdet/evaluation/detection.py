@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
 from detectron2.evaluation.pascal_voc_evaluation import voc_eval
 from detectron2.utils import comm
 
 from flowdet.data.detection.loaders import get_detection_dicts
 from flowdet.data.detection.voc import write_voc_annotation
 from flowdet.data.scratch import scratch_folder
+from flowdet.evaluation.saved_detections import DetectionRecorder
 
 __all__ = ["COCOBoxEvaluator", "VOCEvaluator", "build_evaluator", "metric_name"]
 
@@ -228,7 +229,8 @@ def build_evaluator(
     Args:
         cfg: the config; only `TEST.CLASS_SUBSET` is read.
         dataset_name: name of a registered detection dataset.
-        output_folder: the folder to which COCO's evaluator writes its files; None for no files.
+        output_folder: the folder to which the detections are written, see `SavedDetections`, and to
+            which COCO's evaluator writes its files; None for no files.
 
     Raises:
         FileNotFoundError: as `VOCEvaluator`.
@@ -238,7 +240,7 @@ def build_evaluator(
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     subset = tuple(cfg.TEST.CLASS_SUBSET)
     if kind == "pascal_voc":
-        return VOCEvaluator(dataset_name, subset)
+        return _recorded(VOCEvaluator(dataset_name, subset), dataset_name, output_folder)
     if kind != "coco":
         raise ValueError(
             f"Dataset {dataset_name!r} has evaluator_type {kind!r}; flowdet evaluates "
@@ -246,7 +248,12 @@ def build_evaluator(
         )
     if subset:
         raise ValueError(f"TEST.CLASS_SUBSET is for VOC datasets; {dataset_name!r} is COCO.")
-    return COCOBoxEvaluator(dataset_name, output_folder)
+    return _recorded(COCOBoxEvaluator(dataset_name, output_folder), dataset_name, output_folder)
+
+
+def _recorded(evaluator: DatasetEvaluator, name: str, folder: str | None) -> DatasetEvaluator:
+    """Adds an evaluator that saves the detections, unless `folder` is None."""
+    return DatasetEvaluators([evaluator, DetectionRecorder(name, folder)]) if folder else evaluator
 
 
 def metric_name(dataset_name: str) -> str:

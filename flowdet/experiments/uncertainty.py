@@ -25,11 +25,11 @@ from flowdet.detection.base_detector import group_by_size
 from flowdet.detection.boxes import paired_iou, to_corners
 from flowdet.detection.stability import BoxStability, Refinement
 from flowdet.detection.tokens import ImageTokens
+from flowdet.evaluation.calibration import CalibrationBin, calibration_bins, calibration_error
 from flowdet.evaluation.detection import build_evaluator
 from flowdet.reporting.results import method_of
 
 _IOU = 0.5
-_BINS = 15
 # noise of `BoxStability` for models without box stability
 _STABILITY_NOISE = 0.2
 
@@ -48,21 +48,12 @@ class Confidences:
     correct: list[bool] = field(default_factory=list)
 
     def calibration_error(self) -> float:
-        """Computes the expected calibration error: the absolute difference between mean confidence
-        and precision, averaged over bins of equal width, weighted by their number of detections."""
-        values, correct = np.array(self.values), np.array(self.correct, dtype=float)
-        return float(
-            sum(
-                len(indices) / len(values) * abs(values[indices].mean() - correct[indices].mean())
-                for indices in self.bins()
-            )
-        )
+        """Computes the expected calibration error in [0, 1]."""
+        return calibration_error(self.bins())
 
-    def bins(self) -> list[np.ndarray]:
-        """Returns the indices of the detections in each bin that is not empty, from low to high
-        confidence."""
-        numbers = np.minimum(np.array(self.values) * _BINS, _BINS - 1).astype(int)
-        return [np.flatnonzero(numbers == b) for b in range(_BINS) if (numbers == b).any()]
+    def bins(self) -> list[CalibrationBin]:
+        """Returns the detections by confidence, see `calibration_bins`."""
+        return calibration_bins(np.array(self.values), np.array(self.correct, dtype=bool))
 
     def error_by_coverage(self) -> np.ndarray:
         """Computes the share of false positives among the k most confident detections, by k."""
@@ -245,8 +236,7 @@ def uncertainty_figure(by_measure: dict[str, Confidences]) -> Figure:
     left, right = figure.subplots(1, 2)
     left.plot([0, 1], [0, 1], color="gray", linewidth=0.8)
     for name, confidences in by_measure.items():
-        values, correct = np.array(confidences.values), np.array(confidences.correct, dtype=float)
-        points = [(values[i].mean(), correct[i].mean()) for i in confidences.bins()]
+        points = [(b.confidence, b.precision) for b in confidences.bins()]
         width = 2.0 if name == "score" else 1.0
         left.plot(*zip(*points), marker="o", markersize=3, linewidth=width, label=name)
         error = 100 * confidences.error_by_coverage()

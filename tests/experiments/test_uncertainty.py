@@ -37,7 +37,7 @@ def test_metrics_need_true_and_false_positives(correct):
 
 def test_confidence_of_one_has_a_bin():
     bins = Confidences([1.0, 0.0], [True, False]).bins()
-    assert [list(indices) for indices in bins] == [[1], [0]]
+    assert bins == [(0, 0, 1), (1, 1, 1)]
 
 
 def test_true_positive_flags():
