@@ -1,4 +1,4 @@
-"""Exports a trained detector or classifier as one ONNX or torch.export file.
+"""Exports a trained detector or classifier as one ONNX or torch.export file, or its weights.
 
     tools/export.py --config-file output/digits_flow/config.yaml \\
         --weights output/digits_flow/model_final.pth --output detector.onnx
@@ -6,7 +6,7 @@
 An ONNX file runs without flowdet and detectron2. The inference mode and the image size are fixed in
 the file; the batch size is free. The outputs of the file are compared with those of the model on
 random images, or on the images of --check. The file is kept only if they match. docs/export.md
-describes how to use it.
+describes how to use it. A .safetensors file has the weights alone, for `MODEL.WEIGHTS`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,16 @@ from torch import Tensor
 from flowdet.cli.common import at_least_one, command_parser, user_errors
 from flowdet.data.image_files import find_images
 from flowdet.engine.task_builders import CLASSIFICATION, task_of
+from flowdet.engine.weight_files import write_safetensors
 from flowdet.export import FORMATS, Difference, Graph, export, graph_of, metadata_of
 from flowdet.flow import INFERENCE_MODES
 from flowdet.inference.classifier_predictor import ClassPredictor
 from flowdet.inference.predictor import BasePredictor, Predictor
 from flowdet.inference.settings import inference_config
 
+WEIGHTS = "safetensors"
+# the suffixes of the files by format
+SUFFIXES = {kind: file.suffix for kind, file in FORMATS.items()} | {WEIGHTS: ".safetensors"}
 # the number of random images for the comparison, without --check
 RANDOM_IMAGES = 4
 
@@ -36,11 +40,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--config-file", required=True, help="config.yaml of a run, or path or name of a config")
     add("--weights", help="checkpoint (default: MODEL.WEIGHTS of the config)")
-    add("--output", type=Path, required=True, help="file to write: .onnx, or .pt2 for torch.export")
+    output = "file to write: .onnx, .pt2 for torch.export, or .safetensors for the weights alone"
+    add("--output", type=Path, required=True, help=output)
     add(
         "--format",
-        choices=FORMATS,
-        help="ONNX or torch.export (default: by the suffix of --output)",
+        choices=SUFFIXES,
+        help="ONNX, torch.export or safetensors (default: by the suffix of --output)",
     )
     size = "height and width of the images in pixels (default: INPUT.FIXED_SIZE)"
     add("--size", type=at_least_one, nargs=2, metavar=("H", "W"), help=size)
@@ -57,10 +62,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--tolerance", type=float, default=1e-4, help="largest accepted difference (default: 1e-4)")
     add("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config overrides")
     args = parser.parse_args(argv)
-    by_suffix = {file.suffix: kind for kind, file in FORMATS.items()}
+    by_suffix = {suffix: kind for kind, suffix in SUFFIXES.items()}
     args.format = args.format or by_suffix.get(args.output.suffix)
-    if not args.format or args.output.suffix != FORMATS[args.format].suffix:
-        endings = " or ".join(f"{file.suffix} ({kind})" for kind, file in FORMATS.items())
+    if not args.format or args.output.suffix != SUFFIXES[args.format]:
+        endings = " or ".join(f"{suffix} ({kind})" for kind, suffix in SUFFIXES.items())
         parser.error(f"--output {args.output} must end in {endings}")
     return args
 
@@ -75,7 +80,7 @@ def load(args: argparse.Namespace) -> BasePredictor:
     overrides += ["SOLVER.EMA_DECAY", 0.0] if args.ema is False else []
     plan = {"mode": args.mode, "steps": args.steps, "block": args.block}
     cfg = inference_config(args.config_file, overrides, device="cpu", **plan)
-    if not all(cfg.INPUT.FIXED_SIZE):
+    if args.format != WEIGHTS and not all(cfg.INPUT.FIXED_SIZE):
         raise ValueError("INPUT.FIXED_SIZE is 0, but a graph needs one image size: give --size H W")
     is_classifier = task_of(cfg) is CLASSIFICATION
     if is_classifier and args.no_nms:
@@ -133,8 +138,20 @@ def main(argv: list[str] | None = None) -> None:
         export_model(parse_args(argv))
 
 
+def export_weights(args: argparse.Namespace) -> None:
+    """Writes the weights that inference uses, without optimizer and averages, as .safetensors."""
+    predictor = load(args)
+    model = predictor.cfg.MODEL
+    notes = {"class_names": list(model.CLASS_NAMES), "category_ids": list(model.CATEGORY_IDS)}
+    write_safetensors(args.output, predictor.model.state_dict(), notes)
+    print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB, the weights of the model")
+
+
 def export_model(args: argparse.Namespace) -> None:
     """Exports the model, compares the file with it, and prints the result."""
+    if args.format == WEIGHTS:
+        export_weights(args)
+        return
     FORMATS[args.format].check_packages()
     predictor = load(args)
     graph = build(args, predictor)

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 from detectron2.config import CfgNode
@@ -18,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from flowdet.engine.checkpoint_files import checksum_problem, newest_checkpoint, write_checkpoint
 from flowdet.engine.hooks import average_of
 from flowdet.engine.trunks import PixelForm, Trunk, check_fit, expected_form, find_trunk
-from flowdet.engine.weight_files import read_weight_file
+from flowdet.engine.weight_files import check_url, read_weight_file
 
 _REINIT = "set MODEL.REINIT_CLASSES True to reinitialize their tensors, for fine-tuning"
 
@@ -41,7 +42,13 @@ def convert_torchvision_vit(state: dict) -> dict:
 
 
 def check_weights_exist(path: str) -> None:
-    """Raises FileNotFoundError if a checkpoint is a local file that does not exist."""
+    """Checks the path or URL of a checkpoint.
+
+    Raises:
+        FileNotFoundError: it is a local file that does not exist.
+        ValueError: see `check_url`.
+    """
+    check_url(path)
     if path and "://" not in path and not os.path.isfile(path.split("?")[0]):
         raise FileNotFoundError(f"there is no checkpoint {path} (MODEL.WEIGHTS)")
 
@@ -121,6 +128,15 @@ class FlowDetCheckpointer(DetectionCheckpointer):
             raise FileNotFoundError(
                 f"{path} could not be downloaded ({error}). Set MODEL.WEIGHTS to a local file, or "
                 'to "" to start from random weights'
+            ) from error
+        except torch.OutOfMemoryError:
+            raise
+        # the state of an optimizer or a scheduler can have any form in the file of somebody else
+        except (RuntimeError, LookupError, TypeError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            raise ValueError(
+                f"{path} does not fit the training ({reason[:200]}): use a checkpoint of the same "
+                "config, or start anew with it as MODEL.WEIGHTS"
             ) from error
         finally:
             # detectron2 does not reset this after an error, and the next call would fail

@@ -15,7 +15,7 @@ from flowdet.data.limited_yaml import read_yaml
 from flowdet.engine.category_ids import CategoryId
 from flowdet.engine.checkpoint_files import newest_checkpoint
 from flowdet.engine.task_builders import task_of
-from flowdet.engine.weight_files import read_weight_file
+from flowdet.engine.weight_files import check_url, read_weight_file
 
 # a message lists at most this many class names
 MAX_LISTED = 8
@@ -44,6 +44,7 @@ def read_notes(path: str | Path) -> CheckpointNotes:
             checkpoint of another program, are empty: loading its weights raises the error.
     """
     try:
+        check_url(str(path))
         local = PathManager.get_local_path(str(path).split("?")[0])
         content = read_weight_file(local, lazy=True)
     except (OSError, ValueError):

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from flowdet.engine.array_pickle import read_array_pickle
 from flowdet.engine.tensor_pickle import TensorPickleCheck
@@ -69,6 +70,31 @@ def read_weight_file(path: str | Path, lazy: bool = False) -> dict:
     if problem:
         raise ValueError(f"{path} {problem}")
     return content
+
+
+def write_safetensors(path: str | Path, state: dict[str, torch.Tensor], notes: dict) -> None:
+    """Writes weights as .safetensors.
+
+    Args:
+        path: the file to write.
+        state: tensors by name.
+        notes: class names and category ids, as a checkpoint has them; numbers and texts only.
+    """
+    # copies, because the format has no tensors that share their data
+    tensors = {name: x.detach().cpu().contiguous().clone() for name, x in state.items()}
+    partial = Path(f"{path}.partial")
+    save_file(tensors, partial, {"format": "pt", "flowdet": json.dumps(notes)})
+    partial.replace(path)
+
+
+def check_url(path: str) -> None:
+    """Checks that the URL of weights stays in the folder of downloads.
+
+    Raises:
+        ValueError: the URL has a part "..", which the name of the downloaded file would have too.
+    """
+    if "://" in path and ".." in re.split(r"[/\\?#]", path):
+        raise ValueError(f"{path}: a URL of weights must not contain the part ..")
 
 
 def last_checkpoint_name(folder: str | Path) -> str:

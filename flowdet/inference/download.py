@@ -9,6 +9,8 @@ from urllib.parse import urljoin, urlsplit
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import get_cache_dir
 
+from flowdet.engine.weight_files import check_url
+
 
 def is_url(path: str | Path) -> bool:
     """Whether a string is an http or https URL."""
@@ -29,7 +31,9 @@ def fetch(url: str) -> Path:
 
     Raises:
         FileNotFoundError: the file cannot be downloaded, or the server sent a web page instead.
+        ValueError: see `check_url`.
     """
+    check_url(url)
     parts = urlsplit(url)._replace(query="", fragment="")
     # iopath's own folders leave out the host: two hosts could have a file of the same path
     folder = Path(get_cache_dir()) / parts.netloc.replace(":", "_")
@@ -50,13 +54,13 @@ def run_urls(url: str) -> tuple[str, str]:
 
     Args:
         url: URL of the run's folder (ending in /), of its config.yaml or of one of its checkpoints
-            (.pth). For a folder or config the checkpoint is `model_final.pth`.
+            (.pth, .safetensors). For a folder or config the checkpoint is `model_final.pth`.
 
     Raises:
         ValueError: the URL has another form.
     """
     path = PurePosixPath(urlsplit(url).path)
-    if path.suffix == ".pth":
+    if path.suffix in (".pth", ".safetensors"):
         return urljoin(url, "config.yaml"), url
     if path.suffix in (".yaml", ".yml"):
         return url, urljoin(url, "model_final.pth")
@@ -64,5 +68,5 @@ def run_urls(url: str) -> tuple[str, str]:
         return urljoin(url, "config.yaml"), urljoin(url, "model_final.pth")
     raise ValueError(
         f"{url} is not the URL of a run folder (ending in /), a config (.yaml) or a checkpoint "
-        "(.pth)"
+        "(.pth, .safetensors)"
     )

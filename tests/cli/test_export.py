@@ -5,11 +5,14 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from detectron2.modeling import build_model
 from PIL import Image
 
+import flowdet
 from flowdet.cli import export
 from flowdet.engine import load_config
+from flowdet.engine.checkpoint_notes import read_notes
 from flowdet.inference.predictor import Predictor
 from tests.cli.commands import FOUR_IMAGES, NO_REPORT, SMALL
 from tests.cli.conftest import ROOT
@@ -146,3 +149,15 @@ def test_wrong_flags_are_refused(words, message, capsys):
     with pytest.raises(SystemExit):
         export.parse_args(["--config-file", BACKPROP, *words])
     assert message in capsys.readouterr().err
+
+
+def test_weights_as_safetensors(trained, tmp_path, capsys):
+    path = tmp_path / "model.safetensors"
+    export.export_model(arguments(trained, "--output", path))
+    assert f"{path}: " in capsys.readouterr().out
+    loaded = flowdet.load(trained, weights=path)
+    expected = flowdet.load(trained).predictor.model.state_dict()
+    state = loaded.predictor.model.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
+    assert read_notes(path).class_names == loaded.class_names

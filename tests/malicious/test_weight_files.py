@@ -13,6 +13,7 @@ from flowdet.engine import FlowDetCheckpointer
 from flowdet.engine.checkpoint_files import newest_checkpoint
 from flowdet.engine.checkpoint_notes import read_notes
 from flowdet.engine.weight_files import last_checkpoint_name, read_weight_file
+from flowdet.inference.download import fetch
 from tests.malicious.weight_files import (
     SLOW,
     Call,
@@ -190,3 +191,34 @@ def test_zip_bomb_is_refused_before_it_is_unpacked(tmp_path):
     assert path.stat().st_size < 10**5
     with pytest.raises(ValueError, match="unpacks to more bytes"):
         read_weight_file(path)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:9/../../x/model.pth",
+        "http://../model.pth",
+        "detectron2://../../../x.pkl",
+        "https://127.0.0.1:9/a/../x.pth?matching_heuristics=True",
+    ],
+)
+def test_a_url_that_leaves_the_folder_of_downloads_is_refused(url):
+    """The downloaded file has the path of the URL, so it could overwrite any file."""
+    with pytest.raises(ValueError, match="must not contain the part"):
+        FlowDetCheckpointer(torch.nn.Linear(1, 1)).load(url)
+    assert read_notes(url).class_names == []
+    if url.startswith("http"):
+        with pytest.raises(ValueError, match="must not contain the part"):
+            fetch(url)
+
+
+@pytest.mark.parametrize("state", [1, {}, {"state": [], "param_groups": 1}, {"param_groups": [{}]}])
+def test_a_training_state_of_another_form_is_one_line(tmp_path, state):
+    model = torch.nn.Linear(1, 1)
+    path = tmp_path / "model.pth"
+    torch.save({"model": model.state_dict(), "optimizer": state}, path)
+    optimizer = torch.optim.AdamW(model.parameters())
+    checkpointer = FlowDetCheckpointer(model, optimizer=optimizer)
+    with pytest.raises(ValueError, match="does not fit the training|parameter group") as info:
+        checkpointer.load(str(path))
+    assert "\n" not in str(info.value)
