@@ -25,6 +25,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from safetensors.torch import save
 
 
 class Call:
@@ -79,6 +80,15 @@ def torch_bytes(content: object, zipped: bool = True) -> bytes:
     file = io.BytesIO()
     torch.save(content, file, _use_new_zipfile_serialization=zipped)
     return file.getvalue()
+
+
+def zoo_bytes(state: dict[str, torch.Tensor]) -> bytes:
+    arrays = {name: x.numpy() for name, x in state.items()}
+    return pickle.dumps({"model": arrays, "__author__": "zoo"})
+
+
+def safetensors_bytes(state: dict[str, torch.Tensor]) -> bytes:
+    return save(state, {"flowdet": json.dumps({"class_names": ["cat"]})})
 
 
 def containers(call: Call) -> dict[str, bytes]:
