@@ -143,12 +143,16 @@ def build_proposal_network(
 
 
 def _instances(targets: Targets, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
-    """Returns the objects of every image as detectron2's ground truth (absolute xyxy)."""
+    """Returns the objects of every image as detectron2's ground truth (absolute xyxy).
+
+    Boxes without area are left out: the logarithm of their size is not finite.
+    """
     objects = []
     for boxes, count, (height, width) in zip(targets.boxes, targets.counts, sizes, strict=True):
         scale = boxes.new_tensor([width, height, width, height])
         absolute = box_convert(boxes[:count], "cxcywh", "xyxy") * scale
-        objects.append(Instances((height, width), gt_boxes=Boxes(absolute)))
+        found = Boxes(absolute)
+        objects.append(Instances((height, width), gt_boxes=found[found.nonempty()]))
     return objects
 
 

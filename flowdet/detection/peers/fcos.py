@@ -69,7 +69,8 @@ class FCOSDetector(PeerDetector):
     ) -> dict[str, Tensor]:
         """Computes the losses of classes, boxes and centerness."""
         maps = self._ordered(features)
-        predictions = self.fcos.head(maps)
+        # the box loss does not take half precision together with ground truth in float32
+        predictions = tuple([x.float() for x in levels] for levels in self.fcos.head(maps))
         # detectron2 checks this only for its proposal network
         if not all(x.isfinite().all() for levels in predictions for x in levels):
             raise FloatingPointError("predictions are NaN or inf")

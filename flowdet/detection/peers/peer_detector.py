@@ -86,11 +86,14 @@ class PeerDetector(BaseDetector):
         )
 
     def _objects(self, batched_inputs: list[dict]) -> list[Instances]:
-        """Returns the ground truth of each image; raises ValueError for an unknown label."""
+        """Returns the ground truth of each image; raises ValueError for an unknown label.
+
+        Boxes without area are left out: the logarithm of their size is not finite.
+        """
         objects = [x["instances"].to(self.device) for x in batched_inputs]
         # only for its check of the labels: detectron2 would take label C for background
         Targets.from_instances(objects, max(map(len, objects)), self.num_classes)
-        return objects
+        return [x[x.gt_boxes.nonempty()] for x in objects]
 
     @torch.no_grad()
     def inference(self, batched_inputs: list[dict]) -> list[dict]:
