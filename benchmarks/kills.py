@@ -292,6 +292,8 @@ def run(tasks: list[str], points: list[str], folder: Path) -> list[list]:
             else:
                 text = "; ".join(problems_of(path, folder / task)[:3])
             table.append([task, point, text])
+            if text:
+                tqdm.write(f"{task}, {point}: {text}")
     return table
 
 

@@ -44,6 +44,7 @@ from flowdet.engine import (
     load_trained,
     resolve_config,
 )
+from flowdet.engine.atomic_file import full_disk_errors
 from flowdet.engine.checkpoint import check_weights_exist
 from flowdet.engine.checkpoint_files import newest_checkpoint
 from flowdet.engine.checkpoint_notes import read_notes
@@ -79,7 +80,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
         set_earlier_run_aside(cfg)
     cfg.freeze()
     # default_setup logs the config file, so it needs a path even if a name was given
-    default_setup(cfg, argparse.Namespace(**vars(args) | {"config_file": path}))
+    with full_disk_errors(cfg.OUTPUT_DIR):
+        default_setup(cfg, argparse.Namespace(**vars(args) | {"config_file": path}))
     hide_tracebacks_of_user_errors()
     return cfg
 

@@ -33,7 +33,7 @@ def write_atomically(
         The path of the file.
 
     Raises:
-        OSError: the file cannot be written. The message has the path and, on a full disk, the
+        DiskError: the file cannot be written. The message has the path and, on a full disk, the
             space that is needed and the space that is free.
     """
     path = Path(path)
@@ -52,36 +52,64 @@ def write_atomically(
     return path
 
 
+class DiskError(OSError):
+    """A file cannot be written; the message has its path."""
+
+
 @contextlib.contextmanager
 def disk_errors(path: str | Path, size: int | None = None) -> Iterator[None]:
-    """Replaces the errors of writing a file by an OSError whose one line has its path.
+    """Replaces the errors of writing a file by one whose line has its path.
 
     Args:
         path: path of the file.
         size: bytes that the file needs; None if that is not known.
 
     Raises:
-        OSError: an error in the block. It has the `errno` of the first OSError.
+        DiskError: an OSError in the block, or an error that it caused. It has its `errno`.
     """
     try:
         yield
+    except DiskError:
+        raise
     # torch raises RuntimeError if its writer cannot write
     except (OSError, RuntimeError) as error:
         first = _first_os_error(error)
         if first is None:
             raise
+        reason = first.strerror or str(first)
         if first.errno in _FULL:
-            folder = Path(path).parent
-            reason = f"the disk of {folder} is full"
-            if size is not None:
-                free = shutil.disk_usage(folder).free
-                reason += f": the file needs {_mib(size)}, and {_mib(free)} are free"
-            reason += ". Delete files, or set OUTPUT_DIR to a folder on another disk"
-        else:
-            reason = first.strerror or str(first)
-        raised = OSError(f"{path} cannot be written: {reason}")
+            reason = _full_disk(Path(path).parent, size)
+        raised = DiskError(f"{path} cannot be written: {reason}")
         raised.errno = first.errno
         raise raised from error
+
+
+@contextlib.contextmanager
+def full_disk_errors(folder: str | Path) -> Iterator[None]:
+    """Replaces the error of a full disk, which does not say where, by one that names a folder.
+
+    Args:
+        folder: the folder to which the block writes.
+
+    Raises:
+        DiskError: the disk is full.
+    """
+    try:
+        yield
+    except DiskError:
+        raise
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise DiskError(f"{folder} cannot be written to: {_full_disk(folder, None)}") from error
+
+
+def _full_disk(folder: str | Path, size: int | None) -> str:
+    text = f"the disk of {folder} is full"
+    if size is not None:
+        free = shutil.disk_usage(folder).free
+        text += f": the file needs {_mib(size)}, and {_mib(free)} are free"
+    return f"{text}. Delete files, or set OUTPUT_DIR to a folder on another disk"
 
 
 def _first_os_error(error: BaseException | None) -> OSError | None:

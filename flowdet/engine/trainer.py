@@ -28,6 +28,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from flowdet.data.workers import worker_errors
+from flowdet.engine.atomic_file import full_disk_errors
 from flowdet.engine.checkpoint import FlowDetCheckpointer
 from flowdet.engine.checkpoint_files import (
     complete_final,
@@ -129,7 +130,8 @@ class Trainer(DefaultTrainer):
             KeyboardInterrupt: Ctrl-C ended the training, see `StopAtInterrupt`.
         """
         try:
-            with worker_errors():
+            # TensorBoard's file, and those that evaluators write
+            with worker_errors(), full_disk_errors(self.cfg.OUTPUT_DIR):
                 super().train()
         except OSError as error:
             if self._interruption.interrupted:

@@ -17,6 +17,7 @@ from detectron2.config import CfgNode, get_cfg
 
 import flowdet
 from flowdet.config import add_flowdet_config
+from flowdet.engine.atomic_file import write_atomically
 from flowdet.engine.config import flat_items
 from flowdet.engine.task_builders import CLASSIFICATION, task_of
 from flowdet.flow import INFERENCE_MODES
@@ -79,12 +80,14 @@ def write_results(
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Writes a text file and creates its folder; an interrupted call leaves no partial file."""
-    path = Path(path)
+    """Writes a text file and creates its folder; an interrupted call leaves no partial file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path, content = Path(path), text.encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    return partial.replace(path)
+    return write_atomically(path, lambda file: file.write(content), len(content))
 
 
 def changed_keys(cfg: CfgNode) -> dict[str, object]:

@@ -8,7 +8,12 @@ from unittest import mock
 import pytest
 import torch
 
-from flowdet.engine.atomic_file import disk_errors, write_atomically
+from flowdet.engine.atomic_file import (
+    DiskError,
+    disk_errors,
+    full_disk_errors,
+    write_atomically,
+)
 
 
 def failing_file(code, after=0):
@@ -77,3 +82,15 @@ def test_a_full_disk_ends_torch_save_in_one_line(buffering):
 def test_errors_that_are_not_of_the_disk_stay():
     with pytest.raises(RuntimeError, match="^other$"), disk_errors("file"):
         raise RuntimeError("other")
+
+
+def test_a_full_disk_without_a_path_gets_the_folder():
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(DiskError, match="^run cannot be written to: the disk of run is full. Del"):
+        with full_disk_errors("run"):
+            raise full
+    # an error that has a path already, and another error
+    for error in (DiskError("a message"), FileNotFoundError(errno.ENOENT, "gone")):
+        with pytest.raises(OSError) as caught, full_disk_errors("run"):
+            raise error
+        assert caught.value is error
