@@ -1,7 +1,10 @@
 """Checkpoints that are damaged, missing or not written, and the choice of the newest one."""
 
+import errno
 import logging
+import os
 import random
+from unittest import mock
 
 import pytest
 import torch
@@ -138,6 +141,18 @@ def test_weights_that_are_not_finite_are_not_saved(run, value):
     assert {path: path.read_bytes() for path in run.iterdir()} == before
     FlowDetCheckpointer(model, str(run), ema=average).save("model_0000011", iteration=11)
     assert newest_checkpoint(run) == str(run / "model_0000011.pth")
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoints(run, monkeypatch):
+    before = {path: path.read_bytes() for path in run.iterdir()}
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(os, "fsync", mock.Mock(side_effect=error))
+    with pytest.raises(OSError) as caught:
+        save(run, "model_0000011", 11)
+    message = str(caught.value)
+    assert message.startswith(f"{run}/model_0000011.pth cannot be written: the disk of {run} is fu")
+    assert "the file needs 0.0 MiB, and" in message and "\n" not in message
+    assert {path: path.read_bytes() for path in run.iterdir()} == before
 
 
 def test_the_final_model_is_written_anew(run, caplog):

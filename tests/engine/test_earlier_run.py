@@ -15,13 +15,14 @@ def cfg(tmp_path):
     cfg = tiny_cfg()
     cfg.OUTPUT_DIR = str(tmp_path)
     FlowDetCheckpointer(nn.Linear(2, 2), str(tmp_path)).save("model_0000004", iteration=4)
-    for name in ("metrics.json", "config.yaml", "results.json", "log.txt"):
+    for name in ("metrics.json", "config.yaml", "results.json", "step_0000003.pth", "log.txt"):
         (tmp_path / name).write_text(name)
     return cfg
 
 
 def test_a_training_that_stops_at_once_is_not_resumed_from_the_earlier_one(cfg, tmp_path):
     moved = {"model_0000004.pth", "last_checkpoint", "metrics.json", "results.json", "config.yaml"}
+    moved |= {"step_0000003.pth"}
     assert set_earlier_run_aside(cfg) == tmp_path / "earlier_1"
     assert {path.name for path in (tmp_path / "earlier_1").iterdir()} == moved
     assert newest_checkpoint(tmp_path) == ""

@@ -115,6 +115,8 @@ def test_a_gradient_that_is_not_finite_ends_the_training(request, tmp_path, task
         if isinstance(p, torch.Tensor) and p.is_floating_point() and p.numel() > 1:
             assert p.isfinite().all() and torch.equal(p, step.model[name]), name
     assert all(map(math.isfinite, step.losses.values())) and len(step.batch) == 7
+    # also the counter that the forward pass changes, and that selects the blocks of `alternate`
+    assert step.model["local.iterations"] == 2 and weights["local.iterations"] == 3
     # without the change, the step is finite and has the same losses, bit for bit
     main(["--replay", str(tmp_path / "step_0000002.pth")])
     output = capsys.readouterr().out
