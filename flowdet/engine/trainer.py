@@ -203,6 +203,8 @@ class Trainer(DefaultTrainer):
 
     def build_writers(self):
         folder = self.cfg.OUTPUT_DIR
+        # the command has created it; a training that starts from Python has not
+        os.makedirs(folder, exist_ok=True)
         return [
             CommonMetricPrinter(self.max_iter),
             MetricsWriter(os.path.join(folder, METRICS)),
