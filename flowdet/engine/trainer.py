@@ -50,9 +50,10 @@ from flowdet.engine.interruption import StopAtInterrupt
 from flowdet.engine.logging_hooks import ForgetOldScalars, LogCost, LogLearningRates, LogPreviews
 from flowdet.engine.metrics_file import METRICS, MetricsWriter, cut_metrics
 from flowdet.engine.optimizer import build_optimizer
-from flowdet.engine.progress import LiveLine, LoaderWithBar, log_above_bars, on_terminal
+from flowdet.engine.progress import LiveLine
 from flowdet.engine.step_check import NON_FINITE, StepCheck
 from flowdet.engine.task_builders import task_of
+from flowdet.terminal import LoaderWithBar, log_above_bars, on_terminal
 
 # maximum of TEST.SAMPLE_IMAGES: with more images on a sheet, each would be too small to see
 MAX_SAMPLES = 50

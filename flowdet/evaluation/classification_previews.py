@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from flowdet.data.classification.datasets import get_classification_dicts
 from flowdet.data.classification.images import model_input, read_pixels
 from flowdet.data.image_files import evenly_spaced_indices
+from flowdet.terminal import terminal_bar
 from flowdet.visualization.drawing import TILE, contact_sheet
 
 
@@ -39,7 +40,7 @@ def predict_probabilities(cfg: CfgNode, model: nn.Module, records: Sequence[dict
     configured inference mode. The model does not get the labels."""
     size, logits = cfg.TEST.BATCH_SIZE, []
     with inference_context(model):
-        for first in range(0, len(records), size):
+        for first in terminal_bar(range(0, len(records), size), desc="classify", unit="batch"):
             batch = records[first : first + size]
             images = model_input(
                 batch, tuple(cfg.INPUT.FIXED_SIZE), cfg.INPUT.FORMAT, cfg.INPUT.VALUE_RANGE

@@ -15,6 +15,7 @@ from flowdet.data.detection.loaders import get_detection_dicts
 from flowdet.data.detection.mapper import FlowDatasetMapper
 from flowdet.data.image_files import evenly_spaced_indices
 from flowdet.evaluation.matching import SCORE_THRESHOLD, ground_truth_instances
+from flowdet.terminal import terminal_bar
 from flowdet.visualization.drawing import (
     DetectionVisualizer,
     DrawnBox,
@@ -56,7 +57,7 @@ def predict_detections(cfg: CfgNode, model: nn.Module, records: Sequence[dict]) 
     mapper = FlowDatasetMapper(cfg, is_train=False)
     size, detections = cfg.TEST.BATCH_SIZE, []
     with inference_context(model), torch.no_grad():
-        for first in range(0, len(records), size):
+        for first in terminal_bar(range(0, len(records), size), desc="detect", unit="batch"):
             inputs = [mapper(record) for record in records[first : first + size]]
             detections += [output["instances"].to("cpu") for output in model(inputs)]
     return detections

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from flowdet.engine.progress import terminal_bar
 from flowdet.export.formats import FORMATS, Runner
 from flowdet.export.graphs import DetectionGraph, Graph
+from flowdet.terminal import terminal_bar
 
 # number of images in a batch
 BATCH = 8

@@ -109,6 +109,14 @@ def test_ctrl_c_prints_the_command_that_continues(run, tmp_path, monkeypatch):
     status, output = run(program, *words)
     assert status == 0 and "Starting training from iteration 2" in output
 
+    def interrupted_evaluation(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flowdet.cli.train.evaluate", interrupted_evaluation)
+    status, output = run(program, "--eval-only", *words)
+    assert status == 130 and "The evaluation was stopped by Ctrl-C" in output
+    assert output.splitlines()[-1] == f"    {program} --eval-only {shlex.join(words)}"
+
 
 def test_ctrl_c_before_the_first_checkpoint(run, tmp_path, monkeypatch):
     def interrupted(trainer):
@@ -124,19 +132,6 @@ def test_ctrl_c_before_the_first_checkpoint(run, tmp_path, monkeypatch):
     assert status == 130 and "stopped by Ctrl-C before its first checkpoint" in output
     command = output.splitlines()[-1].strip()
     assert command.startswith("tools/train_net.py --config-file") and "--resume" not in command
-
-
-def test_ctrl_c_in_an_evaluation(run, tmp_path, monkeypatch):
-    def interrupted(*args):
-        raise KeyboardInterrupt
-
-    status, output = train(run, tmp_path, "SOLVER.MAX_ITER", 1, *NO_REPORT)
-    assert status == 0, output
-    monkeypatch.setattr("flowdet.cli.train.evaluate", interrupted)
-    weights = ("MODEL.WEIGHTS", tmp_path / "model_final.pth")
-    status, output = train(run, tmp_path, "--eval-only", *weights)
-    assert status == 130 and "The evaluation was stopped by Ctrl-C" in output
-    assert "--eval-only" in output.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from detectron2.utils.events import EventStorage
 from torch.utils.data import DataLoader
 
 from flowdet.engine import Trainer
-from flowdet.engine.progress import LiveLine, LoaderWithBar, status, terminal_bar
+from flowdet.engine.progress import LiveLine, status
+from flowdet.terminal import LoaderWithBar, terminal_bar
 from tests.detection.tiny import tiny_cfg
 from tests.engine.runs import train
 
@@ -101,7 +102,7 @@ def test_without_a_terminal_the_log_is_printed_as_it_is(cfg, tmp_path):
 
 
 def test_other_processes_show_nothing(monkeypatch):
-    monkeypatch.setattr("flowdet.engine.progress.comm.is_main_process", lambda: False)
+    monkeypatch.setattr("flowdet.terminal.comm.is_main_process", lambda: False)
     with on_terminal() as terminal:
         assert list(terminal_bar(range(3))) == [0, 1, 2]
     assert terminal.getvalue() == ""

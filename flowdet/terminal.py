@@ -1,0 +1,87 @@
+"""Bars on a terminal, and log lines above them.
+
+Without a terminal (a file, a pipe, a notebook) no bar is shown, and the log lines of detectron2 are
+printed as usual. Log files never contain a bar.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from detectron2.utils import comm
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+# the loggers with a handler for the terminal, see `flowdet.cli.train.setup`
+_LOGGERS = ("detectron2", "flowdet", "fvcore")
+# loggers whose lines repeat what a bar shows, and how these lines start
+_REPLACED = {"detectron2.utils.events": "", "detectron2.evaluation.evaluator": "Inference done "}
+
+
+def on_terminal() -> bool:
+    """Whether this is the main process and its standard output is a terminal."""
+    return comm.is_main_process() and sys.stdout.isatty()
+
+
+class LoaderWithBar:
+    """A data loader that shows a bar while it is iterated over.
+
+    Its length and its attributes are those of the loader.
+
+    Args:
+        loader: the loader; it has a length.
+        description: the text before the bar.
+    """
+
+    def __init__(self, loader: Iterable, description: str):
+        self._loader = loader
+        self._description = description
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator:
+        return iter(terminal_bar(self._loader, desc=self._description, unit="batch"))
+
+    def __getattr__(self, name: str):
+        return getattr(self._loader, name)
+
+
+def terminal_bar(iterable: Iterable | None = None, **options) -> tqdm:
+    """Returns a tqdm bar on standard output, which is removed at its end.
+
+    It is disabled without a terminal and in all processes but the main one.
+    """
+    defaults = {"file": sys.stdout, "leave": False, "dynamic_ncols": True}
+    return tqdm(iterable, **defaults | options, disable=not on_terminal())
+
+
+@contextmanager
+def log_above_bars() -> Iterator[None]:
+    """On a terminal, log lines are printed above the bars, without those that a bar replaces.
+
+    Handlers of log files stay as they are.
+    """
+    if not on_terminal():
+        yield
+        return
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    # tqdm adds a handler to a logger that has none for the terminal
+    loggers = [logger for logger in loggers if any(map(_is_terminal, logger.handlers))]
+    with logging_redirect_tqdm(loggers):
+        for logger in loggers:
+            for handler in filter(_is_terminal, logger.handlers):
+                handler.addFilter(_is_not_replaced)
+        yield
+
+
+def _is_terminal(handler: logging.Handler) -> bool:
+    return getattr(handler, "stream", None) in (sys.stdout, sys.stderr)
+
+
+def _is_not_replaced(record: logging.LogRecord) -> bool:
+    start = _REPLACED.get(record.name)
+    return start is None or not record.getMessage().startswith(start)
