@@ -247,7 +247,9 @@ def interruption_text(args: argparse.Namespace, start: float) -> str:
     command = typed_command()
     if args.eval_only:
         return f"The evaluation was stopped by Ctrl-C. Start it again with:\n    {command}"
-    checkpoint = newest_checkpoint(load_config(config_path(args.config_file), args.opts).OUTPUT_DIR)
+    path = config_path(args.config_file)
+    cfg = load_config(path, args.opts, trust_config=args.trust_config)
+    checkpoint = newest_checkpoint(cfg.OUTPUT_DIR)
     is_of_run = bool(checkpoint) and (args.resume or os.path.getmtime(checkpoint) >= start)
     if not is_of_run:
         return (

@@ -139,12 +139,13 @@ class Detections(Instances):
         Raises:
             ImportError: pandas is not installed.
         """
-        corners = self.pred_boxes.tensor.cpu().numpy().T
+        # in float64, which pandas rounds and prints without further digits
+        corners = self.pred_boxes.tensor.cpu().double().numpy().T
         columns: dict[str, Any] = {
             "file_name": [self.file_name] * len(self),
             "class_name": self.names,
             "class_id": self.pred_classes.cpu().numpy(),
-            "score": self.scores.cpu().numpy(),
+            "score": self.scores.cpu().double().numpy(),
             **dict(zip(("x1", "y1", "x2", "y2"), corners, strict=True)),
         }
         return _optional("pandas").DataFrame(columns | self._optional_fields())

@@ -236,8 +236,6 @@ def _one_or_all(images: ImageInput | Sequence[ImageInput], results: list) -> Any
 
 
 def _description(model: Detector | ImageClassifier) -> str:
-    cfg = model.predictor.cfg.MODEL
-    return (
-        f"{type(model).__name__}({cfg.META_ARCHITECTURE}, {len(model.class_names)} classes, "
-        f"{cfg.DEVICE})"
-    )
+    cfg, count = model.predictor.cfg.MODEL, len(model.class_names)
+    classes = "1 class" if count == 1 else f"{count} classes"
+    return f"{type(model).__name__}({cfg.META_ARCHITECTURE}, {classes}, {cfg.DEVICE})"
