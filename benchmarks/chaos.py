@@ -1,17 +1,20 @@
 #!/usr/bin/env python
-"""Feeds flowdet malicious and broken files, and counts what happens.
+"""Feeds flowdet malicious and broken files, kills trainings, and counts what happens.
 
     benchmarks/chaos.py                              # all checks
     benchmarks/chaos.py malicious_weights fuzz_text --rounds 100
     benchmarks/chaos.py --list
 
 A file is read, or it ends with one clear line. Everything else, a traceback, code that runs or a
-file outside of the folders, is a failure: the command prints it and ends with exit status 1.
+file outside of the folders, is a failure, and so is a resumed training that differs from one that
+was not killed: the command prints it and ends with exit status 1.
 docs/reliability.md has the counts. A further check is a function in `CHECKS`.
 """
 
 import argparse
+import json
 import random
+import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +35,7 @@ from flowdet.reporting.results import typed_command, write_results
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.malicious.outcomes import (
+    READ,
     Outcome,
     changed_outcomes,
     structure_outcomes,
@@ -40,7 +44,7 @@ from tests.malicious.outcomes import (
 from tests.malicious.text_files import changed
 from tests.malicious.weight_files import all_files, safetensors_bytes, torch_bytes, zoo_bytes
 
-CODE_RAN = "code ran"
+CODE_RAN, DIFFERS = "code ran", "the resumed run differs"
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,17 @@ def fuzz_text(settings: Settings) -> Iterator[Outcome]:
     return changed_outcomes(settings.folder / "data", range(settings.rounds))
 
 
+def kills(settings: Settings) -> Iterator[Outcome]:
+    """Trainings that are killed and resumed, see `benchmarks/kills.py`."""
+    path = settings.folder / "kills.json"
+    # in its own process, which forks before torch has started threads
+    script = Path(__file__).with_name("kills.py")
+    subprocess.run([sys.executable, script, "--output", path], check=False)
+    for row in json.loads(path.read_text())["rows"]:
+        name, difference = f"{row['task']} killed: {row['killed']}", row["difference"]
+        yield Outcome(name, DIFFERS, (difference,)) if difference else Outcome(name, READ)
+
+
 CHECKS: dict[str, Callable[[Settings], Iterator[Outcome]]] = {
     "malicious_weights": malicious_weights,
     "changed_weights": changed_weights,
@@ -110,6 +125,7 @@ CHECKS: dict[str, Callable[[Settings], Iterator[Outcome]]] = {
     "malicious_yaml": _listed("yaml"),
     "malicious_configs": _listed("config"),
     "fuzz_text": fuzz_text,
+    "kills": kills,
 }
 
 

@@ -43,6 +43,7 @@ from flowdet.data.detection.digits import make_digits
 from flowdet.engine import checkpoint_files, metrics_file
 from flowdet.engine.metrics_file import read_records
 from flowdet.engine.trainer import Trainer
+from flowdet.reporting.results import typed_command, write_results
 
 SOLVER = [
     *("SOLVER.MAX_EPOCHS", "0", "SOLVER.CHECKPOINT_EPOCHS", "0", "TEST.EVAL_EPOCHS", "0"),
@@ -212,7 +213,7 @@ def problems_of(folder: Path, expected: Path) -> list[str]:
         if not equal(actual[part], whole[part]):
             problems.append(f"{part} differs")
     problems += metric_problems(metrics(folder), metrics(expected))
-    if rows(folder) != rows(expected):
+    if final_rows(folder) != final_rows(expected):
         problems.append("results.json differs")
     problems += [f"{path.name} is left" for path in folder.rglob("*.partial")]
     scratch = folder.with_name(f"{folder.name}_tmp")
@@ -257,7 +258,7 @@ def metric_problems(actual: dict, expected: dict) -> list[str]:
     return problems
 
 
-def rows(folder: Path) -> list[dict]:
+def final_rows(folder: Path) -> list[dict]:
     return json.loads((folder / "results.json").read_text())["rows"]
 
 
@@ -269,6 +270,7 @@ def parse_args() -> argparse.Namespace:
     points = f"parts of the names of the points where to kill: {', '.join(POINTS)}"
     parser.add_argument("--points", nargs="+", metavar="TEXT", default=[""], help=points)
     parser.add_argument("--folder", type=Path, help="keeps the runs and their output here")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="JSON file for the results")
     return parser.parse_args()
 
 
@@ -304,6 +306,9 @@ def main() -> int:
     print(tabulate([[*row[:2], row[2] or "equal"] for row in table], ["task", "killed", "resumed"]))
     failed = sum(bool(row[2]) for row in table)
     print(f"{len(table)} kills, {failed} of them with a difference")
+    if args.output:
+        rows = [dict(zip(("task", "killed", "difference"), row, strict=True)) for row in table]
+        write_results(args.output, rows, command=typed_command(), config="", seeds=[3])
     return int(failed > 0)
 
 
