@@ -98,15 +98,7 @@ def launch_processes(
     if args.num_gpus * args.num_machines <= 1:
         main(args)
         return
-    if args.on_cpu:
-        # detectron2 takes NCCL if a GPU is visible
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        threads = max(1, torch.get_num_threads() // args.num_gpus)
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    # no advice to turn the search for unused parameters off, see `distributed_model`
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    # `_how_it_ended` says it
-    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+    _set_environment(args)
     ends = torch.multiprocessing.get_context("spawn").SimpleQueue()
     try:
         launch(
@@ -126,6 +118,23 @@ def launch_processes(
         for process in torch.multiprocessing.active_children():
             process.terminate()
         raise
+
+
+def _set_environment(args: argparse.Namespace) -> None:
+    """Sets the environment variables and loggers of the processes."""
+    if args.on_cpu:
+        # detectron2 takes NCCL if a GPU is visible
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        threads = max(1, torch.get_num_threads() // args.num_gpus)
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    # a process that was ended leaves semaphores, which Python then removes with a warning
+    ignored = "ignore:resource_tracker:UserWarning"
+    warnings = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = f"{warnings},{ignored}" if warnings else ignored
+    # no advice to turn the search for unused parameters off, see `distributed_model`
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # `_how_it_ended` says it
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
 
 
 def _run_process(main: Main, args: argparse.Namespace, ends) -> None:
