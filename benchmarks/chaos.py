@@ -7,7 +7,8 @@
 
 A file is read, or it ends with one clear line. Everything else, a traceback, code that runs or a
 file outside of the folders, is a failure, and so is a resumed training that differs from one that
-was not killed: the command prints it and ends with exit status 1.
+was not killed, or a process that does not end with the others: the command prints it and ends with
+exit status 1.
 docs/reliability.md has the counts. A further check is a function in `CHECKS`.
 """
 
@@ -36,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.malicious.outcomes import (
     READ,
+    REFUSED,
     Outcome,
     changed_outcomes,
     structure_outcomes,
@@ -44,7 +46,7 @@ from tests.malicious.outcomes import (
 from tests.malicious.text_files import changed
 from tests.malicious.weight_files import all_files, safetensors_bytes, torch_bytes, zoo_bytes
 
-CODE_RAN, DIFFERS = "code ran", "the resumed run differs"
+CODE_RAN, DIFFERS, NOT_ENDED = "code ran", "the resumed run differs", "not ended as it should"
 
 
 @dataclass(frozen=True)
@@ -108,13 +110,25 @@ def fuzz_text(settings: Settings) -> Iterator[Outcome]:
 
 def kills(settings: Settings) -> Iterator[Outcome]:
     """Trainings that are killed and resumed, see `benchmarks/kills.py`."""
-    path = settings.folder / "kills.json"
-    # in its own process, which forks before torch has started threads
-    script = Path(__file__).with_name("kills.py")
-    subprocess.run([sys.executable, script, "--output", path], check=False)
-    for row in json.loads(path.read_text())["rows"]:
+    for row in _rows_of("kills.py", settings.folder):
         name, difference = f"{row['task']} killed: {row['killed']}", row["difference"]
         yield Outcome(name, DIFFERS, (difference,)) if difference else Outcome(name, READ)
+
+
+def processes(settings: Settings) -> Iterator[Outcome]:
+    """One of several training processes is killed or stopped, see `benchmarks/processes.py`."""
+    for row in _rows_of("processes.py", settings.folder):
+        name, failure = f"{row['processes']} processes, {row['way']}", row["failure"]
+        kind = NOT_ENDED if failure else REFUSED
+        yield Outcome(name, kind, (failure or row["last_line"],), row["seconds"])
+
+
+def _rows_of(script: str, folder: Path) -> list[dict]:
+    """Runs another benchmark, in its own process; returns the rows of its result file."""
+    path = folder / "results.json"
+    command = [sys.executable, Path(__file__).with_name(script), "--output", path]
+    subprocess.run(command, check=False)
+    return json.loads(path.read_text())["rows"]
 
 
 CHECKS: dict[str, Callable[[Settings], Iterator[Outcome]]] = {
@@ -126,6 +140,7 @@ CHECKS: dict[str, Callable[[Settings], Iterator[Outcome]]] = {
     "malicious_configs": _listed("config"),
     "fuzz_text": fuzz_text,
     "kills": kills,
+    "processes": processes,
 }
 
 

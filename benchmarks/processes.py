@@ -38,6 +38,7 @@ TIMEOUT_MINUTES = 0.2
 SECONDS_TO_START = 300
 # the time in which torch waits for a process to end
 GRACE = 30
+SECONDS_TO_CLEAN = 60
 
 
 class Way(NamedTuple):
@@ -47,7 +48,7 @@ class Way(NamedTuple):
         signal: the signal that is sent.
         to: "process" for the last one, "program" for the one that started them, or "all".
         message: part of the last line of the output.
-        seconds: time in which all processes must have ended.
+        seconds: time in which the program must have ended.
     """
 
     signal: signal.Signals
@@ -142,23 +143,30 @@ def check(name: str, count: int, folder: Path) -> dict:
         else:
             one = training_processes(program.pid)[-1] if way.to == "process" else program.pid
             os.kill(one, way.signal)
-        ended = wait_until(
-            lambda: not living(program.pid) or program.poll() is not None, way.seconds
-        )
-        left = not wait_until(lambda: not living(program.pid), way.seconds)
+        ended = wait_until(lambda: program.poll() is not None, way.seconds)
         seconds = time.monotonic() - start
+        # processes that load data look every 5 seconds whether their process lives
+        all_ended = wait_until(lambda: not living(program.pid), SECONDS_TO_CLEAN)
         text = log.read_text()
+        last_line = text.splitlines()[-1]
         return {
             "way": name,
             "processes": count,
             "seconds": round(seconds, 1),
+            "seconds_until_all_ended": round(time.monotonic() - start, 1),
             "status": program.poll(),
-            "last_line": text.splitlines()[-1],
-            "holds": ended
-            and not left
-            and program.wait() != 0
-            and way.message in text.splitlines()[-1]
-            and "Traceback" not in text,
+            "last_line": last_line,
+            "failure": ", ".join(
+                problem
+                for problem, holds in {
+                    "the program did not end": ended,
+                    "processes are left": all_ended,
+                    "the exit status is 0": program.poll() != 0,
+                    f"the last line has no {way.message!r}": way.message in last_line,
+                    "there is a traceback": "Traceback" not in text,
+                }.items()
+                if not holds
+            ),
         }
     finally:
         for process in living(program.pid):
@@ -178,7 +186,7 @@ def main() -> int:
     print(tabulate(rows, headers="keys", tablefmt="github"))
     if args.output:
         write_results(args.output, rows, command=typed_command(), config=CONFIG, seeds=[0])
-    return 0 if all(row["holds"] for row in rows) else 1
+    return 0 if all(not row["failure"] for row in rows) else 1
 
 
 if __name__ == "__main__":
