@@ -513,6 +513,9 @@ def _add_evaluation_keys(cfg: CfgNode) -> None:
     cfg.TEST.REPORT = True
     # Number of test images from which the report shows the best and the worst. 0 leaves them out.
     cfg.TEST.REPORT_IMAGES = 100
+    # Whether the explorer of these best and worst images is written next to the report of a
+    # detector with queries.
+    cfg.TEST.REPORT_EXPLORER = True
 
 
 def _add_solver_keys(cfg: CfgNode) -> None:

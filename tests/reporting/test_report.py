@@ -27,6 +27,8 @@ from tests.flowcls.tiny import tiny_cfg as tiny_classifier_cfg
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # class names that must be escaped in a page
 UNSAFE = ("<b>", "cat & \"dog\" 'owl'", "</script><script>alert(1)</script>")
+# the page next to the report that it links to
+EXPLORER = "report_explorer.html"
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
@@ -49,7 +51,7 @@ class StrictParser(HTMLParser):
                 self.errors += [f"duplicate id {value}"] if value in self.ids else []
                 self.ids.add(value)
             address = name in ("src", "href", "xlink:href", "action")
-            if address and not value.startswith(("data:", "#")):
+            if address and not value.startswith(("data:", "#", EXPLORER)):
                 self.errors.append(f"external address {tag} {name}={value[:40]}")
 
     def handle_endtag(self, tag):
@@ -152,6 +154,12 @@ def test_page_of_a_detector(detector):
     objects = [int(n) for n in re.findall(r"(\d+) [\d.]+ –?", text.split("AP50, averaged")[-1])]
     assert objects[:3] == [2, 5, 1]
     assert page.has("img") == 4
+    links = [a["href"] for tag, a in page.tags if tag == "a"]
+    assert links == [EXPLORER, *(f"{EXPLORER}#image={i}" for i in (1, 2, 3, 4))]
+    explorer = (detector / EXPLORER).read_text()
+    captions = [x.split(": F1")[0] for x in page.texts if ": F1" in x]
+    shown = re.search(r'"images": (\[.*?\])', explorer)[1]
+    assert json.loads(shown) == captions and explorer.count('class="image-data"') == 4
     assert all(a["src"].startswith("data:image/jpeg") for tag, a in page.tags if tag == "img")
     assert page.has("svg") == page.has("div", role="img") == 5
     assert "MAX_ITER: 20" in text
@@ -190,6 +198,13 @@ def test_missing_images_and_dataset(detector, tmp_path, caplog):
     MetadataCatalog.remove("unsafe")
     _, text = parsed(write_report(detector))
     assert f"{UNSAFE[1]} – 10.0" in text
+
+
+def test_report_without_explorer(detector):
+    config = detector / "config.yaml"
+    config.write_text(config.read_text().replace("REPORT_EXPLORER: true", "REPORT_EXPLORER: false"))
+    page, _ = parsed(write_report(detector, images=2))
+    assert page.has("a") == 0 and not (detector / EXPLORER).exists()
 
 
 def test_report_without_images(detector):

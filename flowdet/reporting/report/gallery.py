@@ -64,6 +64,7 @@ class Gallery:
         dataset: the name of the dataset.
         averaged: whether the model has the averaged weights.
         classes: the accuracy per class of a classifier; None for a detector.
+        records: the dataset dicts of the pictures of a detector, the best and then the worst.
     """
 
     best: list[Picture]
@@ -73,6 +74,7 @@ class Gallery:
     dataset: str
     averaged: bool
     classes: Table | None = None
+    records: Sequence[dict] = ()
 
 
 def detection_gallery(cfg: CfgNode, weights: str, count: int) -> Gallery:
@@ -107,7 +109,13 @@ def detection_gallery(cfg: CfgNode, weights: str, count: int) -> Gallery:
         return [_detection_picture(*item, predictor.class_names) for item in items]
 
     return Gallery(
-        draw(best), draw(worst), len(records), len(all_records), dataset, predictor.averaged
+        draw(best),
+        draw(worst),
+        len(records),
+        len(all_records),
+        dataset,
+        predictor.averaged,
+        records=[record for record, *_ in (*best, *worst)],
     )
 
 

@@ -18,6 +18,7 @@ from flowdet.engine.task_builders import CLASSIFICATION, task_of
 from flowdet.evaluation.matching import IOU_THRESHOLD, SCORE_THRESHOLD
 from flowdet.reporting.report.charts import charts
 from flowdet.reporting.report.evaluations import metric_groups
+from flowdet.reporting.report.explorer import write_report_explorer
 from flowdet.reporting.report.gallery import (
     Gallery,
     classification_gallery,
@@ -44,7 +45,9 @@ def write_report(
 ) -> Path:
     """Writes the report of a run as one HTML file that needs no other file and no network.
 
-    Parts for which the run has no data are replaced by a sentence that says so.
+    With `TEST.REPORT_EXPLORER`, the explorer of the best and worst images is written next to it
+    (report_explorer.html), and the report links to it. Parts for which the run has no data are
+    replaced by a sentence that says so.
 
     Args:
         folder: the OUTPUT_DIR of a training.
@@ -66,8 +69,8 @@ def write_report(
             f"the number of images (TEST.REPORT_IMAGES) must not be negative, got {images}"
         )
     template = _environment().get_template("report.html.jinja")
-    html = template.render(_content(folder, cfg, images))
-    return write_text(output or folder / "report.html", html)
+    path = Path(output or folder / "report.html")
+    return write_text(path, template.render(_content(folder, cfg, images, path)))
 
 
 def _environment() -> Environment:
@@ -81,7 +84,7 @@ def _environment() -> Environment:
     )
 
 
-def _content(folder: Path, cfg: CfgNode, images: int) -> dict:
+def _content(folder: Path, cfg: CfgNode, images: int, path: Path) -> dict:
     # the config of a copied run may name a missing device, and old configs lack the class names
     _or_none(lambda: resolve_model(cfg))
     records = _or_none(lambda: read_metrics(folder)) or []
@@ -103,11 +106,22 @@ def _content(folder: Path, cfg: CfgNode, images: int) -> dict:
         "findings": _or_none(lambda: read_findings(folder)),
         "gallery": gallery,
         "no_gallery": no_gallery,
+        "explorer": _explorer(folder, cfg, gallery, path),
         "score_threshold": SCORE_THRESHOLD,
         "iou_threshold": IOU_THRESHOLD,
         "config": (folder / "config.yaml").read_text(encoding="utf-8"),
         "version": flowdet.__version__,
     }
+
+
+def _explorer(folder: Path, cfg: CfgNode, gallery: Gallery | None, path: Path) -> str | None:
+    """Writes the explorer next to the report; returns its file name, None for no explorer."""
+    if not gallery or not gallery.records or not cfg.TEST.REPORT_EXPLORER:
+        return None
+    run = folder.resolve().name
+    return _or_none(
+        lambda: write_report_explorer(cfg, newest_checkpoint(folder), gallery, path, run)
+    )
 
 
 def _gallery(folder: Path, cfg: CfgNode, images: int) -> tuple[Gallery | None, str]:
