@@ -103,7 +103,12 @@ def train_command(cfg_words, folder, monkeypatch):
     monkeypatch.setattr(train, "setup_logger", lambda **kwargs: logging.getLogger("flowdet"))
     words = [*cfg_words, "OUTPUT_DIR", str(folder)]
     args = argparse.Namespace(
-        config_file="digits_flow", opts=words, eval_only=False, resume=False, run_dir=""
+        config_file="digits_flow",
+        opts=words,
+        eval_only=False,
+        resume=False,
+        run_dir="",
+        trust_config=False,
     )
     train.train(args)
 

@@ -12,7 +12,13 @@ from detectron2.utils import comm
 
 # the checkpoints first: without them, --resume does not continue the earlier training
 _CHECKPOINTS = ("last_checkpoint", "model_*.pth")
-_FILES = ("metrics.json", "results.json", "report.html", "step_*.pth")
+_FILES = (
+    "metrics.json",
+    "results.json",
+    "report.html",
+    "report_explorer.html",
+    "step_*.pth",
+)
 
 
 def set_earlier_run_aside(cfg: CfgNode) -> Path | None:
