@@ -19,10 +19,10 @@ from __future__ import annotations
 import logging
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -129,7 +129,7 @@ def image_size(path: str | Path, name: str | None = None) -> tuple[int, int]:
     with _open_file(path, name or os.fspath(path)) as file:
         image = _open(file)
         if image is None:
-            return tiff_size(read_tags(file))
+            return _size_within_limit(read_tags(file))
         width, height = image.size
         # PIL's size of a TIFF is that of the upright image
         swapped = image.format != "TIFF" and _header_orientation(image, file) >= 5
@@ -145,7 +145,9 @@ def exif_orientation(path: str | Path, name: str | None = None) -> int:
     with _open_file(path, name or os.fspath(path)) as file:
         image = _open(file)
         if image is None:
-            return tiff_orientation(read_tags(file))
+            tags = read_tags(file)
+            _size_within_limit(tags)
+            return tiff_orientation(tags)
         return _header_orientation(image, file)
 
 
@@ -207,11 +209,23 @@ def _tiff_raster(file: BinaryIO) -> _Raster:
     """Decodes a TIFF that PIL cannot open."""
     tags = read_tags(file)
     check_decodable(tags, rgb_only=True)
+    _size_within_limit(tags)
     pixels, bits = _opencv_pixels(file), bits_per_value(tags)
     if pixels.dtype == np.uint16 and bits < 16:
         # OpenCV scales values of 10, 12 and 14 bits to 16
         pixels = pixels >> (16 - bits)
     return _Raster(pixels, full_range(tags), is_white_zero(tags))
+
+
+def _size_within_limit(tags: Mapping[int, Any]) -> tuple[int, int]:
+    """Returns height and width of a TIFF; raises PIL's error for images that are too large."""
+    height, width = tiff_size(tags)
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and height * width > 2 * limit:
+        raise Image.DecompressionBombError(
+            f"Image size ({height * width} pixels) exceeds limit of {2 * limit} pixels"
+        )
+    return height, width
 
 
 def _is_deep_color(image: Image.Image) -> bool:

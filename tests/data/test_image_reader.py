@@ -500,9 +500,12 @@ def test_truncated_files_are_an_error(tmp_path, name):
     one_line(error)
 
 
+@pytest.mark.parametrize("name", ["rgb.png", "rgb_float.tif"])
 @pytest.mark.parametrize("read", READERS)
-def test_too_large_files_give_one_line(tmp_path, monkeypatch, read):
-    pil(COLOR).save(tmp_path / "a.img", "PNG")
+def test_too_large_files_give_one_line(tmp_path, monkeypatch, read, name):
+    write = {case[0]: case[1] for case in EIGHT_BIT + DEEP}[name]
+    write(tmp_path / name)
+    (tmp_path / name).rename(tmp_path / "a.img")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", HEIGHT * WIDTH // 3)
     with pytest.raises(
         OSError, match=r"a.img: .*2240 pixels.* cut the image into tiles, or"
