@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
+    from flowdet.inference.evaluation import evaluate
     from flowdet.inference.loading import load
 
 __version__ = "0.1.0"
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 __all__ = [
     "__version__",
     "add_flowdet_config",
+    "evaluate",
     "get_config",
     "list_configs",
     "load",
@@ -64,12 +66,17 @@ def add_flowdet_config(cfg: CfgNode) -> None:
 
 
 def __getattr__(name: str):
-    """Imports `load`, `get_config` and `list_configs` when they are first used."""
+    """Imports `load`, `evaluate`, `get_config` and `list_configs` when they are first used."""
     if name == "load":
         register()
         from flowdet.inference.loading import load
 
         return load
+    if name == "evaluate":
+        register()
+        from flowdet.inference.evaluation import evaluate
+
+        return evaluate
     if name == "get_config":
         from flowdet.engine.config import get_config
 

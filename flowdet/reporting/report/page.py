@@ -17,6 +17,8 @@ from flowdet.engine.resolve import resolve_model
 from flowdet.engine.task_builders import CLASSIFICATION, task_of
 from flowdet.evaluation.matching import IOU_THRESHOLD, SCORE_THRESHOLD
 from flowdet.reporting.report.charts import charts
+from flowdet.reporting.report.error_pictures import error_pictures
+from flowdet.reporting.report.errors import error_section, saved_detections_file, write_analysis
 from flowdet.reporting.report.evaluations import metric_groups
 from flowdet.reporting.report.explorer import write_report_explorer
 from flowdet.reporting.report.gallery import (
@@ -45,9 +47,10 @@ def write_report(
 ) -> Path:
     """Writes the report of a run as one HTML file that needs no other file and no network.
 
-    With `TEST.REPORT_EXPLORER`, the explorer of the best and worst images is written next to it
-    (report_explorer.html), and the report links to it. Parts for which the run has no data are
-    replaced by a sentence that says so.
+    The analysis of the errors of a detector is also written as JSON next to it
+    (report_errors.json). With `TEST.REPORT_EXPLORER`, so is the explorer of the best and worst
+    images (report_explorer.html), to which the report links. Parts for which the run has no data
+    are replaced by a sentence that says so.
 
     Args:
         folder: the OUTPUT_DIR of a training.
@@ -107,8 +110,10 @@ def _content(folder: Path, cfg: CfgNode, images: int, path: Path) -> dict:
         "gallery": gallery,
         "no_gallery": no_gallery,
         "explorer": _explorer(folder, cfg, gallery, path),
+        **_errors(folder, cfg, images, path),
         "score_threshold": SCORE_THRESHOLD,
         "iou_threshold": IOU_THRESHOLD,
+        "with_images": images > 0,
         "config": (folder / "config.yaml").read_text(encoding="utf-8"),
         "version": flowdet.__version__,
     }
@@ -122,6 +127,26 @@ def _explorer(folder: Path, cfg: CfgNode, gallery: Gallery | None, path: Path) -
     return _or_none(
         lambda: write_report_explorer(cfg, newest_checkpoint(folder), gallery, path, run)
     )
+
+
+def _errors(folder: Path, cfg: CfgNode, images: int, path: Path) -> dict:
+    """Returns the section about the errors of a detector, and the sentence shown without it."""
+    content = {"errors": None, "error_pictures": None, "errors_file": "", "no_errors": ""}
+    saved = saved_detections_file(folder, cfg)
+    if saved is None:
+        text = "No evaluation has saved detections yet; each writes them to OUTPUT_DIR/inference."
+        return content | {"no_errors": text}
+    section = _or_none(lambda: error_section(*saved, cfg))
+    if section is None:
+        return content | {"no_errors": "The saved detections or the test dataset cannot be read."}
+    analysis, value_range = section.analysis, cfg.INPUT.VALUE_RANGE
+    return content | {
+        "errors": section,
+        "errors_file": write_analysis(analysis, path).name,
+        "error_pictures": _or_none(lambda: error_pictures(analysis, value_range))
+        if images
+        else None,
+    }
 
 
 def _gallery(folder: Path, cfg: CfgNode, images: int) -> tuple[Gallery | None, str]:
