@@ -17,6 +17,10 @@ _FILES = (
     "results.json",
     "report.html",
     "report_explorer.html",
+    "report_errors.json",
+    # the folders of evaluations
+    "inference",
+    "inference_ema",
     "step_*.pth",
 )
 
