@@ -34,8 +34,8 @@ WORDS = [
     *("SOLVER.MAX_EPOCHS", "0", "SOLVER.MAX_ITER", "1000000", "SOLVER.IMS_PER_BATCH", "6"),
     *("DATALOADER.NUM_WORKERS", "1", "TEST.REPORT", "False", "SEED", "0"),
 ]
-TIMEOUT_MINUTES = 0.2
-SECONDS_TO_START = 300
+TIMEOUT_MINUTES = 0.5
+SECONDS_TO_START = 600
 # the time in which torch waits for a process to end
 GRACE = 30
 SECONDS_TO_CLEAN = 60

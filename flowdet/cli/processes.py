@@ -36,8 +36,13 @@ _COLLECTIVE_ERRORS = (
 )
 
 
-def add_timeout_option(parser: argparse.ArgumentParser) -> None:
-    """Adds `--timeout` to the options of a command that calls `launch_processes`."""
+def add_process_options(parser: argparse.ArgumentParser) -> None:
+    """Adds `--timeout` to detectron2's options of a command that calls `launch_processes`.
+
+    By default, processes on one machine take a free port. (detectron2's default is the same port
+    for all programs of a user, so that two trainings could not run at the same time.)
+    """
+    parser.set_defaults(dist_url="auto")
     parser.add_argument(
         "--timeout",
         type=_minutes,
@@ -69,6 +74,8 @@ def check_processes(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error("--num-gpus must not be negative, and --num-machines must be at least 1")
     if not args.num_gpus and args.num_machines > 1:
         parser.error("--num-gpus is the number of processes per machine: it must be at least 1")
+    if args.num_machines > 1 and args.dist_url == "auto":
+        parser.error("--num-machines needs --dist-url, tcp://HOST:PORT of the first machine")
     if args.num_gpus * args.num_machines <= 1:
         return
     with user_errors():
@@ -93,7 +100,7 @@ def launch_processes(
 
     Args:
         main: a function at the top level of a module. `comm.get_rank()` is its process.
-        args: detectron2's flags, those of `add_timeout_option`, and `on_cpu`.
+        args: detectron2's flags, those of `add_process_options`, and `on_cpu`.
     """
     if args.num_gpus * args.num_machines <= 1:
         main(args)
@@ -197,7 +204,11 @@ def is_process_error(error: BaseException | None) -> bool:
 
 
 def _how_it_ended(error: ProcessExitedException | ProcessRaisedException) -> str:
-    """Says which process was ended from outside."""
-    how = getattr(error, "signal_name", None) or f"exit code {getattr(error, 'exit_code', 1)}"
+    """Says how a process ended that could not report it."""
+    if isinstance(error, ProcessRaisedException):
+        # it could not connect with the others; the last line of its traceback
+        reason = str(error).strip().splitlines()[-1]
+        return f"error: process {error.error_index} could not start: {reason}"
+    how = error.signal_name or f"exit code {error.exit_code}"
     memory = ", often because memory ran out" if how == "SIGKILL" else ""
     return f"error: process {error.error_index} ended with {how}{memory}; all others were stopped"

@@ -30,7 +30,7 @@ from detectron2.utils.logger import setup_logger
 
 from flowdet.cli.common import add_trust_option, user_errors, with_program
 from flowdet.cli.processes import (
-    add_timeout_option,
+    add_process_options,
     check_processes,
     is_process_error,
     launch_processes,
@@ -202,7 +202,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help="repeat the step in a file that a training wrote because the step was not finite",
     )
-    add_timeout_option(parser)
+    add_process_options(parser)
     add_trust_option(parser)
     args = parser.parse_args(argv)
     late = [word for word in args.opts if word.startswith("--")]

@@ -16,6 +16,7 @@ from detectron2.structures import Boxes
 from detectron2.utils import comm
 from PIL import Image
 from torch import distributed
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from flowdet.cli.processes import launch_processes, process_errors
 from flowdet.cli.train import parse_args
@@ -234,6 +235,7 @@ def test_other_errors_are_raised_as_they_are():
         (["--num-gpus", "2"], "no GPU is visible: with MODEL.DEVICE cpu it is the number of proc"),
         (["--num-gpus", "-1"], "--num-gpus must not be negative"),
         (["--num-gpus", "0", "--num-machines", "2"], "it must be at least 1"),
+        (["--num-machines", "2"], "--num-machines needs --dist-url, tcp://HOST:PORT"),
         (["--timeout", "0"], "must be a number of minutes above 0, got '0'"),
     ],
 )
@@ -242,6 +244,31 @@ def test_numbers_of_processes_that_cannot_run_are_refused(words, message, monkey
     with pytest.raises(SystemExit) as end:
         parse_args(["--config-file", "digits_flow", *words])
     assert end.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (
+            ProcessExitedException("", 1, 7, -9, "SIGKILL"),
+            "process 1 ended with SIGKILL, often bec",
+        ),
+        (ProcessExitedException("", 1, 7, 3), "process 1 ended with exit code 3; all others"),
+        (
+            ProcessRaisedException("\n\nTrace\n a\nError: port\n", 2, 7),
+            "2 could not start: Error: p",
+        ),
+    ],
+)
+def test_processes_that_cannot_report_how_they_end(error, message, monkeypatch):
+    def launch(*_, **__):
+        raise error
+
+    monkeypatch.setattr("flowdet.cli.processes.launch", launch)
+    args = Namespace(num_gpus=2, num_machines=1, machine_rank=0, on_cpu=True, timeout=5.0)
+    args.dist_url = "auto"
+    with mock.patch.dict("os.environ"), pytest.raises(SystemExit, match=message):
+        launch_processes(work, args)
 
 
 def test_processes_on_the_cpu(monkeypatch):
