@@ -13,6 +13,7 @@ minutes on two cores, and exits with status 1 if a check fails. Linux only.
 
 import argparse
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -47,7 +48,8 @@ class Way(NamedTuple):
     Attributes:
         signal: the signal that is sent.
         to: "process" for the last one, "program" for the one that started them, or "all".
-        message: part of the last line of the output.
+        message: regular expression of a part of the last line of the output. The process that waits
+            for a killed one can be the first to report.
         seconds: time in which the program must have ended.
     """
 
@@ -58,8 +60,10 @@ class Way(NamedTuple):
 
 
 WAYS = {
-    "killed": Way(signal.SIGKILL, "process", "ended with SIGKILL", 60),
-    "terminated": Way(signal.SIGTERM, "process", "ended with SIGTERM", 60),
+    "killed": Way(signal.SIGKILL, "process", "ended with SIGKILL|another process has ended", 60),
+    "terminated": Way(
+        signal.SIGTERM, "process", "ended with SIGTERM|another process has ended", 60
+    ),
     "stopped": Way(
         signal.SIGSTOP,
         "process",
@@ -162,7 +166,7 @@ def check(name: str, count: int, folder: Path) -> dict:
                     "the program did not end": ended,
                     "processes are left": all_ended,
                     "the exit status is 0": program.poll() != 0,
-                    f"the last line has no {way.message!r}": way.message in last_line,
+                    f"the last line has no {way.message!r}": re.search(way.message, last_line),
                     "there is a traceback": "Traceback" not in text,
                 }.items()
                 if not holds
