@@ -35,6 +35,7 @@ from flowdet.reporting.results import typed_command, write_results
 # the generators of files belong to the tests, which run a part of them
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tests.malicious.names import name_outcomes
 from tests.malicious.outcomes import (
     READ,
     REFUSED,
@@ -131,6 +132,11 @@ def _rows_of(script: str, folder: Path) -> list[dict]:
     return json.loads(path.read_text())["rows"]
 
 
+def class_names(settings: Settings) -> Iterator[Outcome]:
+    """Trainings, reports and demos with class names that are paths, markup and formulas."""
+    return name_outcomes(settings.folder)
+
+
 CHECKS: dict[str, Callable[[Settings], Iterator[Outcome]]] = {
     "malicious_weights": malicious_weights,
     "changed_weights": changed_weights,
@@ -139,6 +145,7 @@ CHECKS: dict[str, Callable[[Settings], Iterator[Outcome]]] = {
     "malicious_yaml": _listed("yaml"),
     "malicious_configs": _listed("config"),
     "fuzz_text": fuzz_text,
+    "class_names": class_names,
     "kills": kills,
     "processes": processes,
 }

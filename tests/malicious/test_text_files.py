@@ -13,8 +13,9 @@ from flowdet.visualization.ground_truth import ground_truth_sheet
 from tests.cases.checks import assert_perfect_detections_have_ap_100
 from tests.cases.coco_writer import write_coco
 from tests.cases.voc_writer import write_voc
+from tests.malicious.names import usable_names
 from tests.malicious.outcomes import REFUSED, changed_outcomes, structure_outcomes
-from tests.malicious.text_files import NAMES, aliases, entities, merges
+from tests.malicious.text_files import aliases, entities, merges
 
 
 @pytest.mark.parametrize("kind, least", [("xml", 100), ("json", 60), ("yaml", 50), ("config", 60)])
@@ -81,15 +82,10 @@ def test_entities_are_refused_and_the_five_of_xml_are_read(tmp_path):
     assert parse_xml(path).text == "<&é"
 
 
-def good_names():
-    """Names of NAMES that an xml and a json file can contain and that are not empty."""
-    return [name for name in NAMES if "\x1b" not in name and "\r" not in name and len(name) < 999]
-
-
 @pytest.mark.parametrize("write", [write_coco, write_voc])
 def test_class_names_are_only_texts(tmp_path, write):
     """Names become no file outside of the folders that are written, no markup and no formula."""
-    names = good_names()
+    names = usable_names()
     content = {
         "train": {"a": [(i, (1, 2, 20, 30)) for i in range(len(names))]},
         "val": {"b": [(i, (3, 4, 30, 20)) for i in range(len(names))]},
