@@ -40,6 +40,18 @@ print(json.dumps({
 }))
 """
 
+# calls console scripts in one process, because its start takes seconds
+CALL_IN_TURN = """
+import json, runpy, sys
+for words in json.loads(sys.argv[1]):
+    sys.argv = words
+    try:
+        runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
@@ -63,16 +75,15 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(site, tmp_path_factory):
-    """Runs a console script, or `python`, in a folder that holds a dataset only."""
+    """Runs Python code in a folder that holds a dataset only."""
     folder = tmp_path_factory.mktemp("empty")
     make_digits(folder / "datasets" / "digits", num_train=8, num_test=4)
     environment = {**os.environ, "PYTHONPATH": str(site)}
     environment.pop("DETECTRON2_DATASETS", None)
 
-    def run(program, *words):
-        path = sys.executable if program == "python" else site / "bin" / program
+    def run(code, argument):
         done = subprocess.run(
-            [str(path), *map(str, words)],
+            [sys.executable, "-c", code, str(argument)],
             cwd=folder,
             env=environment,
             capture_output=True,
@@ -87,7 +98,7 @@ def installed(site, tmp_path_factory):
 
 def test_configs_and_commands_are_in_the_wheel(installed, site):
     script = site / "bin" / "flowdet-train"
-    content = json.loads(installed("python", "-c", LIST_AND_LOAD, script))
+    content = json.loads(installed(LIST_AND_LOAD, script))
     assert Path(content["package"]).is_relative_to(site)
     assert Path(content["configs"]) == site / "flowdet" / "configs"
     architectures = content["architectures"]
@@ -116,10 +127,18 @@ def test_configs_and_commands_are_in_the_wheel(installed, site):
     assert "tools/" not in text
 
 
-def test_a_config_by_its_name_trains_and_detects(installed):
+def test_a_config_by_its_name_trains_and_detects(installed, site):
     words = [*SMALL, *FOUR_IMAGES, "SOLVER.MAX_ITER", 2, "MODEL.DEVICE", "cpu"]
     words += ["MODEL.FLOW_DET.NUM_BLOCKS", 2, "MODEL.FLOW_DET.SCORE_THRESHOLD", 0.0]
-    installed("flowdet-train", "--config-file", "digits_flow", *words, "OUTPUT_DIR", "run")
+    train = ("--config-file", "digits_flow", *words, "OUTPUT_DIR", "run")
+    image = next((installed.folder / "datasets/digits/JPEGImages").glob("test_*.jpg"))
+    demo = ("--config-file", "run/config.yaml", "--weights", "run/model_final.pth")
+    demo += ("--input", image, "--output", "detections.png", "--json", "detections.json")
+    calls = [
+        [str(word) for word in (site / "bin" / command, *words)]
+        for command, words in (("flowdet-train", train), ("flowdet-demo", demo))
+    ]
+    installed(CALL_IN_TURN, json.dumps(calls))
     run = installed.folder / "run"
     results = json.loads((run / "results.json").read_text())
     assert results["command"].startswith("flowdet-train --config-file digits_flow ")
@@ -127,10 +146,6 @@ def test_a_config_by_its_name_trains_and_detects(installed):
     # the template of the report is in the wheel, too
     assert "flowdet-train --config-file digits_flow" in (run / "report.html").read_text()
 
-    image = next((installed.folder / "datasets/digits/JPEGImages").glob("test_*.jpg"))
-    trained = ("--config-file", "run/config.yaml", "--weights", "run/model_final.pth")
-    outputs = ("--output", "detections.png", "--json", "detections.json")
-    installed("flowdet-demo", *trained, "--input", image, *outputs)
     assert (installed.folder / "detections.png").is_file()
     detections = json.loads((installed.folder / "detections.json").read_text())
     assert {row["image_id"] for row in detections} == {image.stem}
