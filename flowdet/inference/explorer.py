@@ -62,6 +62,7 @@ def explore_images(
         ground_truth=ground_truth,
         threshold=threshold,
         num_seeds=num_seeds,
+        progress=len(records) > MAX_IMAGES_WITHOUT_PROGRESS,
     )
     if count:
         stopped = "stopped by Ctrl-C, " if outcome.interrupted else ""
@@ -78,6 +79,7 @@ def write_explorer(
     ground_truth: GroundTruth,
     threshold: float = 0.5,
     num_seeds: int = NUM_SEEDS,
+    progress: bool = False,
 ) -> tuple[int, Outcome]:
     """Writes the explorer of some images.
 
@@ -92,6 +94,7 @@ def write_explorer(
         ground_truth: see `GroundTruth`; called with the dicts in `records`.
         threshold: the score threshold when the page is opened.
         num_seeds: number of noise seeds, from the configured one on.
+        progress: whether to show a progress bar.
 
     Returns:
         The number of images in the page, and how the run ended. Without an image no page is
@@ -110,9 +113,8 @@ def write_explorer(
     results = predictor.stream(
         _unannotated(records), analyses=[transport_runs(seeds)], on_error=skipped
     )
-    quiet = len(records) <= MAX_IMAGES_WITHOUT_PROGRESS
     try:
-        for result in tqdm(results, total=len(records), unit="image", disable=quiet):
+        for result in tqdm(results, total=len(records), unit="image", disable=not progress):
             name = result["file_name"]
             entries[name] = explorer_entry(result, ground_truth(by_file[name]))
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const LABEL_SIZE = 13; // of the text at boxes, in pixels of the screen
+const LETTER_WIDTH = 0.56; // of a mean letter, as a fraction of the text size
 const FRAME_MS = 120;
 
 const byId = (id) => document.getElementById(id);
@@ -99,7 +100,7 @@ function visibleBoxes() {
 
 function element(name, attributes, text = "") {
   const made = document.createElementNS(SVG, name);
-  Object.entries(attributes).forEach(([key, value]) => made.setAttribute(key, value));
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   made.textContent = text;
   return made;
 }
@@ -109,13 +110,19 @@ function drawnBox({ kind, box: [x1, y1, x2, y2], query, label }, unit) {
   if (query !== undefined) group.dataset.query = query;
   const shape = { x: x1, y: y1, width: Math.max(x2 - x1, 0), height: Math.max(y2 - y1, 0) };
   group.append(element("rect", { class: "halo", ...shape }), element("rect", { class: "line", ...shape }));
-  if (label) {
-    const below = kind === "truth" || kind === "block";
-    const size = LABEL_SIZE * unit;
-    const y = below ? Math.min(y2 + size, shown.image.height - 2 * unit) : Math.max(y1 - 4 * unit, size);
-    group.append(element("text", { x: Math.max(x1, 0), y, "font-size": size, "stroke-width": 3 * unit }, label));
-  }
+  if (label) group.append(drawnLabel(kind, x1, y1, x2, y2, label, unit));
   return group;
+}
+
+// Labels of different kinds are at different sides of the box, and inside the image.
+function drawnLabel(kind, x1, y1, x2, y2, label, unit) {
+  const size = LABEL_SIZE * unit;
+  const width = LETTER_WIDTH * size * label.length;
+  const below = kind === "truth" || kind === "block";
+  const start = kind === "truth" ? x2 - width : x1;
+  const x = Math.max(Math.min(start, shown.image.width - width), 0);
+  const y = below ? Math.min(y2 + size, shown.image.height - 2 * unit) : Math.max(y1 - 4 * unit, size);
+  return element("text", { x, y, "font-size": size, "stroke-width": 3 * unit }, label);
 }
 
 // A line from the center of every drawn state to the center of its estimate.
@@ -131,7 +138,11 @@ function arrows(boxes) {
 function draw() {
   const picture = byId("picture");
   const boxes = visibleBoxes();
-  const unit = shown.image.width / (picture.clientWidth || shown.image.width);
+  // pixels of the image per pixel of the screen
+  const unit = Math.max(
+    shown.image.width / (picture.clientWidth || shown.image.width),
+    shown.image.height / (picture.clientHeight || shown.image.height),
+  );
   byId("boxes").replaceChildren(...arrows(boxes), ...boxes.map((x) => drawnBox(x, unit)));
   const t = shown.run.times[position()];
   const step = stepIndex();
@@ -272,7 +283,7 @@ function start() {
   controls.score.min = page.leastScore;
   controls.score.value = page.threshold;
   const redraw = [controls.time, controls.score, ...document.querySelectorAll("input[type=checkbox]")];
-  redraw.forEach((input) => input.addEventListener("input", draw));
+  for (const input of redraw) input.addEventListener("input", draw);
   controls.time.addEventListener("input", stop);
   controls.image.addEventListener("input", () => chooseImage(controls.image.selectedIndex));
   controls.seed.addEventListener("input", () => chooseRun(controls.seed.selectedIndex));
