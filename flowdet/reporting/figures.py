@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter, FuncFormatter
 
 
 def save_figure(figure: Figure, path: str | Path) -> list[Path]:
@@ -18,6 +21,8 @@ def save_figure(figure: Figure, path: str | Path) -> list[Path]:
     Returns:
         The paths of the PNG and of the SVG.
     """
+    for text in _names(figure):
+        text.set_parse_math(False)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     written = []
@@ -28,3 +33,19 @@ def save_figure(figure: Figure, path: str | Path) -> list[Path]:
             figure.savefig(partial, dpi=150, metadata={"Date": None} if suffix == ".svg" else None)
         written.append(partial.replace(path.with_suffix(suffix)))
     return written
+
+
+def _names(figure: Figure) -> Iterator[Text]:
+    """Yields the texts that can contain a name of the user, for example of a run or a variant.
+
+    In such a name `$` is a dollar sign. The numbers of a logarithmic axis are formulas.
+    """
+    legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes)]
+    for legend in filter(None, legends):
+        yield from legend.get_texts()
+    for axes in figure.axes:
+        yield axes.title
+        for axis in (axes.xaxis, axes.yaxis):
+            yield axis.label
+            if isinstance(axis.get_major_formatter(), FixedFormatter | FuncFormatter):
+                yield from axis.get_ticklabels()
