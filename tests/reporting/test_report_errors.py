@@ -12,6 +12,7 @@ from flowdet.evaluation.error_analysis import analyze
 from flowdet.evaluation.error_analysis.average_precision import COCO
 from flowdet.evaluation.saved_detections import FILE_NAME
 from flowdet.reporting.report import write_report
+from flowdet.reporting.report.charts import line_svg
 from flowdet.reporting.report.errors import (
     CONFUSIONS,
     CURVES,
@@ -128,3 +129,9 @@ def test_many_classes():
     assert len(rows) == CONFUSIONS and all(true != predicted for true, predicted, _ in rows)
     numbers = [int(n) for *_, n in rows]
     assert numbers == sorted(numbers, reverse=True) and numbers[0] > 0
+
+
+def test_names_of_classes_in_a_legend_are_plain_text():
+    names = ["$x_{$", "<script>", "_hidden", "../x"]
+    svg = line_svg({name: np.array([[0.0, 1.0], [0.0, 1.0]]) for name in names}, "recall", "a")
+    assert "$x_{$" in svg and "_hidden" in svg and "&lt;script&gt;" in svg and "<script" not in svg

@@ -170,7 +170,18 @@ def _line_figure(points: dict[str, np.ndarray], unit: str, y_label: str) -> Figu
     axes.grid(alpha=0.25, color=_TEXT_COLOR)
     axes.spines[["top", "right"]].set_visible(False)
     if len(points) > 1:
-        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+        # handles and labels are given: matplotlib leaves out labels that begin with "_"
+        legend = figure.legend(
+            axes.lines,
+            list(points),
+            loc="outside lower center",
+            ncols=2,
+            frameon=False,
+            fontsize=8,
+        )
+        for text in legend.get_texts():
+            # a "$" in a class name does not start a formula
+            text.set_parse_math(False)
     return figure
 
 
