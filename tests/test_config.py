@@ -1,4 +1,4 @@
-"""The keys of flowdet/config.py: every key is read, and means the same in both tasks."""
+"""The keys of flowdet/config/: every key is read, and means the same in both tasks."""
 
 import argparse
 import logging
@@ -10,9 +10,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
 from flowdet.cli import train
-from flowdet.config import add_flowdet_config, inference_settings, state_settings
+from flowdet.config import add_flowdet_config, flat_items, inference_settings, state_settings
 from flowdet.engine import Trainer, load_config, resolve_config
-from flowdet.engine.config import flat_items
 from flowdet.flow import InferencePlan
 from tests.detection.tiny import tiny_cfg
 from tests.flowcls.tiny import tiny_cfg as tiny_classifier_cfg

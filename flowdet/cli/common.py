@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from flowdet.config.errors import ConfigError
 from flowdet.data.custom.findings import one_line
 from flowdet.data.workers import worker_errors
 from flowdet.engine.user_imports import trust_config_files
@@ -60,6 +61,8 @@ def user_errors(
 ) -> Iterator[None]:
     """Ends the program with a one-line message if a file, key or value of the user is wrong.
 
+    The exit status is 2 for an error of the config, and else 1.
+
     Characters that the terminal cannot show are escaped, instead of an error. Ctrl-C ends the
     program with exit status 130 and the command that starts it again.
 
@@ -74,6 +77,10 @@ def user_errors(
         with worker_errors():
             yield
     except kinds as error:
+        if isinstance(error, ConfigError):
+            # the exit status of an option that is not valid
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
         # str() of a KeyError adds quotes to its message
         text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
         sys.exit(f"error: {one_line(text)}")

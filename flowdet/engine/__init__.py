@@ -2,7 +2,8 @@
 
 - `config`, `config_files`, `config_reader`, `renamed_keys`, `resolve`, `user_imports`: the config
   of a run.
-- `config_types`, `config_values`: how the values of a config are converted and checked.
+- `config_types`, `config_values`, `model_relations`, `training_relations`: how the values of a
+  config are converted and checked. `config_effects`: keys without effect.
 - `trainer`, `optimizer`: the training loop.
 - `hooks`: seeds, idle gradients, the moving average of the weights (EMA).
 - `logging_hooks`: what is logged in training. `progress`: the live line and bars on a terminal.

@@ -7,11 +7,13 @@ import itertools
 
 from detectron2.config import CfgNode, get_cfg
 
-from flowdet.config import add_flowdet_config
+from flowdet.config import add_flowdet_config, flat_items
+from flowdet.config.errors import ConfigError, UnknownKeyError
 from flowdet.data.custom import dataset_of, register_custom
+from flowdet.engine.config_effects import warn_without_effect
 from flowdet.engine.config_files import config_path
 from flowdet.engine.config_reader import ConfigFile, read_config_file
-from flowdet.engine.config_types import flat_items, typed_example, typed_value
+from flowdet.engine.config_types import typed_example, typed_value
 from flowdet.engine.config_values import check_values
 from flowdet.engine.renamed_keys import is_old_key, update_config, update_overrides
 from flowdet.engine.user_imports import check_trusted, import_parts
@@ -35,7 +37,7 @@ def load_config(path: str, overrides: list | None = None, *, trust_config: bool 
 
     It imports the modules in `IMPORTS`, and registers the dataset of `DATASETS.PATH` (errors in the
     dataset are raised later, when it is read). It renames keys of earlier versions, and logs a
-    warning for each.
+    warning for each; so it does for keys that have no effect with the values of the others.
 
     Args:
         path: path of a file, or name of one of flowdet's configs, see `config_files.config_path`.
@@ -68,6 +70,7 @@ def load_config(path: str, overrides: list | None = None, *, trust_config: bool 
         check_trusted(cfg.IMPORTS, file.file_of("IMPORTS"))
     import_parts(cfg.IMPORTS)
     check_values(cfg)
+    warn_without_effect(dict(flat_items(cfg)), [*_own_keys(file, defaults), *overrides[::2]])
     _use_custom_dataset(cfg, overrides)
     return cfg
 
@@ -117,14 +120,23 @@ def _merge_file(cfg: CfgNode, file: ConfigFile, defaults: dict[str, object]) -> 
     for key, value in _leaves(file.keys, defaults):
         source = file.file_of(key)
         if key not in defaults:
-            raise KeyError(f"{source}: {_unknown_key(key, defaults)}")
+            raise UnknownKeyError(f"{source}: {_unknown_key(key, defaults)}")
         default = defaults[key]
         if isinstance(default, CfgNode):
-            raise ValueError(
+            raise ConfigError(
                 f"{source}: {key} is {value!r}, but must be a group of keys, such as "
                 f"{key}.{next(iter(default))}"
             )
         _set(cfg, key, typed_value(key, value, default, source))
+
+
+def _own_keys(file: ConfigFile, defaults: dict[str, object]) -> list[str]:
+    """Returns the keys that a config file itself sets, without those of its bases.
+
+    The config.yaml of a run sets all keys, also those that have no effect: it has none of its own.
+    """
+    keys = [key for key, _ in _leaves(file.files[-1][1], defaults) if key in defaults]
+    return [] if len(keys) > len(defaults) / 2 else keys
 
 
 def _leaves(keys: dict, defaults: dict[str, object], prefix: str = "") -> list[tuple[str, object]]:
@@ -148,20 +160,20 @@ def _checked_pairs(overrides: list, defaults: dict[str, object]) -> list:
         key = str(key)
         name, equals, typed = key.partition("=")
         if equals and _is_known(name, defaults):
-            raise ValueError(f"{key}: write the key and the value as two words, {name} {typed}")
+            raise ConfigError(f"{key}: write the key and the value as two words, {name} {typed}")
         if not _is_known(key, defaults):
-            raise KeyError(_unknown_key(key, defaults))
+            raise UnknownKeyError(_unknown_key(key, defaults))
         default = defaults.get(key)
         if isinstance(default, CfgNode):
-            raise ValueError(
+            raise ConfigError(
                 f"{key} is a group of keys: give one of its keys, such as "
                 f"{key}.{next(iter(default))}"
             )
         if value is _MISSING:
             example = typed_example(key, default)
-            raise ValueError(f"{key} has no value: write, for example, {key} {example}")
+            raise ConfigError(f"{key} has no value: write, for example, {key} {example}")
         if isinstance(value, str) and _is_open_list(value):
-            raise ValueError(
+            raise ConfigError(
                 f"{key} is {value!r}, the beginning of a list: write the list without spaces, or "
                 f'in quotes, {key} "{value} ..."'
             )

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 import yaml
 
+from flowdet.config.errors import ConfigError
 from flowdet.data.limited_yaml import MAX_BYTES, LimitedYAML
 
 _BASE = "_BASE_"
 MAX_FILES = 100
 
 
-class ConfigFileError(ValueError):
+class ConfigFileError(ConfigError):
     """A config file is not valid YAML, or does not contain keys."""
 
 

@@ -1,4 +1,4 @@
-"""Lists the keys of a config, and converts values to the types of their keys."""
+"""Converts values to the types of their config keys."""
 
 from __future__ import annotations
 
@@ -8,26 +8,10 @@ import numbers
 import os
 from collections.abc import Callable
 
-from detectron2.config import CfgNode
+from flowdet.config.errors import ConfigError
+from flowdet.config.schema import KEYS
 
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-
-# types of the elements of lists whose default is empty
-_ELEMENTS = {
-    "DATASETS.PROPOSAL_FILES_TEST": str,
-    "DATASETS.PROPOSAL_FILES_TRAIN": str,
-    "DATASETS.TEST": str,
-    "DATASETS.TRAIN": str,
-    "IMPORTS": str,
-    "MODEL.CLASS_NAMES": str,
-    "MODEL.FLOW_CLS.EVAL_STEPS": int,
-    "MODEL.FLOW_CLS.IN_FEATURES": str,
-    "MODEL.FLOW_CLS.ROLLOUT_STEPS": int,
-    "MODEL.FLOW_DET.ROLLOUT_STEPS": int,
-    "MODEL.FPN.IN_FEATURES": str,
-    "SOLVER.STEP_EPOCHS": int,
-    "TEST.CLASS_SUBSET": str,
-}
 
 _MAY_BE_INFINITE = ("SOLVER.CLIP_GRADIENTS.NORM_TYPE",)
 
@@ -36,16 +20,6 @@ _EXAMPLES = {str: ["a", "b"], int: [1, 2], float: [0.5, 1.0], bool: [True, False
 
 class _WrongType(Exception):
     """The value cannot be converted; the message says what the value must be."""
-
-
-def flat_items(node: CfgNode, prefix: str = "") -> list[tuple[str, object]]:
-    """Returns every key of a config, such as `MODEL.DEVICE`, and its value; also the nodes."""
-    items = []
-    for name, value in node.items():
-        items.append((prefix + name, value))
-        if isinstance(value, CfgNode):
-            items += flat_items(value, f"{prefix}{name}.")
-    return items
 
 
 def as_lists(value: object) -> object:
@@ -77,9 +51,9 @@ def typed_value(key: str, value: object, default: object, source: str = "") -> o
         return _convert(key, value, default)
     except _WrongType as error:
         example = typed_example(key, default)
-        typed = f"{key.rpartition('.')[2]}: {example}" if source else f"{key} {_quoted(example)}"
+        typed = f"{key.rpartition('.')[2]}: {example}" if source else f"{key} {quoted(example)}"
         where = f"{source}: " if source else ""
-        raise ValueError(
+        raise ConfigError(
             f"{where}{key} is {value!r}, but must be {error}; write, for example, {typed}"
         ) from error
 
@@ -87,13 +61,18 @@ def typed_value(key: str, value: object, default: object, source: str = "") -> o
 def typed_example(key: str, default: object) -> str:
     """Returns a valid value of a key as it is written in a config file."""
     if isinstance(default, (list, tuple)) and not default:
-        default = _EXAMPLES.get(_ELEMENTS.get(key), [1, 2])
+        default = _EXAMPLES.get(_element_type(key), [1, 2])
     if isinstance(default, str):
         return default or "text"
     return str([*default] if isinstance(default, tuple) else 0.0 if default is None else default)
 
 
-def _quoted(example: str) -> str:
+def _element_type(key: str) -> type | None:
+    """Returns the type of the elements of a list whose default is empty; None if it has any."""
+    return KEYS[key].element if key in KEYS else None
+
+
+def quoted(example: str) -> str:
     """Quotes an example for the command line if it contains characters of the shell."""
     return f'"{example}"' if set(example) & set("[]'() ") else example
 
@@ -109,7 +88,8 @@ def _convert(key: str, value: object, default: object) -> object:
     if default is None:
         return None if parsed is None else _float(parsed)
     converted = _SCALARS[type(default)](parsed)
-    if not math.isfinite(converted) and key not in _MAY_BE_INFINITE:
+    is_finite = isinstance(converted, int) or math.isfinite(converted)
+    if not is_finite and key not in _MAY_BE_INFINITE:
         raise _WrongType("a finite number")
     return converted
 
@@ -154,7 +134,8 @@ def _float(parsed: object) -> float:
         raise _WrongType("a number, with a decimal point")
     try:
         return float(parsed)
-    except ValueError as error:
+    # not a number, or an integer with hundreds of digits
+    except (ValueError, OverflowError) as error:
         raise _WrongType("a number, with a decimal point") from error
 
 
@@ -170,7 +151,7 @@ def _name(default: object) -> str:
 
 def _elements(key: str, value: object, parsed: object, default: list | tuple) -> list:
     """Converts the elements of a list. A single value is a list of one."""
-    kind = type(default[0]) if default else _ELEMENTS.get(key)
+    kind = type(default[0]) if default else _element_type(key)
     if kind is str:
         return _words(value, parsed)
     if not isinstance(parsed, (list, tuple)):

@@ -3,36 +3,10 @@
 from __future__ import annotations
 
 from detectron2.config import CfgNode
-from detectron2.modeling import META_ARCH_REGISTRY
 
-from flowdet.engine.task_builders import CLASSIFICATION, DETECTION, task_of
-
-_FORWARD_FORWARD = (
-    "ForwardForwardClassifier",
-    "SymBaClassifier",
-    "LayerCollaborationClassifier",
-)
-# the nodes that only some models read, with the meta-architectures of these models
-_READERS = {
-    "BOX_TRANSPORT": ("BoxTransportDetector",),
-    "FCOS": ("FCOSDetector",),
-    "FORWARD_FORWARD": _FORWARD_FORWARD,
-    "SFF": ("StochasticForwardForwardClassifier",),
-    "CFF": ("ContrastiveForwardForwardClassifier",),
-    "SOFT_HEBB": ("SoftHebbClassifier",),
-    "NOPROP": ("NoPropClassifier",),
-    "LOCAL_LEARNING": (
-        *_FORWARD_FORWARD,
-        "StochasticForwardForwardClassifier",
-        "ContrastiveForwardForwardClassifier",
-        "SoftHebbClassifier",
-    ),
-}
-_MODELS = {
-    *("FlowMatchingDetector", "BackpropDetector", "FasterRCNNDetector"),
-    *("FlowMatchingClassifier", "BackpropClassifier"),
-    *(name for names in _READERS.values() for name in names),
-}
+from flowdet.config import flat_items
+from flowdet.config.conditions import META_ARCHITECTURE
+from flowdet.config.schema import SECTIONS
 
 
 def unread_nodes(cfg: CfgNode) -> tuple[str, ...]:
@@ -43,10 +17,13 @@ def unread_nodes(cfg: CfgNode) -> tuple[str, ...]:
     Args:
         cfg: the config. Its meta-architecture is registered.
     """
-    architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
-    names = {parent.__name__ for parent in architecture.__mro__} & _MODELS
-    if not names:
-        return ()
-    other = DETECTION if task_of(cfg) is CLASSIFICATION else CLASSIFICATION
-    unread = [node for node, readers in _READERS.items() if not names & {*readers}]
-    return tuple(f"MODEL.{node}." for node in [*unread, other.node])
+    values = dict(flat_items(cfg))
+    return tuple(
+        f"{section.node}."
+        for section in SECTIONS
+        if not all(
+            condition.holds(values)
+            for condition in section.only_with
+            if condition.parts[0].key == META_ARCHITECTURE
+        )
+    )

@@ -68,7 +68,7 @@ def resolve_config(cfg: CfgNode, training: bool = True, resume: bool = False) ->
         KeyError: unknown `MODEL.META_ARCHITECTURE`.
         ValueError: a dataset is unknown, is for another task, or has other classes than the config,
             another dataset or the resumed run; neither datasets nor a number of classes are given;
-            or `SOLVER.IMS_PER_BATCH` is below 1.
+            or a value that training needs is not valid.
     """
     if training:
         check_training_values(cfg)
@@ -179,8 +179,6 @@ def dataset_classes(name: str) -> list[str]:
 def _resolve_epochs(cfg: CfgNode) -> None:
     task = task_of(cfg)
     images = task.count_training_images(cfg)
-    if cfg.SOLVER.IMS_PER_BATCH < 1:
-        raise ValueError(f"SOLVER.IMS_PER_BATCH must be at least 1, got {cfg.SOLVER.IMS_PER_BATCH}")
     per_epoch = max(images / cfg.SOLVER.IMS_PER_BATCH, 1)
 
     def iterations(epochs: int) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
+from flowdet.config import flat_items
 from flowdet.engine.checkpoint_files import newest_checkpoint
 from flowdet.engine.checkpoint_notes import run_config
-from flowdet.engine.config_types import as_lists, flat_items
+from flowdet.engine.config_types import as_lists
 from flowdet.engine.model_nodes import unread_nodes
 
 # keys of MODEL that may change: the device, what is only read at the start of a training, and

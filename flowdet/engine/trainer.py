@@ -27,7 +27,9 @@ from PIL import Image
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from flowdet.config.errors import ConfigError
 from flowdet.data.workers import worker_errors
+from flowdet.detection.proposal_keys import one_line_errors
 from flowdet.engine.atomic_file import full_disk_errors
 from flowdet.engine.checkpoint import FlowDetCheckpointer
 from flowdet.engine.checkpoint_files import (
@@ -233,7 +235,16 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg):
-        model = super().build_model(cfg)
+        """Like detectron2's method.
+
+        Raises:
+            ConfigError: keys of the model do not fit each other.
+        """
+        try:
+            with one_line_errors("MODEL"):
+                model = super().build_model(cfg)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         table = parameter_count_table(model, max_depth=1)
         logging.getLogger(__name__).info("Parameters:\n%s", table)
         return model

@@ -11,9 +11,8 @@ from pathlib import Path
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from flowdet.config import add_flowdet_config
+from flowdet.config import add_flowdet_config, flat_items
 from flowdet.detection.set_detector import SetDetector
-from flowdet.engine.config import flat_items
 from flowdet.experiments.comparison import Run
 from flowdet.experiments.comparison_table import run_columns
 from flowdet.reporting.curves import metric_series

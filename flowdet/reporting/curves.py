@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from flowdet.engine.config import flat_items
+from flowdet.config import flat_items
 from flowdet.engine.task_builders import task_of
 from flowdet.reporting.results import backbone_of, method_of
 from flowdet.reporting.runs import IRRELEVANT_KEYS, read_metrics, read_run_config

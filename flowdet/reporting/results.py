@@ -16,9 +16,8 @@ import torchvision
 from detectron2.config import CfgNode, get_cfg
 
 import flowdet
-from flowdet.config import add_flowdet_config
+from flowdet.config import add_flowdet_config, flat_items
 from flowdet.engine.atomic_file import write_atomically
-from flowdet.engine.config import flat_items
 from flowdet.engine.task_builders import CLASSIFICATION, task_of
 from flowdet.flow import INFERENCE_MODES
 

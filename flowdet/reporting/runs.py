@@ -8,8 +8,8 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
+from flowdet.config import flat_items
 from flowdet.engine import load_config
-from flowdet.engine.config import flat_items
 from flowdet.engine.config_reader import ConfigFileError
 from flowdet.engine.config_types import as_lists
 from flowdet.engine.metrics_file import METRICS, parse_record

@@ -6,6 +6,7 @@ import pytest
 
 from flowdet.cli import report
 from flowdet.cli.common import command_parser, parse_with_overrides, user_errors
+from flowdet.config.errors import ConfigError, UnknownKeyError
 
 
 def parse(*words):
@@ -52,6 +53,14 @@ def test_an_error_of_the_user_ends_the_program_with_its_message(error, message):
     with pytest.raises(SystemExit) as end, user_errors():
         raise error
     assert end.value.code == message
+
+
+@pytest.mark.parametrize("kind", [ConfigError, UnknownKeyError])
+def test_an_error_of_the_config_has_the_exit_status_of_a_wrong_option(kind, capsys):
+    with pytest.raises(SystemExit) as end, user_errors():
+        raise kind("A.B is 0, but must be above 0")
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: A.B is 0, but must be above 0\n"
 
 
 def test_ctrl_c_ends_the_program_with_the_command(monkeypatch, capsys):

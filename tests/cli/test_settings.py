@@ -28,14 +28,14 @@ def train(run, folder, *words):
         (["SOLVER.BASE_LR=0.1"], ["SOLVER.BASE_LR=0.1", "two words"]),
         (["SOLVER.BASE_LR"], ["SOLVER.BASE_LR has no value"]),
         (["MODEL.FLOW_DET.IN_FEATURES", "[res7]"], ["res7", "res3"]),
-        (["SOLVER.OPTIMIZER", "Adam"], ["SOLVER.OPTIMIZER 'Adam'", "AdamW"]),
+        (["SOLVER.OPTIMIZER", "Adam"], ["SOLVER.OPTIMIZER is 'Adam'", "AdamW"]),
     ],
 )
 def test_wrong_value(run, tmp_path, monkeypatch, words, parts):
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     status, output = train(run, tmp_path / "run", *words)
     line = output.splitlines()[-1]
-    assert status == 1 and line.startswith("error: ") and "Traceback" not in output
+    assert status == 2 and line.startswith("error: ") and "Traceback" not in output
     assert all(part in line for part in parts), line
 
 
@@ -43,7 +43,7 @@ def test_tab_in_a_config_file(run, tmp_path):
     path = tmp_path / "tab.yaml"
     path.write_text(f"_BASE_: {ROOT}/configs/digits_flow.yaml\nSOLVER:\n\tMAX_ITER: 2\n")
     status, output = run("tools/train_net.py", "--config-file", path)
-    assert status == 1
+    assert status == 2
     assert output == f"error: {path}, line 3: there is a tab; indent with spaces\n"
 
 

@@ -62,7 +62,7 @@ def test_position_frequency_can_be_set():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"key": -1.0}, "must not be negative, got -1.0"),
+        ({"key": -1.0}, "is -1.0, but must be at least 0"),
         ({"fixed_size": (0, 0), "min_size": 0}, "image size .* is not known"),
         ({"strides": (None,)}, "stride of the backbone is not known"),
     ],

@@ -4,8 +4,9 @@ import pytest
 from detectron2.config import CfgNode
 
 import flowdet
+from flowdet.config import flat_items
 from flowdet.engine import load_config
-from flowdet.engine.config import flat_items, overlay_overrides, with_keys
+from flowdet.engine.config import overlay_overrides, with_keys
 
 
 def test_overrides_replace_the_values_of_the_file():

@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
+from flowdet.config import flat_items
 from flowdet.engine import load_config
-from flowdet.engine.config import flat_items
 
 
 def value_of(key, typed):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 
+from flowdet.config import flat_items
 from flowdet.engine import load_config, resolve_config
-from flowdet.engine.config import flat_items
 from flowdet.engine.config_files import list_configs
 from flowdet.engine.config_values import check_device, check_training_values
 
@@ -34,7 +34,7 @@ INVALID = [
     ("MODEL.SMALL_RESNET.BLOCKS", "[0, 1]", "at least 1"),
     ("MODEL.FLOW_DET.IN_FEATURES", "[]", "res4"),
     ("MODEL.FLOW_DET.HIDDEN_DIM", "0", "at least 1"),
-    ("MODEL.FLOW_DET.DROPOUT", "1.5", "from 0 to 1"),
+    ("MODEL.FLOW_DET.DROPOUT", "1.5", "from 0 to below 1"),
     ("MODEL.FLOW_DET.NOISE_SCALE", "-0.1", "at least 0"),
     ("MODEL.FLOW_DET.PREDICTION", "speed", "velocity, target"),
     ("MODEL.FLOW_DET.NECK_NORM", "gn", "GN"),
@@ -51,7 +51,7 @@ INVALID = [
     ("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", "[[-1]]", "numbers above 0"),
     ("MODEL.ANCHOR_GENERATOR.OFFSET", "1", "from 0 to below 1"),
     ("MODEL.RPN.HEAD_NAME", "foo", r"a registered name \(StandardRPNHead\)"),
-    ("MODEL.RPN.IN_FEATURES", "[]", "at least one feature map"),
+    ("MODEL.RPN.IN_FEATURES", "[]", "a list of at least one value, each a text that is not empty"),
     ("MODEL.RPN.PRE_NMS_TOPK_TRAIN", "0", "at least 1"),
     ("MODEL.RPN.POST_NMS_TOPK_TRAIN", "0", "at least 1"),
     ("MODEL.RPN.POST_NMS_TOPK_TEST", "-1", "at least 1"),
@@ -96,7 +96,7 @@ INVALID = [
     ("MODEL.FLOW_DET.NUM_QUERIES", "-1", "at least 1"),
     ("MODEL.RESNETS.OUT_FEATURES", "[res4]", "only stem, res2, res3"),
     ("INPUT.VALUE_RANGE", "[4095, 0]", "lowest, highest"),
-    ("INPUT.VALUE_RANGE", "['a', 'b']", "lowest, highest"),
+    ("INPUT.VALUE_RANGE", "['a', 'b']", "a list of numbers"),
     ("INPUT.MIN_SIZE_TEST", "-1", "at least 0"),
     ("INPUT.MAX_SIZE_TEST", "0", "at least 1"),
     ("DATALOADER.NUM_WORKERS", "-1", "at least 0"),
@@ -107,8 +107,8 @@ INVALID = [
 
 # only for training
 INVALID_IN_TRAINING = [
-    ("SOLVER.MAX_ITER", "0", "at least 1; write, for example, SOLVER.MAX_ITER 40000"),
-    ("SOLVER.MAX_ITER", "-5", "at least 1"),
+    ("SOLVER.MAX_ITER", "0", "at least 1 without SOLVER.MAX_EPOCHS"),
+    ("SOLVER.MAX_ITER", "-5", "at least 0 and at most 1000000000"),
     ("SOLVER.MAX_EPOCHS", "-1", "at least 0"),
     ("SOLVER.BASE_LR", "0", "above 0"),
     ("SOLVER.BASE_LR", "-0.1", "above 0"),
@@ -117,10 +117,14 @@ INVALID_IN_TRAINING = [
     ("SOLVER.MOMENTUM", "1", "below 1"),
     ("SOLVER.WEIGHT_DECAY", "-1", "at least 0"),
     ("SOLVER.WEIGHT_DECAY_NORM", "-1", "at least 0"),
-    ("SOLVER.WEIGHT_DECAY_BIAS", "-1", "at least 0"),
+    ("SOLVER.WEIGHT_DECAY_BIAS", "-1", "None"),
     ("SOLVER.GAMMA", "0", "above 0 and at most 1"),
     ("SOLVER.STEPS", "[30, 20]", "increasing"),
-    ("SOLVER.STEPS", "[-1]", "negative"),
+    (
+        "SOLVER.STEPS",
+        "[-1]",
+        "a list of increasing numbers of iterations, each at least 0 and at most 1000000000",
+    ),
     ("SOLVER.STEP_EPOCHS", "[3, 3]", "increasing"),
     ("SOLVER.LR_SCHEDULER_NAME", "cosine", "WarmupCosineLR"),
     ("SOLVER.WARMUP_FACTOR", "2", "from 0 to 1"),
@@ -214,10 +218,13 @@ def test_device_that_the_machine_has(monkeypatch, name):
     check_device(CfgNode({"MODEL": {"DEVICE": name}}))
 
 
-def test_every_config_is_valid_for_training():
+def test_every_config_is_valid_for_training(caplog):
     for name in list_configs():
+        caplog.clear()
         cfg = load_config(name)
         check_training_values(cfg)
+        # no key is set that has no effect
+        assert caplog.messages == []
         # a run writes its values as a list of keys, which must be valid again
         words = [x for key, v in flat_items(cfg) if not isinstance(v, CfgNode) for x in (key, v)]
         assert load_config(name, words) == cfg

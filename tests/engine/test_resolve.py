@@ -133,7 +133,7 @@ def test_fewer_images_than_a_batch_are_one_iteration_per_epoch(cfg):
 
 def test_batch_size_of_zero_is_refused(cfg):
     cfg.SOLVER.IMS_PER_BATCH = 0
-    with pytest.raises(ValueError, match="IMS_PER_BATCH must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="IMS_PER_BATCH is 0, but must be at least 1"):
         resolve_config(cfg)
 
 

@@ -54,10 +54,10 @@ def test_conv_stem_has_as_many_patches_as_the_linear_one():
         (["INPUT.FIXED_SIZE", [30, 30]], "multiple of MODEL.VIT.PATCH_SIZE = 16"),
         (["MODEL.VIT.NUM_HEADS", 3], "not a multiple of NUM_HEADS"),
         (["INPUT.FIXED_SIZE", [32]], "FIXED_SIZE is .32., but must be .height, width."),
-        (["MODEL.VIT.PATCH_SIZE", 0], "PATCH_SIZE must be at least 1"),
-        (["MODEL.VIT.NUM_LAYERS", 0], "NUM_LAYERS must be at least 1"),
+        (["MODEL.VIT.PATCH_SIZE", 0], "PATCH_SIZE is 0, but must be at least 1"),
+        (["MODEL.VIT.NUM_LAYERS", 0], "NUM_LAYERS is 0, but must be at least 1"),
         (["MODEL.BACKBONE.NAME", "build_cnn_backbone", "MODEL.CNN.CHANNELS", []], "CNN.CHANNELS"),
-        (["MODEL.VIT.STEM", "marble"], "STEM 'marble'"),
+        (["MODEL.VIT.STEM", "marble"], "STEM is 'marble'"),
         (["MODEL.VIT.STEM", "conv", "MODEL.VIT.PATCH_SIZE", 1], "power of 2"),
     ],
 )

@@ -249,8 +249,8 @@ def test_targets_are_trained_only_with_learn_target(learn):
     ("keys", "message"),
     [
         ({"TOPOLOGY": "round"}, "MODEL.FLOW_CLS.TOPOLOGY is 'round', but must be one of"),
-        ({"BLOCK": "rnn"}, "BLOCK 'rnn'"),
-        ({"FEATURES": "all"}, "FEATURES 'all'"),
+        ({"BLOCK": "rnn"}, "BLOCK is 'rnn'"),
+        ({"FEATURES": "all"}, "FEATURES is 'all'"),
         ({"NUM_CLASSES": 0}, "NUM_CLASSES must be at least 1"),
         ({"IN_FEATURES": ["layer9"]}, "IN_FEATURES names"),
         (
@@ -259,7 +259,7 @@ def test_targets_are_trained_only_with_learn_target(learn):
         ),
         ({"BLOCK": "encoder", "FEATURES": "tokens", "NUM_HEADS": 5}, "multiple of .*NUM_HEADS = 5"),
         ({"TOPOLOGY": "sequential", "NUM_BLOCKS": 2}, "needs one stage per block"),
-        ({"INFERENCE_MODE": "guess"}, "unknown inference mode"),
+        ({"INFERENCE_MODE": "guess"}, "INFERENCE_MODE is 'guess', but must be a registered name"),
         ({"SINGLE_STEP_BLOCK": 3}, "there is no block 3"),
         ({"EVAL_STEPS": [0]}, "at least 1"),
         ({"SCHEDULE": "never"}, "unknown SCHEDULE 'never'"),

@@ -231,7 +231,7 @@ def test_losses_that_are_not_finite_are_an_error(name):
 def test_wrong_keys_of_all_peers(name):
     with pytest.raises(ValueError, match="NUM_CLASSES must be at least 1"):
         tiny_peer(name, NUM_CLASSES=0)
-    with pytest.raises(ValueError, match="SCORE_THRESHOLD must be in"):
+    with pytest.raises(ValueError, match="SCORE_THRESHOLD is .*, but must be from 0 to 1"):
         tiny_peer(name, SCORE_THRESHOLD=1.5)
     with pytest.raises(ValueError, match="IN_FEATURES names.*res4.*does not have"):
         tiny_peer(name, IN_FEATURES=["res4"])
