@@ -77,12 +77,12 @@ def user_errors(
         with worker_errors():
             yield
     except kinds as error:
-        if isinstance(error, ConfigError):
-            # the exit status of an option that is not valid
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
         # str() of a KeyError adds quotes to its message
         text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+        if isinstance(error, ConfigError):
+            # the exit status of an option that is not valid
+            print(f"error: {one_line(text)}", file=sys.stderr)
+            sys.exit(2)
         sys.exit(f"error: {one_line(text)}")
     except KeyboardInterrupt:
         if not interrupts:

@@ -32,8 +32,8 @@ _TEST = (
             REPORT_IMAGES=Key(100, r.OPTIONAL_COUNT, (is_set("TEST.REPORT"),)),
         ),
         group(
-            "Whether the explorer of these best and worst images is written next to the report of a "
-            "detector with queries.",
+            "Whether the explorer of these best and worst images is written next to the report of "
+            "a detector with queries.",
             REPORT_EXPLORER=Key(
                 True, r.TRUE_OR_FALSE, (read_by(*QUERY_DETECTORS), is_set("TEST.REPORT"))
             ),
