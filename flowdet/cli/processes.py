@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from multiprocessing.connection import wait
 
 import torch
 from detectron2.engine import launch
@@ -149,6 +152,7 @@ def _run_process(main: Main, args: argparse.Namespace, ends) -> None:
 
     The parent process prints this, so that an error that all processes have is printed once.
     """
+    end_with_parent()
     try:
         with user_errors((ConnectionError,), interrupts=False), process_errors(args.timeout):
             _use_timeout_everywhere(timedelta(minutes=args.timeout))
@@ -160,6 +164,23 @@ def _run_process(main: Main, args: argparse.Namespace, ends) -> None:
     except Exception:
         ends.put(traceback.format_exc())
         raise
+
+
+def end_with_parent() -> None:
+    """Ends this process when the one that started it ends, even if that one is killed.
+
+    PyTorch sends SIGINT then, which the background jobs of a shell script ignore: they would go on
+    training with nobody to end them.
+    """
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        # another thread cannot raise an exception in the main one
+        os._exit(1)
+
+    if parent:
+        threading.Thread(target=watch, daemon=True, name="end_with_parent").start()
 
 
 def _use_timeout_everywhere(timeout: timedelta) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import distributed
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from flowdet.cli.processes import launch_processes, process_errors
+from flowdet.cli.processes import end_with_parent, launch_processes, process_errors
 from flowdet.cli.train import parse_args
 from flowdet.engine import Trainer, evaluate, load_config, load_trained, resolve_config
 from flowdet.engine.trainer import distributed_model, share_buffers
@@ -207,6 +207,32 @@ def test_all_processes_evaluate_with_the_buffers_of_the_first(processes):
 
 def test_the_first_error_ends_all_processes_with_its_message(processes):
     assert processes[1] == "error: image 7 cannot be read"
+
+
+def wait_for_the_end(pipe):
+    end_with_parent()
+    pipe.send("running")
+    time.sleep(60)
+
+
+def start_another(context, pipe):
+    process = context.Process(target=wait_for_the_end, args=(pipe,))
+    process.start()
+    process.join()
+
+
+def test_processes_end_when_the_program_that_started_them_is_killed():
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    program = context.Process(target=start_another, args=(context, theirs))
+    program.start()
+    theirs.close()
+    assert ours.poll(10) and ours.recv() == "running"
+    program.kill()
+    # the end of the last process that can write to it closes the pipe
+    assert ours.poll(10)
+    with pytest.raises(EOFError):
+        ours.recv()
 
 
 STOPPED = """[/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting \
