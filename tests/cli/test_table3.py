@@ -133,7 +133,7 @@ def test_the_small_suite_has_few_images_and_epochs(monkeypatch):
 
 def test_every_topology_is_compared_with_backprop(monkeypatch):
     monkeypatch.setattr(table3, "plan_run", lambda args, line, backbone, seed: line)
-    monkeypatch.setattr(table3, "Comparison", lambda runs: runs)
+    monkeypatch.setattr(table3, "Comparison", lambda runs, jobs: runs)
     words = ["--suite", "cifar100", "--backbones", "cnn", "--topologies", "sequential"]
     lines = table3.plan(table3.parse_args([*words, "--seeds", "1"]))
     keys = [tuple(line_key(load_line(line)).values()) for line in lines]

@@ -117,7 +117,7 @@ def test_options_and_config_keys(run):
             "steps is for mode multi_step or multi_step_ensemble, not",
         ),
         ({"block": 1}, ValueError, "block is for mode single_step"),
-        ({"mode": "fast"}, ValueError, "unknown inference mode 'fast'"),
+        ({"mode": "fast"}, ValueError, "INFERENCE_MODE is 'fast', but must be a reg"),
         ({"score_threshold": 50}, ValueError, r"in \[0, 1\], got 50"),
         ({"weights": "gone.pth"}, FileNotFoundError, "gone.pth"),
     ],

@@ -34,7 +34,7 @@ def test_without_options_the_config_is_unchanged():
         ({"mode": "single_step", "steps": 2}, "steps is for .*, not for single_step"),
         ({"block": 1}, "block is for mode single_step, not for multi_step"),
         # the texts of InferencePlan.check
-        ({"mode": "fast"}, "unknown inference mode 'fast'"),
+        ({"mode": "fast"}, "INFERENCE_MODE is 'fast', but must be a reg"),
         ({"steps": 0}, "must be at least 1, got 0"),
         ({"mode": "single_step", "block": 4}, "no block 4 .*blocks are 0 to 3"),
     ],
