@@ -9,8 +9,8 @@ evaluation and a checkpoint every 500 iterations. After the first 500 iterations
 - the memory that the process has allocated must grow by less than 2 %,
 - the number of open file handles must stay the same,
 - an iteration must take the same time at the end as at the start, within 5 %. This is compared in
-  CPU seconds of the process, which other programs on the machine hardly change; the ratio in wall
-  seconds is reported beside it.
+  CPU seconds of the process, which depend less on other programs than wall seconds; their ratio
+  is reported beside it.
 
 Ends with status 1 if one of them does not hold. `KEY VALUE` pairs override the config. Linux only.
 """
