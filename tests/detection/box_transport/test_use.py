@@ -9,6 +9,7 @@ from flowdet.detection.boxes import paired_iou
 from flowdet.engine import FlowDetCheckpointer, load_config
 from flowdet.experiments.measurement import load_run
 from flowdet.export import graph_of
+from flowdet.inference.explorer_data import transport_runs
 from flowdet.reporting.results import method_of, result_rows
 from flowdet.visualization.animation import animation_frames
 from flowdet.visualization.box_trajectory import box_trajectory
@@ -48,6 +49,19 @@ def test_the_animation_of_an_ensemble_is_drawn(run):
     assert results[0]["instances"].pred_queries.max() >= 6
     visualizer = DetectionVisualizer(predictor.class_names, 0.0)
     assert len(list(animation_frames(visualizer, results, ["image"]))) == 4
+
+
+@pytest.mark.parametrize("path", BOX_PATHS)
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_the_explorer_shows_the_steps_of_the_detector(path, ensemble):
+    model = tiny_box_model(path, {"MODEL.BOX_TRANSPORT.ENSEMBLE_STEPS": ensemble}).eval()
+    analyses = [transport_runs([None])]
+    for result in model.inference([record(seed=3)], trajectory=True, analyses=analyses):
+        (explored,) = result["transport_runs"]
+        assert explored.seed is None and explored.trajectory.times[-1] == 1
+        for step, expected in zip(explored.steps, result["trajectory"], strict=True):
+            assert_same_detections(step.estimate, expected)
+        assert_same_detections(explored.steps[-1].estimate, result["instances"])
 
 
 def test_the_sampling_is_changed_by_keys(run):

@@ -1,8 +1,12 @@
-"""Random objects and detections of all error types, as dataset dicts and `SavedDetections`."""
+"""Objects, random or of the digits, and random detections of all error types around them.
+
+Objects are dataset dicts, detections are `SavedDetections`.
+"""
 
 import numpy as np
 from detectron2.structures import BoxMode
 
+from flowdet.data.detection.digits import DigitBank, compose_scene
 from flowdet.evaluation.saved_detections import SavedDetections
 
 
@@ -40,6 +44,16 @@ def random_objects(rng, images=40, classes=3, ignored=0.15):
             for corner, side in zip(corners, sides)
         ]
     return made
+
+
+def digit_objects(rng, images=30):
+    """The objects of scenes of the digits, as `random_objects`; none is ignored."""
+    digits = DigitBank.load("test")
+    scenes = [compose_scene(rng, digits) for _ in range(images)]
+    return {
+        f"i{i:03}": [(box.tolist(), int(c), 0) for box, c in zip(boxes, classes)]
+        for i, (_, boxes, classes) in enumerate(scenes)
+    }
 
 
 def random_detections(rng, objects, classes=3):

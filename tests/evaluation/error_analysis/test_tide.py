@@ -15,6 +15,7 @@ from flowdet.evaluation.error_analysis.tide import (
     mended_precision,
 )
 from tests.evaluation.error_analysis.random_data import (
+    digit_objects,
     random_detections,
     random_objects,
     record,
@@ -132,14 +133,15 @@ def test_no_objects_at_all():
     )
 
 
+@pytest.mark.parametrize("classes, make", [(3, random_objects), (10, digit_objects)])
 @pytest.mark.parametrize("metric", [VOC_2007, VOC_2010, COCO])
-def test_all_mended_gives_100(metric):
+def test_all_mended_gives_100(metric, make, classes):
     """As TIDE's paper says: mending all errors gives an AP of 100, and every false positive and
     every object without a match has exactly one error or target."""
     rng = np.random.default_rng(1)
-    objects = random_objects(rng)
+    objects = make(rng)
     flag = "iscrowd" if metric == COCO else "difficult"
-    detections = ranked(saved(random_detections(rng, objects)), metric == COCO)
+    detections = ranked(saved(random_detections(rng, objects, classes)), metric == COCO)
     found = objects_of([record(i, o, flag) for i, o in objects.items()])
     pairs = overlapping_pairs(detections, found, BACKGROUND_IOU)
     same = detections.classes[pairs.detections] == found.classes[pairs.objects]
@@ -148,7 +150,7 @@ def test_all_mended_gives_100(metric):
     errors = find_errors(pairs, detections.classes, found, matches)
 
     def mended(chosen):
-        return mended_precision(chosen, errors, detections.classes, found, matches, 3, metric)
+        return mended_precision(chosen, errors, detections.classes, found, matches, classes, metric)
 
     assert mended(range(len(TYPES))) == pytest.approx(100)
     assert all(errors.count(i) for i in range(len(TYPES)))
