@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import torch
+from detectron2.layers import ShapeSpec
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -70,7 +71,8 @@ class FeatureCache:
             images: [B, C, H, W].
         """
         keys = [_key(image) for image in images]
-        rows = self._read(backbone, [key for key in keys if key not in self.store])
+        missing = [key for key in keys if key not in self.store]
+        rows = self._read(backbone, missing, tuple(images.shape[-2:]))
         new = {k: i for i, k in enumerate(keys) if k not in self.store and k not in rows}
         if new:
             computed = backbone(images[list(new.values())])
@@ -83,12 +85,15 @@ class FeatureCache:
             for name in rows_of_batch[0]
         }
 
-    def _read(self, backbone: nn.Module, keys: list[bytes]) -> dict[bytes, dict[str, Tensor]]:
-        """Reads the features of images from the folder, and keeps them in memory if they fit."""
+    def _read(
+        self, backbone: nn.Module, keys: list[bytes], size: tuple[int, int]
+    ) -> dict[bytes, dict[str, Tensor]]:
+        """Reads the features of images of one size (height, width) from the folder, and keeps them
+        in memory if they fit."""
         if not self.files:
             return {}
         self.files.use_weights_of(backbone)
-        rows = {key: row for key in keys if (row := self.files.read(key))}
+        rows = {key: row for key in keys if (row := self.files.read(key, size))}
         for key, row in rows.items():
             self._keep(key, row, write=False)
         return rows
@@ -126,15 +131,14 @@ class _FeatureFiles:
     def __init__(self, root: Path):
         self.root = root
         self.weights: str | None = None
-        self._channels: dict[str, int] = {}
+        self._outputs: dict[str, ShapeSpec] = {}
 
     def use_weights_of(self, backbone: nn.Module) -> None:
         """Computes the hash of the backbone, once, and makes its subfolder."""
         if self.weights is None:
             # the weights do not contain strides and similar settings
-            outputs = backbone.output_shape()
-            self._channels = {name: shape.channels for name, shape in outputs.items()}
-            structure = f"{backbone!r} {sorted(outputs)}"
+            self._outputs = backbone.output_shape()
+            structure = f"{backbone!r} {sorted(self._outputs)}"
             digest = hashlib.blake2b(structure.encode(), digest_size=16)
             for name, x in backbone.state_dict().items():
                 digest.update(f"{name} {tuple(x.shape)}".encode())
@@ -142,15 +146,15 @@ class _FeatureFiles:
             self.weights = digest.hexdigest()
             (self.root / self.weights).mkdir(parents=True, exist_ok=True)
 
-    def read(self, key: bytes) -> dict[str, Tensor] | None:
-        """Returns the features of an image; None if no file has outputs of the backbone."""
+    def read(self, key: bytes, size: tuple[int, int]) -> dict[str, Tensor] | None:
+        """Returns the features of an image of a size (height, width); None if no file has outputs
+        that the backbone can have for it."""
         try:
             row = load_file(self._path(key))
         except (OSError, SafetensorError):
             return None
-        fits = row.keys() == self._channels.keys() and all(
-            x.dtype == torch.float16 and x.dim() == 3 and len(x) == self._channels[name]
-            for name, x in row.items()
+        fits = row.keys() == self._outputs.keys() and all(
+            _is_output(x, self._outputs[name], size) for name, x in row.items()
         )
         return row if fits else None
 
@@ -161,3 +165,15 @@ class _FeatureFiles:
 
     def _path(self, key: bytes) -> Path:
         return self.root / self.weights / f"{key.hex()}.safetensors"
+
+
+def _is_output(x: Tensor, output: ShapeSpec, size: tuple[int, int]) -> bool:
+    """Whether x can be the stored output of a backbone for an image of a size (height, width)."""
+    if x.dtype != torch.float16 or x.dim() != 3 or len(x) != output.channels:
+        return False
+    if output.stride is None:
+        return True
+    # a backbone rounds the size up or down, or loses the border
+    return all(
+        abs(cells - pixels / output.stride) <= 1 for cells, pixels in zip(x.shape[1:], size)
+    )

@@ -22,7 +22,7 @@ class CountingBackbone(nn.Module):
         self.count = 0
 
     def output_shape(self):
-        return {"a": ShapeSpec(channels=4), "b": ShapeSpec(channels=1)}
+        return {"a": ShapeSpec(channels=4, stride=2), "b": ShapeSpec(channels=1, stride=1)}
 
     def forward(self, x):
         self.count += len(x)
@@ -168,6 +168,8 @@ def test_a_corrupt_file_is_replaced(images, tmp_path):
         {"a": torch.zeros(4, 7, 7).half(), "b": torch.zeros(2, 16, 16).half()},
         {"a": torch.zeros(4, 7, 7), "b": torch.zeros(1, 16, 16)},
         {"a": torch.zeros(4).half(), "b": torch.zeros(1).half()},
+        # of another image
+        {"a": torch.zeros(4, 7, 3).half(), "b": torch.zeros(1, 16, 16).half()},
     ],
 )
 def test_a_file_with_other_features_is_replaced(images, tmp_path, row):
