@@ -1,6 +1,7 @@
 """Fixtures for all tests."""
 
 import os
+import shutil
 
 # Small models are faster with one thread, several times faster if other processes run. torch reads
 # this when it is imported, also in the commands that tests start.
@@ -31,6 +32,16 @@ def unregister_datasets():
     for name in set(DatasetCatalog) - before:
         DatasetCatalog.remove(name)
         MetadataCatalog.pop(name, None)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """The program of a headless browser; skips the test without one."""
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip(f"no browser is installed ({', '.join(names)})")
+    return found
 
 
 @pytest.fixture

@@ -174,6 +174,4 @@ def _is_output(x: Tensor, output: ShapeSpec, size: tuple[int, int]) -> bool:
     if output.stride is None:
         return True
     # a backbone rounds the size up or down, or loses the border
-    return all(
-        abs(cells - pixels / output.stride) <= 1 for cells, pixels in zip(x.shape[1:], size)
-    )
+    return all(abs(cells - pixels / output.stride) <= 1 for cells, pixels in zip(x.shape[1:], size))

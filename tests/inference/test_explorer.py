@@ -22,7 +22,7 @@ from flowdet.inference.explorer_truth import TrueBox, known_ground_truth
 from flowdet.inference.predictor import Predictor
 from flowdet.visualization.explorer import page as explorer_page
 from tests.detection.tiny import tiny_cfg
-from tests.reporting.test_report import BROWSERS, UNSAFE, StrictParser, browse
+from tests.reporting.test_report import UNSAFE, StrictParser, browse, phone_widths
 
 NAMES = ("$x_{$<i>.png", "b&'\"<script>.png")
 SCRIPT = explorer_page.files("flowdet.visualization.explorer").joinpath("explorer.js")
@@ -221,11 +221,14 @@ document.body.append(shown);
 """
 
 
-def drive(path):
+def test_page_is_not_wider_than_a_phone(browser, predictor, records, tmp_path):
+    write(predictor, records, tmp_path / "page.html")
+    screen, page = phone_widths(browser, tmp_path / "page.html")
+    assert page <= screen <= 500
+
+
+def drive(browser, path):
     """What the page shows during `DRIVER`, by the name of the record."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        pytest.skip(f"no browser is installed ({', '.join(BROWSERS)})")
     driven = path.with_name("driven.html")
     driven.write_text(path.read_text(encoding="utf-8").replace("</body>", DRIVER + "</body>"))
     text, console = browse(browser, driven)
@@ -248,9 +251,9 @@ def expected_states(predictor, record, seed):
         return [to_absolute(model.heads.boxes(z[0]), (60, 80)) for z in solution.states]
 
 
-def test_sliders_move_the_boxes_along_the_trajectory(predictor, records, tmp_path):
+def test_sliders_move_the_boxes_along_the_trajectory(browser, predictor, records, tmp_path):
     write(predictor, records, tmp_path / "page.html", lambda record: [TrueBox("a", (1, 2, 30, 40))])
-    shown = drive(tmp_path / "page.html")
+    shown = drive(browser, tmp_path / "page.html")
     per_step = 3
     for seed in (0, 1):
         states = expected_states(predictor, records[0], seed)

@@ -24,7 +24,6 @@ from tests.data.custom.example_datasets import load_coco, save_coco, write_coco
 from tests.detection.tiny import tiny_cfg
 from tests.flowcls.tiny import tiny_cfg as tiny_classifier_cfg
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # class names that must be escaped in a page
 UNSAFE = ("<b>", "cat & \"dog\" 'owl'", "</script><script>alert(1)</script>")
 # the page next to the report that it links to
@@ -280,9 +279,9 @@ def test_duration_and_speed(tmp_path):
     assert facts["Duration"].startswith("0:08:20") and facts["Images per second"] == "8.0"
 
 
-def browse(browser, path):
+def browse(browser, path, *flags):
     """The HTML of the page after its scripts have run, and the messages of its console."""
-    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr")
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", *flags)
     done = subprocess.run(
         [browser, *flags, "--virtual-time-budget=5000", "--dump-dom", path.as_uri()],
         capture_output=True,
@@ -293,10 +292,7 @@ def browse(browser, path):
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
-def test_browser_opens_the_page_without_errors(detector, tmp_path):
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        pytest.skip(f"no browser is installed ({', '.join(BROWSERS)})")
+def test_browser_opens_the_page_without_errors(browser, detector, tmp_path):
     path = write_report(detector, images=4)
     html, console = browse(browser, path)
     assert console == []
@@ -308,6 +304,23 @@ def test_browser_opens_the_page_without_errors(detector, tmp_path):
     broken.write_text(path.read_text().replace('"use strict";', '"use strict"; nothing();'))
     _, console = browse(browser, broken)
     assert any("nothing is not defined" in line for line in console)
+
+
+def phone_widths(browser, path):
+    """The widths of a phone's screen, in pixels, and of the page that is opened on it."""
+    measured = path.with_name("measured.html")
+    script = (
+        "<script>document.documentElement.dataset.widths = "
+        "`${window.innerWidth} ${document.documentElement.scrollWidth}`</script>"
+    )
+    measured.write_text(path.read_text(encoding="utf-8").replace("</body>", script + "</body>"))
+    html, _ = browse(browser, measured, "--window-size=390,844")
+    return [int(x) for x in re.search(r'data-widths="(\d+) (\d+)"', html).groups()]
+
+
+def test_page_is_not_wider_than_a_phone(browser, detector):
+    screen, page = phone_widths(browser, write_report(detector, images=4))
+    assert page <= screen <= 500
 
 
 @pytest.mark.parametrize("annotated", [True, False])
