@@ -45,14 +45,15 @@ class ForgetOldScalars(HookBase):
     """Forgets all but the last values of every logged scalar, every `keep` iterations.
 
     detectron2 keeps the last million values of each, which adds some kilobytes of memory in every
-    iteration. The printed and written values are means over a short window, and the mean over all
-    values, which does not need them.
+    iteration. The printed and written values are medians over a short window, and the mean over all
+    values, which does not need them. The time left is estimated from the last `keep` iterations or
+    more.
 
     Args:
         keep: number of values to keep.
     """
 
-    def __init__(self, keep: int = 1000):
+    def __init__(self, keep: int = 100):
         self.keep = keep
 
     def after_step(self):
