@@ -154,11 +154,12 @@ class BackpropDetector(SetDetector):
         """Returns the queries after the last block, or with `trajectory` after every block."""
         layers = self.layers(tokens)
         before = [self._start(tokens), *layers][-2]
-        return Refinement(
-            layers if trajectory else layers[-1:],
-            before,
-            lambda z: z + self._correction(self.blocks[-1], z, tokens),
-        )
+
+        def rerun(z: Tensor) -> Tensor:
+            rows = z.flatten(0, 1)
+            return z + self._correction(self.blocks[-1], rows, tokens).view_as(z)
+
+        return Refinement(layers if trajectory else layers[-1:], before, rerun)
 
     def state_trajectory(self, tokens: ImageTokens) -> tuple[list[float], list[Tensor]]:
         """Returns T + 1 times, the learned queries at t = 0, and the queries after every block."""

@@ -219,12 +219,14 @@ class FlowMatchingDetector(SetDetector):
     @staticmethod
     def refinement_of(solution: Solution) -> Refinement:
         """Converts the result of a solver. It contains the trajectory if the solver kept it."""
-        last, reevaluate = solution.last_state, solution.reevaluate
-        return Refinement(
-            [*solution.estimates[:-1], solution.z_1],
-            last.estimate,
-            lambda estimate: reevaluate(replace(last, estimate=estimate)),
-        )
+        last = solution.last_state
+
+        def rerun(estimates: Tensor) -> Tensor:
+            state = last.repeat(estimates.shape[1])
+            states = replace(state, estimate=estimates.flatten(0, 1))
+            return solution.reevaluate(states).view_as(estimates)
+
+        return Refinement([*solution.estimates[:-1], solution.z_1], last.estimate, rerun)
 
     def state_trajectory(self, tokens: ImageTokens) -> tuple[list[float], list[Tensor]]:
         """Returns the times and states z_t of the solver, from the noise at t = 0 to z_1."""

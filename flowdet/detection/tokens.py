@@ -26,6 +26,10 @@ class TokenGrid:
     width: int
     extent: Tensor
 
+    def rows(self, index: Tensor) -> TokenGrid:
+        """Returns the grid of the images `index`."""
+        return replace(self, extent=select_rows(self.extent, index))
+
 
 @dataclass(frozen=True)
 class ImageTokens:
@@ -49,9 +53,9 @@ class ImageTokens:
 
     def __getitem__(self, index: Tensor) -> ImageTokens:
         """Returns the tokens of the images `index`."""
-        grids = [replace(grid, extent=select_rows(grid.extent, index)) for grid in self.grids]
+        grids = tuple(grid.rows(index) for grid in self.grids)
         parts = (select_rows(x, index) for x in (self.tokens, self.position, self.padding))
-        return ImageTokens(*parts, tuple(grids))
+        return ImageTokens(*parts, grids)
 
 
 def sample_tokens(tokens: Tensor, grids: tuple[TokenGrid, ...], points: Tensor) -> Tensor:
@@ -107,10 +111,27 @@ class PointReader(nn.Module):
         if hidden_dim:
             self.merge = MLP(width, [hidden_dim, dim], inplace=None)
 
-    def forward(self, tokens: ImageTokens, points: Tensor) -> Tensor:
-        """Maps tokens and points [B, M, P, 2], normalized image coordinates, to [B, M, d]."""
-        # The projection comes before the sampling, as there are fewer tokens than points; bilinear
-        # sampling and a linear map commute.
-        narrowed = F.linear(tokens.tokens, self.read.weight)
-        sampled = sample_tokens(narrowed, tokens.grids, points) + self.read.bias
-        return self.merge(sampled.relu().flatten(-2))
+    def narrow(self, tokens: Tensor) -> Tensor:
+        """Projects tokens [B, N, d] to the channels of the samples, [B, N, c].
+
+        This comes before the sampling, as there are fewer tokens than points; bilinear sampling and
+        a linear map commute.
+        """
+        return F.linear(tokens, self.read.weight)
+
+    def forward(self, narrowed: Tensor, grids: tuple[TokenGrid, ...], points: Tensor) -> Tensor:
+        """Reads the tokens of B images at points.
+
+        Args:
+            narrowed: the result of `narrow`, [B, N, c].
+            grids: the grids of the feature maps.
+            points: normalized image coordinates, [B * S, M, P, 2]; the S rows of an image follow
+                each other.
+
+        Returns:
+            A vector per query, [B * S, M, d].
+        """
+        of_images = points.reshape(len(narrowed), -1, *points.shape[2:])
+        sampled = sample_tokens(narrowed, grids, of_images) + self.read.bias
+        read = self.merge(sampled.relu().flatten(-2))
+        return read.reshape(*points.shape[:2], -1)

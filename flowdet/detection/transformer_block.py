@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from flowdet.detection.tokens import ImageTokens, PointReader
-from flowdet.flow import StateInput
+from flowdet.detection.attention import KeysValues, attend, project_keys_values, self_attend
+from flowdet.detection.tokens import ImageTokens, PointReader, TokenGrid
+from flowdet.flow import StateInput, select_rows
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,26 @@ class QueryPosition:
     cross: Tensor | None = None
     points: Tensor | None = None
     mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class PreparedTokens:
+    """What a block computes from the image tokens alone, once for each image.
+
+    Attributes:
+        context: keys and values of the cross-attention.
+        narrowed: the tokens that the box samples are taken from, [B, N, c]; None without them.
+        grids: the grids of the feature maps.
+    """
+
+    context: KeysValues
+    narrowed: Tensor | None
+    grids: tuple[TokenGrid, ...]
+
+    def __getitem__(self, index: Tensor) -> PreparedTokens:
+        """Returns the prepared tokens of the images `index`."""
+        grids = tuple(grid.rows(index) for grid in self.grids)
+        return PreparedTokens(self.context.rows(index), select_rows(self.narrowed, index), grids)
 
 
 def _add_position(x: Tensor, position: Tensor | None) -> Tensor:
@@ -88,29 +109,47 @@ class TransformerFlowBlock(nn.Module):
                 query, key, _ = self.cross_attention.in_proj_weight.chunk(3)
                 key.copy_(query)
 
+    def prepare(self, features: ImageTokens) -> PreparedTokens:
+        """Computes what does not depend on the state: a solver calls the block several times."""
+        context = project_keys_values(
+            self.cross_attention,
+            _add_position(features.tokens, features.position),
+            features.tokens,
+            features.padding,
+        )
+        reader = self.point_reader
+        narrowed = None if reader is None else reader.narrow(features.tokens)
+        return PreparedTokens(context, narrowed, features.grids)
+
     def forward(
         self,
         z_t: Tensor,
         time_embedding: Tensor,
-        features: ImageTokens,
+        features: ImageTokens | PreparedTokens,
         estimate: Tensor | None = None,
         position: QueryPosition | None = None,
     ) -> Tensor:
-        """Maps states and estimates [B, M, d] and time embeddings [B, d] to [B, M, d]."""
+        """Evaluates the block.
+
+        Args:
+            z_t, estimate: states and estimates, [B * S, M, d]: S for each image, which follow each
+                other.
+            time_embedding: [B * S, d].
+            features: the tokens of B images, or what `prepare` returned for them.
+            position: positional encodings and sample points of the queries.
+
+        Returns:
+            One vector per query, [B * S, M, d].
+        """
+        prepared = self.prepare(features) if isinstance(features, ImageTokens) else features
         position = position or QueryPosition()
         h = self.input(z_t, time_embedding, estimate)
         x = self.norms[0](h)
         query = _add_position(x, position.own)
-        h = h + self.self_attention(query, query, x, need_weights=False, attn_mask=position.mask)[0]
-        attended, _ = self.cross_attention(
-            _add_position(self.norms[1](h), position.cross),
-            _add_position(features.tokens, features.position),
-            features.tokens,
-            key_padding_mask=features.padding,
-            need_weights=False,
-        )
-        h = h + attended
+        h = h + self_attend(self.self_attention, query, x, position.mask)
+        query = _add_position(self.norms[1](h), position.cross)
+        h = h + attend(self.cross_attention, query, prepared.context)
         if self.point_reader is not None:
-            h = h + self.point_reader(features, position.points)
+            h = h + self.point_reader(prepared.narrowed, prepared.grids, position.points)
         h = h + self.feedforward(self.norms[2](h))
         return self.output(self.norms[3](h))

@@ -43,7 +43,13 @@ from flowdet.flow.path import (
     random_coupling,
 )
 from flowdet.flow.solvers import Solution, solve
-from flowdet.flow.state import FlowState, PerBlockFeatures, Prediction, select_rows
+from flowdet.flow.state import (
+    FlowState,
+    PerBlockFeatures,
+    Prediction,
+    PreparedFeatures,
+    select_rows,
+)
 from flowdet.flow.time_embedding import TimeEmbedding
 from flowdet.flow.training_schedule import SCHEDULES, LocalTraining, blocks_to_train
 from flowdet.flow.training_states import (
@@ -75,6 +81,7 @@ __all__ = [
     "PathSample",
     "PerBlockFeatures",
     "Prediction",
+    "PreparedFeatures",
     "ResidualMLPFlowBlock",
     "Solution",
     "StateInput",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from flowdet.flow.path import LinearPath
-from flowdet.flow.state import FlowState, PerBlockFeatures, Prediction
+from flowdet.flow.state import FlowState, PerBlockFeatures, Prediction, PreparedFeatures
 from flowdet.flow.time_intervals import block_at, step_times
 
 PREDICTIONS = ("velocity", "target")
@@ -67,10 +67,14 @@ class FlowEnsemble(nn.Module):
     def predict(self, block: int, state: FlowState, features: object) -> Prediction:
         """Evaluates block `block` (from 0) at a state.
 
-        The block gets `features` unchanged, or its own entry if they are `PerBlockFeatures`.
+        The block gets `features` unchanged, or its own entry if they are `PerBlockFeatures` or
+        `PreparedFeatures`. The state may have several rows for each batch element of the features,
+        if the block allows it.
         """
         if isinstance(features, PerBlockFeatures):
             features = features[block]
+        elif isinstance(features, PreparedFeatures):
+            features = features.of(block, self.blocks[block])
         position = self.query_position and self.query_position(state.estimate)
         time_embedding = self.time_embedding(state.t)
         output = self.blocks[block](state.z, time_embedding, features, state.estimate, position)

@@ -12,7 +12,7 @@ from torch import Tensor
 from flowdet.flow.ensemble import FlowEnsemble
 from flowdet.flow.modes import INFERENCE_MODES, InferencePlan, Step
 from flowdet.flow.path import expand_time
-from flowdet.flow.state import FlowState
+from flowdet.flow.state import FlowState, PreparedFeatures
 from flowdet.flow.time_intervals import block_at
 
 # `converged(before, after)` compares two consecutive estimates, [B, ..., d]. It returns [B], True
@@ -31,8 +31,8 @@ class Solution:
             converge before, it ends there.
         steps: number of steps of each batch element, [B].
         last_state: the state before the last step of each batch element.
-        reevaluate: maps another state before the last step to the estimate `z1_hat` of that step,
-            [B, ..., d].
+        reevaluate: maps other states before the last step, S for each batch element, which follow
+            each other, to the estimates `z1_hat` of that step, [B * S, ..., d].
         states: z_t at `times`, each [B, ..., d]; empty without `trajectory=True`.
         estimates: `z1_hat` of every step, each [B, ..., d]; empty without `trajectory=True`.
     """
@@ -101,20 +101,23 @@ def euler(
 def _reevaluate(
     predict: Callable, features: object, times: list[float], steps: Tensor, state: FlowState
 ) -> Tensor:
-    """Re-runs the last step of each batch element from another state.
+    """Re-runs the last step of each batch element from other states.
 
     Args:
         predict: maps features, a state, its time and the next time to `z1_hat`.
         features: see `solve`.
         times: the time grid.
         steps: number of steps that each batch element took, [B].
-        state: the other state before the last step.
+        state: the other states before the last step, S for each batch element, which follow each
+            other.
     """
     z1_hat = torch.empty_like(state.z)
+    rows = torch.arange(len(state.z), device=steps.device).view(len(steps), -1)
     for count in steps.unique().tolist():
         chosen = (steps == count).nonzero()[:, 0]
-        predicted = predict(features[chosen], state[chosen], *times[count - 1 : count + 1])
-        z1_hat[chosen] = predicted.to(z1_hat)
+        of_chosen = rows[chosen].flatten()
+        predicted = predict(features[chosen], state[of_chosen], *times[count - 1 : count + 1])
+        z1_hat[of_chosen] = predicted.to(z1_hat)
     return z1_hat
 
 
@@ -151,6 +154,7 @@ def solve(
     num_steps = ensemble.num_blocks if num_steps is None else num_steps
     InferencePlan(mode, num_steps, block).check(ensemble.num_blocks)
     kind = INFERENCE_MODES[mode]
+    features = PreparedFeatures(features)
 
     def predict(features: object, state: FlowState, t: float, t_next: float) -> Tensor:
         return kind.predict(ensemble, state, features, Step(t, t_next, block))

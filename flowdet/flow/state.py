@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowdet.flow.path import expand_time
 
@@ -37,6 +37,10 @@ class FlowState:
         """Returns the state of the batch elements `index`."""
         return FlowState(*(select_rows(x, index) for x in self._tensors()))
 
+    def repeat(self, count: int) -> FlowState:
+        """Returns `count` copies of each batch element, which follow each other."""
+        return FlowState(*(None if x is None else _repeat(x, count) for x in self._tensors()))
+
     def where(self, chosen: Tensor, other: FlowState) -> FlowState:
         """Returns this state where `chosen` [B] is True, and the other state elsewhere."""
         pairs = zip(self._tensors(), other._tensors(), strict=True)
@@ -51,6 +55,10 @@ class FlowState:
         return self.z, self.t, self.estimate, self.z_0
 
 
+def _repeat(x: Tensor, count: int) -> Tensor:
+    return x[:, None].expand(-1, count, *x.shape[1:]).flatten(0, 1)
+
+
 class PerBlockFeatures(tuple):
     """Features that differ between blocks, one entry per block (topology `sequential`)."""
 
@@ -59,6 +67,36 @@ class PerBlockFeatures(tuple):
         if isinstance(key, Tensor):
             return PerBlockFeatures(x[key] for x in self)
         return super().__getitem__(key)
+
+
+class PreparedFeatures:
+    """Features, with what each block computes from them alone, which is the same in every step.
+
+    A block may have a method `prepare(features)`. The block then gets its result instead of the
+    features. It is computed when the block is called for the first time.
+
+    Args:
+        features: the features; `PerBlockFeatures` if they differ between blocks.
+    """
+
+    def __init__(self, features: object):
+        self.features = features
+        self._prepared: dict[int, object] = {}
+
+    def of(self, index: int, block: nn.Module) -> object:
+        """Returns what block number `index` gets."""
+        if index not in self._prepared:
+            features = self.features
+            features = features[index] if isinstance(features, PerBlockFeatures) else features
+            prepare = getattr(block, "prepare", None)
+            self._prepared[index] = features if prepare is None else prepare(features)
+        return self._prepared[index]
+
+    def __getitem__(self, index: Tensor) -> PreparedFeatures:
+        """Returns those of the batch elements `index`."""
+        chosen = PreparedFeatures(self.features[index])
+        chosen._prepared = {k: x[index] for k, x in self._prepared.items()}
+        return chosen
 
 
 @dataclass(frozen=True)

@@ -152,11 +152,13 @@ class BoxTransportDetector(SetDetector):
         return SamplingStep(boxes, refinement, pred_boxes, scores)
 
     def _last_block(self, times: Tensor, tokens: ImageTokens) -> Callable[[Tensor], Tensor]:
-        """Returns the function that maps embeddings [B, M, d] to those after the last block."""
+        """Returns the function that maps embeddings [B, S, M, d] to those after the last block."""
 
         def rerun(z: Tensor) -> Tensor:
-            position = self.query_position(self._boxes_to_read(z))
-            return z + self.blocks[-1](z, self.time_embedding(times), tokens, None, position)
+            rows = z.flatten(0, 1)
+            time = self.time_embedding(times.repeat_interleave(z.shape[1]))
+            position = self.query_position(self._boxes_to_read(rows))
+            return z + self.blocks[-1](rows, time, tokens, None, position).view_as(z)
 
         return rerun
 
