@@ -4,7 +4,7 @@
 - `peers`: Faster R-CNN and FCOS; `base_detector` is what all detectors share.
 - `backbones`, `feature_cache`, `neck`: from images to tokens.
 - `tokens`, `position`: image tokens and their sampling at a query's box; positional encodings.
-- `transformer_block`, `heads`: a flow block, and the decoding of its estimate.
+- `transformer_block`, `attention`, `heads`: a flow block, and the decoding of its estimate.
 - `targets`, `matcher`, `criterion`, `block_losses`, `layer_losses`: the losses.
 - `postprocess`, `stability`: from the last estimate to scored detections.
 - `boxes`: box arithmetic.

@@ -12,8 +12,6 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowdet.flow import select_rows
-
 
 class KeysValues(NamedTuple):
     """Projected keys and values.
@@ -29,7 +27,8 @@ class KeysValues(NamedTuple):
 
     def rows(self, index: Tensor) -> KeysValues:
         """Returns those of the images `index`."""
-        return KeysValues(*(select_rows(x, index) for x in self))
+        mask = None if self.mask is None else self.mask[index]
+        return KeysValues(self.keys[index], self.values[index], mask)
 
 
 def project_keys_values(
@@ -58,7 +57,7 @@ def attend(attention: nn.MultiheadAttention, queries: Tensor, context: KeysValue
     Returns:
         The attended values after the output projection, [B * S, M, d].
     """
-    dim, batch = attention.embed_dim, len(context.keys)
+    dim, batch = attention.embed_dim, context.keys.shape[0]
     query = F.linear(queries, attention.in_proj_weight[:dim], attention.in_proj_bias[:dim])
     query = query.reshape(batch, -1, dim)
     attended = _attention(attention, _split(query, attention), context)

@@ -25,6 +25,7 @@ from flowdet.detection.stability import Refinement
 from flowdet.detection.targets import Targets
 from flowdet.detection.tokens import ImageTokens
 from flowdet.detection.transformer_block import QueryPosition
+from flowdet.flow import features_for_copies
 
 
 @META_ARCH_REGISTRY.register()
@@ -157,7 +158,8 @@ class BackpropDetector(SetDetector):
 
         def rerun(z: Tensor) -> Tensor:
             rows = z.flatten(0, 1)
-            return z + self._correction(self.blocks[-1], rows, tokens).view_as(z)
+            features = features_for_copies(self.blocks[-1], tokens, len(rows), z.shape[1])
+            return z + self._correction(self.blocks[-1], rows, features).view_as(z)
 
         return Refinement(layers if trajectory else layers[-1:], before, rerun)
 

@@ -54,8 +54,9 @@ class ImageTokens:
     def __getitem__(self, index: Tensor) -> ImageTokens:
         """Returns the tokens of the images `index`."""
         grids = tuple(grid.rows(index) for grid in self.grids)
-        parts = (select_rows(x, index) for x in (self.tokens, self.position, self.padding))
-        return ImageTokens(*parts, grids)
+        position = select_rows(self.position, index)
+        padding = None if self.padding is None else self.padding[index]
+        return ImageTokens(self.tokens[index], position, padding, grids)
 
 
 def sample_tokens(tokens: Tensor, grids: tuple[TokenGrid, ...], points: Tensor) -> Tensor:
@@ -131,7 +132,7 @@ class PointReader(nn.Module):
         Returns:
             A vector per query, [B * S, M, d].
         """
-        of_images = points.reshape(len(narrowed), -1, *points.shape[2:])
+        of_images = points.reshape(narrowed.shape[0], -1, *points.shape[2:])
         sampled = sample_tokens(narrowed, grids, of_images) + self.read.bias
         read = self.merge(sampled.relu().flatten(-2))
         return read.reshape(*points.shape[:2], -1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from flowdet.detection.attention import KeysValues, attend, project_keys_values, self_attend
 from flowdet.detection.tokens import ImageTokens, PointReader, TokenGrid
-from flowdet.flow import StateInput, select_rows
+from flowdet.flow import StateInput
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class PreparedTokens:
     def __getitem__(self, index: Tensor) -> PreparedTokens:
         """Returns the prepared tokens of the images `index`."""
         grids = tuple(grid.rows(index) for grid in self.grids)
-        return PreparedTokens(self.context.rows(index), select_rows(self.narrowed, index), grids)
+        narrowed = None if self.narrowed is None else self.narrowed[index]
+        return PreparedTokens(self.context.rows(index), narrowed, grids)
 
 
 def _add_position(x: Tensor, position: Tensor | None) -> Tensor:

@@ -48,6 +48,7 @@ from flowdet.flow.state import (
     PerBlockFeatures,
     Prediction,
     PreparedFeatures,
+    features_for_copies,
     select_rows,
 )
 from flowdet.flow.time_embedding import TimeEmbedding
@@ -94,6 +95,7 @@ __all__ = [
     "block_local_losses",
     "blocks_to_train",
     "couple",
+    "features_for_copies",
     "flow_loss",
     "inference_noise",
     "make_training_states",

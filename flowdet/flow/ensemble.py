@@ -68,13 +68,12 @@ class FlowEnsemble(nn.Module):
         """Evaluates block `block` (from 0) at a state.
 
         The block gets `features` unchanged, or its own entry if they are `PerBlockFeatures` or
-        `PreparedFeatures`. The state may have several rows for each batch element of the features,
-        if the block allows it.
+        `PreparedFeatures`. Only with the latter may the state have copies.
         """
         if isinstance(features, PerBlockFeatures):
             features = features[block]
         elif isinstance(features, PreparedFeatures):
-            features = features.of(block, self.blocks[block])
+            features = features.of(block, self.blocks[block], state)
         position = self.query_position and self.query_position(state.estimate)
         time_embedding = self.time_embedding(state.t)
         output = self.blocks[block](state.z, time_embedding, features, state.estimate, position)

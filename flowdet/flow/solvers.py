@@ -31,8 +31,8 @@ class Solution:
             converge before, it ends there.
         steps: number of steps of each batch element, [B].
         last_state: the state before the last step of each batch element.
-        reevaluate: maps other states before the last step, S for each batch element, which follow
-            each other, to the estimates `z1_hat` of that step, [B * S, ..., d].
+        reevaluate: maps another state before the last step, which may have copies, to the estimate
+            `z1_hat` of that step.
         states: z_t at `times`, each [B, ..., d]; empty without `trajectory=True`.
         estimates: `z1_hat` of every step, each [B, ..., d]; empty without `trajectory=True`.
     """
@@ -101,18 +101,17 @@ def euler(
 def _reevaluate(
     predict: Callable, features: object, times: list[float], steps: Tensor, state: FlowState
 ) -> Tensor:
-    """Re-runs the last step of each batch element from other states.
+    """Re-runs the last step of each batch element from another state.
 
     Args:
         predict: maps features, a state, its time and the next time to `z1_hat`.
         features: see `solve`.
         times: the time grid.
         steps: number of steps that each batch element took, [B].
-        state: the other states before the last step, S for each batch element, which follow each
-            other.
+        state: the other state before the last step; it may have copies.
     """
     z1_hat = torch.empty_like(state.z)
-    rows = torch.arange(len(state.z), device=steps.device).view(len(steps), -1)
+    rows = torch.arange(len(state.z), device=steps.device).view(-1, state.copies)
     for count in steps.unique().tolist():
         chosen = (steps == count).nonzero()[:, 0]
         of_chosen = rows[chosen].flatten()

@@ -26,20 +26,24 @@ class FlowState:
             no initial estimate.
         z_0: the noise at t = 0, if the state lies on the straight path from it; None after an Euler
             step.
+        copies: number of states of each batch element, which follow each other. If it is above 1,
+            B is the number of batch elements times `copies`.
     """
 
     z: Tensor
     t: Tensor
     estimate: Tensor | None = None
     z_0: Tensor | None = None
+    copies: int = 1
 
     def __getitem__(self, index: Tensor) -> FlowState:
-        """Returns the state of the batch elements `index`."""
-        return FlowState(*(select_rows(x, index) for x in self._tensors()))
+        """Returns the state of the rows `index`."""
+        return FlowState(*(select_rows(x, index) for x in self._tensors()), self.copies)
 
-    def repeat(self, count: int) -> FlowState:
-        """Returns `count` copies of each batch element, which follow each other."""
-        return FlowState(*(None if x is None else _repeat(x, count) for x in self._tensors()))
+    def repeat(self, copies: int) -> FlowState:
+        """Returns a state with so many copies of each row."""
+        repeated = (None if x is None else _repeat(x, copies) for x in self._tensors())
+        return FlowState(*repeated, copies)
 
     def where(self, chosen: Tensor, other: FlowState) -> FlowState:
         """Returns this state where `chosen` [B] is True, and the other state elsewhere."""
@@ -76,20 +80,22 @@ class PreparedFeatures:
     features. It is computed when the block is called for the first time.
 
     Args:
-        features: the features; `PerBlockFeatures` if they differ between blocks.
+        features: the features of B batch elements; `PerBlockFeatures` if they differ between
+            blocks.
     """
 
     def __init__(self, features: object):
         self.features = features
         self._prepared: dict[int, object] = {}
 
-    def of(self, index: int, block: nn.Module) -> object:
-        """Returns what block number `index` gets."""
+    def of(self, index: int, block: nn.Module, state: FlowState) -> object:
+        """Returns what block number `index` gets for a state."""
+        features = self.features
+        features = features[index] if isinstance(features, PerBlockFeatures) else features
+        if not hasattr(block, "prepare"):
+            return features_for_copies(block, features, state.z.shape[0], state.copies)
         if index not in self._prepared:
-            features = self.features
-            features = features[index] if isinstance(features, PerBlockFeatures) else features
-            prepare = getattr(block, "prepare", None)
-            self._prepared[index] = features if prepare is None else prepare(features)
+            self._prepared[index] = block.prepare(features)
         return self._prepared[index]
 
     def __getitem__(self, index: Tensor) -> PreparedFeatures:
@@ -97,6 +103,24 @@ class PreparedFeatures:
         chosen = PreparedFeatures(self.features[index])
         chosen._prepared = {k: x[index] for k, x in self._prepared.items()}
         return chosen
+
+
+def features_for_copies(
+    block: nn.Module, features: object, rows: int | torch.SymInt, copies: int
+) -> object:
+    """Returns the features of B batch elements for a block that gets several states of each.
+
+    A block with a method `prepare` takes them as they are; for other blocks they are copied.
+
+    Args:
+        block: the block.
+        features: the features.
+        rows: B times `copies`.
+        copies: number of states of each batch element, which follow each other.
+    """
+    if copies == 1 or hasattr(block, "prepare"):
+        return features
+    return features[torch.arange(rows) // copies]
 
 
 @dataclass(frozen=True)

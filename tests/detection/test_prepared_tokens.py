@@ -56,10 +56,11 @@ def plain_stability(stability, refinement, decode_boxes):
 
 @pytest.fixture
 def use_plain_path(monkeypatch):
-    def use():
+    def use(one_by_one=True):
         monkeypatch.delattr(TransformerFlowBlock, "prepare")
         monkeypatch.setattr(TransformerFlowBlock, "forward", plain_forward)
-        monkeypatch.setattr(BoxStability, "forward", plain_stability)
+        if one_by_one:
+            monkeypatch.setattr(BoxStability, "forward", plain_stability)
 
     return use
 
@@ -88,6 +89,16 @@ def test_detections_are_those_of_the_plain_path(name, use_plain_path):
     use_plain_path()
     for result, expected in zip(found, model(INPUTS), strict=True):
         assert len(expected["instances"])
+        assert_same_detections(result["instances"], expected["instances"])
+
+
+@pytest.mark.parametrize("name", ["multi_step", "early exit", "backprop", "box transport"])
+def test_box_stability_with_a_block_that_prepares_nothing(name, use_plain_path):
+    """A block of a user gets the tokens of every row of the states."""
+    model = build(name).eval()
+    found = model(INPUTS)
+    use_plain_path(one_by_one=False)
+    for result, expected in zip(found, model(INPUTS), strict=True):
         assert_same_detections(result["instances"], expected["instances"])
 
 

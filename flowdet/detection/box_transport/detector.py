@@ -28,7 +28,7 @@ from flowdet.detection.set_detector import SetDetector
 from flowdet.detection.stability import Refinement
 from flowdet.detection.targets import Targets
 from flowdet.detection.tokens import ImageTokens
-from flowdet.flow import TimeEmbedding, training_noise, without_gradient
+from flowdet.flow import TimeEmbedding, features_for_copies, training_noise, without_gradient
 
 # The query embedding of a box does not decode to coordinates closer than this to 0 or 1, where the
 # sigmoid of the box head has no gradient.
@@ -158,7 +158,8 @@ class BoxTransportDetector(SetDetector):
             rows = z.flatten(0, 1)
             time = self.time_embedding(times.repeat_interleave(z.shape[1]))
             position = self.query_position(self._boxes_to_read(rows))
-            return z + self.blocks[-1](rows, time, tokens, None, position).view_as(z)
+            features = features_for_copies(self.blocks[-1], tokens, len(rows), z.shape[1])
+            return z + self.blocks[-1](rows, time, features, None, position).view_as(z)
 
         return rerun
 
