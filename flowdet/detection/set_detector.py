@@ -212,14 +212,11 @@ class SetDetector(BaseDetector):
     def detections(
         self, z: Tensor, batched_inputs: list[dict], score_factors: Tensor | None = None
     ) -> list[Instances]:
-        """Decodes query embeddings [B, M, d] to the detections of every image.
+        """Decodes query embeddings [B, M, d] to the detections of images of one size.
 
         The scores are multiplied by `score_factors` [B, M].
         """
         logits, boxes = self.heads(z)
-        results = []
-        for i, x in enumerate(batched_inputs):
-            sizes = tuple(x["image"].shape[-2:]), original_size(x)
-            factors = None if score_factors is None else score_factors[i]
-            results.append(self.postprocess(logits[i], boxes[i], *sizes, factors))
-        return results
+        image_size = tuple(batched_inputs[0]["image"].shape[-2:])
+        output_sizes = [original_size(x) for x in batched_inputs]
+        return self.postprocess(logits, boxes, image_size, output_sizes, score_factors)

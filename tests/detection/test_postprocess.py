@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference_single_image
 from torchvision.ops import box_convert
 
 from flowdet.detection.postprocess import PostProcessor
@@ -11,11 +13,16 @@ SIZE = (100, 200)
 
 def detect(queries, size=SIZE, output_size=SIZE, score=0.05, nms=0.5, most=100):
     """Queries are (probabilities of the classes and background, absolute xyxy box)."""
+    logits, boxes = decoded(queries, size)
+    (result,) = PostProcessor(score, nms, most)(logits[None], boxes[None], size, [output_size])
+    return result
+
+
+def decoded(queries, size=SIZE):
     logits = torch.tensor([p for p, _ in queries]).log()
     scale = torch.tensor([size[1], size[0], size[1], size[0]])
     corners = torch.tensor([box for _, box in queries], dtype=torch.float32)
-    boxes = box_convert(corners / scale, "xyxy", "cxcywh")
-    return PostProcessor(score, nms, most)(logits, boxes, size, output_size)
+    return logits, box_convert(corners / scale, "xyxy", "cxcywh")
 
 
 def test_scores_are_probabilities_best_first():
@@ -64,13 +71,45 @@ def test_predictions_that_are_not_finite_are_dropped(broken):
     logits, boxes = torch.zeros(3, 2), torch.full((3, 4), 0.5)
     boxes[0, 1] = broken
     logits[1, 0] = broken
-    result = PostProcessor(0.05, 0.5, 100)(logits, boxes, SIZE, SIZE)
+    (result,) = PostProcessor(0.05, 0.5, 100)(logits[None], boxes[None], SIZE, [SIZE])
     assert len(result) == 1 and torch.isfinite(result.pred_boxes.tensor).all()
 
 
 def test_no_detection():
     result = detect([([0.01, 0.99], (0, 0, 9, 9))])
     assert len(result) == 0 and result.pred_boxes.tensor.shape == (0, 4)
+
+
+@pytest.mark.parametrize("most", [100, 3, 0, -1])
+def test_a_batch_is_each_image_with_the_functions_of_detectron2(most):
+    """Also with an image without detections, with broken predictions, and with empty boxes."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(5, 30, 4, generator=generator)
+    boxes = torch.rand(5, 30, 4, generator=generator)
+    logits[2, :, -1] = 50
+    logits[3, 4, 0] = float("nan")
+    boxes[3, 7, 2] = float("inf")
+    # outside of the image
+    boxes[4, :5, 0] = 3.0
+    factors = torch.rand(5, 30, generator=generator)
+    output_sizes = [SIZE, (50, 400), (30, 30), (200, 300), SIZE]
+    postprocess = PostProcessor(0.05, 0.4, most)
+    results = postprocess(logits, boxes, SIZE, output_sizes, factors)
+    for i, (result, size) in enumerate(zip(results, output_sizes, strict=True)):
+        decoded = postprocess.decode(logits[i], boxes[i], SIZE, factors[i])
+        expected, queries = fast_rcnn_inference_single_image(*decoded, SIZE, 0.05, 0.4, most)
+        # detectron2 counts without the queries that are not finite
+        finite = torch.stack([x.isfinite().all(dim=1) for x in decoded]).all(dim=0)
+        queries = finite.nonzero()[queries, 0]
+        expected.pred_queries, expected.stability = queries, factors[i][queries]
+        expected = detector_postprocess(expected, *size)
+        assert result.image_size == size and len(result) == len(expected)
+        assert result.get_fields().keys() == expected.get_fields().keys()
+        torch.testing.assert_close(result.pred_boxes.tensor, expected.pred_boxes.tensor)
+        for name in ("scores", "pred_classes", "pred_queries", "stability"):
+            torch.testing.assert_close(result.get(name), expected.get(name))
+    counts = [len(x) for x in results]
+    assert counts[2] == 0 and (max(counts) > 10) == (most not in (3, 0))
 
 
 @pytest.mark.parametrize("key", ["SCORE_THRESHOLD", "NMS_THRESHOLD"])
