@@ -80,11 +80,10 @@ class _BlockLocalNode(torch.autograd.Function):
                     "block losses (the model's *_WEIGHT keys), not around the model"
                 )
         gradients, ctx.gradients = ctx.gradients, None
-        # scaled before the cast to half precision, which would round small gradients to 0
-        return None, *[
-            None if g is None else g.mul_(first).to(dtype)
-            for g, dtype in zip(gradients, ctx.dtypes, strict=True)
-        ]
+        for i, (g, dtype) in enumerate(zip(gradients, ctx.dtypes, strict=True)):
+            # scaled before the cast to half precision, which would round small gradients to 0
+            gradients[i] = None if g is None else (g * first).to(dtype)
+        return None, *gradients
 
 
 def block_local_losses(
@@ -146,6 +145,7 @@ def _block_by_block(
     trained = [i for i, x in enumerate(sources) if x.requires_grad]
     scale = half_scale.value if half_scale else 1.0
     gradients: list[Tensor | None] = [None] * len(sources)
+    owned: set[int] = set()
     results = []
     for k in blocks:
         with torch.enable_grad():
@@ -161,11 +161,40 @@ def _block_by_block(
         results.append({name: loss.detach() for name, loss in losses.items()})
         # frees the graph of block k before the next one is built
         del losses, total
-        for i, g in zip(trained, block_gradients, strict=True):
-            if g is not None:
-                gradients[i] = g.clone() if gradients[i] is None else gradients[i].add_(g)
+        _accumulate(gradients, trained, block_gradients, owned)
+        del block_gradients
     _unscale(gradients, scale, half_scale)
     return _sum_losses(results), gradients
+
+
+def _accumulate(
+    total: list[Tensor | None],
+    indices: Sequence[int],
+    gradients: Sequence[Tensor | None],
+    owned: set[int],
+) -> None:
+    """Adds the gradients of a block to `total[indices]`, in place where `total` owns the memory.
+
+    Autograd may return one tensor as the gradient of several inputs. So the first gradient is kept
+    as it is, the second makes a new tensor, and all others are added to it. Most parameters belong
+    to one block, and their gradients are not copied.
+
+    Args:
+        total: the summed gradients of all inputs.
+        indices: index of each of the gradients in `total`.
+        gradients: the gradients of the block.
+        owned: the indices of the tensors in `total` that this function made.
+    """
+    for i, g in zip(indices, gradients, strict=True):
+        if g is None:
+            continue
+        if total[i] is None:
+            total[i] = g
+        elif i in owned:
+            total[i].add_(g)
+        else:
+            total[i] = total[i] + g
+            owned.add(i)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
@@ -193,9 +222,8 @@ def add_losses(total: Losses, losses: Losses) -> None:
 def _unscale(
     gradients: list[Tensor | None], scale: float, half_scale: HalfPrecisionScale | None
 ) -> None:
-    """Divides the gradients by the loss scale, in place, and updates the scale."""
-    for g in gradients:
-        if g is not None and scale != 1.0:
-            g.div_(scale)
+    """Divides the gradients by the loss scale, and updates the scale."""
+    if scale != 1.0:
+        gradients[:] = [None if g is None else g / scale for g in gradients]
     if half_scale:
         half_scale.update(gradients)

@@ -57,6 +57,21 @@ def test_losses_and_gradients_equal_the_joint_graph():
     assert_equal(setup.gradients(local), setup.gradients(joint), rtol=0, atol=1e-15)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_inputs_that_share_one_gradient_tensor(count):
+    # the gradient of a sum is the same tensor for both inputs, and is expanded from one number
+    weight, other = (torch.nn.Parameter(torch.randn(3)) for _ in range(2))
+    features = [torch.randn(3, requires_grad=True) for _ in range(2)]
+
+    def block_loss(block, inputs):
+        return {"a": (inputs[0] + inputs[1]).sum() + (weight + other).sum()}
+
+    losses = block_local_losses(block_loss, list(range(count)), features, [weight, other])
+    (2 * losses["a"]).backward()
+    for x in (weight, other, *features):
+        assert x.grad.tolist() == [2.0 * count] * 3
+
+
 def test_gradients_scale_with_the_incoming_gradient():
     setup = Setup()
     once, thrice = setup.gradients(setup.local()), setup.gradients(setup.local(), 3.0)
