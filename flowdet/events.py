@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from contextlib import AbstractContextManager
 from functools import cache
 
@@ -14,14 +15,24 @@ from torch import Tensor
 from flowdet.flow import InferencePlan, StateSettings
 
 
-def log_scalars(scalars: dict[str, Tensor]) -> None:
+def log_scalars(scalars: dict[str, Tensor], means: dict[str, Tensor] | None = None) -> None:
     """Writes scalar tensors to detectron2's event storage, with a single copy to the host.
 
     Outside a training there is no event storage, and nothing is written.
+
+    Args:
+        scalars: by name.
+        means: means over a set that may be empty, by name. Those that are NaN are not written.
     """
-    if has_event_storage() and scalars:
-        values = torch.stack([x.float() for x in scalars.values()]).tolist()
-        get_event_storage().put_scalars(**dict(zip(scalars, values, strict=True)))
+    named = scalars | (means or {})
+    if has_event_storage() and named:
+        values = torch.stack([x.float() for x in named.values()]).tolist()
+        written = {
+            name: value
+            for name, value in zip(named, values, strict=True)
+            if name in scalars or not math.isnan(value)
+        }
+        get_event_storage().put_scalars(**written)
 
 
 def with_event_storage() -> AbstractContextManager:

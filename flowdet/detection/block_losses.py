@@ -47,7 +47,9 @@ class BlockLosses:
         make: makes the training states, see `make_training_states`.
 
     Attributes:
-        statistics: losses and statistics of each block, for the event storage.
+        statistics: the losses of each block, for the event storage.
+        means: means over the matched queries of each block, for the event storage; NaN without
+            matched queries.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class BlockLosses:
         self.make = make
         self.normalizer = criterion.normalizer(targets, z_0.shape[1])
         self.statistics: dict[str, Tensor] = {}
+        self.means: dict[str, Tensor] = {}
         self._states = None
         self._coupled: Tensor | None = None
         self._matchings: dict[bool, Tensor] = {}
@@ -99,7 +102,7 @@ class BlockLosses:
             self._begin(tokens, embeddings)
         z_1 = None if self._coupled is None else gather_targets(embeddings, self._coupled)
         losses: dict[str, Tensor] = {}
-        statistics: dict[str, Tensor] = {}
+        means: dict[str, Tensor] = {}
 
         def evaluate(sample: TrainingSample) -> Tensor:
             read = tokens if sample.trains_features else tokens.detach()
@@ -115,11 +118,14 @@ class BlockLosses:
             parts["loss_flow"] = self.criterion.weights.flow * loss_flow
             weight = self.criterion.weights.start if sample.is_start else self.block_weights[block]
             add_losses(losses, {name: weight * loss for name, loss in parts.items()})
-            statistics.update(stats | denoising_stats)
+            means.update(stats | denoising_stats)
             return prediction.z1_hat
 
         self._states.visit(block, evaluate, z_1)
-        self._log(block, {**losses, **statistics})
+        # no "loss" in the name, or detectron2 prints all of them in every line
+        for name, loss in losses.items():
+            self.statistics[f"block{block}/{name.removeprefix('loss_')}"] = loss.detach()
+        self.means |= {f"block{block}/{name}": value for name, value in means.items()}
         return losses
 
     def _predict(
@@ -159,8 +165,3 @@ class BlockLosses:
         if separate not in self._matchings:
             self._matchings[separate] = self.matcher(logits, boxes, self.targets)
         return self._matchings[separate]
-
-    def _log(self, block: int, values: dict[str, Tensor]) -> None:
-        for name, value in values.items():
-            # no "loss" in the name, or detectron2 prints all of them in every line
-            self.statistics[f"block{block}/{name.removeprefix('loss_')}"] = value.detach()

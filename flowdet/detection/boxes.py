@@ -7,6 +7,9 @@ from detectron2.structures import Boxes
 from torch import Tensor
 from torchvision.ops import box_convert
 
+# the divisors of IoU and generalized IoU are at least this, so that boxes without area have values
+_SMALLEST_AREA = 1e-12
+
 
 def grid_boxes(count: int) -> Tensor:
     """Returns boxes that tile the image in rows, [count, 4], normalized cxcywh."""
@@ -43,15 +46,39 @@ def to_corners(boxes: Tensor) -> Tensor:
 def paired_iou(one: Tensor, other: Tensor) -> Tensor:
     """Computes the IoU of box i of `one` with box i of `other`: [..., 4], xyxy, to [...].
 
-    It is 0 for two boxes without area. detectron2's `matched_pairwise_iou` is not used, because it
-    would fix the batch size in an exported graph.
+    Boxes [..., M, 1, 4] and [..., 1, G, 4] give the IoU of all pairs, [..., M, G]. It is 0 for two
+    boxes without area. detectron2's `matched_pairwise_iou` is not used, because it would fix the
+    batch size in an exported graph.
     """
+    intersection, union = _intersection_and_union(one, other)
+    return intersection / union
+
+
+def paired_iou_and_giou(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Computes the IoU and the generalized IoU of boxes; for the shapes see `paired_iou`.
+
+    torchvision's and fvcore's losses select the boxes that overlap by a mask, which waits for the
+    device, and do not return the IoU. torchvision's matrix of all pairs takes no batch.
+    """
+    intersection, union = _intersection_and_union(one, other)
+    iou = intersection / union
+    sides = torch.maximum(one[..., 2:], other[..., 2:]) - torch.minimum(
+        one[..., :2], other[..., :2]
+    )
+    width, height = sides.unbind(-1)
+    hull = (width * height).clamp(min=_SMALLEST_AREA)
+    return iou, iou - 1 + union / hull
+
+
+def _intersection_and_union(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the areas of the intersections and unions. A union is above 0."""
     sides = torch.minimum(one[..., 2:], other[..., 2:]) - torch.maximum(
         one[..., :2], other[..., :2]
     )
     width, height = sides.clamp(min=0).unbind(-1)
     intersection = width * height
-    return intersection / (_area(one) + _area(other) - intersection).clamp(min=1e-12)
+    union = _area(one) + _area(other) - intersection
+    return intersection, union.clamp(min=_SMALLEST_AREA)
 
 
 def _area(boxes: Tensor) -> Tensor:

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from detectron2.utils import comm
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou_loss
 
-from flowdet.detection.boxes import paired_iou, to_corners
+from flowdet.detection.boxes import paired_iou_and_giou, to_corners
 from flowdet.detection.targets import Targets, nearest_objects
 
 
@@ -154,72 +153,71 @@ class SetCriterion(nn.Module):
         Returns:
             The losses `loss_cls`, `loss_bbox` and `loss_giou`; and the statistics `matched_iou` and
             `class_accuracy`, which are means over the matched queries, without gradient. Without
-            matched queries there are no statistics.
+            matched queries they are NaN.
         """
-        matched = (assigned >= 0).nonzero(as_tuple=True)
-        pred_boxes = boxes[matched].float()
-        target_boxes = targets.boxes[matched[0], assigned[matched]]
-        with torch.no_grad():
-            iou = paired_iou(to_corners(pred_boxes), to_corners(target_boxes))
-        target_classes = self._target_classes(targets, assigned)
+        # All queries go through the same operations, and those without an object get weight 0. To
+        # select the others, the host would wait for the device to count them.
+        matched = assigned >= 0
+        boxes = boxes.float()
+        target_classes, target_boxes = self._targets_of_queries(targets, assigned)
+        iou, giou = paired_iou_and_giou(to_corners(boxes), to_corners(target_boxes))
+        iou = iou.detach()
         soft_targets = self._soft_targets(target_classes, matched, iou)
         if self.ignore_iou < 1:
             nearest, _ = nearest_objects(boxes, targets.complete)
-            ignored = (assigned < 0) & (nearest >= self.ignore_iou)
+            ignored = ~matched & (nearest >= self.ignore_iou)
             soft_targets = soft_targets.masked_fill(ignored[..., None], 0.0)
-        losses = {"loss_cls": self._class_loss(logits, soft_targets) / normalizer.classes}
-        for name, loss in self._box_losses(pred_boxes, target_boxes).items():
-            losses[name] = loss / normalizer.boxes
+        distance = (boxes - target_boxes).abs().sum(dim=-1)
+        losses = {
+            "loss_cls": self._class_loss(logits, soft_targets) / normalizer.classes,
+            "loss_bbox": self.weights.bbox * (distance * matched).sum() / normalizer.boxes,
+            "loss_giou": self.weights.giou * ((1 - giou) * matched).sum() / normalizer.boxes,
+        }
         return losses, self._statistics(logits, target_classes, matched, iou)
 
-    def _target_classes(self, targets: Targets, assigned: Tensor) -> Tensor:
-        """Returns the target class of each query, [B, M]; C is background."""
-        with_background = F.pad(targets.classes, (0, 1), value=self.num_classes)
-        last = targets.classes.shape[1]
-        return with_background.gather(1, assigned.masked_fill(assigned < 0, last))
+    def _targets_of_queries(self, targets: Targets, assigned: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the class [B, M] and box [B, M, 4] of the object of each query.
 
-    def _soft_targets(
-        self, target_classes: Tensor, matched: tuple[Tensor, Tensor], iou: Tensor
-    ) -> Tensor:
+        Those of background are class C and any box.
+        """
+        classes = F.pad(targets.classes, (0, 1), value=self.num_classes)
+        boxes = F.pad(targets.boxes, (0, 0, 0, 1), value=0.5)
+        last = targets.classes.shape[1]
+        index = assigned.masked_fill(assigned < 0, last)
+        return classes.gather(1, index), boxes.gather(1, index[..., None].expand(-1, -1, 4))
+
+    def _soft_targets(self, target_classes: Tensor, matched: Tensor, iou: Tensor) -> Tensor:
         """Returns the target probabilities of each query, [B, M, C + 1]."""
-        soft_targets = F.one_hot(target_classes, self.num_classes + 1).to(self.class_weights)
-        if self.iou_aware_targets:
-            soft_targets[matched] *= iou[:, None]
-            # divided by the background weight, so that it weighs as much as the object's class
-            soft_targets[(*matched, -1)] = (1 - iou) / self.weights.background
+        shape = (*target_classes.shape, self.num_classes + 1)
+        soft_targets = self.class_weights.new_zeros(shape)
+        if not self.iou_aware_targets:
+            return soft_targets.scatter_(-1, target_classes[..., None], 1.0)
+        probability = torch.where(matched, iou, 1.0)
+        soft_targets.scatter_(-1, target_classes[..., None], probability[..., None])
+        # divided by the background weight, so that it weighs as much as the object's class
+        soft_targets[..., -1] += torch.where(matched, 1 - iou, 0.0) / self.weights.background
         return soft_targets
 
     def _class_loss(self, logits: Tensor, soft_targets: Tensor) -> Tensor:
         """Returns the weighted cross-entropy to the target probabilities, summed over queries."""
         loss = F.cross_entropy(
-            logits.float().transpose(1, 2),
-            soft_targets.transpose(1, 2),
+            logits.float().flatten(0, 1),
+            soft_targets.flatten(0, 1),
             weight=self.class_weights,
             reduction="sum",
         )
         return self.weights.classes * loss
 
-    def _box_losses(self, pred_boxes: Tensor, target_boxes: Tensor) -> dict[str, Tensor]:
-        """Returns the weighted, summed L1 and GIoU losses of matched boxes [N, 4].
-
-        The boxes are normalized cxcywh.
-        """
-        giou = generalized_box_iou_loss(
-            to_corners(pred_boxes), to_corners(target_boxes), reduction="sum"
-        )
-        return {
-            "loss_bbox": self.weights.bbox * (pred_boxes - target_boxes).abs().sum(),
-            "loss_giou": self.weights.giou * giou,
-        }
-
     @torch.no_grad()
     def _statistics(
-        self, logits: Tensor, target_classes: Tensor, matched: tuple[Tensor, Tensor], iou: Tensor
+        self, logits: Tensor, target_classes: Tensor, matched: Tensor, iou: Tensor
     ) -> dict[str, Tensor]:
-        if not len(iou):
-            return {}
-        correct = logits[matched].argmax(-1) == target_classes[matched]
-        return {"matched_iou": iou.mean(), "class_accuracy": correct.float().mean()}
+        correct = logits.argmax(dim=-1) == target_classes
+        count = matched.sum()
+        return {
+            "matched_iou": (iou * matched).sum() / count,
+            "class_accuracy": (correct & matched).sum() / count,
+        }
 
     def extra_repr(self) -> str:
         return (

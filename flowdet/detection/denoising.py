@@ -187,7 +187,7 @@ def perturbed_boxes(targets: Targets, count: int, noise: float) -> Tensor:
     """
     batch, device = len(targets.counts), targets.boxes.device
     boxes = targets.boxes.new_full((batch, count, 4), 0.5)
-    counts = torch.tensor(targets.counts, device=device)[:, None]
+    counts = targets.lengths[:, None]
     if targets.boxes.shape[1]:
         chosen = (torch.rand(batch, count, device=device) * counts).long()
         boxes = torch.where((counts > 0)[..., None], gather_rows(targets.boxes, chosen), boxes)

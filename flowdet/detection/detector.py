@@ -147,7 +147,7 @@ class FlowMatchingDetector(SetDetector):
         block_losses, inputs = self.block_losses(tokens, targets, proposals=proposals.boxes)
         parameters = [*self.flow.parameters(), *self.heads.parameters()]
         losses = self.local.losses(block_losses, inputs, parameters)
-        log_scalars(block_losses.statistics)
+        log_scalars(block_losses.statistics, block_losses.means)
         return losses | proposals.losses
 
     def block_losses(

@@ -34,7 +34,8 @@ def layer_losses(
     """
     normalizer = model.criterion.normalizer(targets, model.num_queries)
     total: dict[str, Tensor] = {}
-    statistics: dict[str, Tensor] = {}
+    logged: dict[str, Tensor] = {}
+    means: dict[str, Tensor] = {}
     for k in range(first, len(layers)):
         logits, boxes = model.heads(layers[k][:, : model.num_queries])
         if k == first or model.matching == "per_block":
@@ -47,7 +48,8 @@ def layer_losses(
             stats |= further_stats
         losses = {name: weights[k] * loss for name, loss in losses.items()}
         add_losses(total, losses)
-        for name, value in {**losses, **stats}.items():
-            statistics[f"block{k}/{name.removeprefix('loss_')}"] = value.detach()
-    log_scalars(statistics)
+        # no "loss" in the name, or detectron2 prints all of them in every line
+        logged |= {f"block{k}/{x.removeprefix('loss_')}": losses[x].detach() for x in losses}
+        means |= {f"block{k}/{x}": stats[x] for x in stats}
+    log_scalars(logged, means)
     return total

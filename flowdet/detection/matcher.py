@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou
 
-from flowdet.detection.boxes import to_corners
+from flowdet.detection.boxes import paired_iou_and_giou, to_corners
 from flowdet.detection.targets import Targets
 from flowdet.flow import NonFiniteError
 
@@ -26,20 +26,20 @@ def solve_assignment(costs: Tensor, counts: list[int] | None = None) -> Tensor:
     Raises:
         NonFiniteError: a cost is not finite.
     """
-    assigned = torch.full(costs.shape[:2], -1)
-    # a single copy to the host
-    for i, cost in enumerate(costs.detach().float().cpu()):
+    # a single copy to the host, and one back
+    on_host = costs.detach().float().cpu().numpy()
+    if not np.isfinite(on_host).all():
+        raise NonFiniteError(
+            "matching costs are not finite: the predictions contain NaN or inf. Usually the "
+            "training diverged (lower SOLVER.BASE_LR or turn SOLVER.CLIP_GRADIENTS on), or "
+            "an image or a box of the batch is corrupt"
+        )
+    assigned = np.full(on_host.shape[:2], -1)
+    for i, cost in enumerate(on_host):
         # padded targets are excluded from the assignment
-        cost = cost[:, : None if counts is None else counts[i]]
-        if not torch.isfinite(cost).all():
-            raise NonFiniteError(
-                "matching costs are not finite: the predictions contain NaN or inf. Usually the "
-                "training diverged (lower SOLVER.BASE_LR or turn SOLVER.CLIP_GRADIENTS on), or "
-                "an image or a box of the batch is corrupt"
-            )
-        row, column = linear_sum_assignment(cost.numpy())
-        assigned[i, torch.from_numpy(row)] = torch.from_numpy(column)
-    return assigned.to(costs.device)
+        row, column = linear_sum_assignment(cost[:, : None if counts is None else counts[i]])
+        assigned[i, row] = column
+    return torch.from_numpy(assigned).to(costs.device)
 
 
 class HungarianMatcher(nn.Module):
@@ -87,7 +87,7 @@ class HungarianMatcher(nn.Module):
         """Returns the costs of all pairs of a query and an object, [B, M, G]."""
         classes = targets.classes[:, None].expand(-1, logits.shape[1], -1)
         probability = logits.softmax(-1).gather(2, classes)
-        giou = torch.vmap(generalized_box_iou)(to_corners(boxes), to_corners(targets.boxes))
+        _, giou = paired_iou_and_giou(to_corners(boxes)[:, :, None], targets.corners[:, None])
         distance = torch.cdist(boxes, targets.boxes, p=1)
         return (
             self.bbox_weight * distance - self.class_weight * probability - self.giou_weight * giou

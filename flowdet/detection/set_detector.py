@@ -134,10 +134,10 @@ class SetDetector(BaseDetector):
             ValueError: a label is outside 0 to C - 1.
         """
         targets = Targets.from_instances(
-            [x["instances"].to(self.device) for x in batched_inputs],
+            [x["instances"] for x in batched_inputs],
             self.num_queries,
             self.criterion.num_classes,
-        )
+        ).to(self.device)
         self.objects_dropped += sum(count for _, count in targets.dropped)
         if has_event_storage():
             get_event_storage().put_scalar(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from detectron2.structures import Instances
 from torch import Tensor, nn
-from torchvision.ops import box_convert, box_iou
+from torchvision.ops import box_convert
 
-from flowdet.detection.boxes import to_corners
+from flowdet.detection.boxes import paired_iou, to_corners
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,28 @@ class Targets:
     def complete(self) -> Targets:
         """The targets with all objects, also those that are dropped for one-to-one matching."""
         return self if self.undropped is None else self.undropped
+
+    @cached_property
+    def corners(self) -> Tensor:
+        """The boxes as normalized xyxy, [B, G, 4]."""
+        return to_corners(self.boxes)
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """`counts` on the device of the boxes, [B]."""
+        return torch.tensor(self.counts, device=self.boxes.device)
+
+    @cached_property
+    def padding(self) -> Tensor:
+        """True for padding, [B, G]."""
+        index = torch.arange(self.boxes.shape[1], device=self.boxes.device)
+        return index >= self.lengths[:, None]
+
+    def to(self, device: torch.device) -> Targets:
+        """Returns the targets on another device."""
+        undropped = self.undropped and self.undropped.to(device)
+        classes, boxes = self.classes.to(device), self.boxes.to(device)
+        return replace(self, classes=classes, boxes=boxes, undropped=undropped)
 
     @staticmethod
     def from_instances(
@@ -111,10 +134,8 @@ def nearest_objects(boxes: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
     if not any(targets.counts):
         return boxes.new_zeros(boxes.shape[:2]), boxes.new_zeros(boxes.shape[:2], dtype=torch.long)
     with torch.no_grad():
-        iou = torch.vmap(box_iou)(to_corners(boxes.float()), to_corners(targets.boxes))
-        counts = torch.tensor(targets.counts, device=boxes.device)
-        padding = torch.arange(iou.shape[-1], device=boxes.device) >= counts[:, None]
-        return iou.masked_fill(padding[:, None], 0.0).max(dim=-1)
+        iou = paired_iou(to_corners(boxes.float())[:, :, None], targets.corners[:, None])
+        return iou.masked_fill(targets.padding[:, None], 0.0).max(dim=-1)
 
 
 class TargetEmbedding(nn.Module):
@@ -156,6 +177,5 @@ def gather_targets(embeddings: Tensor, assigned: Tensor) -> Tensor:
 
 def ordered_assignment(targets: Targets, num_queries: int) -> Tensor:
     """Assigns object g to query g, and background (-1) to the other queries: [B, M]."""
-    counts = torch.tensor(targets.counts, device=targets.classes.device)[:, None]
-    index = torch.arange(num_queries, device=counts.device).expand(len(targets.counts), -1)
-    return index.masked_fill(index >= counts, -1)
+    index = torch.arange(num_queries, device=targets.boxes.device).expand(len(targets.counts), -1)
+    return index.masked_fill(index >= targets.lengths[:, None], -1)

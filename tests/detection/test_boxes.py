@@ -2,9 +2,16 @@
 
 import pytest
 import torch
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, generalized_box_iou
 
-from flowdet.detection.boxes import box_points, grid_boxes, paired_iou, to_absolute, to_corners
+from flowdet.detection.boxes import (
+    box_points,
+    grid_boxes,
+    paired_iou,
+    paired_iou_and_giou,
+    to_absolute,
+    to_corners,
+)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 7, 20, 100])
@@ -43,6 +50,24 @@ def test_paired_iou_is_the_diagonal_of_box_iou():
     both = paired_iou(one[None], torch.stack([one, other]))
     torch.testing.assert_close(both[0], torch.ones(200))
     torch.testing.assert_close(both[1], paired_iou(one, other))
+
+
+def test_iou_and_giou_of_all_pairs_are_those_of_torchvision():
+    torch.manual_seed(0)
+    one, other = to_corners(0.1 + 0.4 * torch.rand(3, 7, 4)), to_corners(torch.rand(3, 5, 4))
+    iou, giou = paired_iou_and_giou(one[:, :, None], other[:, None])
+    assert giou.min() < 0 < giou.max()
+    for i in range(3):
+        torch.testing.assert_close(iou[i], box_iou(one[i], other[i]))
+        torch.testing.assert_close(giou[i], generalized_box_iou(one[i], other[i]))
+
+
+def test_giou_of_boxes_without_area_has_a_finite_gradient():
+    corners = torch.tensor([[0.5, 0.5, 0.5, 0.5], [0.2, 0.2, 0.2, 0.4]], requires_grad=True)
+    iou, giou = paired_iou_and_giou(corners, torch.tensor([0.5, 0.5, 0.5, 0.5]))
+    assert iou.tolist() == [0, 0]
+    giou.sum().backward()
+    assert corners.grad.isfinite().all()
 
 
 def test_absolute_boxes_are_clipped_to_the_image():
