@@ -47,9 +47,10 @@ class Solution:
 
 
 def euler(
-    predict: Callable[[FlowState, float, float], Tensor],
+    predict: Callable[[object, FlowState, float, float], Tensor],
     ensemble: FlowEnsemble,
     state: FlowState,
+    features: object,
     num_steps: int,
     *,
     converged: Converged | None = None,
@@ -58,24 +59,24 @@ def euler(
     """Explicit Euler integration (eq. 25) over `FlowEnsemble.times`.
 
     Args:
-        predict: maps a state, its time and the next time to `z1_hat`.
+        predict: maps features, a state, its time and the next time to `z1_hat`.
         ensemble: provides the time grid (`times`) and the step (`advance`).
         state: the state at t = 0.
+        features: see `solve`.
         num_steps: number of steps from 0 to 1.
         converged: compares the estimates of consecutive steps. A batch element that has converged
-            keeps its estimate. When all have converged, the integration stops. If a block other
-            than the last serves several steps, only the last of these is compared.
+            keeps its estimate, and `predict` is no longer called for it. When all have converged,
+            the integration stops. If a block other than the last serves several steps, only the
+            last of these is compared.
         trajectory: keep every state and estimate.
     """
     times, last_block = ensemble.times(num_steps), ensemble.num_blocks - 1
     solution = Solution(state.z, times[:1], torch.zeros_like(state.t, dtype=torch.long), state)
     if trajectory:
         solution.states.append(state.z)
-    kept, done = None, torch.zeros_like(state.t, dtype=torch.bool)
+    kept, active = None, _ActiveElements(features, torch.zeros_like(state.t, dtype=torch.bool))
     for t, t_next in zip(times[:-1], times[1:], strict=True):
-        z1_hat = predict(state, t, t_next)
-        if kept is not None:
-            z1_hat = torch.where(expand_time(done, z1_hat), kept, z1_hat)
+        z1_hat, done = active.estimates(predict, state, kept, t, t_next), active.done
         solution.steps += ~done
         solution.last_state = state if kept is None else solution.last_state.where(done, state)
         state = ensemble.advance(state, z1_hat, t, t_next)
@@ -87,15 +88,49 @@ def euler(
         same_block = block_at(t, last_block + 1) == block_at(t_next, last_block + 1) < last_block
         if converged is None or same_block:
             continue
-        if kept is not None:
-            done = done | converged(kept, z1_hat)
-        kept = z1_hat
-        if done.all():
+        if kept is not None and not active.remove(converged(kept, z1_hat)):
+            kept = z1_hat
             break
+        kept = z1_hat
     solution.z_1 = state.z
     if kept is not None:
-        solution.z_1 = torch.where(expand_time(done, state.z), kept, state.z)
+        solution.z_1 = torch.where(expand_time(active.done, state.z), kept, state.z)
     return solution
+
+
+class _ActiveElements:
+    """The batch elements that still take steps, with their features.
+
+    Args:
+        features: the features of all batch elements.
+        done: which of them take no steps, [B]; none at first.
+    """
+
+    def __init__(self, features: object, done: Tensor):
+        self.all_features = self.features = features
+        self.done = done
+        # the indices of the elements; None for all
+        self.index: Tensor | None = None
+
+    def estimates(
+        self, predict: Callable, state: FlowState, kept: Tensor | None, t: float, t_next: float
+    ) -> Tensor:
+        """Returns the estimates of a step; elements that take no steps keep theirs, `kept`."""
+        if self.index is None:
+            return predict(self.features, state, t, t_next)
+        moved = predict(self.features, state[self.index], t, t_next)
+        return kept.index_copy(0, self.index, moved.to(kept))
+
+    def remove(self, converged: Tensor) -> bool:
+        """Removes the elements that have converged [B]; returns whether there are any left."""
+        done = self.done | converged
+        if torch.equal(done, self.done):
+            return True
+        self.done, self.index = done, (~done).nonzero()[:, 0]
+        if not len(self.index):
+            return False
+        self.features = self.all_features[self.index]
+        return True
 
 
 def _reevaluate(
@@ -158,14 +193,13 @@ def solve(
     def predict(features: object, state: FlowState, t: float, t_next: float) -> Tensor:
         return kind.predict(ensemble, state, features, Step(t, t_next, block))
 
-    on_features = functools.partial(predict, features)
     state = ensemble.initial_state(z_0)
     steps = num_steps if kind.has_steps else 1
     solution = euler(
-        on_features, ensemble, state, steps, converged=converged, trajectory=trajectory
+        predict, ensemble, state, features, steps, converged=converged, trajectory=trajectory
     )
     last = solution.times[-2:]
-    solution.reevaluate = lambda state: on_features(state, *last)
+    solution.reevaluate = lambda state: predict(features, state, *last)
     if converged is not None:
         solution.reevaluate = functools.partial(
             _reevaluate, predict, features, solution.times, solution.steps

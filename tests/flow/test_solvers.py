@@ -148,6 +148,16 @@ def nearly_equal(before, after):
     return (after - before).abs().amax(dim=-1) < 0.2
 
 
+def test_converged_elements_leave_the_batch():
+    """The blocks are no longer called for them."""
+    ensemble, sizes = targets(*[Halving()] * 10), []
+    for block in ensemble.blocks[:1]:
+        block.register_forward_hook(lambda block, inputs, output: sizes.append(len(output)))
+    goal = torch.tensor([[2.0], [0.2], [0.1]]).expand(3, DIM)
+    solution = solve(ensemble, torch.zeros(3, DIM), goal, num_steps=10, converged=nearly_equal)
+    assert solution.steps.tolist() == [4, 2, 2] and sizes == [3, 3, 1, 1]
+
+
 @pytest.mark.parametrize("mode", ["multi_step", "multi_step_ensemble"])
 def test_a_converged_element_takes_no_more_steps(mode):
     """The estimates of the two elements change by 1, 1/2, 1/4, ... and by 0.1, 0.05, ..."""
