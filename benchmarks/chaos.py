@@ -30,7 +30,8 @@ from flowdet.cli.common import at_least_one
 import torch
 from tabulate import tabulate
 
-from flowdet.reporting.results import typed_command, write_results
+from flowdet.reporting.command_line import typed_command
+from flowdet.reporting.results import write_results
 
 # the generators of files belong to the tests, which run a part of them
 sys.path.insert(0, str(Path(__file__).parents[1]))

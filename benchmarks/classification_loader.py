@@ -28,7 +28,8 @@ from flowdet.engine import build_optimizer, keep_freed_memory, load_config, reso
 from flowdet.engine.config import with_keys
 from flowdet.engine.task_builders import task_of
 from flowdet.experiments.training_steps import train_step
-from flowdet.reporting.results import changed_keys, typed_command, write_results
+from flowdet.reporting.command_line import typed_command
+from flowdet.reporting.results import changed_keys, write_results
 
 # each entry also has the augmentations of the entries before it
 AUGMENTATIONS = {

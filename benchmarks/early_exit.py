@@ -30,7 +30,8 @@ from flowdet.engine import keep_freed_memory
 from flowdet.evaluation.detection import build_evaluator
 from flowdet.experiments.measurement import load_run
 from flowdet.flow import InferencePlan
-from flowdet.reporting.results import changed_keys, typed_command, write_results
+from flowdet.reporting.command_line import typed_command
+from flowdet.reporting.results import changed_keys, write_results
 
 METRICS = ("AP50", "AP75", "steps", "time_ratio")
 

@@ -31,7 +31,8 @@ from flowdet.export.formats import Runner
 from flowdet.inference.classifier_predictor import ClassPredictor
 from flowdet.inference.predictor import Predictor
 from flowdet.inference.settings import inference_config
-from flowdet.reporting.results import changed_keys, method_of, typed_command, write_results
+from flowdet.reporting.command_line import typed_command
+from flowdet.reporting.results import changed_keys, method_of, write_results
 
 
 def parse_args() -> argparse.Namespace:

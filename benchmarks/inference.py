@@ -33,7 +33,8 @@ from flowdet.detection.transformer_block import TransformerFlowBlock
 from flowdet.engine.resolve import resolve_model
 from flowdet.experiments.timing import interleaved_seconds
 from flowdet.experiments.training_steps import synthetic_batch
-from flowdet.reporting.results import changed_keys, method_of, typed_command, write_results
+from flowdet.reporting.command_line import typed_command
+from flowdet.reporting.results import changed_keys, method_of, write_results
 
 PAIRS = ("digits_flow:digits_backprop", "voc_flow_r18_frozen:voc_backprop_r18_frozen")
 WARM_UP_ROUNDS = 3

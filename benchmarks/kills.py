@@ -37,13 +37,15 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
+import flowdet.cli.run_training
 import flowdet.cli.train
 from flowdet.data.detection.builtin import register_digits
 from flowdet.data.detection.digits import make_digits
 from flowdet.engine import checkpoint_files, metrics_file
 from flowdet.engine.metrics_file import read_records
 from flowdet.engine.trainer import Trainer
-from flowdet.reporting.results import typed_command, write_results
+from flowdet.reporting.command_line import typed_command
+from flowdet.reporting.results import write_results
 
 SOLVER = [
     *("SOLVER.MAX_EPOCHS", "0", "SOLVER.CHECKPOINT_EPOCHS", "0", "TEST.EVAL_EPOCHS", "0"),
@@ -146,7 +148,7 @@ def kill_in_metrics(number: int) -> None:
 
 
 def kill_before_results() -> None:
-    flowdet.cli.train.write_results = kill
+    flowdet.cli.run_training.write_results = kill
 
 
 # of a training with checkpoints and evaluations after iterations 2, 4 and 6

@@ -25,7 +25,8 @@ from typing import NamedTuple
 from tabulate import tabulate
 
 from flowdet.cli.common import at_least_one, user_errors
-from flowdet.reporting.results import typed_command, write_results
+from flowdet.reporting.command_line import typed_command
+from flowdet.reporting.results import write_results
 
 CONFIG = "cls/digits_flow_vit"
 WORDS = [

@@ -30,7 +30,8 @@ from detectron2.engine import HookBase
 from flowdet.cli.common import at_least_one, parse_with_overrides, user_errors
 from flowdet.data.detection.digits import make_digits
 from flowdet.engine import Trainer, keep_freed_memory, load_config, resolve_config
-from flowdet.reporting.results import changed_keys, typed_command, write_results
+from flowdet.reporting.command_line import typed_command
+from flowdet.reporting.results import changed_keys, write_results
 
 WARM_UP = 500
 # iterations at the start and at the end that are compared

@@ -22,10 +22,10 @@ import torch
 from detectron2.utils.events import EventStorage
 from tabulate import tabulate
 
+from flowdet.config.config_files import config_path
 from flowdet.data.detection.builtin import register_digits
 from flowdet.data.detection.digits import make_digits
 from flowdet.engine import Trainer, load_config, resolve_config
-from flowdet.engine.config_files import config_path
 
 CONFIGS = ["digits_flow.yaml", "cls/digits_flow_vit.yaml"]
 WARM_UP = 6

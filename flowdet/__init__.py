@@ -82,7 +82,7 @@ def __getattr__(name: str):
 
         return get_config
     if name == "list_configs":
-        from flowdet.engine.config_files import list_configs
+        from flowdet.config.config_files import list_configs
 
         return list_configs
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

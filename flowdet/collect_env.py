@@ -37,7 +37,7 @@ def collect_env() -> str:
 
 def _configs_folder() -> str:
     try:
-        from flowdet.engine.config_files import configs_folder
+        from flowdet.config.config_files import configs_folder
 
         return str(configs_folder())
     except Exception as error:

@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-# the loggers with a handler for the terminal, see `flowdet.cli.train.setup`
+# the loggers with a handler for the terminal, see `flowdet.cli.run_training.setup`
 _LOGGERS = ("detectron2", "flowdet", "fvcore")
 # loggers whose lines repeat what a bar shows, and how these lines start
 _REPLACED = {"detectron2.utils.events": "", "detectron2.evaluation.evaluator": "Inference done "}

@@ -8,7 +8,7 @@ import torch
 
 import flowdet
 from flowdet.collect_env import collect_env
-from flowdet.engine.config_files import configs_folder
+from flowdet.config.config_files import configs_folder
 
 
 def test_the_report_names_flowdet_its_configs_and_the_versions(monkeypatch, capsys):
@@ -22,7 +22,7 @@ def test_the_report_names_flowdet_its_configs_and_the_versions(monkeypatch, caps
 
 
 def test_without_detectron2_it_names_the_installer_and_the_versions(monkeypatch):
-    for name in ("detectron2.utils.collect_env", "flowdet.engine.config_files"):
+    for name in ("detectron2.utils.collect_env", "flowdet.config.config_files"):
         monkeypatch.setitem(sys.modules, name, None)
     text = collect_env()
     assert text.startswith(f"flowdet {flowdet.__version__} in ")

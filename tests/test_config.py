@@ -9,7 +9,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
-from flowdet.cli import train
+from flowdet.cli import run_training
 from flowdet.config import add_flowdet_config, flat_items, inference_settings, state_settings
 from flowdet.engine import Trainer, load_config, resolve_config
 from flowdet.flow import InferencePlan
@@ -98,8 +98,8 @@ def train_command(cfg_words, folder, monkeypatch):
     def write_config(cfg, args):
         (Path(cfg.OUTPUT_DIR) / "config.yaml").write_text(cfg.dump())
 
-    monkeypatch.setattr(train, "default_setup", write_config)
-    monkeypatch.setattr(train, "setup_logger", lambda **kwargs: logging.getLogger("flowdet"))
+    monkeypatch.setattr(run_training, "default_setup", write_config)
+    monkeypatch.setattr(run_training, "setup_logger", lambda **kwargs: logging.getLogger("flowdet"))
     words = [*cfg_words, "OUTPUT_DIR", str(folder)]
     args = argparse.Namespace(
         config_file="digits_flow",
@@ -109,7 +109,7 @@ def train_command(cfg_words, folder, monkeypatch):
         run_dir="",
         trust_config=False,
     )
-    train.train(args)
+    run_training.train(args)
 
 
 def small_training(dataset):

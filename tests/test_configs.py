@@ -8,9 +8,9 @@ import yaml
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from flowdet.config import flat_items
+from flowdet.config.config_files import list_configs
 from flowdet.engine import load_config
 from flowdet.engine.config import overlay_overrides
-from flowdet.engine.config_files import list_configs
 from flowdet.experiments.ablation import Study
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -3,6 +3,9 @@
 A command is run as `tools/NAME.py` in a checkout or as `python -m flowdet.cli.NAME`. Some commands
 are also console scripts, `flowdet-NAME`. `main(argv)` takes the arguments of the command line; the
 default is `sys.argv[1:]`.
+
+The modules import torch, and what needs it, inside the functions that run after the options are
+read: `--help` and the errors of wrong options answer at once.
 """
 
 import os

@@ -15,6 +15,7 @@ import argparse
 import functools
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flowdet.cli.common import parse_with_overrides
 from flowdet.cli.comparison_command import (
@@ -24,19 +25,11 @@ from flowdet.cli.comparison_command import (
     table_parser,
     train_and_report,
 )
-from flowdet.engine.config_files import configs_folder
-from flowdet.evaluation.detection import metric_name
-from flowdet.experiments.ablation import (
-    Study,
-    ablation_figure,
-    ablation_rows,
-    ablation_table,
-    group_by_variant,
-)
-from flowdet.experiments.comparison import Comparison, Run
-from flowdet.experiments.digits_setup import prepare_digits
-from flowdet.experiments.measurement import check_output_folder
-from flowdet.reporting.figures import save_figure
+from flowdet.config.config_files import configs_folder
+
+if TYPE_CHECKING:
+    from flowdet.experiments.ablation import Study
+    from flowdet.experiments.comparison import Comparison
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -57,6 +50,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def read_study(args: argparse.Namespace) -> Study:
     """The study with the variants of `--only`."""
+    from flowdet.experiments.ablation import Study
+
     # the installed package also contains configs/ablations/
     shipped = configs_folder() / str(args.study).removeprefix("configs/")
     study = Study.read(shipped if shipped.is_file() and not args.study.is_file() else args.study)
@@ -65,6 +60,10 @@ def read_study(args: argparse.Namespace) -> Study:
 
 def plan(args: argparse.Namespace) -> Comparison:
     """Checks the options and plans all runs."""
+    from flowdet.experiments.comparison import Comparison, Run
+    from flowdet.experiments.digits_setup import prepare_digits
+    from flowdet.experiments.measurement import check_output_folder
+
     check_output_folder(args.output)
     check_overrides(args.opts, dict.fromkeys(BUDGET_KEYS, f"`budget` in {args.study}"))
     study = read_study(args)
@@ -87,6 +86,15 @@ def plan(args: argparse.Namespace) -> Comparison:
 
 def report(args: argparse.Namespace, comparison: Comparison) -> None:
     """Evaluates every mode, prints the table and writes it with its figure."""
+    from flowdet.evaluation.detection import metric_name
+    from flowdet.experiments.ablation import (
+        ablation_figure,
+        ablation_rows,
+        ablation_table,
+        group_by_variant,
+    )
+    from flowdet.reporting.figures import save_figure
+
     study, runs = read_study(args), comparison.runs
     rows = ablation_rows(group_by_variant(study, runs), study.modes)
     dataset, subset = runs[0].cfg.DATASETS.TEST[0], runs[0].cfg.TEST.CLASS_SUBSET

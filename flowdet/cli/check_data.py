@@ -15,21 +15,15 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-
-from detectron2.config import CfgNode, get_cfg
+from typing import TYPE_CHECKING
 
 from flowdet.cli.common import at_least_one, command_parser, user_errors
-from flowdet.config import add_flowdet_config
-from flowdet.data.custom.check import DatasetCheck, check_dataset
-from flowdet.data.custom.clean import write_clean
-from flowdet.data.custom.findings import finding_lines
-from flowdet.data.custom.statistics import class_table, config_remarks, size_table, split_table
-from flowdet.engine import load_config
-from flowdet.engine.task_builders import has_queries
-from flowdet.inference.picture_writer import PICTURE_SUFFIXES, save_picture
-from flowdet.visualization.drawing import check_tiles
-from flowdet.visualization.fonts import font_note
-from flowdet.visualization.ground_truth import ground_truth_sheet
+from flowdet.inference.output_formats import PICTURE_SUFFIXES
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+    from flowdet.data.custom.check import DatasetCheck
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -65,6 +59,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def read_config(args: argparse.Namespace) -> CfgNode:
     """The config of `--config-file`, or flowdet's defaults."""
+    from detectron2.config import get_cfg
+
+    from flowdet.config import add_flowdet_config
+    from flowdet.engine import load_config
+
     if args.config_file:
         return load_config(args.config_file, args.opts)
     cfg = get_cfg()
@@ -74,6 +73,11 @@ def read_config(args: argparse.Namespace) -> CfgNode:
 
 def print_report(checked: DatasetCheck, args: argparse.Namespace, cfg: CfgNode) -> None:
     """Prints the problems, repairs, notes and tables."""
+    from flowdet.data.custom.findings import finding_lines
+    from flowdet.data.custom.statistics import class_table, config_remarks, size_table, split_table
+    from flowdet.engine.task_builders import has_queries
+    from flowdet.visualization.fonts import font_note
+
     num_classes = len(checked.class_names)
     print(f"{args.data}: {checked.format} format, {num_classes} classes\n")
     for title, findings in (("Problems", checked.problems), ("Repaired", checked.repairs)):
@@ -93,12 +97,17 @@ def print_report(checked: DatasetCheck, args: argparse.Namespace, cfg: CfgNode) 
 
 
 def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
     with user_errors():
-        return check(parse_args(argv))
+        return check(args)
 
 
 def check(args: argparse.Namespace) -> int:
     """Checks a dataset and prints the report; returns the exit status."""
+    from flowdet.data.custom.check import check_dataset
+    from flowdet.data.custom.clean import write_clean
+    from flowdet.visualization.drawing import check_tiles
+
     check_tiles(args.images)
     cfg = read_config(args)
     checked = check_dataset(
@@ -121,6 +130,9 @@ def check(args: argparse.Namespace) -> int:
 
 def draw_sheet(checked: DatasetCheck, args: argparse.Namespace) -> None:
     """Draws a sheet of images with their boxes, if an image can be drawn."""
+    from flowdet.inference.picture_writer import save_picture
+    from flowdet.visualization.ground_truth import ground_truth_sheet
+
     if not any(checked.records.values()):
         print("no image can be drawn")
         return

@@ -9,11 +9,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from flowdet.config.errors import ConfigError
-from flowdet.data.custom.findings import one_line
-from flowdet.data.workers import worker_errors
-from flowdet.engine.user_imports import trust_config_files
-from flowdet.reporting.results import program_name, typed_command
+from flowdet.config.user_imports import trust_config_files
+from flowdet.reporting.command_line import program_name, typed_command
+
+# the names of the modes are not options of argparse: IMPORTS of the config can register others
+MODE_HELP = (
+    "inference mode: single_step, ensemble, multi_step, multi_step_ensemble or your own (default: "
+    "the config's)"
+)
 
 
 def command_parser(description: str) -> argparse.ArgumentParser:
@@ -70,6 +73,11 @@ def user_errors(
         kinds: the exceptions that end the program this way; all others are raised as usual.
         interrupts: False leaves Ctrl-C to the caller.
     """
+    # they load torch: a command enters this block after its options are read
+    from flowdet.config.errors import ConfigError
+    from flowdet.data.custom.findings import one_line
+    from flowdet.data.workers import worker_errors
+
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -7,11 +7,13 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flowdet.cli.common import at_least_one, command_parser, user_errors
-from flowdet.engine import keep_freed_memory
-from flowdet.experiments.comparison import Comparison
-from flowdet.reporting.results import changed_keys, typed_command, write_results, write_text
+from flowdet.reporting.command_line import typed_command
+
+if TYPE_CHECKING:
+    from flowdet.experiments.comparison import Comparison
 
 # the keys that a training budget sets in every run
 BUDGET_KEYS = ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_EPOCHS", "SOLVER.MAX_ITER")
@@ -63,6 +65,8 @@ def train_and_report(plan: Callable[[], Comparison], report: Callable[[Compariso
     An error of the user, an interruption or a failed run ends the program with a one-line message
     and a nonzero status.
     """
+    from flowdet.engine import keep_freed_memory
+
     # with this handler SIGTERM also stops the training process
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     keep_freed_memory()
@@ -97,6 +101,8 @@ def save_table(
         draw: returns the table in a style of tabulate.
         failures: further failures, one line each, printed after the failed runs.
     """
+    from flowdet.reporting.results import changed_keys, write_results, write_text
+
     runs, command = comparison.runs, typed_command()
     failed = [f"FAILED {folder}, {why}" for folder, why in comparison.failed.items()]
     below = "".join(f"{line}\n" for line in [*failed, *failures])

@@ -14,23 +14,20 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from flowdet.cli.common import MODE_HELP, at_least_one, command_parser, user_errors
+from flowdet.export.suffixes import SUFFIXES as GRAPH_SUFFIXES
 
-from flowdet.cli.common import at_least_one, command_parser, user_errors
-from flowdet.data.image_files import find_images
-from flowdet.engine.task_builders import CLASSIFICATION, task_of
-from flowdet.engine.weight_files import write_safetensors
-from flowdet.export import FORMATS, Difference, Graph, export, graph_of, metadata_of
-from flowdet.flow import INFERENCE_MODES
-from flowdet.inference.classifier_predictor import ClassPredictor
-from flowdet.inference.predictor import BasePredictor, Predictor
-from flowdet.inference.settings import inference_config
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from flowdet.export import Difference, Graph
+    from flowdet.inference.predictor import BasePredictor
 
 WEIGHTS = "safetensors"
 # the suffixes of the files by format
-SUFFIXES = {kind: file.suffix for kind, file in FORMATS.items()} | {WEIGHTS: ".safetensors"}
+SUFFIXES = GRAPH_SUFFIXES | {WEIGHTS: ".safetensors"}
 # the number of random images for the comparison, without --check
 RANDOM_IMAGES = 4
 
@@ -49,7 +46,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     size = "height and width of the images in pixels (default: INPUT.FIXED_SIZE)"
     add("--size", type=at_least_one, nargs=2, metavar=("H", "W"), help=size)
-    add("--mode", choices=INFERENCE_MODES, help="inference mode (default: the config's)")
+    add("--mode", help=MODE_HELP)
     add("--steps", type=at_least_one, help="Euler steps of the multi-step modes")
     add("--block", type=int, help="the block of the mode single_step, from 0")
     average = (
@@ -76,6 +73,11 @@ def load(args: argparse.Namespace) -> BasePredictor:
     Raises:
         ValueError: a flag does not apply to the model, or the image size is not set.
     """
+    from flowdet.engine.task_builders import CLASSIFICATION, task_of
+    from flowdet.inference.classifier_predictor import ClassPredictor
+    from flowdet.inference.predictor import Predictor
+    from flowdet.inference.settings import inference_config
+
     overrides = [*args.opts, *(["INPUT.FIXED_SIZE", args.size] if args.size else [])]
     overrides += ["SOLVER.EMA_DECAY", 0.0] if args.ema is False else []
     plan = {"mode": args.mode, "steps": args.steps, "block": args.block}
@@ -99,6 +101,8 @@ def build(args: argparse.Namespace, predictor: BasePredictor) -> Graph:
     Raises:
         ValueError: `--noise-input` was given for a model without initial noise.
     """
+    from flowdet.export import graph_of
+
     size = tuple(predictor.cfg.INPUT.FIXED_SIZE)
     graph = graph_of(predictor.model, size, suppress=not args.no_nms)
     if graph.noise is None and args.noise_input:
@@ -110,6 +114,11 @@ def build(args: argparse.Namespace, predictor: BasePredictor) -> Graph:
 
 def images_to_check(args: argparse.Namespace, predictor: BasePredictor, graph: Graph) -> Tensor:
     """Returns the images for the comparison, uint8 [B, 3, H, W], preprocessed as in evaluation."""
+    import torch
+
+    from flowdet.data.image_files import find_images
+    from flowdet.inference.classifier_predictor import ClassPredictor
+
     if not args.check:
         shape = (RANDOM_IMAGES, 3, *graph.size)
         random = torch.Generator().manual_seed(0)
@@ -134,12 +143,15 @@ def report(args: argparse.Namespace, metadata: dict[str, str], difference: Diffe
 
 
 def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
     with user_errors():
-        export_model(parse_args(argv))
+        export_model(args)
 
 
 def export_weights(args: argparse.Namespace) -> None:
     """Writes the weights that inference uses, without optimizer and averages, as .safetensors."""
+    from flowdet.engine.weight_files import write_safetensors
+
     predictor = load(args)
     model = predictor.cfg.MODEL
     notes = {"class_names": list(model.CLASS_NAMES), "category_ids": list(model.CATEGORY_IDS)}
@@ -149,6 +161,8 @@ def export_weights(args: argparse.Namespace) -> None:
 
 def export_model(args: argparse.Namespace) -> None:
     """Exports the model, compares the file with it, and prints the result."""
+    from flowdet.export import FORMATS, export, metadata_of
+
     if args.format == WEIGHTS:
         export_weights(args)
         return

@@ -13,8 +13,6 @@ import sys
 from pathlib import Path
 
 from flowdet.cli.common import command_parser
-from flowdet.data.detection.builtin import datasets_root
-from flowdet.data.detection.digits import make_digits
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -23,8 +21,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--output",
         type=Path,
-        default=datasets_root() / "digits",
-        help="folder of the dataset (default: %(default)s)",
+        help="folder of the dataset (default: digits in $DETECTRON2_DATASETS or datasets/)",
     )
     add("--train", type=int, default=2000, help="number of training images (default: %(default)s)")
     add("--test", type=int, default=400, help="number of test images (default: %(default)s)")
@@ -36,6 +33,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    from flowdet.data.detection.builtin import datasets_root
+    from flowdet.data.detection.digits import make_digits
+
+    args.output = args.output or datasets_root() / "digits"
     try:
         made = make_digits(
             args.output,

@@ -18,15 +18,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from flowdet.cli.common import command_parser, parse_with_overrides, user_errors
-from flowdet.engine import keep_freed_memory, load_config, resolve_config
-from flowdet.engine.config import with_keys
-from flowdet.experiments.gradients import METHODS, variance_figure, variance_rows
-from flowdet.experiments.measurement import (
-    check_has_queries,
-    check_output_folder,
-    save_measurement,
-)
-from flowdet.reporting.results import changed_keys
+from flowdet.experiments.method_keys import GRADIENT_METHODS as METHODS
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -83,6 +75,16 @@ def print_table(rows: list[dict]) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    from flowdet.engine import keep_freed_memory, load_config, resolve_config
+    from flowdet.engine.config import with_keys
+    from flowdet.experiments.gradients import variance_figure, variance_rows
+    from flowdet.experiments.measurement import (
+        check_has_queries,
+        check_output_folder,
+        save_measurement,
+    )
+    from flowdet.reporting.results import changed_keys
+
     keep_freed_memory()
     with user_errors():
         check_output_folder(args.output)

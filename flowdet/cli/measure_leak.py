@@ -24,14 +24,6 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from flowdet.cli.common import at_least_one, command_parser, parse_with_overrides, user_errors
-from flowdet.engine import keep_freed_memory, load_config, resolve_config
-from flowdet.experiments.leak import METRICS, leak_figure, leak_rows, with_interpolated_states
-from flowdet.experiments.measurement import (
-    check_has_queries,
-    check_output_folder,
-    save_measurement,
-)
-from flowdet.reporting.results import changed_keys
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -76,6 +68,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    from flowdet.engine import keep_freed_memory, load_config, resolve_config
+    from flowdet.experiments.leak import METRICS, leak_figure, leak_rows, with_interpolated_states
+    from flowdet.experiments.measurement import (
+        check_has_queries,
+        check_output_folder,
+        save_measurement,
+    )
+    from flowdet.reporting.results import changed_keys
+
     keep_freed_memory()
     with user_errors():
         check_output_folder(args.output)

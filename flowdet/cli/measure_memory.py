@@ -18,14 +18,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from flowdet.cli.common import command_parser, parse_with_overrides, user_errors
-from flowdet.engine import load_config, resolve_config
-from flowdet.experiments.measurement import (
-    check_has_queries,
-    check_output_folder,
-    save_measurement,
-)
-from flowdet.experiments.memory import METHODS, memory_figure, memory_lines, memory_rows, slope_rows
-from flowdet.reporting.results import changed_keys
+from flowdet.experiments.method_keys import MEMORY_METHODS as METHODS
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -59,6 +52,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def print_table(rows: list[dict], slopes: list[dict], metric: str) -> None:
     """Prints a metric for every T, and its increase per block."""
+    from flowdet.experiments.memory import memory_lines
+
     per_block = {
         (row["batch_size"], row["method"]): f"{row['mean']:,}"
         for row in slopes
@@ -76,6 +71,15 @@ def print_table(rows: list[dict], slopes: list[dict], metric: str) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    from flowdet.engine import load_config, resolve_config
+    from flowdet.experiments.measurement import (
+        check_has_queries,
+        check_output_folder,
+        save_measurement,
+    )
+    from flowdet.experiments.memory import memory_figure, memory_rows, slope_rows
+    from flowdet.reporting.results import changed_keys
+
     with user_errors():
         check_output_folder(args.output)
         cfg = resolve_config(load_config(args.config_file, args.opts), training=False)

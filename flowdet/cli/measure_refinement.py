@@ -18,15 +18,6 @@ from pathlib import Path
 from tabulate import tabulate
 
 from flowdet.cli.common import command_parser, parse_with_overrides, user_errors
-from flowdet.experiments.measurement import check_output_folder, load_run, save_measurement
-from flowdet.experiments.refinement import (
-    all_plans,
-    mean_over_runs,
-    refinement_figure,
-    refinement_rows,
-)
-from flowdet.flow import InferencePlan
-from flowdet.reporting.results import changed_keys
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -72,6 +63,16 @@ def print_table(rows: list[dict], metric: str) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    from flowdet.experiments.measurement import check_output_folder, load_run, save_measurement
+    from flowdet.experiments.refinement import (
+        all_plans,
+        mean_over_runs,
+        refinement_figure,
+        refinement_rows,
+    )
+    from flowdet.flow import InferencePlan
+    from flowdet.reporting.results import changed_keys
+
     with user_errors():
         check_output_folder(args.output)
         rows_by_run, seeds = [], []

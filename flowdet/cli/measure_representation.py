@@ -24,19 +24,6 @@ from pathlib import Path
 from tabulate import tabulate
 
 from flowdet.cli.common import at_least_one, command_parser, parse_with_overrides, user_errors
-from flowdet.engine import keep_freed_memory
-from flowdet.experiments.measurement import check_output_folder, save_measurement
-from flowdet.experiments.representation import (
-    LAYER_METRICS,
-    ImageLimits,
-    cka_rows,
-    find_runs,
-    layer_rows,
-    represent_runs,
-    represent_untrained,
-)
-from flowdet.experiments.representation_figure import representation_figure
-from flowdet.reporting.results import changed_keys
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -88,6 +75,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def print_tables(rows: list[dict]) -> None:
     """Prints the measures of every layer, and CKA between the last layers of the runs."""
+    from flowdet.experiments.representation import LAYER_METRICS
+
     lines: dict[tuple, dict[str, str]] = {}
     for row in rows:
         if row["metric"] in LAYER_METRICS:
@@ -115,6 +104,19 @@ def _cell(row: dict) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    from flowdet.engine import keep_freed_memory
+    from flowdet.experiments.measurement import check_output_folder, save_measurement
+    from flowdet.experiments.representation import (
+        ImageLimits,
+        cka_rows,
+        find_runs,
+        layer_rows,
+        represent_runs,
+        represent_untrained,
+    )
+    from flowdet.experiments.representation_figure import representation_figure
+    from flowdet.reporting.results import changed_keys
+
     keep_freed_memory()
     with user_errors():
         check_output_folder(args.output)

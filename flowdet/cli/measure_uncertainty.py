@@ -18,9 +18,6 @@ from pathlib import Path
 from tabulate import tabulate
 
 from flowdet.cli.common import at_least_one, command_parser, parse_with_overrides, user_errors
-from flowdet.experiments.measurement import check_output_folder, load_run, save_measurement
-from flowdet.experiments.uncertainty import measure, uncertainty_figure
-from flowdet.reporting.results import changed_keys
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -43,6 +40,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    from flowdet.experiments.measurement import check_output_folder, load_run, save_measurement
+    from flowdet.experiments.uncertainty import measure, uncertainty_figure
+    from flowdet.reporting.results import changed_keys
+
     with user_errors():
         check_output_folder(args.output)
         cfg, model = load_run(args.run, args.weights, args.opts)

@@ -27,17 +27,14 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flowdet.cli.common import at_least_one, command_parser, parse_with_overrides
 from flowdet.cli.comparison_command import check_overrides, train_and_report
-from flowdet.evaluation.detection import metric_name
-from flowdet.experiments.digits_setup import prepare_digits
-from flowdet.experiments.measurement import check_output_folder
-from flowdet.experiments.peers import PeerComparison
-from flowdet.experiments.peers_table import peers_figure, peers_table, search_table
-from flowdet.experiments.recorded_runs import ap_names
-from flowdet.reporting.figures import save_figure
-from flowdet.reporting.results import typed_command, write_text
+from flowdet.reporting.command_line import typed_command
+
+if TYPE_CHECKING:
+    from flowdet.experiments.peers import PeerComparison
 
 # the config of each method
 METHODS = {
@@ -247,6 +244,10 @@ def seconds_per_method(words: Sequence[str], methods: Sequence[str]) -> dict[str
 
 def plan(args: argparse.Namespace) -> PeerComparison:
     """Checks the options and plans the first runs."""
+    from flowdet.experiments.digits_setup import prepare_digits
+    from flowdet.experiments.measurement import check_output_folder
+    from flowdet.experiments.peers import PeerComparison
+
     check_output_folder(args.output)
     if args.results.suffix != ".json":
         raise ValueError(f"--results must be a .json file, got {args.results}")
@@ -280,6 +281,12 @@ def plan(args: argparse.Namespace) -> PeerComparison:
 
 def report(comparison: PeerComparison) -> None:
     """Prints the tables; writes them as Markdown, and the figure."""
+    from flowdet.evaluation.detection import metric_name
+    from flowdet.experiments.peers_table import peers_figure, peers_table, search_table
+    from flowdet.experiments.recorded_runs import ap_names
+    from flowdet.reporting.figures import save_figure
+    from flowdet.reporting.results import write_text
+
     record, path = comparison.record, comparison.results
     cfg = comparison.runs[0].cfg
     metrics, dataset, subset = ap_names(cfg), cfg.DATASETS.TEST[0], cfg.TEST.CLASS_SUBSET

@@ -15,9 +15,6 @@ import sys
 from pathlib import Path
 
 from flowdet.cli.common import command_parser, user_errors
-from flowdet.experiments.measurement import check_output_folder, save_measurement
-from flowdet.reporting.curves import curve_figure, curve_rows, group_runs
-from flowdet.reporting.results import changed_keys
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -49,6 +46,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    from flowdet.experiments.measurement import check_output_folder, save_measurement
+    from flowdet.reporting.curves import curve_figure, curve_rows, group_runs
+    from flowdet.reporting.results import changed_keys
+
     with user_errors():
         check_output_folder(args.output)
         groups = group_runs(args.runs)

@@ -13,10 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from detectron2.utils.logger import setup_logger
-
 from flowdet.cli.common import command_parser, user_errors
-from flowdet.reporting.report import write_report
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -30,6 +27,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    from detectron2.utils.logger import setup_logger
+
+    from flowdet.reporting.report import write_report
+
     setup_logger(name="flowdet")
     with user_errors():
         print(f"written: {write_report(args.run, args.output, args.images)}")

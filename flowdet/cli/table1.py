@@ -21,6 +21,7 @@ import functools
 import itertools
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flowdet.cli.common import parse_with_overrides
 from flowdet.cli.comparison_command import (
@@ -30,12 +31,10 @@ from flowdet.cli.comparison_command import (
     table_parser,
     train_and_report,
 )
-from flowdet.engine.config_files import config_path
-from flowdet.evaluation.detection import metric_name
-from flowdet.experiments.comparison import Budget, Comparison, Run
-from flowdet.experiments.comparison_table import accuracy_rows, comparison_table, cost_rows
-from flowdet.experiments.digits_setup import prepare_digits
-from flowdet.experiments.measurement import check_output_folder
+from flowdet.config.config_files import config_path
+
+if TYPE_CHECKING:
+    from flowdet.experiments.comparison import Budget, Comparison, Run
 
 # the config of each method, by suite
 SUITES = {
@@ -93,6 +92,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def plan(args: argparse.Namespace) -> Comparison:
     """Checks the options and plans all runs."""
+    from flowdet.experiments.comparison import Budget, Comparison, Run
+    from flowdet.experiments.digits_setup import prepare_digits
+    from flowdet.experiments.measurement import check_output_folder
+
     check_output_folder(args.output)
     budgets = [Budget.parse(text) for text in args.budget or BUDGETS[args.suite]]
     learning_rate = ["SOLVER.BASE_LR"] if any(budget.base_lr for budget in budgets) else []
@@ -113,6 +116,9 @@ def plan(args: argparse.Namespace) -> Comparison:
 
 def report(args: argparse.Namespace, comparison: Comparison) -> None:
     """Measures memory and step time, prints the table and writes it."""
+    from flowdet.evaluation.detection import metric_name
+    from flowdet.experiments.comparison_table import accuracy_rows, comparison_table, cost_rows
+
     runs = comparison.runs
     dataset, subset = runs[0].cfg.DATASETS.TEST[0], runs[0].cfg.TEST.CLASS_SUBSET
     suffix = "-subset" if subset else ""

@@ -21,7 +21,7 @@ import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from flowdet.cli.common import at_least_one, parse_with_overrides
 from flowdet.cli.comparison_command import (
@@ -30,12 +30,10 @@ from flowdet.cli.comparison_command import (
     table_parser,
     train_and_report,
 )
-from flowdet.engine import load_config
-from flowdet.engine.config import overlay_overrides
-from flowdet.engine.config_files import config_path
-from flowdet.experiments.comparison import Budget, Comparison, Run
-from flowdet.experiments.measurement import check_output_folder
-from flowdet.experiments.mode_table import averaged_weights, line_key, mode_rows, mode_table
+from flowdet.config.config_files import config_path
+
+if TYPE_CHECKING:
+    from flowdet.experiments.comparison import Comparison, Run
 
 # keys in which `cifar10_small` differs from `cifar10`: for all models, then for each backbone
 SMALL = {
@@ -100,6 +98,8 @@ class Line(NamedTuple):
 
     def overrides(self) -> list[str]:
         """The keys of the overlays, as `KEY VALUE` pairs."""
+        from flowdet.engine.config import overlay_overrides
+
         return [x for name in self.overlays for x in overlay_overrides(f"cls/bases/{name}")]
 
 
@@ -228,6 +228,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def plan(args: argparse.Namespace) -> Comparison:
     """Plans all runs, and checks options and configs."""
+    from flowdet.experiments.comparison import Comparison
+    from flowdet.experiments.measurement import check_output_folder
+
     check_output_folder(args.output)
     check_overrides(args.opts, BUDGET_OPTIONS)
     lines = [
@@ -248,6 +251,10 @@ def plan(args: argparse.Namespace) -> Comparison:
 
 def plan_run(args: argparse.Namespace, line: Line, backbone: str, seed: int) -> Run:
     """Plans a run of a line; the options `--batch-size` and `--epochs` override the config."""
+    from flowdet.engine import load_config
+    from flowdet.experiments.comparison import Budget, Run
+    from flowdet.experiments.mode_table import line_key
+
     keys = OVERRIDES.get(args.suite, {}).get(backbone, {})
     suite_overrides = [str(word) for pair in keys.items() for word in pair]
     overrides = [*line.overrides(), *suite_overrides, *args.opts]
@@ -262,6 +269,8 @@ def plan_run(args: argparse.Namespace, line: Line, backbone: str, seed: int) -> 
 
 def weights_caption(rows: Sequence[dict], shown: str) -> str:
     """Returns a sentence on the weights of the table; "" if no model averages its weights."""
+    from flowdet.experiments.mode_table import averaged_weights
+
     if not averaged_weights(rows):
         return ""
     return (
@@ -272,6 +281,8 @@ def weights_caption(rows: Sequence[dict], shown: str) -> str:
 
 def report(args: argparse.Namespace, comparison: Comparison) -> None:
     """Prints the table and writes it."""
+    from flowdet.experiments.mode_table import mode_rows, mode_table
+
     rows = mode_rows(comparison.runs)
     dataset = comparison.runs[0].cfg.DATASETS.TEST[0]
     caption = (

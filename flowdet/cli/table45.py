@@ -17,6 +17,7 @@ import argparse
 import functools
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flowdet.cli.common import parse_with_overrides
 from flowdet.cli.comparison_command import (
@@ -33,10 +34,10 @@ from flowdet.cli.table3 import (
     plan_run,
     weights_caption,
 )
-from flowdet.engine.config_files import list_configs
-from flowdet.experiments.comparison import Comparison
-from flowdet.experiments.measurement import check_output_folder
-from flowdet.experiments.method_table import method_rows, method_table
+from flowdet.config.config_files import list_configs
+
+if TYPE_CHECKING:
+    from flowdet.experiments.comparison import Comparison
 
 DATASETS = (
     *("digits", "mnist", "mnist_small", "cifar10", "cifar10_small", "cifar100"),
@@ -109,6 +110,9 @@ def _chosen_lines(
 
 def plan(args: argparse.Namespace) -> Comparison:
     """Plans all runs, and checks options and configs."""
+    from flowdet.experiments.comparison import Comparison
+    from flowdet.experiments.measurement import check_output_folder
+
     check_output_folder(args.output)
     check_overrides(args.opts, BUDGET_OPTIONS)
     return Comparison(
@@ -123,6 +127,8 @@ def plan(args: argparse.Namespace) -> Comparison:
 
 def report(args: argparse.Namespace, comparison: Comparison) -> None:
     """Prints the table and writes it."""
+    from flowdet.experiments.method_table import method_rows, method_table
+
     rows = method_rows(comparison.runs)
     dataset = comparison.runs[0].cfg.DATASETS.TEST[0]
     caption = (

@@ -17,193 +17,43 @@ number of processes per machine; with `MODEL.DEVICE cpu` they share the cores.
 from __future__ import annotations
 
 import argparse
-import logging
-import os
 import sys
-import time
-from collections.abc import Callable
 
-from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup
-from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
-
-from flowdet.cli.common import add_trust_option, user_errors, with_program
-from flowdet.cli.processes import (
-    add_process_options,
-    check_processes,
-    is_process_error,
-    launch_processes,
-)
-from flowdet.cli.replay import config_of_step, replay
-from flowdet.engine import (
-    Trainer,
-    evaluate,
-    keep_freed_memory,
-    load_config,
-    load_trained,
-    resolve_config,
-)
-from flowdet.engine.atomic_file import full_disk_errors
-from flowdet.engine.checkpoint import check_weights_exist
-from flowdet.engine.checkpoint_files import newest_checkpoint
-from flowdet.engine.checkpoint_notes import read_notes
-from flowdet.engine.config_files import config_path
-from flowdet.engine.dataset_findings import log_dataset_remarks, save_findings
-from flowdet.engine.earlier_run import set_earlier_run_aside
-from flowdet.engine.resumed_keys import check_resumed_keys
-from flowdet.engine.task_builders import DETECTION, task_of
-from flowdet.reporting.report import write_report
-from flowdet.reporting.results import program_name, result_rows, typed_command, write_results
-
-# errors in a training that are due to the user's files
-RUN_ERRORS = (OSError, ValueError, FloatingPointError)
-
-
-def setup(args: argparse.Namespace) -> CfgNode:
-    """Sets up logging and writes config.yaml; returns the resolved, frozen config."""
-    path = config_path(args.config_file)
-    cfg = load_config(path, args.opts, trust_config=args.trust_config)
-    args.run_dir = cfg.OUTPUT_DIR
-    if args.eval_only:
-        # the config.yaml and results.json of the run stay unchanged
-        cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "eval")
-    check_weights_exist(weights_to_evaluate(cfg, args))
-    make_output_folder(cfg.OUTPUT_DIR)
-    setup_logger(output=cfg.OUTPUT_DIR, name="flowdet", distributed_rank=comm.get_rank())
-    is_resumed = args.resume and not args.eval_only
-    resolve_config(cfg, not args.eval_only, is_resumed)
-    if is_resumed and not args.override:
-        # before the config.yaml of the run is written again
-        check_resumed_keys(cfg)
-    if not args.eval_only and not (args.resume and newest_checkpoint(cfg.OUTPUT_DIR)):
-        set_earlier_run_aside(cfg)
-    cfg.freeze()
-    # default_setup logs the config file, so it needs a path even if a name was given
-    with full_disk_errors(cfg.OUTPUT_DIR):
-        default_setup(cfg, argparse.Namespace(**vars(args) | {"config_file": path}))
-    hide_tracebacks_of_user_errors()
-    return cfg
-
-
-def make_output_folder(folder: str) -> None:
-    """Creates OUTPUT_DIR; the error for a folder that cannot be created names the key."""
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"OUTPUT_DIR {folder} cannot be created: {error.strerror}") from error
-
-
-def hide_tracebacks_of_user_errors() -> None:
-    """Keeps the traceback of an error that ends the training with one line off the terminal.
-
-    detectron2 logs it; log.txt has it.
-    """
-
-    def is_shown(record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        return not (isinstance(error, RUN_ERRORS) or is_process_error(error))
-
-    for handler in logging.getLogger("detectron2").handlers:
-        if getattr(handler, "stream", None) is sys.stdout:
-            handler.addFilter(is_shown)
-
-
-def train(args: argparse.Namespace) -> dict | None:
-    """Trains or evaluates, in every process of `launch`; returns the metrics of the evaluation."""
-    with user_errors(interrupts=False):
-        cfg = setup(args)
-        run = prepare(cfg, args)
-    # such as an unreadable image or logits that are not finite; the log contains the traceback
-    with user_errors(RUN_ERRORS, interrupts=False):
-        results = run()
-    if comm.is_main_process():
-        if results:
-            save_results(cfg, args, results)
-        if cfg.TEST.REPORT and not args.eval_only:
-            report(cfg)
-    return results
-
-
-def prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], dict | None]:
-    """Builds the model and the data; returns the function that trains or evaluates."""
-    if cfg.MODEL.DEVICE == "cpu":
-        keep_freed_memory()
-    if args.eval_only:
-        model = Trainer.build_model(cfg)
-        weights = weights_to_evaluate(cfg, args)
-        average = load_trained(cfg, model, weights, cfg.MODEL.CLASS_NAMES)
-        return lambda: evaluate(cfg, model, average)
-    # built once here, so that problems of the test datasets are reported before the training
-    for name in cfg.DATASETS.TEST:
-        Trainer.build_test_loader(cfg, name)
-    if comm.is_main_process() and task_of(cfg) is DETECTION:
-        log_dataset_remarks(cfg)
-        save_findings(cfg, cfg.OUTPUT_DIR)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    return trainer.train
-
-
-def weights_to_evaluate(cfg: CfgNode, args: argparse.Namespace) -> str:
-    """With `--resume` the last checkpoint of the run, if it has one; otherwise `MODEL.WEIGHTS`."""
-    return (newest_checkpoint(args.run_dir) if args.resume else "") or cfg.MODEL.WEIGHTS
-
-
-def save_results(cfg: CfgNode, args: argparse.Namespace, results: dict) -> None:
-    """Writes the metrics, the command, the config file and the seed to results.json."""
-    length = evaluated_length(cfg, args) if args.eval_only else None
-    by_dataset = {cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results
-    rows = []
-    for name, tasks in by_dataset.items():
-        rows += result_rows(cfg, name, tasks, length)
-    path = os.path.join(cfg.OUTPUT_DIR, "results.json")
-    write_results(path, rows, command=typed_command(), config=args.config_file, seeds=[cfg.SEED])
-
-
-def evaluated_length(cfg: CfgNode, args: argparse.Namespace) -> dict[str, int]:
-    """Returns the iterations of the evaluated checkpoint, if it records them.
-
-    The config of an evaluation does not say how long the weights were trained.
-    """
-    iteration = read_notes(weights_to_evaluate(cfg, args)).iteration
-    return {} if iteration is None else {"iterations": iteration + 1}
-
-
-def report(cfg: CfgNode) -> None:
-    """Writes the run's report.html."""
-    try:
-        path = write_report(cfg.OUTPUT_DIR)
-        logging.getLogger("flowdet").info("Report: %s", path)
-    # the training is complete and its results are written: a failing report must not hide that
-    except Exception:
-        logging.getLogger("flowdet").exception("The report could not be written")
+from flowdet.cli.common import add_trust_option, with_program
+from flowdet.cli.process_options import add_process_options, check_processes
+from flowdet.reporting.command_line import program_name
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parses detectron2's flags, `--data` and `--override`.
+    """Parses the options of detectron2's training commands and those of flowdet.
 
     `--opts` before the overrides is optional.
     """
     argv = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--opts"]
     program = program_name()
-    parser = default_argument_parser(with_program(__doc__, program))
-    parser.prog = program
-    parser.add_argument(
-        "--data", metavar="FOLDER", help="train and evaluate on this dataset (DATASETS.PATH)"
+    parser = argparse.ArgumentParser(
+        prog=program,
+        epilog=with_program(__doc__, program),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--config-file", default="", metavar="FILE", help="path or name of a config")
+    add("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR")
+    add("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, without a training")
+    add("--data", metavar="FOLDER", help="train and evaluate on this dataset (DATASETS.PATH)")
+    add(
         "--override",
         action="store_true",
         help="with --resume: continue although keys of the model or the optimizer have changed",
     )
-    parser.add_argument(
+    add(
         "--replay",
         metavar="FILE",
         help="repeat the step in a file that a training wrote because the step was not finite",
     )
     add_process_options(parser)
     add_trust_option(parser)
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
     args = parser.parse_args(argv)
     late = [word for word in args.opts if word.startswith("--")]
     if late:
@@ -220,49 +70,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit status, 130 after Ctrl-C."""
     args = parse_args(argv)
-    if args.replay:
-        with user_errors():
-            path = config_path(args.config_file or config_of_step(args.replay))
-            replay(load_config(path, args.opts), args.replay)
-        return 0
-    start = time.time()
-    try:
-        launch_processes(train, args)
-        return 0
-    except KeyboardInterrupt:
-        pass
-    # outside of the handler, whose traceback keeps open bars alive
-    print(f"\n{interruption_text(args, start)}", file=sys.stderr)
-    return 130
+    from flowdet.cli.run_training import run
 
-
-def interruption_text(args: argparse.Namespace, start: float) -> str:
-    """Says after Ctrl-C how to go on.
-
-    Args:
-        args: the parsed arguments.
-        start: the time when the command started, in seconds since the epoch. Checkpoints of other
-            runs in the same folder are older.
-    """
-    command = typed_command()
-    if args.eval_only:
-        return f"The evaluation was stopped by Ctrl-C. Start it again with:\n    {command}"
-    path = config_path(args.config_file)
-    cfg = load_config(path, args.opts, trust_config=args.trust_config)
-    checkpoint = newest_checkpoint(cfg.OUTPUT_DIR)
-    is_of_run = bool(checkpoint) and (args.resume or os.path.getmtime(checkpoint) >= start)
-    if not is_of_run:
-        return (
-            "The training was stopped by Ctrl-C before its first checkpoint. Start it again "
-            f"with:\n    {command}"
-        )
-    if not args.resume:
-        program = program_name()
-        command = f"{program} --resume{command.removeprefix(program)}"
-    return (
-        f"The training was stopped by Ctrl-C. Its last checkpoint is {checkpoint}. Continue with:"
-        f"\n    {command}"
-    )
+    return run(args)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,19 @@
 - `settings`: the settings that models take from their keys.
 """
 
-from flowdet.config.schema import add_flowdet_config, flat_items
-from flowdet.config.settings import (
-    PixelSettings,
-    inference_settings,
-    pixel_settings,
-    state_settings,
-)
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flowdet.config.schema import add_flowdet_config, flat_items
+    from flowdet.config.settings import (
+        PixelSettings,
+        inference_settings,
+        pixel_settings,
+        state_settings,
+    )
 
 __all__ = [
     "PixelSettings",
@@ -25,3 +31,19 @@ __all__ = [
     "pixel_settings",
     "state_settings",
 ]
+
+_MODULES = {
+    "add_flowdet_config": "flowdet.config.schema",
+    "flat_items": "flowdet.config.schema",
+    "PixelSettings": "flowdet.config.settings",
+    "inference_settings": "flowdet.config.settings",
+    "pixel_settings": "flowdet.config.settings",
+    "state_settings": "flowdet.config.settings",
+}
+
+
+def __getattr__(name: str):
+    """Imports an export when it is first used: the schema loads detectron2, errors do not."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)

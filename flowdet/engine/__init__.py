@@ -1,7 +1,6 @@
 """From a config to a trained model.
 
-- `config`, `config_files`, `config_reader`, `renamed_keys`, `resolve`, `user_imports`: the config
-  of a run.
+- `config`, `config_reader`, `renamed_keys`, `resolve`: the config of a run.
 - `config_types`, `config_values`, `model_relations`, `training_relations`: how the values of a
   config are converted and checked. `config_effects`: keys without effect.
 - `trainer`, `optimizer`: the training loop.

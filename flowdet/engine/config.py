@@ -8,15 +8,15 @@ import itertools
 from detectron2.config import CfgNode, get_cfg
 
 from flowdet.config import add_flowdet_config, flat_items
+from flowdet.config.config_files import config_path
 from flowdet.config.errors import ConfigError, UnknownKeyError
+from flowdet.config.user_imports import check_trusted, import_parts
 from flowdet.data.custom import dataset_of, register_custom
 from flowdet.engine.config_effects import warn_without_effect
-from flowdet.engine.config_files import config_path
 from flowdet.engine.config_reader import ConfigFile, read_config_file
 from flowdet.engine.config_types import typed_example, typed_value
 from flowdet.engine.config_values import check_values
 from flowdet.engine.renamed_keys import is_old_key, update_config, update_overrides
-from flowdet.engine.user_imports import check_trusted, import_parts
 
 # keys in iterations, and the keys that give the same in epochs
 _EPOCH_KEYS = {

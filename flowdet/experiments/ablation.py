@@ -12,10 +12,10 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
+from flowdet.config.user_imports import check_trusted
 from flowdet.data.limited_yaml import read_yaml
 from flowdet.detection import FlowMatchingDetector
 from flowdet.engine import Trainer, WholeModelCheckpointer
-from flowdet.engine.user_imports import check_trusted
 from flowdet.experiments.comparison import Budget, Run, group_seeds
 from flowdet.experiments.comparison_table import (
     mean_and_std,

@@ -18,8 +18,8 @@ from typing import TextIO
 from detectron2.config import CfgNode
 from tqdm import tqdm
 
+from flowdet.config.user_imports import are_config_files_trusted
 from flowdet.engine import load_config, resolve_config
-from flowdet.engine.user_imports import are_config_files_trusted
 from flowdet.reporting.results import method_of
 from flowdet.reporting.runs import check_same_run, read_metrics, training_seconds
 

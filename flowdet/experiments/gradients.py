@@ -13,24 +13,6 @@ from torch import nn
 
 from flowdet.experiments.training_steps import ShortTraining, total_loss
 
-# by name: the keys that turn a flow config into this method
-METHODS: dict[str, dict[str, object]] = {
-    "flow": {
-        "MODEL.META_ARCHITECTURE": "FlowMatchingDetector",
-        # with this schedule every block gets a gradient in every batch
-        "MODEL.FLOW_DET.SCHEDULE": "joint",
-    },
-    # "a single end-to-end loss" (B.3)
-    "backprop": {
-        "MODEL.META_ARCHITECTURE": "BackpropDetector",
-        "MODEL.FLOW_DET.AUXILIARY_LOSSES": False,
-    },
-    "backprop_auxiliary": {
-        "MODEL.META_ARCHITECTURE": "BackpropDetector",
-        "MODEL.FLOW_DET.AUXILIARY_LOSSES": True,
-    },
-}
-
 
 def blocks_of(model: nn.Module) -> Sequence[nn.Module]:
     """Returns the T blocks of a flow or backprop detector."""

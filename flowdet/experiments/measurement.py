@@ -12,8 +12,9 @@ from torch import nn
 
 from flowdet.engine import Trainer, load_config, load_trained, resolve_config
 from flowdet.engine.task_builders import DETECTION, has_queries, task_of
+from flowdet.reporting.command_line import typed_command
 from flowdet.reporting.figures import save_figure
-from flowdet.reporting.results import typed_command, write_results
+from flowdet.reporting.results import write_results
 
 
 def check_output_folder(folder: Path) -> None:

@@ -19,34 +19,13 @@ from torch.utils._pytree import tree_leaves
 
 from flowdet.engine import build_optimizer
 from flowdet.engine.config import with_keys
+from flowdet.experiments.method_keys import MEMORY_METHODS
 from flowdet.experiments.training_steps import (
     synthetic_batch,
     total_loss,
     train_step,
     without_feature_cache,
 )
-
-# by name: the keys that turn a flow config into this method
-METHODS: dict[str, dict[str, object]] = {
-    "flow_joint": {
-        "MODEL.META_ARCHITECTURE": "FlowMatchingDetector",
-        "MODEL.FLOW_DET.SCHEDULE": "joint",
-    },
-    "flow_alternate": {
-        "MODEL.META_ARCHITECTURE": "FlowMatchingDetector",
-        "MODEL.FLOW_DET.SCHEDULE": "alternate",
-        # any number works: a single step trains one block
-        "MODEL.FLOW_DET.ITERS_PER_EPOCH": 1,
-    },
-    "backprop": {
-        "MODEL.META_ARCHITECTURE": "BackpropDetector",
-        "MODEL.FLOW_DET.CHECKPOINT_BLOCKS": False,
-    },
-    "backprop_checkpointed": {
-        "MODEL.META_ARCHITECTURE": "BackpropDetector",
-        "MODEL.FLOW_DET.CHECKPOINT_BLOCKS": True,
-    },
-}
 
 
 @dataclass
@@ -167,17 +146,17 @@ def with_method(cfg: CfgNode, method: str, num_blocks: int) -> CfgNode:
 
     Args:
         cfg: a flow config.
-        method: a key of `METHODS`.
+        method: a key of `MEMORY_METHODS`.
         num_blocks: T, at least 1.
 
     Raises:
         ValueError: the method is unknown, or `num_blocks` is below 1.
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}: use one of {', '.join(METHODS)}")
+    if method not in MEMORY_METHODS:
+        raise ValueError(f"unknown method {method!r}: use one of {', '.join(MEMORY_METHODS)}")
     if num_blocks < 1:
         raise ValueError(f"the number of blocks T must be at least 1, got {num_blocks}")
-    return with_keys(cfg, METHODS[method] | {"MODEL.FLOW_DET.NUM_BLOCKS": num_blocks})
+    return with_keys(cfg, MEMORY_METHODS[method] | {"MODEL.FLOW_DET.NUM_BLOCKS": num_blocks})
 
 
 def measure_step(cfg: CfgNode, batch_size: int) -> StepMemory:
@@ -236,7 +215,7 @@ def memory_rows(
 
     Args:
         cfg: a resolved flow config.
-        methods: keys of `METHODS`.
+        methods: keys of `MEMORY_METHODS`.
         blocks: numbers of blocks T.
         batch_sizes: images per step.
 

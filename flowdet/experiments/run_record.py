@@ -15,7 +15,8 @@ from flowdet.experiments.recorded_runs import (
     differing_keys,
     recorded_keys,
 )
-from flowdet.reporting.results import typed_command, write_results
+from flowdet.reporting.command_line import typed_command
+from flowdet.reporting.results import write_results
 
 # the entry of the settings with the keys that have the same value in all runs
 _COMMON = "common"

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from flowdet.export.graphs import Graph
+from flowdet.export.suffixes import SUFFIXES
 from flowdet.export.suppression import onnx_translations
 
 # A function that runs a file. It takes images, uint8 [B, 3, H, W], and noise, [B, ..., d] or None,
@@ -187,6 +188,6 @@ class Format:
 
 
 FORMATS = {
-    "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), write_onnx, open_onnx),
-    "torch": Format(".pt2", (), write_torch, open_torch),
+    "onnx": Format(SUFFIXES["onnx"], ("onnx", "onnxscript", "onnxruntime"), write_onnx, open_onnx),
+    "torch": Format(SUFFIXES["torch"], (), write_torch, open_torch),
 }

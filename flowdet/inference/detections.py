@@ -13,10 +13,11 @@ import numpy as np
 from detectron2.structures import Instances
 from PIL import Image
 
+from flowdet.inference.output_formats import ANIMATION_SUFFIXES
 from flowdet.inference.picture_writer import save_picture, step_titles
 from flowdet.inference.pipeline import TRAJECTORY_FRAMES
 from flowdet.inference.predictor import BasePredictor, Predictor
-from flowdet.inference.video_writer import ANIMATION_SUFFIXES, save_animation
+from flowdet.inference.video_writer import save_animation
 from flowdet.visualization.animation import animation_frames
 from flowdet.visualization.box_trajectory import BoxTrajectory, box_trajectory
 from flowdet.visualization.drawing import TILE, DetectionVisualizer, contact_sheet, image_of

@@ -14,6 +14,7 @@ from flowdet.detection import FlowMatchingDetector
 from flowdet.inference.explorer_data import transport_runs
 from flowdet.inference.explorer_entry import LEAST_SCORE, explorer_entry
 from flowdet.inference.explorer_truth import GroundTruth, known_ground_truth
+from flowdet.inference.output_formats import NUM_SEEDS
 from flowdet.inference.pipeline import MAX_IMAGES_WITHOUT_PROGRESS, Outcome, SkippedImages
 from flowdet.inference.predictor import Predictor
 from flowdet.inference.video_writer import create_folder_of, partial_path
@@ -21,8 +22,6 @@ from flowdet.visualization.explorer import ExplorerContent, explorer_html
 
 # the maximum number of images in a page
 MAX_IMAGES = 100
-# the number of noise seeds by default
-NUM_SEEDS = 3
 
 
 def explore_images(

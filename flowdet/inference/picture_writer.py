@@ -9,12 +9,11 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from flowdet.inference.output_formats import PICTURE_SUFFIXES
 from flowdet.inference.video_writer import create_folder_of, partial_path, save_animation
 from flowdet.visualization.animation import animation_frames
 from flowdet.visualization.drawing import DetectionVisualizer, check_tiles, contact_sheet
 
-# formats of the written pictures; the picture of an image in another format is a .png
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 # the maximum number of images in one animation, which limits the size of its file
 MAX_ANIMATED = 12
 

@@ -16,7 +16,6 @@ from flowdet.inference.video import quiet_opencv
 # The codec by the suffix of the file. Every build of OpenCV contains MPEG-4 part 2 and Motion JPEG,
 # and common players read them.
 CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
-ANIMATION_SUFFIXES = (".gif", ".mp4")
 # frames per second of an animation, and the durations of its first and its last frame
 ANIMATION_FPS, FIRST_FRAME_SECONDS, LAST_FRAME_SECONDS = 16, 0.75, 2.5
 

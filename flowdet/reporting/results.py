@@ -7,8 +7,6 @@ import json
 import math
 import os
 import platform
-import shlex
-import sys
 from pathlib import Path
 
 import torch
@@ -224,23 +222,3 @@ def method_of(cfg: CfgNode) -> str:
         return "flow"
     plain = node.PREDICTION == "velocity" and not node.SELF_CONDITIONING
     return "flow_paper" if plain else "flow_interpolated"
-
-
-def typed_command() -> str:
-    """Returns the command line that started this program."""
-    return " ".join([program_name(), shlex.join(sys.argv[1:])]).rstrip()
-
-
-def program_name() -> str:
-    """Returns the name under which this program was started.
-
-    Examples: `tools/train_net.py`, `flowdet-train`, `python -m flowdet.cli.train`.
-    """
-    path = Path(sys.argv[0]).resolve()
-    if path.stem.startswith("flowdet-"):
-        return path.stem
-    package = Path(flowdet.__file__).resolve().parent
-    if path.is_relative_to(package):
-        module = path.relative_to(package.parent).with_suffix("")
-        return f"python -m {'.'.join(module.parts)}"
-    return f"{path.parent.name}/{path.name}"

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from detectron2.structures import Instances
-from detectron2.utils.visualizer import Visualizer
-from matplotlib.colors import hsv_to_rgb
 from PIL import Image, ImageDraw
 
 from flowdet.data.image_reader import read_image
 from flowdet.visualization.fonts import TitleFont, drawable, font_families, log_font_note
+
+if TYPE_CHECKING:
+    # matplotlib is loaded when something is drawn: it takes as long as a third of torch
+    from detectron2.utils.visualizer import Visualizer
 
 # The longer side of a tile in pixels. Smaller pictures are enlarged to it, so that their labels are
 # readable.
@@ -111,6 +113,8 @@ class DetectionVisualizer:
 
 def draw_boxes(image: Image.Image, boxes: Sequence[DrawnBox], side: int = TILE) -> Image.Image:
     """Scales an image to a longer side of `side` pixels and draws boxes on it, the last on top."""
+    from detectron2.utils.visualizer import Visualizer
+
     factor = side / max(image.size)
     width, height = (max(round(x * factor), 1) for x in image.size)
     canvas = Visualizer(image.resize((width, height), Image.Resampling.BICUBIC))
@@ -164,6 +168,8 @@ def light(color: tuple[float, float, float]) -> tuple[float, ...]:
 
 def class_color(index: int) -> tuple[float, float, float]:
     """Returns the color of a class, RGB in [0, 1]. Golden-ratio steps of the hue separate them."""
+    from matplotlib.colors import hsv_to_rgb
+
     return tuple(hsv_to_rgb((index * 0.618034 % 1, 0.75, 1.0)))
 
 

@@ -11,9 +11,13 @@ from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache, lru_cache
 from itertools import groupby
+from typing import TYPE_CHECKING
 
-from matplotlib import font_manager
 from PIL import ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    # matplotlib is loaded when a text is drawn
+    from matplotlib import font_manager
 
 logger = logging.getLogger(__name__)
 
@@ -89,11 +93,15 @@ def font_family(character: str) -> str | None:
 @cache
 def _code_points(family: str) -> frozenset[int]:
     """Returns the Unicode code points of a font family."""
+    from matplotlib import font_manager
+
     return frozenset(font_manager.get_font(_font_path(family)).get_charmap())
 
 
 def _font_path(family: str) -> str:
     """Returns the font file that matplotlib takes for a family."""
+    from matplotlib import font_manager
+
     weight = NORMAL_WEIGHT if family == DEFAULT_FAMILY else _installed_families()[family]
     # in a list, because matplotlib parses a name that is given alone as a pattern
     return font_manager.findfont(font_manager.FontProperties(family=[family], weight=weight))
@@ -102,6 +110,8 @@ def _font_path(family: str) -> str:
 @lru_cache(maxsize=1)
 def _installed_families() -> dict[str, int]:
     """Returns the installed font families with the weight nearest to normal, best ones first."""
+    from matplotlib import font_manager
+
     manager = font_manager.fontManager
     known = {entry.fname for entry in manager.ttflist}
     # matplotlib keeps its list of fonts in a file, without the fonts that were installed later
@@ -119,6 +129,8 @@ def _installed_families() -> dict[str, int]:
 
 def _distance_from_regular(entry: font_manager.FontEntry) -> tuple[bool, int]:
     """Sorts the fonts of a family: upright before italic ones, then by weight."""
+    from matplotlib import font_manager
+
     weight = font_manager.weight_dict.get(entry.weight, entry.weight)
     return entry.style != "normal", abs(weight - NORMAL_WEIGHT)
 

@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from flowdet.cli import demo
+from flowdet.cli import demo, run_demo
 from flowdet.engine import FlowDetCheckpointer, load_config, resolve_config
 from flowdet.inference import video_writer
 from flowdet.inference.pipeline import TRAJECTORY_FRAMES
@@ -275,12 +275,12 @@ def test_video_to_video_and_json(run, weights, tmp_path):
 
 def test_a_frame_gives_the_detections_of_the_same_image(weights, tmp_path):
     clip = write_gray_video(tmp_path / "clip.avi", count=3)
-    demo.detect(demo.parse_args(video_words(weights, clip, "--json", tmp_path / "video.json")))
+    run_demo.detect(demo.parse_args(video_words(weights, clip, "--json", tmp_path / "video.json")))
     pixels = list(VideoFile(clip))[2]["image"]
     Image.fromarray(pixels).save(tmp_path / "frame.png")
     words = ["--config-file", CONFIG, "--weights", weights, "--device", "cpu"]
     words += ["--input", str(tmp_path / "frame.png"), "--json", str(tmp_path / "image.json")]
-    demo.detect(demo.parse_args(words))
+    run_demo.detect(demo.parse_args(words))
     video, image = (json.loads((tmp_path / f"{x}.json").read_text()) for x in ("video", "image"))
     last = [row for row in video if row["image_id"] == 2]
     assert [row["category_id"] for row in last] == [row["category_id"] for row in image]
@@ -303,7 +303,7 @@ def test_ctrl_c_keeps_what_is_written(weights, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(VideoWriter, "add", interrupt_the_fourth)
     out, detections = tmp_path / "out.mp4", tmp_path / "detections.json"
     words = video_words(weights, clip, "--output", out, "--json", detections)
-    assert demo.detect(demo.parse_args(words)) == 130
+    assert run_demo.detect(demo.parse_args(words)) == 130
     assert len(read_video(out)[0]) == 3
     assert {row["image_id"] for row in json.loads(detections.read_text())} == {0, 1, 2}
     output = capsys.readouterr().out
@@ -331,11 +331,11 @@ def test_a_camera_is_shown_until_its_window_is_closed(weights, tmp_path, monkeyp
         def close(self):
             Window.closed = True
 
-    monkeypatch.setattr(demo, "Camera", Camera)
-    monkeypatch.setattr(demo, "Window", Window)
+    monkeypatch.setattr(run_demo, "Camera", Camera)
+    monkeypatch.setattr(run_demo, "Window", Window)
     words = ["--config-file", CONFIG, "--weights", weights, "--device", "cpu"]
     words += ["--webcam", "2", "--show", "--output", str(tmp_path / "out.mp4")]
-    assert demo.detect(demo.parse_args(words)) == 0
+    assert run_demo.detect(demo.parse_args(words)) == 0
     assert Window.shown == 4 and Window.closed
     assert len(read_video(tmp_path / "out.mp4")[0]) == 4
     assert "4 frames with" in capsys.readouterr().out
@@ -357,7 +357,7 @@ def test_impossible_videos_and_outputs_are_refused(tmp_path, video, output, mess
     words = ["--config-file", CONFIG, "--video", str(tmp_path / video)]
     # before weights are loaded: this config has none
     with pytest.raises((OSError, ValueError), match=message):
-        demo.detect(demo.parse_args([*words, "--output", str(tmp_path / output)]))
+        run_demo.detect(demo.parse_args([*words, "--output", str(tmp_path / output)]))
     assert (tmp_path / "clip.avi").read_bytes() == before
 
 
@@ -365,7 +365,7 @@ def test_show_without_a_display_is_refused(weights, tmp_path, monkeypatch):
     clip = write_gray_video(tmp_path / "clip.avi")
     monkeypatch.setattr(video_writer, "has_windows", lambda: False)
     with pytest.raises(ValueError, match="has no windows"):
-        demo.detect(demo.parse_args(video_words(weights, clip, "--show")))
+        run_demo.detect(demo.parse_args(video_words(weights, clip, "--show")))
 
 
 def arguments(*words):
@@ -373,7 +373,7 @@ def arguments(*words):
 
 
 def test_flags_override_the_config():
-    cfg = demo.configure(
+    cfg = run_demo.configure(
         arguments(
             *("--mode", "single_step", "--block", "2", "--batch-size", "3"),
             *("--opts", "MODEL.FLOW_DET.NMS_THRESHOLD", "0.7", "TEST.BATCH_SIZE", "9"),
@@ -386,14 +386,14 @@ def test_flags_override_the_config():
 
 
 def test_a_low_threshold_lowers_the_threshold_of_the_model():
-    cfg = demo.configure(arguments("--score-threshold", "0.01"))
+    cfg = run_demo.configure(arguments("--score-threshold", "0.01"))
     assert cfg.MODEL.FLOW_DET.SCORE_THRESHOLD == 0.01
 
 
 @pytest.mark.parametrize("words", [["--mode", "ensemble", "--steps", "2"], ["--block", "1"]])
 def test_flags_that_the_mode_does_not_use_are_refused(words):
     with pytest.raises(ValueError, match="is for"):
-        demo.configure(arguments(*words))
+        run_demo.configure(arguments(*words))
 
 
 @pytest.mark.parametrize(
@@ -444,9 +444,9 @@ def test_wrong_flags_for_videos_are_refused(capsys, words, message):
 
 def test_frames_of_a_camera_are_processed_one_by_one():
     words = ["--config-file", CONFIG, "--webcam", "1", "--show"]
-    assert demo.configure(demo.parse_args(words)).TEST.BATCH_SIZE == 1
+    assert run_demo.configure(demo.parse_args(words)).TEST.BATCH_SIZE == 1
     args = demo.parse_args([*words, "--batch-size", "4"])
-    assert args.webcam == 1 and demo.configure(args).TEST.BATCH_SIZE == 4
+    assert args.webcam == 1 and run_demo.configure(args).TEST.BATCH_SIZE == 4
 
 
 def test_an_output_is_required(capsys):
@@ -482,42 +482,42 @@ def test_classes_of_a_folder(run, images, classifier_weights, tmp_path):
 def test_a_classifier_skips_a_broken_image(images, classifier_weights, tmp_path, capsys):
     (images / "image0b.png").write_bytes(b"")
     words = ["--weights", classifier_weights, "--input", images, "--json", tmp_path / "x.json"]
-    assert demo.detect(classify(*words)) == 1
+    assert run_demo.detect(classify(*words)) == 1
     rows = json.loads((tmp_path / "x.json").read_text())
     assert [row["image_id"] for row in rows] == ["image0", "image1"]
     assert "image0b.png" in capsys.readouterr().err
 
 
 def test_five_classes_are_printed_by_default(images, classifier_weights, capsys):
-    demo.detect(classify("--weights", classifier_weights, "--input", f"{images}/*0.png"))
+    run_demo.detect(classify("--weights", classifier_weights, "--input", f"{images}/*0.png"))
     assert len(capsys.readouterr().out.splitlines()) == 1 + 5
 
 
 def test_flags_override_the_config_of_a_classifier():
     words = ["--input", "x", "--batch-size", "3"]
-    cfg = demo.configure(classify(*words, "--mode", "single_step", "--block", "1"))
+    cfg = run_demo.configure(classify(*words, "--mode", "single_step", "--block", "1"))
     node = cfg.MODEL.FLOW_CLS
     assert (node.INFERENCE_MODE, node.SINGLE_STEP_BLOCK) == ("single_step", 1)
     assert cfg.TEST.BATCH_SIZE == 3
-    cfg = demo.configure(classify(*words, "--mode", "multi_step", "--steps", "7"))
+    cfg = run_demo.configure(classify(*words, "--mode", "multi_step", "--steps", "7"))
     assert cfg.MODEL.FLOW_CLS.NUM_STEPS == 7
 
 
 @pytest.mark.parametrize("words", [["--mode", "ensemble", "--steps", "2"], ["--block", "1"]])
 def test_flags_that_the_mode_of_a_classifier_does_not_use_are_refused(words):
     with pytest.raises(ValueError, match="is for"):
-        demo.configure(classify("--input", "x", *words))
+        run_demo.configure(classify("--input", "x", *words))
 
 
 @pytest.mark.parametrize("words", [["--mode", "ensemble"], ["--steps", "2"], ["--block", "0"]])
 def test_models_trained_by_backprop_have_no_modes(words):
     args = classify("--input", "x", *words, overrides=BACKPROP_CLASSIFIER)
     with pytest.raises(ValueError, match="a BackpropClassifier has no inference modes"):
-        demo.configure(args)
+        run_demo.configure(args)
     args = arguments(*words)
     args.config_file = BACKPROP
     with pytest.raises(ValueError, match="a BackpropDetector has no inference modes"):
-        demo.configure(args)
+        run_demo.configure(args)
 
 
 @pytest.mark.parametrize(

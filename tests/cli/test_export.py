@@ -13,6 +13,7 @@ import flowdet
 from flowdet.cli import export
 from flowdet.engine import load_config
 from flowdet.engine.checkpoint_notes import read_notes
+from flowdet.export import metadata_of
 from flowdet.inference.predictor import Predictor
 from tests.cli.commands import FOUR_IMAGES, NO_REPORT, SMALL
 from tests.cli.conftest import ROOT
@@ -93,7 +94,7 @@ def test_torch_export_of_the_last_weights(trained, tmp_path, capsys):
     output = capsys.readouterr().out
     assert "images of 64 x 80, single_step-1" in output and "4 random images with" in output
     predictor = export.load(args)
-    metadata = export.metadata_of(predictor, export.build(args, predictor), True)
+    metadata = metadata_of(predictor, export.build(args, predictor), True)
     assert metadata["weights"] == "last"
     assert (metadata["nms"], metadata["noise_input"]) == ("false", "true")
 

@@ -1,13 +1,13 @@
 """tools/table3.py and its suites."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 
 from flowdet.cli import table3
+from flowdet.config.config_files import config_path
 from flowdet.engine import load_config
-from flowdet.engine.config_files import config_path
+from flowdet.experiments.comparison import Run
 from flowdet.experiments.mode_table import line_key
 from tests.cli.commands import NO_REPORT, SMALL_VIT
 
@@ -111,9 +111,7 @@ def test_the_lines_of_a_suite_have_its_backbone_topology_and_method(suite):
 
 def test_the_small_suite_has_few_images_and_epochs(monkeypatch):
     planned = []
-    monkeypatch.setattr(
-        table3, "Run", SimpleNamespace(plan=lambda *arguments: planned.append(arguments))
-    )
+    monkeypatch.setattr(Run, "plan", lambda *arguments: planned.append(arguments))
     args = table3.parse_args(["--suite", "cifar10_small", "SOLVER.BASE_LR", "1"])
     cfgs = []
     for backbone, epochs in (("cnn", 6), ("vit", 3)):
@@ -133,7 +131,7 @@ def test_the_small_suite_has_few_images_and_epochs(monkeypatch):
 
 def test_every_topology_is_compared_with_backprop(monkeypatch):
     monkeypatch.setattr(table3, "plan_run", lambda args, line, backbone, seed: line)
-    monkeypatch.setattr(table3, "Comparison", lambda runs, jobs: runs)
+    monkeypatch.setattr("flowdet.experiments.comparison.Comparison", lambda runs, jobs: runs)
     words = ["--suite", "cifar100", "--backbones", "cnn", "--topologies", "sequential"]
     lines = table3.plan(table3.parse_args([*words, "--seeds", "1"]))
     keys = [tuple(line_key(load_line(line)).values()) for line in lines]

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from flowdet.cli import table45
+from flowdet.config.config_files import config_path
 from flowdet.engine import load_config
-from flowdet.engine.config_files import config_path
 from flowdet.experiments.mode_table import line_key
 from flowdet.reporting.results import backbone_of, method_of
 from tests.cli.commands import NO_REPORT

@@ -17,7 +17,8 @@ MODULES = {path.stem for path in (ROOT / "flowdet" / "cli").glob("*.py")}
 
 
 def test_every_command_has_a_file():
-    helpers = {"__init__", "common", "comparison_command", "processes", "replay"}
+    helpers = {"__init__", "common", "comparison_command", "process_options", "processes", "replay"}
+    helpers |= {name for name in MODULES if name.startswith("run_")}
     names = {name.removesuffix(".py") for name in TOOLS}
     assert names == MODULES - helpers - {"train"} | {"train_net"}
 

@@ -112,7 +112,7 @@ def test_ctrl_c_prints_the_command_that_continues(run, tmp_path, monkeypatch):
     def interrupted_evaluation(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("flowdet.cli.train.evaluate", interrupted_evaluation)
+    monkeypatch.setattr("flowdet.cli.run_training.evaluate", interrupted_evaluation)
     status, output = run(program, "--eval-only", *words)
     assert status == 130 and "The evaluation was stopped by Ctrl-C" in output
     assert output.splitlines()[-1] == f"    {program} --eval-only {shlex.join(words)}"

@@ -20,7 +20,7 @@ SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "flowdet_instal
 LIST_AND_LOAD = """
 import contextlib, importlib.metadata, io, json, runpy, sys
 import flowdet
-from flowdet.engine.config_files import configs_folder
+from flowdet.config.config_files import configs_folder
 names = flowdet.list_configs()
 output = io.StringIO()
 script = sys.argv[1]

@@ -5,8 +5,8 @@ import torch
 from detectron2.config import CfgNode
 
 from flowdet.config import flat_items
+from flowdet.config.config_files import list_configs
 from flowdet.engine import load_config, resolve_config
-from flowdet.engine.config_files import list_configs
 from flowdet.engine.config_values import check_device, check_training_values
 
 # for inference and training

@@ -5,12 +5,12 @@ from torch import nn
 from flowdet.engine import resolve_config
 from flowdet.engine.config import with_keys
 from flowdet.experiments.gradients import (
-    METHODS,
     GradientStatistics,
     block_variances,
     variance_figure,
     variance_rows,
 )
+from flowdet.experiments.method_keys import GRADIENT_METHODS as METHODS
 from tests.detection.tiny import tiny_cfg
 
 

@@ -3,7 +3,6 @@ import torch
 from torch import nn
 
 from flowdet.experiments.memory import (
-    METHODS,
     SavedBytes,
     measure_step,
     memory_figure,
@@ -11,6 +10,7 @@ from flowdet.experiments.memory import (
     slope_rows,
     with_method,
 )
+from flowdet.experiments.method_keys import MEMORY_METHODS
 from flowdet.experiments.training_steps import synthetic_batch
 from tests.detection.tiny import batch, tiny_cfg, tiny_model
 
@@ -25,7 +25,7 @@ def small_cfg(**keys):
 
 @pytest.fixture(scope="module")
 def rows():
-    return list(memory_rows(small_cfg(), list(METHODS), BLOCKS, [2]))
+    return list(memory_rows(small_cfg(), list(MEMORY_METHODS), BLOCKS, [2]))
 
 
 def bytes_of_one_block():
@@ -147,5 +147,5 @@ def test_bad_arguments():
 
 def test_figure_has_a_line_per_method(rows):
     (axes,) = memory_figure(rows).axes
-    assert [line.get_label().split(":")[0] for line in axes.lines] == list(METHODS)
+    assert [line.get_label().split(":")[0] for line in axes.lines] == list(MEMORY_METHODS)
     assert list(axes.lines[0].get_xdata()) == BLOCKS

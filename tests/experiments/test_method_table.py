@@ -2,8 +2,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from flowdet.config.config_files import config_path
 from flowdet.engine import load_config
-from flowdet.engine.config_files import config_path
 from flowdet.experiments import method_table as module
 from flowdet.experiments.comparison_table import trained_parameters
 from flowdet.experiments.method_table import cited_accuracy, method_rows, method_table

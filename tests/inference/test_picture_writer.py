@@ -9,6 +9,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
+from flowdet.inference.output_formats import ANIMATION_SUFFIXES
 from flowdet.inference.picture_writer import (
     MAX_ANIMATED,
     FolderWriter,
@@ -19,7 +20,6 @@ from flowdet.inference.picture_writer import (
     save_picture,
     step_titles,
 )
-from flowdet.inference.video_writer import ANIMATION_SUFFIXES
 from flowdet.visualization.box_trajectory import BoxTrajectory
 from flowdet.visualization.drawing import DetectionVisualizer
 

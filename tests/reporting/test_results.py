@@ -8,7 +8,8 @@ from detectron2.config import get_cfg
 
 import flowdet
 from flowdet import add_flowdet_config
-from flowdet.reporting.results import changed_keys, result_rows, typed_command, write_results
+from flowdet.reporting.command_line import typed_command
+from flowdet.reporting.results import changed_keys, result_rows, write_results
 from tests.detection.tiny import tiny_cfg
 
 

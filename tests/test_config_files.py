@@ -3,7 +3,7 @@
 import pytest
 
 import flowdet
-from flowdet.engine.config_files import config_path, configs_folder, list_configs
+from flowdet.config.config_files import config_path, configs_folder, list_configs
 
 
 def test_names_with_and_without_folder_and_suffix_are_the_same_file(tmp_path, monkeypatch):

@@ -7,8 +7,8 @@ import pytest
 import flowdet
 from flowdet.cli import demo
 from flowdet.cli.common import command_parser
+from flowdet.config.user_imports import import_parts, trust_config_files
 from flowdet.engine import load_config
-from flowdet.engine.user_imports import import_parts, trust_config_files
 from flowdet.experiments.ablation import Study
 
 

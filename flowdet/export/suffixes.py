@@ -1,0 +1,3 @@
+"""The suffixes of exported files, by format. Commands read them before torch is loaded."""
+
+SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}

@@ -1,0 +1,29 @@
+"""The command line that started this program, as a user types it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import flowdet
+
+
+def typed_command() -> str:
+    """Returns the command line that started this program."""
+    return " ".join([program_name(), shlex.join(sys.argv[1:])]).rstrip()
+
+
+def program_name() -> str:
+    """Returns the name under which this program was started.
+
+    Examples: `tools/train_net.py`, `flowdet-train`, `python -m flowdet.cli.train`.
+    """
+    path = Path(sys.argv[0]).resolve()
+    if path.stem.startswith("flowdet-"):
+        return path.stem
+    package = Path(flowdet.__file__).resolve().parent
+    if path.is_relative_to(package):
+        module = path.relative_to(package.parent).with_suffix("")
+        return f"python -m {'.'.join(module.parts)}"
+    return f"{path.parent.name}/{path.name}"
