@@ -17,6 +17,7 @@ DIGITS_OPTS ?=
 PRETRAIN_OPTS ?=
 DEMO_OPTS ?=
 PICTURE_OPTS ?=
+BENCH_OPTS ?=
 export DETECTRON2_DATASETS
 
 BIN := $(VENV)/bin
@@ -26,7 +27,7 @@ TRAINED := $(DEMO_DIR)/.trained
 PICTURE := $(DEMO_DIR)/detections.png
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test versions lint format docs constraints clean
+.PHONY: help setup demo test bench versions lint format docs constraints clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -47,6 +48,10 @@ test: lint  ## lint, then run all tests
 versions:  ## run all tests with the oldest Python and torch, then with the newest
 	$(MAKE) test PYTHON=python3.10 VENV=.venv-oldest TORCH='$(OLDEST_TORCH)'
 	$(MAKE) test PYTHON=python3.13 VENV=.venv-newest
+
+bench: $(SETUP)  ## measure speed and memory, also of other detectors (BENCH_OPTS="--quick")
+	$(BIN)/python -m pip install --quiet '.[bench]'
+	$(BIN)/python benchmarks/bench.py $(BENCH_OPTS)
 
 lint: $(SETUP)  ## check the style and the import contracts
 	$(BIN)/ruff check .

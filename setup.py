@@ -21,6 +21,9 @@ def read_version() -> str:
     return match.group(1)
 
 
+# detectors that benchmarks/bench.py compares with: DETR and RT-DETR
+BENCH = ["transformers"]
+
 COMMANDS = ("train", "demo", "export", "check-data", "report")
 
 setup(
@@ -58,6 +61,7 @@ setup(
     extras_require={
         "export": EXPORT,
         "notebook": NOTEBOOK,
+        "bench": BENCH,
         "dev": [
             "pytest>=8",
             "pytest-timeout",
