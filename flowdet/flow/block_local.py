@@ -80,9 +80,13 @@ class _BlockLocalNode(torch.autograd.Function):
                     "block losses (the model's *_WEIGHT keys), not around the model"
                 )
         gradients, ctx.gradients = ctx.gradients, None
+        # Without AMP the factor is 1, and nothing is copied. To read it on a GPU, the host would
+        # wait.
+        is_one = first.device.type == "cpu" and first.item() == 1
         for i, (g, dtype) in enumerate(zip(gradients, ctx.dtypes, strict=True)):
-            # scaled before the cast to half precision, which would round small gradients to 0
-            gradients[i] = None if g is None else (g * first).to(dtype)
+            if g is not None:
+                # scaled before the cast to half precision, which would round small gradients to 0
+                gradients[i] = (g if is_one else g * first).to(dtype)
         return None, *gradients
 
 
