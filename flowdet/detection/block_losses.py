@@ -83,7 +83,8 @@ class BlockLosses:
         self.denoising = denoising
         self.proposals = proposals
         self.make = make
-        self.normalizer = criterion.normalizer(targets, z_0.shape[1])
+        self.num_queries = z_0.shape[1]
+        self.normalizer = criterion.normalizer(targets, self.num_queries)
         self.statistics: dict[str, Tensor] = {}
         self.means: dict[str, Tensor] = {}
         self._states = None
@@ -106,20 +107,19 @@ class BlockLosses:
 
         def evaluate(sample: TrainingSample) -> Tensor:
             read = tokens if sample.trains_features else tokens.detach()
-            prediction, denoising_losses, denoising_stats = self._predict(
-                block, sample.state, self.tokens.with_tokens(read)
-            )
-            logits, boxes = self.heads(prediction.z1_hat)
-            assigned = self._match(sample, logits, boxes)
-            parts, stats = self.criterion(logits, boxes, self.targets, assigned, self.normalizer)
-            add_losses(parts, denoising_losses)
+            state, denoised = self._with_denoising_queries(sample.state)
+            prediction = self.flow.predict(block, state, self.tokens.with_tokens(read))
+            parts, stats, assigned = self._detection_losses(sample, prediction.z1_hat, denoised)
+            # the flow loss and the states of later blocks are without denoising queries
+            count = self.num_queries
+            first = Prediction(prediction.output[:, :count], prediction.z1_hat[:, :count])
             target = gather_targets(embeddings, assigned) if z_1 is None else z_1
-            loss_flow = flow_loss(prediction, sample.state, target, self.flow.prediction)
+            loss_flow = flow_loss(first, sample.state, target, self.flow.prediction)
             parts["loss_flow"] = self.criterion.weights.flow * loss_flow
             weight = self.criterion.weights.start if sample.is_start else self.block_weights[block]
             add_losses(losses, {name: weight * loss for name, loss in parts.items()})
-            means.update(stats | denoising_stats)
-            return prediction.z1_hat
+            means.update(stats)
+            return first.z1_hat
 
         self._states.visit(block, evaluate, z_1)
         # no "loss" in the name, or detectron2 prints all of them in every line
@@ -128,23 +128,35 @@ class BlockLosses:
         self.means |= {f"block{block}/{name}": value for name, value in means.items()}
         return losses
 
-    def _predict(
-        self, block: int, state: FlowState, features: ImageTokens
-    ) -> tuple[Prediction, dict[str, Tensor], dict[str, Tensor]]:
-        """Evaluates a block on a state, together with denoising queries.
+    def _with_denoising_queries(self, state: FlowState) -> tuple[FlowState, Tensor | None]:
+        """Returns the state of all queries, and the objects of the denoising queries [B, Q]."""
+        if self.denoising is None:
+            return state, None
+        return self.denoising.extend(state, self.targets, self.proposals)
+
+    def _detection_losses(
+        self, sample: TrainingSample, z1_hat: Tensor, denoised: Tensor | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """Matches the estimates of a sample with the objects, and computes their detection losses.
+
+        Args:
+            sample: the sample.
+            z1_hat: the estimates of the M queries, then those of the denoising queries.
+            denoised: index of the object of each denoising query, [B, Q]; None for none.
 
         Returns:
-            The prediction of the M queries, and losses and statistics of the denoising queries.
+            Losses, statistics, and the index of the object of each of the M queries, [B, M].
         """
-        if self.denoising is None:
-            return self.flow.predict(block, state, features), {}, {}
-        extended, assigned = self.denoising.extend(state, self.targets, self.proposals)
-        prediction = self.flow.predict(block, extended, features)
-        count = state.z.shape[1]
-        decoded = self.heads(prediction.z1_hat[:, count:])
-        losses, statistics = self.denoising.losses(*decoded, self.targets, assigned)
-        first = Prediction(prediction.output[:, :count], prediction.z1_hat[:, :count])
-        return first, losses, statistics
+        logits, boxes = self.heads(z1_hat)
+        own = logits[:, : self.num_queries], boxes[:, : self.num_queries]
+        assigned = self._match(sample, *own)
+        losses, stats = self.criterion(*own, self.targets, assigned, self.normalizer)
+        if denoised is not None:
+            others = logits[:, self.num_queries :], boxes[:, self.num_queries :]
+            more_losses, more_stats = self.denoising.losses(*others, self.targets, denoised)
+            add_losses(losses, more_losses)
+            stats |= more_stats
+        return losses, stats, assigned
 
     def _begin(self, tokens: Tensor, embeddings: Tensor) -> None:
         """Makes the states and, for interpolated states, the coupling of queries and targets."""
@@ -152,7 +164,7 @@ class BlockLosses:
         self._states = self.make(self.settings, self.flow, self.z_0, features)
         if self.settings.kind == "interpolated":
             with without_gradient():
-                ordered = ordered_assignment(self.targets, self.z_0.shape[1])
+                ordered = ordered_assignment(self.targets, self.num_queries)
                 index = self.coupling(self.z_0, gather_targets(embeddings, ordered))
                 self._coupled = couple(ordered, index)
 

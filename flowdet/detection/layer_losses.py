@@ -36,14 +36,16 @@ def layer_losses(
     total: dict[str, Tensor] = {}
     logged: dict[str, Tensor] = {}
     means: dict[str, Tensor] = {}
+    count = model.num_queries
     for k in range(first, len(layers)):
-        logits, boxes = model.heads(layers[k][:, : model.num_queries])
+        logits, boxes = model.heads(layers[k])
+        own = logits[:, :count], boxes[:, :count]
         if k == first or model.matching == "per_block":
-            assigned = model.matcher(logits, boxes, targets)
-        losses, stats = model.criterion(logits, boxes, targets, assigned, normalizer)
+            assigned = model.matcher(*own, targets)
+        losses, stats = model.criterion(*own, targets, assigned, normalizer)
         if denoised is not None:
-            decoded = model.heads(layers[k][:, model.num_queries :])
-            further, further_stats = model.denoising.losses(*decoded, targets, denoised)
+            others = logits[:, count:], boxes[:, count:]
+            further, further_stats = model.denoising.losses(*others, targets, denoised)
             add_losses(losses, further)
             stats |= further_stats
         losses = {name: weights[k] * loss for name, loss in losses.items()}

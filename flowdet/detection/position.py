@@ -88,9 +88,11 @@ class QueryPositionalEncoding(nn.Module):
             return QueryPosition(self.own, self.own)
         with without_gradient():
             boxes = self.decode_boxes(estimate)
-        center, size = self.encoding(boxes[..., :2]), self.encoding(boxes[..., 2:])
+        # center and size
+        encoded = self.encoding(boxes.unflatten(-1, (2, 2))).flatten(-2)
+        center = encoded[..., : encoded.shape[-1] // 2]
         own, mask = self._with_denoising_queries(center)
-        cross = center + self.mlp(torch.cat([center, size], dim=-1))
+        cross = center + self.mlp(encoded)
         if not self.box_samples:
             return QueryPosition(own, cross, mask=mask)
         return QueryPosition(own, cross, box_points(boxes, self.box_samples), mask)

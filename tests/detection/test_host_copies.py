@@ -4,57 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.detection.box_transport.tiny import tiny_box_model
+from tests.detection.host_copies import HostCopies
 from tests.detection.tiny import batch, tiny_model, with_plan
-
-# operators whose result, or its shape, the host must know
-WAITING = {
-    "aten::_local_scalar_dense",
-    "aten::equal",
-    "aten::is_nonzero",
-    "aten::masked_select",
-    "aten::nonzero",
-    "aten::_unique2",
-    "aten::unique_dim",
-    "torchvision::nms",
-}
-
-
-class HostCopies(TorchDispatchMode):
-    """Records the operators that copy a value from the device to the host."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-        self.patch = pytest.MonkeyPatch()
-
-    def __enter__(self):
-        # on the CPU these are no operators
-        for name in ("cpu", "numpy", "tolist"):
-            method = self._recorded(name, getattr(torch.Tensor, name))
-            self.patch.setattr(torch.Tensor, name, method)
-        return super().__enter__()
-
-    def __exit__(self, *error):
-        super().__exit__(*error)
-        self.patch.undo()
-
-    def _recorded(self, name, method):
-        def call(tensor, *args, **kwargs):
-            self.names.append(name)
-            return method(tensor, *args, **kwargs)
-
-        return call
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function._schema.name
-        # a mask as an index is a `nonzero`
-        indices = args[1] if name in ("aten::index", "aten::index_put_") else ()
-        if name in WAITING or any(x is not None and x.dtype == torch.bool for x in indices):
-            self.names.append(name)
-        return function(*args, **(kwargs or {}))
 
 
 def walk(model):
