@@ -17,15 +17,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flowdet.config.schema import add_flowdet_config, flat_items
     from flowdet.config.settings import (
+        EncoderFormat,
         PixelSettings,
+        encoder_format,
         inference_settings,
         pixel_settings,
         state_settings,
     )
 
 __all__ = [
+    "EncoderFormat",
     "PixelSettings",
     "add_flowdet_config",
+    "encoder_format",
     "flat_items",
     "inference_settings",
     "pixel_settings",
@@ -35,7 +39,9 @@ __all__ = [
 _MODULES = {
     "add_flowdet_config": "flowdet.config.schema",
     "flat_items": "flowdet.config.schema",
+    "EncoderFormat": "flowdet.config.settings",
     "PixelSettings": "flowdet.config.settings",
+    "encoder_format": "flowdet.config.settings",
     "inference_settings": "flowdet.config.settings",
     "pixel_settings": "flowdet.config.settings",
     "state_settings": "flowdet.config.settings",

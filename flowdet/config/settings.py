@@ -58,3 +58,21 @@ class PixelSettings:
 def pixel_settings(cfg: CfgNode) -> PixelSettings:
     """Returns the normalization and the order of channels in a config."""
     return PixelSettings(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.FORMAT)
+
+
+@dataclass(frozen=True)
+class EncoderFormat:
+    """How backbone and neck of a detector compute at inference.
+
+    Attributes:
+        channels_last: the images have the memory format channels-last.
+        bfloat16: convolutions and matrix products run in bfloat16.
+    """
+
+    channels_last: bool = False
+    bfloat16: bool = False
+
+
+def encoder_format(cfg: CfgNode) -> EncoderFormat:
+    """Returns the format of the encoder in a config."""
+    return EncoderFormat(cfg.TEST.CHANNELS_LAST, cfg.TEST.BFLOAT16)

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 from flowdet.config import rules as r
-from flowdet.config.conditions import DETECTORS, QUERY_DETECTORS, is_set, read_by
+from flowdet.config.conditions import (
+    DETECTORS,
+    QUERY_DETECTORS,
+    is_not_set,
+    is_set,
+    read_by,
+)
 from flowdet.config.declaration import Key, Section, for_training, group
+
+# cached features are used in training, too
+_ENCODES = (read_by(*DETECTORS), is_not_set("MODEL.FLOW_DET.FEATURE_CACHE_GIB"))
 
 _TEST = (
     group(
         "Number of images per batch in evaluation, in each process.",
         BATCH_SIZE=Key(8, r.COUNT),
+    ),
+    group(
+        "Whether backbone and neck of a detector get images in the memory format channels-last at "
+        "inference. The results differ by rounding only.",
+        CHANNELS_LAST=Key(False, r.TRUE_OR_FALSE, _ENCODES),
+    ),
+    group(
+        "Whether backbone and neck of a detector run in bfloat16 at inference. The blocks and "
+        "the heads stay in float32, so boxes move by a fraction of a pixel.",
+        BFLOAT16=Key(False, r.TRUE_OR_FALSE, _ENCODES),
     ),
     group(
         "Names of classes. VOC evaluation also reports the means over them, as AP-subset, "

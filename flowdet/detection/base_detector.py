@@ -9,7 +9,7 @@ import torch
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
-from flowdet.config import PixelSettings
+from flowdet.config import EncoderFormat, PixelSettings
 from flowdet.detection.feature_cache import FeatureCache
 from flowdet.detection.neck import TokenNeck
 from flowdet.detection.tokens import ImageTokens
@@ -24,6 +24,8 @@ class BaseDetector(nn.Module, ABC):
         neck: maps feature maps to image tokens.
         pixels: normalization and channel order of the images.
         feature_cache: caches the features of a frozen backbone; None for no cache.
+        encoder_format: how backbone and neck compute at inference; None for float32. It is not
+            used with a feature cache, whose features training uses too.
 
     Raises:
         ValueError: a feature cache for a backbone that is not frozen.
@@ -42,6 +44,7 @@ class BaseDetector(nn.Module, ABC):
         neck: TokenNeck,
         pixels: PixelSettings,
         feature_cache: FeatureCache | None = None,
+        encoder_format: EncoderFormat | None = None,
     ):
         super().__init__()
         if feature_cache:
@@ -51,6 +54,7 @@ class BaseDetector(nn.Module, ABC):
         self.neck = neck
         self.input_format = pixels.format
         self.feature_cache = feature_cache
+        self.encoder_format = encoder_format or EncoderFormat()
         self.register_buffer("pixel_mean", torch.tensor(pixels.mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixels.std).view(-1, 1, 1), False)
 
@@ -90,7 +94,19 @@ class BaseDetector(nn.Module, ABC):
         return self.pad([self.normalize(x["image"].to(self.device)) for x in batched_inputs])
 
     def encode_images(self, images: ImageList) -> ImageTokens:
-        """Computes the tokens of preprocessed images."""
+        """Computes the tokens of preprocessed images; at inference in the `EncoderFormat`."""
+        if self.training or self.feature_cache:
+            return self._encode(images)
+        if self.encoder_format.channels_last:
+            pixels = images.tensor.contiguous(memory_format=torch.channels_last)
+            images = ImageList(pixels, images.image_sizes)
+        if not self.encoder_format.bfloat16:
+            return self._encode(images)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            tokens = self._encode(images)
+        return tokens.with_tokens(tokens.tokens.float())
+
+    def _encode(self, images: ImageList) -> ImageTokens:
         cache = self.feature_cache
         features = cache(self.backbone, images.tensor) if cache else self.backbone(images.tensor)
         return self.to_tokens(features, images.image_sizes, tuple(images.tensor.shape[-2:]))

@@ -10,7 +10,7 @@ from detectron2.modeling import build_backbone
 from detectron2.utils.registry import Registry
 from torch import nn
 
-from flowdet.config import pixel_settings
+from flowdet.config import encoder_format, pixel_settings
 from flowdet.detection.boxes import grid_boxes
 from flowdet.detection.criterion import LossWeights, SetCriterion
 from flowdet.detection.denoising import Denoising, DenoisingSettings
@@ -59,6 +59,7 @@ def build_encoder(cfg: CfgNode) -> dict:
         "neck": TokenNeck(in_shapes, dim, encoding, flow_cfg.NECK_NORM, flow_cfg.NECK_BLOCKS),
         "pixels": pixel_settings(cfg),
         "feature_cache": _feature_cache(flow_cfg),
+        "encoder_format": encoder_format(cfg),
     }
 
 
