@@ -16,6 +16,7 @@ from flowdet.flow import (
     FlowEnsemble,
     FlowState,
     Prediction,
+    PreparedFeatures,
     StateSettings,
     TrainingSample,
     TrainingStatesFactory,
@@ -104,11 +105,15 @@ class BlockLosses:
         z_1 = None if self._coupled is None else gather_targets(embeddings, self._coupled)
         losses: dict[str, Tensor] = {}
         means: dict[str, Tensor] = {}
+        # samples that read the same tokens share what the block computes from the tokens alone
+        shared = {
+            trains_features: PreparedFeatures(self.tokens.with_tokens(read))
+            for trains_features, read in ((True, tokens), (False, tokens.detach()))
+        }
 
         def evaluate(sample: TrainingSample) -> Tensor:
-            read = tokens if sample.trains_features else tokens.detach()
             state, denoised = self._with_denoising_queries(sample.state)
-            prediction = self.flow.predict(block, state, self.tokens.with_tokens(read))
+            prediction = self.flow.predict(block, state, shared[sample.trains_features])
             parts, stats, assigned = self._detection_losses(sample, prediction.z1_hat, denoised)
             # the flow loss and the states of later blocks are without denoising queries
             count = self.num_queries

@@ -102,7 +102,16 @@ def test_box_stability_with_a_block_that_prepares_nothing(name, use_plain_path):
         assert_same_detections(result["instances"], expected["instances"])
 
 
-@pytest.mark.parametrize("keys", [{}, {"DENOISING_QUERIES": 2}, {"file": "digits_backprop.yaml"}])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"DENOISING_QUERIES": 2},
+        {"LEARN_AT_START": True, "DENOISING_QUERIES": 2},
+        {"LEARN_AT_START": True, "STATES_TRAIN_FEATURES": False},
+        {"file": "digits_backprop.yaml"},
+    ],
+)
 def test_gradients_are_those_of_the_plain_path(keys, use_plain_path):
     def gradients():
         model.zero_grad()
@@ -133,3 +142,18 @@ def test_tokens_are_projected_once_per_block(mode, monkeypatch):
     assert isinstance(model, FlowMatchingDetector)
     model(batch())
     assert calls == list(model.flow.blocks)
+
+
+@pytest.mark.parametrize(("states_train_features", "per_block"), [(True, 1), (False, 2)])
+def test_samples_of_a_training_step_share_the_tokens(states_train_features, per_block, monkeypatch):
+    """With `LEARN_AT_START`, blocks after the first have two samples."""
+    calls, prepare = [], TransformerFlowBlock.prepare
+    monkeypatch.setattr(
+        TransformerFlowBlock,
+        "prepare",
+        lambda block, tokens: calls.append(block) or prepare(block, tokens),
+    )
+    keys = {"LEARN_AT_START": True, "STATES_TRAIN_FEATURES": states_train_features}
+    model = build_model(tiny_cfg(**keys)).train()
+    model(INPUTS)
+    assert [calls.count(block) for block in model.flow.blocks] == [1, per_block, per_block]
