@@ -93,6 +93,13 @@ _TRAINING = for_training(
         ),
     ),
     group(
+        'How the blocks are trained: "sequential" (one after another, with the activations of one '
+        'block in memory) or "parallel" (all blocks as one batched computation, with the '
+        'activations of all; needs TRAINING_STATES "interpolated", where no state depends on '
+        "another block). The gradients are the same.",
+        BLOCK_EXECUTION=Key("sequential", r.one_of("sequential", "parallel"), (_IS_FLOW,)),
+    ),
+    group(
         'Matching of queries and objects in the detection loss: "per_block" (each block, or '
         'layer of the baseline, matches its own prediction) or "shared" (all blocks use the '
         "matching of the first block).",

@@ -99,39 +99,82 @@ class BlockLosses:
             block: index of the block, from 0. Calls are in ascending order.
             features: the token vectors [B, N, d] and the target embeddings [B, G + 1, d].
         """
-        tokens, embeddings = features
-        if self._states is None:
-            self._begin(tokens, embeddings)
-        z_1 = None if self._coupled is None else gather_targets(embeddings, self._coupled)
+        self._begin(*features)
         losses: dict[str, Tensor] = {}
-        means: dict[str, Tensor] = {}
         # samples that read the same tokens share what the block computes from the tokens alone
-        shared = {
-            trains_features: PreparedFeatures(self.tokens.with_tokens(read))
-            for trains_features, read in ((True, tokens), (False, tokens.detach()))
-        }
+        shared = {x: PreparedFeatures(self._tokens_to_read(x)) for x in (True, False)}
 
         def evaluate(sample: TrainingSample) -> Tensor:
             state, denoised = self._with_denoising_queries(sample.state)
             prediction = self.flow.predict(block, state, shared[sample.trains_features])
-            parts, stats, assigned = self._detection_losses(sample, prediction.z1_hat, denoised)
-            # the flow loss and the states of later blocks are without denoising queries
-            count = self.num_queries
-            first = Prediction(prediction.output[:, :count], prediction.z1_hat[:, :count])
-            target = gather_targets(embeddings, assigned) if z_1 is None else z_1
-            loss_flow = flow_loss(first, sample.state, target, self.flow.prediction)
-            parts["loss_flow"] = self.criterion.weights.flow * loss_flow
-            weight = self.criterion.weights.start if sample.is_start else self.block_weights[block]
-            add_losses(losses, {name: weight * loss for name, loss in parts.items()})
-            means.update(stats)
-            return first.z1_hat
+            add_losses(losses, self._sample_losses(block, sample, prediction, denoised))
+            # later states are without denoising queries
+            return prediction.z1_hat[:, : self.num_queries]
 
-        self._states.visit(block, evaluate, z_1)
-        # no "loss" in the name, or detectron2 prints all of them in every line
-        for name, loss in losses.items():
-            self.statistics[f"block{block}/{name.removeprefix('loss_')}"] = loss.detach()
-        self.means |= {f"block{block}/{name}": value for name, value in means.items()}
+        self._states.visit(block, evaluate, self._z_1)
         return losses
+
+    def in_parallel(self, blocks: Sequence[int], features: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Computes the losses of several blocks by name, summed, in one graph.
+
+        The samples at t = 0 of all blocks are one batched computation, and so are the others.
+        Gradients are those of block-local losses, because no interpolated state depends on a block.
+
+        Args:
+            blocks: indices of the blocks, ascending.
+            features: see `__call__`.
+        """
+        self._begin(*features)
+        losses: dict[str, Tensor] = {}
+        samples = [(k, sample) for k in blocks for sample in self._states.samples(k, self._z_1)]
+        for is_start in (True, False):
+            group = [(k, sample) for k, sample in samples if sample.is_start is is_start]
+            if not group:
+                continue
+            extended = [self._with_denoising_queries(sample.state) for _, sample in group]
+            predictions = self.flow.predict_in_parallel(
+                [k for k, _ in group],
+                [state for state, _ in extended],
+                self._tokens_to_read(group[0][1].trains_features),
+            )
+            for (k, sample), (_, denoised), prediction in zip(
+                group, extended, predictions, strict=True
+            ):
+                add_losses(losses, self._sample_losses(k, sample, prediction, denoised))
+        return losses
+
+    def _sample_losses(
+        self,
+        block: int,
+        sample: TrainingSample,
+        prediction: Prediction,
+        denoised: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """Computes and logs the weighted losses of the prediction of a block for a sample.
+
+        Args:
+            block: index of the block.
+            sample: the sample.
+            prediction: of the M queries, then of the denoising queries.
+            denoised: index of the object of each denoising query, [B, Q]; None for none.
+        """
+        parts, stats, assigned = self._detection_losses(sample, prediction.z1_hat, denoised)
+        count = self.num_queries
+        first = Prediction(prediction.output[:, :count], prediction.z1_hat[:, :count])
+        target = gather_targets(self._embeddings, assigned) if self._z_1 is None else self._z_1
+        loss_flow = flow_loss(first, sample.state, target, self.flow.prediction)
+        parts["loss_flow"] = self.criterion.weights.flow * loss_flow
+        weight = self.criterion.weights.start if sample.is_start else self.block_weights[block]
+        losses = {name: weight * loss for name, loss in parts.items()}
+        # no "loss" in the name, or detectron2 prints all of them in every line
+        logged = {f"block{block}/{x.removeprefix('loss_')}": losses[x].detach() for x in losses}
+        add_losses(self.statistics, logged)
+        self.means |= {f"block{block}/{name}": value for name, value in stats.items()}
+        return losses
+
+    def _tokens_to_read(self, trains_features: bool) -> ImageTokens:
+        """Returns the tokens that a block gets, with or without a gradient to the features."""
+        return self.tokens.with_tokens(self._tokens if trains_features else self._tokens.detach())
 
     def _with_denoising_queries(self, state: FlowState) -> tuple[FlowState, Tensor | None]:
         """Returns the state of all queries, and the objects of the denoising queries [B, Q]."""
@@ -164,14 +207,21 @@ class BlockLosses:
         return losses, stats, assigned
 
     def _begin(self, tokens: Tensor, embeddings: Tensor) -> None:
-        """Makes the states and, for interpolated states, the coupling of queries and targets."""
-        features = self.tokens.with_tokens(tokens)
-        self._states = self.make(self.settings, self.flow, self.z_0, features)
-        if self.settings.kind == "interpolated":
-            with without_gradient():
-                ordered = ordered_assignment(self.targets, self.num_queries)
-                index = self.coupling(self.z_0, gather_targets(embeddings, ordered))
-                self._coupled = couple(ordered, index)
+        """Takes the features of a block; for the first, makes the states.
+
+        For interpolated states, it also couples queries and targets.
+        """
+        self._tokens, self._embeddings = tokens, embeddings
+        interpolated = self.settings.kind == "interpolated"
+        if self._states is None:
+            features = self.tokens.with_tokens(tokens)
+            self._states = self.make(self.settings, self.flow, self.z_0, features)
+            if interpolated:
+                with without_gradient():
+                    ordered = ordered_assignment(self.targets, self.num_queries)
+                    index = self.coupling(self.z_0, gather_targets(embeddings, ordered))
+                    self._coupled = couple(ordered, index)
+        self._z_1 = gather_targets(embeddings, self._coupled) if interpolated else None
 
     def _match(self, sample: TrainingSample, logits: Tensor, boxes: Tensor) -> Tensor:
         """Returns the index of the object of each query, [B, M]; -1 is background."""

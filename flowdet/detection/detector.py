@@ -47,6 +47,8 @@ COUPLINGS = {
     "optimal_transport": optimal_transport_coupling(solve_assignment),
 }
 
+BLOCK_EXECUTIONS = ("sequential", "parallel")
+
 
 @META_ARCH_REGISTRY.register()
 class FlowMatchingDetector(SetDetector):
@@ -66,6 +68,8 @@ class FlowMatchingDetector(SetDetector):
         settings: inference mode, early exit and seed of z_0. Early exit: an image takes no more
             steps once no box moves by more than this fraction of the image's side. z_0 is the same
             for every image, so that results do not depend on the batch.
+        block_execution: `sequential`: one block after another, with the activations of one block in
+            memory; `parallel`: all blocks as one batched computation, for interpolated states.
         parts: the arguments of `SetDetector`.
 
     Raises:
@@ -88,9 +92,11 @@ class FlowMatchingDetector(SetDetector):
         settings: InferenceSettings,
         denoising: Denoising | None = None,
         proposal_network: ProposalNetwork | None = None,
+        block_execution: str = "sequential",
         **parts,
     ):
         super().__init__(**parts)
+        _check_execution(block_execution, states)
         if coupling not in COUPLINGS:
             raise ValueError(
                 f"unknown MODEL.FLOW_DET.COUPLING {coupling!r}: use one of {sorted(COUPLINGS)}"
@@ -110,6 +116,7 @@ class FlowMatchingDetector(SetDetector):
         self.settings = settings
         self.denoising = denoising
         self.proposal_network = proposal_network
+        self.block_execution = block_execution
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -130,6 +137,7 @@ class FlowMatchingDetector(SetDetector):
             "iters_per_epoch": flow_cfg.ITERS_PER_EPOCH,
             "noise_scale": flow_cfg.NOISE_SCALE,
             "settings": inference_settings(flow_cfg),
+            "block_execution": flow_cfg.BLOCK_EXECUTION,
             **build_denoising(cfg, shared),
         }
 
@@ -145,8 +153,11 @@ class FlowMatchingDetector(SetDetector):
         """
         proposals = propose(self.proposal_network, tokens, targets)
         block_losses, inputs = self.block_losses(tokens, targets, proposals=proposals.boxes)
-        parameters = [*self.flow.parameters(), *self.heads.parameters()]
-        losses = self.local.losses(block_losses, inputs, parameters)
+        if self.block_execution == "parallel":
+            losses = block_losses.in_parallel(self.local.next_blocks(), inputs)
+        else:
+            parameters = [*self.flow.parameters(), *self.heads.parameters()]
+            losses = self.local.losses(block_losses, inputs, parameters)
         log_scalars(block_losses.statistics, block_losses.means)
         return losses | proposals.losses
 
@@ -285,3 +296,16 @@ class FlowMatchingDetector(SetDetector):
         seed = self.settings.noise_seed if seed is None else seed
         shape = (self.num_queries, self.target_embedding.classes.embedding_dim)
         return inference_noise(shape, self.noise_scale, seed, batch, self.device)
+
+
+def _check_execution(execution: str, states: StateSettings) -> None:
+    if execution not in BLOCK_EXECUTIONS:
+        raise ValueError(
+            f"unknown MODEL.FLOW_DET.BLOCK_EXECUTION {execution!r}: use one of {BLOCK_EXECUTIONS}"
+        )
+    if execution == "parallel" and states.kind != "interpolated":
+        raise ValueError(
+            "MODEL.FLOW_DET.BLOCK_EXECUTION parallel needs TRAINING_STATES interpolated, but it is "
+            f"{states.kind}: there, the state of a block depends on the previous block; write "
+            "BLOCK_EXECUTION sequential"
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -74,9 +74,54 @@ class FlowEnsemble(nn.Module):
             features = features[block]
         elif isinstance(features, PreparedFeatures):
             features = features.of(block, self.blocks[block], state)
+        return self._evaluate(self.blocks[block], state, features)
+
+    def predict_in_parallel(
+        self, blocks: Sequence[int], states: Sequence[FlowState], features: object
+    ) -> list[Prediction]:
+        """Evaluates several blocks, each at its own state, as one batched computation.
+
+        It is faster than `predict` for one block after another where small operations leave the
+        processor idle. It stacks the parameters of the blocks, and all activations are in memory at
+        the same time.
+
+        Args:
+            blocks: indices of the blocks, from 0.
+            states: the state of each of these blocks; all have the same shapes.
+            features: what all blocks get.
+
+        Raises:
+            ValueError: a block has buffers.
+        """
+        template = self.blocks[blocks[0]]
+        if any(True for k in blocks for _ in self.blocks[k].buffers()):
+            raise ValueError(
+                f"{type(template).__name__} has buffers, so its blocks cannot be evaluated as one "
+                "batched computation: set BLOCK_EXECUTION sequential"
+            )
+        named = [dict(self.blocks[k].named_parameters()) for k in blocks]
+        parameters = {name: torch.stack([x[name] for x in named]) for name in named[0]}
+        stacked = [torch.stack([getattr(x, name) for x in states]) for name in ("z", "t")]
+        if states[0].estimate is not None:
+            stacked.append(torch.stack([x.estimate for x in states]))
+
+        def evaluate(parameters: dict[str, Tensor], *state: Tensor) -> tuple[Tensor, Tensor]:
+            def block(*arguments: object) -> Tensor:
+                return torch.func.functional_call(template, parameters, arguments)
+
+            prediction = self._evaluate(block, FlowState(*state), features)
+            return prediction.output, prediction.z1_hat
+
+        # "different": every block has its own dropout
+        results = torch.vmap(evaluate, randomness="different")(parameters, *stacked)
+        return [Prediction(*x) for x in zip(*results, strict=True)]
+
+    def _evaluate(
+        self, block: Callable[..., Tensor], state: FlowState, features: object
+    ) -> Prediction:
         position = self.query_position and self.query_position(state.estimate)
         time_embedding = self.time_embedding(state.t)
-        output = self.blocks[block](state.z, time_embedding, features, state.estimate, position)
+        output = block(state.z, time_embedding, features, state.estimate, position)
         if self.prediction == "target":
             return Prediction(output, state.estimate + output)
         return Prediction(output, self.path.target_of(state.z, output, state.t))

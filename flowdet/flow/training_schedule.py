@@ -57,25 +57,32 @@ class LocalTraining(nn.Module):
         self.half_scale = HalfPrecisionScale()
         self.register_buffer("iterations", torch.zeros((), dtype=torch.long))
 
-    def losses(
-        self, block_loss: BlockLoss, features: Sequence[Tensor], parameters: Sequence[nn.Parameter]
-    ) -> dict[str, Tensor]:
-        """Returns the losses of this iteration's blocks, summed; see `block_local_losses`.
+    def next_blocks(self) -> list[int]:
+        """Counts an iteration, and returns the blocks that are trained in it.
 
         Raises:
             ValueError: `alternate` with fewer than one iteration per epoch.
         """
         self.active_blocks = blocks_to_train(self.schedule, self.num_blocks, self._epochs())
+        self.iterations += 1
+        return self.active_blocks
+
+    def losses(
+        self, block_loss: BlockLoss, features: Sequence[Tensor], parameters: Sequence[nn.Parameter]
+    ) -> dict[str, Tensor]:
+        """Returns the losses of the next iteration's blocks, summed; see `block_local_losses`.
+
+        Raises:
+            ValueError: see `next_blocks`.
+        """
         half = _autocasts_to_half(self.iterations.device)
-        losses = block_local_losses(
+        return block_local_losses(
             block_loss,
-            self.active_blocks,
+            self.next_blocks(),
             features,
             parameters,
             half_scale=self.half_scale if half else None,
         )
-        self.iterations += 1
-        return losses
 
     def get_extra_state(self) -> Tensor:
         """Returns the loss scale and the number of iterations since the last overflow."""

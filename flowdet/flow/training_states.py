@@ -137,11 +137,17 @@ class TrainingStates(ABC):
                 "ascending order of the blocks, each block once"
             )
         self._last_block = block
-        for sample in self._samples(self.state(block, z_1)):
+        for sample in self.samples(block, z_1):
             z1_hat = evaluate(sample)
         self._keep(block, z1_hat)
 
-    def _samples(self, state: FlowState) -> list[TrainingSample]:
+    def samples(self, block: int, z_1: Tensor | None = None) -> list[TrainingSample]:
+        """Returns the training samples of a block; for the arguments see `visit`.
+
+        Only interpolated states can be made without `visit`, for all blocks at once. The state of a
+        rollout depends on the estimates of previous blocks.
+        """
+        state = self.state(block, z_1)
         if not self.settings.learn_at_start or state is self.initial:
             return [TrainingSample(state)]
         return [

@@ -150,7 +150,7 @@ def test_names_of_the_rules_are_those_of_the_code():
     """The declaration is below the code that reads the keys, so it repeats some names."""
     from flowdet.data.custom.findings import ON_PROBLEM
     from flowdet.detection.box_transport.paths import PATHS
-    from flowdet.detection.detector import COUPLINGS
+    from flowdet.detection.detector import BLOCK_EXECUTIONS, COUPLINGS
     from flowdet.detection.heads import BOX_HEADS
     from flowdet.detection.set_detector import MATCHINGS
     from flowdet.engine.optimizer import OPTIMIZERS
@@ -165,6 +165,7 @@ def test_names_of_the_rules_are_those_of_the_code():
     for name, names in {
         "DATASETS.ON_PROBLEM": ON_PROBLEM,
         "MODEL.BOX_TRANSPORT.PATH": PATHS,
+        "MODEL.FLOW_DET.BLOCK_EXECUTION": BLOCK_EXECUTIONS,
         "MODEL.FLOW_DET.COUPLING": COUPLINGS,
         "MODEL.FLOW_DET.BOX_HEAD": BOX_HEADS,
         "MODEL.FLOW_DET.MATCHING": MATCHINGS,
