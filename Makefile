@@ -50,7 +50,7 @@ versions:  ## run all tests with the oldest Python and torch, then with the newe
 	$(MAKE) test PYTHON=python3.13 VENV=.venv-newest
 
 bench: $(SETUP)  ## measure speed and memory, also of other detectors (BENCH_OPTS="--quick")
-	$(BIN)/python -m pip install --quiet '.[bench]'
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/bench.py $(BENCH_OPTS)
 
 lint: $(SETUP)  ## check the style and the import contracts

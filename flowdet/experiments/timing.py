@@ -9,7 +9,10 @@ import torch
 
 
 def interleaved_seconds(
-    calls: Sequence[Callable[[], object]], rounds: int, warm_up: int
+    calls: Sequence[Callable[[], object]],
+    rounds: int,
+    warm_up: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[list[float]]:
     """Returns the seconds of each function in every round; in a round each function runs once.
 
@@ -18,14 +21,16 @@ def interleaved_seconds(
         rounds: the number of measured rounds.
         warm_up: the number of rounds before them. They are not measured, because the first rounds
             of a process are slower.
+        clock: the seconds so far. `time.process_time` counts the CPU seconds of this process, in
+            which other processes have little part; the time of a GPU is not in them.
     """
     seconds: list[list[float]] = [[] for _ in calls]
     for number in range(warm_up + rounds):
         for call, durations in zip(calls, seconds):
-            start = time.perf_counter()
+            start = clock()
             call()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if number >= warm_up:
-                durations.append(time.perf_counter() - start)
+                durations.append(clock() - start)
     return seconds

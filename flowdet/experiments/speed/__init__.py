@@ -6,4 +6,5 @@
 - `memory`: peak memory, each setting in a process of its own.
 - `comparison`: what is slower than in an earlier result file.
 - `tables`: the tables of docs/speed.md.
+- `cost_model`: predicts step time and memory from the number of blocks, queries and pixels.
 """

@@ -25,18 +25,20 @@ from flowdet.experiments.speed.training import training_call
 
 # The second step allocates while the optimizer has its state; a third adds nothing.
 STEPS = 2
+# what the processes have loaded when they start; this takes most of the time of a small setting
+PRELOADED = [__name__]
 
 
 def in_own_process(function: Callable, *args):
     """Calls a function in a new process and returns its result.
 
-    The process is forked from one that has loaded this module and nothing else.
+    The process is forked from one that has loaded `PRELOADED` and done nothing else.
 
     Raises:
         MemoryError: the process was killed, usually because memory ran out.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(PRELOADED)
     try:
         with ProcessPoolExecutor(1, context) as pool:
             return pool.submit(function, *args).result()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tabulate import tabulate
 
 _STATISTICS = ("mean", "std", "median", "low", "high", "n", "part")
+# the figure of the throughput, relative to the page
+FIGURE = "images/throughput.png"
 # the names of methods in the tables of docs/speed.md
 NAMES = {
     "flow_joint": "flow",
@@ -51,19 +52,20 @@ def speed_tables(rows: Sequence[dict]) -> dict[str, str]:
         "memory": _memory_table,
         "loader": _loader_table,
         "peers": _peers_table,
+        "throughput": lambda _: f"![images per second over batch and image size]({FIGURE})",
     }
     parts = {part: [row for row in rows if row["part"] == part] for part in makers}
     return {part: makers[part](chosen) for part, chosen in parts.items() if chosen}
 
 
-def with_tables(page: str, rows: Sequence[dict]) -> str:
-    """Replaces the tables in a page, each between `<!-- bench PART -->` and `<!-- end -->`.
+def with_tables(page: str, tables: Mapping[str, str]) -> str:
+    """Replaces the tables in a page, each between `<!-- bench NAME -->` and `<!-- end -->`.
 
     Raises:
         ValueError: the page has no place for a table.
     """
-    for part, table in speed_tables(rows).items():
-        start = f"<!-- bench {part} -->\n"
+    for name, table in tables.items():
+        start = f"<!-- bench {name} -->\n"
         before, found, after = page.partition(start)
         if not found or "<!-- end -->" not in after:
             raise ValueError(f"the page has no {start.strip()} and <!-- end --> after it")
@@ -71,12 +73,7 @@ def with_tables(page: str, rows: Sequence[dict]) -> str:
     return page
 
 
-def update_page(page: Path, rows: Sequence[dict]) -> None:
-    """Replaces the tables in a Markdown file, see `with_tables`."""
-    page.write_text(with_tables(page.read_text(), rows))
-
-
-def _table(lines: Iterable[Sequence[str]], headers: Sequence[str]) -> str:
+def markdown_table(lines: Iterable[Sequence[str]], headers: Sequence[str]) -> str:
     return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
 
 
@@ -95,7 +92,7 @@ def _wide(rows: Sequence[dict], line: Sequence[str], column: str, header: str) -
     values = sorted({row[column] for row in rows})
     lines = [[*map(str, key), *(cells.get(x, "-") for x in values)] for key, cells in table.items()]
     titles = [name.replace("_", " ") for name in line]
-    return _table(lines, [*titles, *(header.format(x) for x in values)])
+    return markdown_table(lines, [*titles, *(header.format(x) for x in values)])
 
 
 def _of(rows: Sequence[dict], *metrics: str) -> list[dict]:
@@ -140,4 +137,4 @@ def _peers_table(rows: list[dict]) -> str:
         "parameters",
         *(f"peak memory, batch {size}" for size in sizes),
     ]
-    return _table(lines, headers)
+    return markdown_table(lines, headers)

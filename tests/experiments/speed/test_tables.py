@@ -3,7 +3,7 @@
 import pytest
 
 from flowdet.experiments.speed.comparison import compare, read_rows
-from flowdet.experiments.speed.tables import value_text, with_tables
+from flowdet.experiments.speed.tables import speed_tables, value_text, with_tables
 
 
 def row(metric, median, low, high, **columns):
@@ -14,12 +14,13 @@ def row(metric, median, low, high, **columns):
 def test_a_table_replaces_the_one_before():
     rows = [row("inference_ratio_to_backbone", 1.5, 1.4, 1.6, batch_size=1, plan="default")]
     page = "a\n<!-- bench inference -->\n\nold\n\n<!-- end -->\nb\n"
-    new = with_tables(page, rows)
+    tables = speed_tables(rows)
+    new = with_tables(page, tables)
     assert "old" not in new and "1.5 (1.4 to 1.6)" in new
     assert new.startswith("a\n<!-- bench inference -->") and new.endswith("<!-- end -->\nb\n")
-    assert with_tables(new, rows) == new
+    assert with_tables(new, tables) == new
     with pytest.raises(ValueError, match="no <!-- bench inference -->"):
-        with_tables("a page without a place", rows)
+        with_tables("a page without a place", tables)
 
 
 def test_texts_of_values():

@@ -117,8 +117,10 @@ def test_peers_are_relative_to_flow(monkeypatch):
         # one matrix product
         assert row["median"] < 0.5
         for name in ("flow", "small"):
-            (peak,) = of(rows, method=name, metric="peak_resident_bytes", batch_size=size)
-            assert peak["mean"] > 2**20
+            peaks = [
+                row for row in of(rows, method=name, batch_size=size) if "peak" in row["metric"]
+            ]
+            assert len(peaks) == 1 and peaks[0]["mean"] > 2**20
 
 
 @pytest.mark.slow
