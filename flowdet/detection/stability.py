@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from flowdet.detection.boxes import paired_iou, to_corners
 
+# perturbations of an image that `BoxStability` re-runs at once
+_SAMPLES_PER_RUN = 8
+
 
 class Refinement(NamedTuple):
     """The query embeddings after the steps (or layers) of a detector.
@@ -71,7 +74,10 @@ class BoxStability(nn.Module):
         """
         before, boxes = refinement.last_input, to_corners(decode_boxes(refinement.z_1))
         std = before.std(dim=(1, 2), keepdim=True)
-        # one run for all perturbations: a block takes little longer for more queries
-        perturbed = before[:, None] + std[:, None] * self.noise
-        moved = to_corners(decode_boxes(refinement.rerun_last_step(perturbed)))
-        return paired_iou(moved, boxes[:, None]).mean(dim=1)
+        overlaps = []
+        # several perturbations in one run, but not so many that they need much memory
+        for noise in self.noise.split(_SAMPLES_PER_RUN):
+            perturbed = before[:, None] + std[:, None] * noise
+            moved = to_corners(decode_boxes(refinement.rerun_last_step(perturbed)))
+            overlaps.append(paired_iou(moved, boxes[:, None]))
+        return torch.cat(overlaps, dim=1).mean(dim=1)

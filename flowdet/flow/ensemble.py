@@ -73,7 +73,8 @@ class FlowEnsemble(nn.Module):
         if isinstance(features, PerBlockFeatures):
             features = features[block]
         elif isinstance(features, PreparedFeatures):
-            features = features.of(block, self.blocks[block], state)
+            rows = state.z.shape[0]
+            features = features.of(block, self.blocks[block], rows, state.copies)
         return self._evaluate(self.blocks[block], state, features)
 
     def predict_in_parallel(

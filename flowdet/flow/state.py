@@ -88,12 +88,12 @@ class PreparedFeatures:
         self.features = features
         self._prepared: dict[int, object] = {}
 
-    def of(self, index: int, block: nn.Module, state: FlowState) -> object:
-        """Returns what block number `index` gets for a state."""
+    def of(self, index: int, block: nn.Module, rows: int | torch.SymInt, copies: int) -> object:
+        """Returns what block number `index` gets; for the others see `features_for_copies`."""
         features = self.features
         features = features[index] if isinstance(features, PerBlockFeatures) else features
         if not hasattr(block, "prepare"):
-            return features_for_copies(block, features, state.z.shape[0], state.copies)
+            return features_for_copies(block, features, rows, copies)
         if index not in self._prepared:
             self._prepared[index] = block.prepare(features)
         return self._prepared[index]

@@ -144,6 +144,19 @@ def test_tokens_are_projected_once_per_block(mode, monkeypatch):
     assert calls == list(model.flow.blocks)
 
 
+def test_box_transport_projects_tokens_once_per_block(monkeypatch):
+    calls, prepare = [], TransformerFlowBlock.prepare
+    monkeypatch.setattr(
+        TransformerFlowBlock,
+        "prepare",
+        lambda block, tokens: calls.append(block) or prepare(block, tokens),
+    )
+    model = build("box transport").eval()
+    assert model.sampling.num_steps > 1
+    model(batch())
+    assert calls == list(model.blocks)
+
+
 @pytest.mark.parametrize(("states_train_features", "per_block"), [(True, 1), (False, 2)])
 def test_samples_of_a_training_step_share_the_tokens(states_train_features, per_block, monkeypatch):
     """With `LEARN_AT_START`, blocks after the first have two samples."""

@@ -31,6 +31,23 @@ def test_stability_is_the_mean_iou_with_perturbed_boxes():
     torch.testing.assert_close(constant, torch.ones(5, 2))
 
 
+def test_many_perturbations_run_in_several_parts():
+    """So memory does not grow with their number."""
+    stability, sizes = BoxStability(20, 0.5, (2, 4)), []
+    before = torch.randn(3, 2, 4)
+
+    def rerun(z):
+        sizes.append(z.shape[1])
+        return z
+
+    values = stability(Refinement([before], before, rerun), torch.sigmoid)
+    assert sum(sizes) == 20 and max(sizes) < 20
+    moved = before[:, None] + before.std(dim=(1, 2))[:, None, None, None] * stability.noise
+    boxes = to_corners(before.sigmoid())[:, None]
+    expected = paired_iou(to_corners(moved.sigmoid()), boxes).mean(dim=1)
+    torch.testing.assert_close(values, expected)
+
+
 def test_perturbations_are_independent_of_the_initial_noise():
     model = tiny_model(STABILITY_SAMPLES=2)
     z_0 = model.initial_noise(1)[0].flatten()

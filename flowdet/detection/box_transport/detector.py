@@ -28,7 +28,7 @@ from flowdet.detection.set_detector import SetDetector
 from flowdet.detection.stability import Refinement
 from flowdet.detection.targets import Targets
 from flowdet.detection.tokens import ImageTokens
-from flowdet.flow import TimeEmbedding, features_for_copies, training_noise, without_gradient
+from flowdet.flow import PreparedFeatures, TimeEmbedding, training_noise, without_gradient
 
 # The query embedding of a box does not decode to coordinates closer than this to 0 or 1, where the
 # sigmoid of the box head has no gradient.
@@ -110,24 +110,25 @@ class BoxTransportDetector(SetDetector):
         boxes = padded_boxes(targets, self.num_queries, self.scale)
         t = self.path.training_times(len(boxes), self.device)
         state = self.path.state(training_noise(boxes.shape, 1.0, self.device), boxes, t)
-        _, *layers = self.layers(self.scale.normalized(state), t, tokens)
+        _, *layers = self.layers(self.scale.normalized(state), t, PreparedFeatures(tokens))
         return layer_losses(self, layers, self.block_weights, targets)
 
-    def layers(self, boxes: Tensor, t: Tensor, tokens: ImageTokens) -> list[Tensor]:
+    def layers(self, boxes: Tensor, t: Tensor, features: PreparedFeatures) -> list[Tensor]:
         """Returns the query embeddings before the first block and after every block.
 
         Args:
             boxes: noisy boxes, [B, M, 4], normalized cxcywh.
             t: their times, [B].
-            tokens: image tokens.
+            features: image tokens, for any number of calls.
 
         Returns:
             T + 1 tensors [B, M, d].
         """
         z, time = self._embed(boxes), self.time_embedding(t)
         layers = [z]
-        for block in self.blocks:
-            z = z + block(z, time, tokens, None, self.query_position(boxes))
+        for k, block in enumerate(self.blocks):
+            own = features.of(k, block, z.shape[0], copies=1)
+            z = z + block(z, time, own, None, self.query_position(boxes))
             layers.append(z)
             boxes = self._boxes_to_read(z)
         return layers
@@ -142,24 +143,25 @@ class BoxTransportDetector(SetDetector):
         with without_gradient():
             return self.heads.boxes(z)
 
-    def predict(self, boxes: Tensor, t: float, tokens: ImageTokens) -> SamplingStep:
+    def predict(self, boxes: Tensor, t: float, features: PreparedFeatures) -> SamplingStep:
         """Runs the decoder on noisy boxes [B, M, 4], normalized cxcywh, at time t."""
         times = torch.full((len(boxes),), t, device=boxes.device)
-        *_, before, z = self.layers(boxes, times, tokens)
-        refinement = Refinement([z], before, self._last_block(times, tokens))
+        *_, before, z = self.layers(boxes, times, features)
+        refinement = Refinement([z], before, self._last_block(times, features))
         logits, pred_boxes = self.heads(z)
         scores = logits.softmax(dim=-1)[..., :-1].amax(dim=-1)
         return SamplingStep(boxes, refinement, pred_boxes, scores)
 
-    def _last_block(self, times: Tensor, tokens: ImageTokens) -> Callable[[Tensor], Tensor]:
+    def _last_block(self, times: Tensor, features: PreparedFeatures) -> Callable[[Tensor], Tensor]:
         """Returns the function that maps embeddings [B, S, M, d] to those after the last block."""
 
         def rerun(z: Tensor) -> Tensor:
             rows = z.flatten(0, 1)
             time = self.time_embedding(times.repeat_interleave(z.shape[1]))
             position = self.query_position(self._boxes_to_read(rows))
-            features = features_for_copies(self.blocks[-1], tokens, len(rows), z.shape[1])
-            return z + self.blocks[-1](rows, time, features, None, position).view_as(z)
+            last = len(self.blocks) - 1
+            own = features.of(last, self.blocks[last], len(rows), copies=z.shape[1])
+            return z + self.blocks[last](rows, time, own, None, position).view_as(z)
 
         return rerun
 
@@ -168,9 +170,9 @@ class BoxTransportDetector(SetDetector):
         draw = noise_source(
             self.sampling.noise_seed, len(tokens.tokens), self.num_queries, self.device
         )
-        state, steps = draw(), []
+        state, steps, features = draw(), [], PreparedFeatures(tokens)
         for t, t_next in pairwise(self.sampling.times):
-            step = self.predict(self.scale.normalized(state), t, tokens)
+            step = self.predict(self.scale.normalized(state), t, features)
             steps.append(step)
             state = self.path.step(state, self.scale.scaled(step.pred_boxes), t, t_next, draw())
             random = self.path.state(

@@ -7,6 +7,7 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
+from flowdet.flow import PreparedFeatures
 from flowdet.visualization.box_trajectory import box_trajectory
 from tests.detection.box_transport.tiny import BOX_PATHS, tiny_box_model
 from tests.detection.test_detector import (
@@ -92,10 +93,10 @@ def test_boxes_between_layers_pass_no_gradient(model):
     """The second block reads the image at a box that is constant for the first block."""
     tokens = model.encode(batch())
     boxes = torch.rand(2, 6, 4)
-    layers = model.layers(boxes, torch.full((2,), 0.5), tokens)
+    layers = model.layers(boxes, torch.full((2,), 0.5), PreparedFeatures(tokens))
     positions = []
     model.query_position.register_forward_pre_hook(lambda _, inputs: positions.append(*inputs))
-    model.layers(boxes, torch.full((2,), 0.5), tokens)
+    model.layers(boxes, torch.full((2,), 0.5), PreparedFeatures(tokens))
     assert len(positions) == 3 and not any(x.requires_grad for x in positions)
     expected = model.heads.boxes(layers[1])
     torch.testing.assert_close(positions[1], expected, atol=1e-5, rtol=0)
@@ -107,13 +108,13 @@ def test_boxes_between_layers_pass_no_gradient(model):
 def test_a_query_starts_at_the_embedding_of_its_box():
     model = tiny_box_model(BOX_HEAD="linear")
     boxes = torch.rand(2, 6, 4) * 0.9 + 0.05
-    start, *_ = model.layers(boxes, torch.zeros(2), model.encode(batch()))
+    start, *_ = model.layers(boxes, torch.zeros(2), PreparedFeatures(model.encode(batch())))
     torch.testing.assert_close(model.heads.boxes(start), boxes, atol=1e-4, rtol=0)
 
 
 def test_permuted_queries_give_permuted_results(model):
     model.eval()
-    tokens, order = model.encode(batch()), torch.tensor([3, 0, 5, 1, 4, 2])
+    tokens, order = PreparedFeatures(model.encode(batch())), torch.tensor([3, 0, 5, 1, 4, 2])
     boxes = torch.rand(2, 6, 4)
     step, permuted = (model.predict(x, 0.25, tokens) for x in (boxes, boxes[:, order]))
     torch.testing.assert_close(permuted.pred_boxes, step.pred_boxes[:, order], atol=1e-4, rtol=0)
@@ -122,7 +123,9 @@ def test_permuted_queries_give_permuted_results(model):
 
 def test_the_decoder_uses_the_time(model):
     tokens, boxes = model.encode(batch()), torch.rand(2, 6, 4)
-    early, late = (model.layers(boxes, torch.full((2,), t), tokens)[-1] for t in (0.1, 0.9))
+    early, late = (
+        model.layers(boxes, torch.full((2,), t), PreparedFeatures(tokens))[-1] for t in (0.1, 0.9)
+    )
     assert (early - late).abs().max() > 1e-3
 
 
