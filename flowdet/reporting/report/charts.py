@@ -141,7 +141,13 @@ def _thinned(points: np.ndarray) -> np.ndarray:
     return np.stack([part.mean(axis=1) for part in np.array_split(points, MAX_POINTS, axis=1)], 1)
 
 
-def line_svg(points: dict[str, np.ndarray], unit: str, name: str, y_label: str = "") -> Markup:
+def line_svg(
+    points: dict[str, np.ndarray],
+    unit: str,
+    name: str,
+    y_label: str = "",
+    y_limits: tuple[float, float] | None = None,
+) -> Markup:
     """Draws a line chart as SVG for embedding in a page, whose text color and font it takes.
 
     Args:
@@ -149,14 +155,21 @@ def line_svg(points: dict[str, np.ndarray], unit: str, name: str, y_label: str =
         unit: the label of the x axis, such as `epoch`.
         name: the name of the figure, which must be unique in the page.
         y_label: the label of the y axis; "" for none.
+        y_limits: the range of the y axis; None for that of the points.
     """
     buffer = io.StringIO()
     with rc_context(_TEXT_COLOR_SETTINGS | {"svg.fonttype": "none", "svg.hashsalt": name}):
-        _line_figure(points, unit, y_label).savefig(buffer, format="svg", transparent=True)
+        figure = _line_figure(points, unit, y_label, y_limits)
+        figure.savefig(buffer, format="svg", transparent=True)
     return _cleaned(buffer.getvalue(), name)
 
 
-def _line_figure(points: dict[str, np.ndarray], unit: str, y_label: str) -> Figure:
+def _line_figure(
+    points: dict[str, np.ndarray],
+    unit: str,
+    y_label: str,
+    y_limits: tuple[float, float] | None,
+) -> Figure:
     # in inches; the height depends on the legend, which has two columns
     height = 2.7 + 0.17 * math.ceil(len(points) / 2)
     figure = Figure(figsize=(4.6, height), layout="constrained")
@@ -165,7 +178,7 @@ def _line_figure(points: dict[str, np.ndarray], unit: str, y_label: str) -> Figu
     for (label, (x, y)), (color, style) in zip(points.items(), itertools.cycle(looks)):
         marker = "o" if len(x) < 15 else ""
         axes.plot(x, y, color=color, linestyle=style, marker=marker, markersize=3, label=label)
-    axes.set(xlabel=unit, ylabel=y_label)
+    axes.set(xlabel=unit, ylabel=y_label, ylim=y_limits)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=(1, 2, 5, 10)))
     axes.grid(alpha=0.25, color=_TEXT_COLOR)
     axes.spines[["top", "right"]].set_visible(False)

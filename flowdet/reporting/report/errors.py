@@ -171,6 +171,10 @@ def shown_curves(analysis: ErrorAnalysis) -> list[int]:
     return sorted(classes, key=lambda i: -analysis.curves[i].ap)[-CURVES:]
 
 
+# the y axis of a share, with room for a line along an edge
+_SHARES = (-0.03, 1.03)
+
+
 def curve_charts(analysis: ErrorAnalysis, classes: list[int]) -> list[Chart]:
     """Draws the precision-recall curves of classes."""
     charts = []
@@ -183,7 +187,7 @@ def curve_charts(analysis: ErrorAnalysis, classes: list[int]) -> list[Chart]:
         part = f", part {first // CURVES_PER_CHART + 1}" if len(classes) > CURVES_PER_CHART else ""
         title = f"Precision by recall{part}"
         aps = ", ".join(f"{curve.name} {percent(curve.ap)}" for curve in curves)
-        svg = line_svg(lines, "recall", f"pr{first}", "precision")
+        svg = line_svg(lines, "recall", f"pr{first}", "precision", _SHARES)
         charts.append(Chart(title, f"{title}. Average precision: {aps}.", svg))
     return charts
 
@@ -198,7 +202,7 @@ def calibration_charts(analysis: ErrorAnalysis) -> list[Chart]:
     if not lines:
         return []
     lines["perfectly calibrated"] = np.array([[0.0, 1.0], [0.0, 1.0]])
-    svg = line_svg(lines, "score", "calibration", "precision")
+    svg = line_svg(lines, "score", "calibration", "precision", _SHARES)
     errors = ", ".join(f"{n} {percent(v.error)}" for n, v in analysis.calibration.items())
     title = "Precision by score"
     return [Chart(title, f"{title}. Expected calibration error in percent: {errors}.", svg)]
