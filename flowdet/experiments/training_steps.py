@@ -65,8 +65,9 @@ class ShortTraining:
 def synthetic_batch(cfg: CfgNode, batch_size: int) -> list[dict]:
     """Returns noise images in the format of the training loaders.
 
-    Each has two objects for detectors, and one of two labels for classifiers. The images have the
-    size `INPUT.FIXED_SIZE`, or 256x256 pixels if it is not set.
+    Each has two objects for detectors, and one of two labels for classifiers; with
+    INPUT.SECOND_VIEW also a second view `image2`. The images have the size `INPUT.FIXED_SIZE`, or
+    256x256 pixels if it is not set.
     """
     height, width = cfg.INPUT.FIXED_SIZE if all(cfg.INPUT.FIXED_SIZE) else (256, 256)
     generator = torch.Generator().manual_seed(0)
@@ -76,9 +77,12 @@ def synthetic_batch(cfg: CfgNode, batch_size: int) -> list[dict]:
         boxes = torch.tensor([[0.1, 0.1, 0.5, 0.6], [0.4, 0.3, 0.9, 0.8]])
         instances.gt_boxes = Boxes(boxes * torch.tensor([width, height, width, height]))
         instances.gt_classes = torch.zeros(2, dtype=torch.long)
-        image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
         targets = {"instances": instances, "label": number % 2}
-        batch.append({"image": image, "image_id": f"synthetic_{number}", **targets})
+        views = {
+            name: torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
+            for name in (("image", "image2") if cfg.INPUT.SECOND_VIEW else ("image",))
+        }
+        batch.append({"image_id": f"synthetic_{number}", **views, **targets})
     return batch
 
 

@@ -10,6 +10,7 @@ from flowdet.experiments.training_steps import (
     without_feature_cache,
 )
 from tests.detection.tiny import batch, tiny_cfg, tiny_model
+from tests.flowcls.tiny import tiny_cfg as classifier_cfg
 
 
 def test_synthetic_batch_is_what_a_detector_trains_on():
@@ -27,6 +28,14 @@ def test_synthetic_batch_is_what_a_detector_trains_on():
     assert total_loss(tiny_model().train(), images) > 0
     cfg.INPUT.FIXED_SIZE = [0, 0]
     assert synthetic_batch(cfg, 1)[0]["image"].shape == (3, 256, 256)
+
+
+def test_synthetic_batch_has_a_second_view_for_configs_that_train_on_two():
+    cfg = classifier_cfg("baselines/cifar10_cff_cnn")
+    one, other = synthetic_batch(cfg, 2)
+    assert one["image2"].shape == one["image"].shape
+    assert not torch.equal(one["image2"], one["image"])
+    assert "image2" not in synthetic_batch(classifier_cfg(), 1)[0]
 
 
 def test_total_loss_is_the_sum_of_the_losses():
