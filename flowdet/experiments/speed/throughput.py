@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from detectron2.config import CfgNode
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from flowdet.experiments.speed.inference import backbone_call, with_plan
 from flowdet.experiments.speed.setup import build_detector, spread, with_size
@@ -64,6 +65,8 @@ def throughput_figure(rows: Sequence[dict]) -> Figure:
         axes.set(xscale="log", yscale="log", ylabel="images per second")
         axes.set_xticks(sorted({row[column] for row in chosen}), minor=False)
         axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
