@@ -139,6 +139,65 @@ def test_collaboration_uses_the_goodness_of_this_batch():
         assert actual.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("method", ["ff", "symba", "collab"])
+def test_loss_is_small_for_a_high_goodness_of_images_with_their_own_label(method):
+    model = tiny_model(f"baselines/digits_{method}_cnn").train()
+    pixels, labels = model.images_of(images()), model.labels_of(images())
+    torch.manual_seed(0)
+    samples, loss = model.layer_losses(pixels, labels, torch.zeros(4, 4))
+    written = [model.overlay(pixels, torch.full((4,), k)) for k in range(4)]
+    # every image is twice among the samples: once with its own label, once with another
+    found = [
+        [k for k in range(4) if torch.equal(sample, written[k][i % 4])]
+        for i, sample in enumerate(samples)
+    ]
+    own = torch.tensor([label == [i % 4] for i, label in enumerate(found)])
+    assert all(len(label) == 1 for label in found) and own.sum() == 4
+    good, bad = (loss(1, 3.0 * y[:, None].float())["loss_goodness"] for y in (own, ~own))
+    assert good < 0.7 * bad
+
+
+@pytest.mark.parametrize("net", ["cnn", "vit"])
+@pytest.mark.parametrize("method", ["ff", "symba", "collab"])
+def test_length_of_an_output_has_no_effect_on_the_next_layer(method, net):
+    model = tiny_model(f"baselines/digits_{method}_{net}").eval()
+    pixels = model.images_of(images(2))
+    lengths = torch.tensor([0.25, 4.0])
+    with torch.no_grad():
+        first = model.run_layer(0, pixels)
+        scaled = lengths.view(-1, *[1] * (first.dim() - 1)) * first
+        expected = model.run_layer(1, first)
+        torch.testing.assert_close(model.run_layer(1, scaled), expected, rtol=1e-4, atol=1e-4)
+        # images are not normalized
+        other = model.run_layer(0, 4 * pixels)
+    assert (other - first).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("method", ["ff", "collab"])
+@pytest.mark.parametrize("training", [True, False])
+def test_read_out_gets_images_with_the_neutral_code(method, training, monkeypatch):
+    model = keyed_model(f"baselines/digits_{method}_cnn", LABEL="pixels").train(training)
+    pixels = model.images_of(images(2))
+    seen, run = [], model.backbone.stage
+
+    def stage(index, x):
+        if index == 0:
+            seen.append(x)
+        return run(index, x)
+
+    monkeypatch.setattr(model.backbone, "stage", stage)
+    model.readout_logits(pixels)
+    model.eval().layer_features(images(2))
+    # the first 4 pixels have a quarter of the way from black to white
+    black, white = model.overlay.black, model.overlay.white
+    for x in seen:
+        code, rest = x.flatten(2).split([4, 32 * 32 - 4], dim=2)
+        gray = (0.75 * black + 0.25 * white).flatten(1).expand_as(code)
+        torch.testing.assert_close(code, gray, rtol=0, atol=1e-4)
+        assert torch.equal(rest, pixels.flatten(2)[..., 4:])
+    assert len(seen) == 2
+
+
 @pytest.mark.parametrize(("method", "layers"), [("ff", [1, 2]), ("collab", [0, 1, 2])])
 def test_label_goodness_is_the_sum_over_the_layers(method, layers):
     """The first layer counts only if the losses of the others contain its goodness."""

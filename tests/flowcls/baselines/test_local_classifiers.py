@@ -93,6 +93,23 @@ def test_read_out_passes_no_gradient_to_the_layers(file):
 
 
 @pytest.mark.parametrize("file", ALL_FILES)
+def test_read_out_gets_the_layers_that_the_method_states(file):
+    """Forward-Forward: all layers but the first; the others: the last one."""
+    model = model_of(file)
+    shapes = [(2, 4, 8, 8), (2, 6, 8, 8), (2, 8, 8, 8)] if "cnn" in file else [(2, 16, 16)] * 3
+    outputs = dict(zip(model.layer_names, map(torch.zeros, shapes), strict=True))
+    before = model.readout_features(outputs)
+    used = []
+    for index, (name, x) in enumerate(outputs.items()):
+        after = model.readout_features({**outputs, name: x + 1})
+        if not torch.equal(after, before):
+            used.append(index)
+    forward_forward = any(f"digits_{method}_" in file for method in ("ff", "symba", "collab"))
+    assert used == ([1, 2] if forward_forward else [2])
+    assert before.shape[1] == model.readout.classifier.in_features
+
+
+@pytest.mark.parametrize("file", ALL_FILES)
 def test_predictions_and_features_do_not_depend_on_labels(file):
     model = model_of(file).eval()
     assert_labels_have_no_effect(model)

@@ -223,7 +223,14 @@ def test_discrete_inference_by_hand():
     process = DiscreteTime([0.0, 0.5, 0.8])
     noise = torch.tensor([[[9.0], [1.0], [2.0]]])
     predictions = torch.tensor([[[1.0]], [[3.0]]])
-    first, second = process.states(lambda block, z, t: predictions[block], noise)
+    seen = []
+
+    def predict(block, z, t):
+        seen.append((block, z.item()))
+        return predictions[block]
+
+    first, second = process.states(predict, noise)
+    assert seen == [(0, 9.0), (1, first.item())]
     # z_0 = 9 has no weight
     z_1 = math.sqrt(0.5) * 1 + math.sqrt(0.5) * 1
     assert first.item() == pytest.approx(z_1, rel=1e-4)

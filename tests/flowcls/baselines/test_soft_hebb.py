@@ -223,6 +223,19 @@ def test_stages_have_the_keys_of_their_layer():
     assert [stage.settings.learning_rate for stage in stages] == [0.2] * 3
 
 
+def test_pooling_by_hand():
+    """The maximum of overlapping 4x4 windows; in the last stage the mean of 2x2 windows."""
+    stages = keyed_model(POWERS=[1.0]).backbone.stages
+    maximum, mean = [[4.0, 4.0], [4.0, 4.0]], [[1.0, 0.0], [0.0, 0.0]]
+    for stage, channels, expected in zip(stages, (4, 6, 8), (maximum, maximum, mean), strict=True):
+        u = torch.zeros(1, channels, 4, 4)
+        # minus the mean over the channels, it is 4; it lies in all four 4x4 windows
+        u[0, 0, 1, 1] = 4 * channels / (channels - 1)
+        output = stage.output(u)[0]
+        torch.testing.assert_close(output[0], torch.tensor(expected), rtol=0, atol=1e-4)
+        assert not output[1:].any()
+
+
 def test_initial_norm():
     torch.manual_seed(0)
     stage = HebbianStage(32, 64, HebbianSettings(3, 0.1, 0.5, 1.0, 1.0, 7.0), nn.Identity())

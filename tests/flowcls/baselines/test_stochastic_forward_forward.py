@@ -49,6 +49,20 @@ def test_loss_by_hand():
     assert losses["loss_diversity"].item() == pytest.approx(-0.25 * 9 / 7, rel=1e-4)
 
 
+def test_copies_of_one_image_are_compressed_and_the_images_are_spread():
+    """Image b has values in color channel b only: its copies lie on a line, the images do not."""
+    weights = ("MODEL.SFF.COMPRESSION_WEIGHT", 1.0, "MODEL.SFF.DIVERSITY_WEIGHT", 1.0)
+    model = tiny_model(FILE, "MODEL.SFF.SAMPLES", 4, *weights).train()
+    pixels = torch.eye(3)[:, :, None, None].expand(3, 3, 32, 32)
+    model.projection0 = torch.eye(3)
+    torch.manual_seed(0)
+    inputs, loss = model.layer_losses(pixels, torch.zeros(3).long(), torch.zeros(3, 4))
+    losses = loss(0, inputs.mean(dim=(2, 3), keepdim=True))
+    assert losses["loss_compression"].item() == pytest.approx(1, rel=1e-4)
+    # the share of the pixels that the noise keeps differs a little
+    assert losses["loss_diversity"].item() == pytest.approx(-3, rel=0.02)
+
+
 def test_projections_are_orthogonal_and_no_wider_than_the_layers():
     model = tiny_model(FILE, "MODEL.SFF.PROJECTION_DIMS", [30, 3])
     # layers of 4, 6 and 8 channels; the last dimension is that of all further layers

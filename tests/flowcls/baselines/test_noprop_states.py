@@ -1,0 +1,98 @@
+"""NoProp: the states and times that networks and read-out get, in training and at inference."""
+
+import math
+
+import pytest
+import torch
+
+from flowdet.flowcls.baselines.noprop import ContinuousTime, DiscreteTime, FlowMatching
+
+TARGET = torch.tensor([[3.0, 0.0], [0.0, -2.0]])
+# abar is 0.36 at the start and 0.64 at the end
+LOG_SNR = (math.log(9 / 16), math.log(16 / 9))
+
+
+class Recorder:
+    """Keeps the states and times that a network gets; its output is 0 or a constant."""
+
+    def __init__(self, output=0.0):
+        self.output = output
+        self.blocks, self.states, self.times = [], [], []
+
+    def __call__(self, block, z, t):
+        self.blocks.append(block)
+        self.states.append(z)
+        self.times.append(t.tolist())
+        return self.output + torch.zeros_like(z)
+
+
+def noise_of_ones(monkeypatch):
+    module = "flowdet.flowcls.baselines.noprop"
+    monkeypatch.setattr(f"{module}.training_noise", lambda shape, scale, _: torch.ones(shape))
+
+
+def times(monkeypatch, *values):
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.tensor(values))
+
+
+def test_block_t_learns_from_the_state_before_it(monkeypatch):
+    """Block t gets z_{t-1}: block 1 pure noise. With noise 1, z = sqrt(abar) u + sqrt(1 - abar)."""
+    noise_of_ones(monkeypatch)
+    process, network = DiscreteTime([0.0, 0.36, 0.64]), Recorder()
+    for block in (0, 1):
+        process.block_loss(block, network, TARGET, torch.sum)
+    assert network.blocks == [0, 1]
+    torch.testing.assert_close(network.states[0], torch.ones(2, 2))
+    torch.testing.assert_close(network.states[1], 0.6 * TARGET + 0.8)
+
+
+@pytest.mark.parametrize(
+    "process",
+    [DiscreteTime([0.0, 0.36, 0.64]), ContinuousTime(LOG_SNR, 5)],
+    ids=["dt", "ct"],
+)
+def test_read_out_learns_from_the_noisy_last_state(process, monkeypatch):
+    """abar is 0.64 at the end of both: z = 0.8 u + 0.6."""
+    noise_of_ones(monkeypatch)
+    seen = []
+    process.shared_losses(TARGET, lambda z: seen.append(z) or z.sum())
+    (z,) = seen
+    torch.testing.assert_close(z, 0.8 * TARGET + 0.6)
+
+
+def test_continuous_training_gets_the_noise_level_of_its_time(monkeypatch):
+    """abar is 0.36 at t = 0 and 0.64 at t = 1."""
+    noise_of_ones(monkeypatch)
+    times(monkeypatch, 0.0, 1.0)
+    network = Recorder()
+    process = ContinuousTime(LOG_SNR, 5)
+    process.block_loss(0, network, TARGET, torch.sum)
+    expected = torch.stack([0.6 * TARGET[0] + 0.8, 0.8 * TARGET[1] + 0.6])
+    torch.testing.assert_close(network.states[0], expected)
+    assert network.times == [[0.0, 1.0]]
+
+
+def test_continuous_inference_gets_the_time_of_its_noise_level():
+    """With uhat = u, a state at t is sqrt(abar(t)) u + sqrt(1 - abar(t)) noise, as in training."""
+    process, noise = ContinuousTime(LOG_SNR, 4), torch.ones(1, 2)
+    u = torch.tensor([[3.0, 0.0]])
+    network = Recorder(u)
+    process.states(network, (0.6 * u + 0.8 * noise)[:, None])
+    assert network.times == [[0.0], [0.25], [0.5], [0.75]]
+    for z, t in zip(network.states, network.times, strict=True):
+        alpha_bar = process.alpha_bar(torch.tensor(t))
+        torch.testing.assert_close(z, alpha_bar.sqrt() * u + (1 - alpha_bar).sqrt() * noise)
+    # more signal and less noise at a later time
+    distances = [(z - u).norm().item() for z in network.states]
+    assert distances == sorted(distances, reverse=True)
+
+
+def test_flow_matching_training_gets_the_state_of_its_time(monkeypatch):
+    """z_t = (1 - t) z_0 + t u with z_0 = 1."""
+    noise_of_ones(monkeypatch)
+    times(monkeypatch, 0.25, 0.75)
+    network = Recorder()
+    FlowMatching(4).block_loss(0, network, TARGET, torch.sum)
+    expected = torch.stack([0.75 + 0.25 * TARGET[0], 0.25 + 0.75 * TARGET[1]])
+    torch.testing.assert_close(network.states[0], expected)
+    assert network.times == [[0.25, 0.75]]
