@@ -129,7 +129,7 @@ def test_every_peer_runs(name):
     if "detr" in name:
         pytest.importorskip("transformers")
     model, detect = peers.build_peer(name, "cpu")
-    batch = [{"image": torch.zeros(3, 64, 64, dtype=torch.uint8)}] * 2
+    batch = [{"image": torch.zeros(3, 128, 128, dtype=torch.uint8)}] * 2
     with torch.no_grad():
         result = detect(batch)
     count = len(result) if isinstance(result, list) else len(result.logits)
