@@ -113,6 +113,16 @@ def increasing(rule: Rule, unit: str) -> Rule:
     return Rule(f"a list of increasing numbers of {unit}, each {rule.text}", accepts)
 
 
+def increasing_pair(rule: Rule) -> Rule:
+    """The value is two numbers that fulfill a rule, of which the second is larger."""
+
+    def accepts(values: Iterable) -> bool:
+        values = list(values)
+        return len(values) == 2 and all(map(rule.accepts, values)) and values[0] < values[1]
+
+    return Rule(f"2 values, each {rule.text}, of which the second is larger", accepts)
+
+
 def _is_number(x: object) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
 

@@ -83,6 +83,7 @@ INVALID = [
     ("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "", "smooth_l1, giou, diou, ciou"),
     ("MODEL.FLOW_CLS.TOPOLOGY", "tree", "parallel, sequential"),
     ("MODEL.FLOW_CLS.EVAL_STEPS", "[0]", "at least 1"),
+    ("MODEL.NOPROP.LOG_SNR", "[5, -5]", "each from -20 to 20, of which the second is larger"),
     ("DATASETS.ON_PROBLEM", "ignore", "one of stop, skip"),
     ("DATASETS.HOLD_OUT", "1.0", "from 0 to below 1"),
     ("DATASETS.HOLD_OUT", "-0.1", "from 0 to below 1"),

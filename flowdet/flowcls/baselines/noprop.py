@@ -448,20 +448,11 @@ class NoPropClassifier(Classifier):
 
 
 def build_process(node: CfgNode) -> Process:
-    """Builds the variant of `MODEL.NOPROP`.
-
-    Raises:
-        ValueError: `LOG_SNR` is not increasing.
-    """
-    low, high = node.LOG_SNR
-    if not low < high:
-        raise ValueError(
-            f"MODEL.NOPROP.LOG_SNR must increase from t = 0 to t = 1, got {[low, high]}"
-        )
+    """Builds the variant of `MODEL.NOPROP`."""
     if node.VARIANT == "dt":
         return DiscreteTime(cosine_schedule(node.NUM_BLOCKS))
     if node.VARIANT == "ct":
-        return ContinuousTime((low, high), node.NUM_STEPS)
+        return ContinuousTime(node.LOG_SNR, node.NUM_STEPS)
     return FlowMatching(node.NUM_STEPS)
 
 

@@ -338,7 +338,7 @@ def test_prediction_is_the_mean_of_the_embeddings():
         ("HIDDEN_DIM", 7, "HIDDEN_DIM is 7, but must be even and above 0"),
         ("ETA", 0.0, "ETA is 0.0, but must be above 0"),
         ("LOG_SNR", [1.0], r"LOG_SNR is \[1.0\], but must be 2 values"),
-        ("LOG_SNR", [2.0, 2.0], r"LOG_SNR must increase from t = 0 to t = 1, got \[2.0, 2.0\]"),
+        ("LOG_SNR", [2.0, 2.0], r"LOG_SNR is \[2.0, 2.0\], but must be 2 values"),
         ("NUM_STEPS", 0, "NUM_STEPS is 0, but must be at least 1"),
     ],
 )
