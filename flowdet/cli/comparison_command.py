@@ -62,25 +62,35 @@ def check_overrides(overrides: Sequence[str], options: Mapping[str, str]) -> Non
 def train_and_report(plan: Callable[[], Comparison], report: Callable[[Comparison], None]) -> None:
     """Plans the runs, trains those that are not done, and reports.
 
-    An error of the user, an interruption or a failed run ends the program with a one-line message
-    and a nonzero status.
+    An error of the user or a failed run ends the program with a one-line message and a nonzero
+    status, Ctrl-C and SIGTERM with status 130 and the command that continues.
     """
-    from flowdet.engine import keep_freed_memory
-
     # with this handler SIGTERM also stops the training process
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    keep_freed_memory()
-    with user_errors():
-        comparison = plan()
     try:
-        comparison.train()
+        comparison = _train_and_report(plan, report)
     except KeyboardInterrupt:
-        sys.exit("stopped: run the same command again to continue")
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    report(comparison)
+        print(f"\nStopped. To continue, run again: {typed_command()}", file=sys.stderr)
+        sys.exit(130)
     if comparison.failed:
         sys.exit(f"{len(comparison.failed)} of {len(comparison.runs)} runs have failed")
+
+
+def _train_and_report(
+    plan: Callable[[], Comparison], report: Callable[[Comparison], None]
+) -> Comparison:
+    """Does what `train_and_report` does, but leaves Ctrl-C and failed runs to the caller."""
+    from flowdet.engine import keep_freed_memory
+
+    keep_freed_memory()
+    with user_errors(interrupts=False):
+        comparison = plan()
+    with user_errors((OSError, ValueError), interrupts=False):
+        comparison.train()
+    # another error than that of a file is not the user's
+    with user_errors((OSError,), interrupts=False):
+        report(comparison)
+    return comparison
 
 
 def save_table(

@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from flowdet.cli.common import command_parser
+from flowdet.cli.common import command_parser, user_errors
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     from flowdet.data.detection.digits import make_digits
 
     args.output = args.output or datasets_root() / "digits"
-    try:
+    with user_errors():
         made = make_digits(
             args.output,
             num_train=args.train,
@@ -46,8 +46,6 @@ def main(argv: list[str] | None = None) -> None:
             seed=args.seed,
             force=args.force,
         )
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
     counts = f"{args.train} training and {args.test} test images"
     print(f"{args.output}: {'wrote' if made else 'already holds these'} {counts}")
 

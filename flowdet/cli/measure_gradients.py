@@ -100,16 +100,16 @@ def main(argv: list[str] | None = None) -> None:
         per_iteration = sum(variant.MODEL.FLOW_DET.NUM_BLOCKS + 1 for _, variant in variants)
         total = per_iteration * len(set(args.iterations))
         rows = list(tqdm(measurements, total=total, desc="measured", unit=" values"))
-    print_table(rows)
-    save_measurement(
-        args.output,
-        "gradient_variance",
-        rows,
-        variance_figure(rows),
-        config=args.config_file,
-        seeds=[max(cfg.SEED, 0)],
-        settings=changed_keys(cfg),
-    )
+        print_table(rows)
+        save_measurement(
+            args.output,
+            "gradient_variance",
+            rows,
+            variance_figure(rows),
+            config=args.config_file,
+            seeds=[max(cfg.SEED, 0)],
+            settings=changed_keys(cfg),
+        )
 
 
 if __name__ == "__main__":

@@ -90,20 +90,22 @@ def main(argv: list[str] | None = None) -> None:
         measurements = leak_rows(cfg, args.batches, args.iterations, args.times)
         total = len(set(args.iterations)) * len(args.times) * len(METRICS)
         rows = list(tqdm(measurements, total=total, desc="measured", unit=" values"))
-    table: dict[tuple, list] = {}
-    for row in rows:
-        table.setdefault((row["iterations"], row["t"]), []).append(row["mean"])
-    lines = [[*key, *values] for key, values in table.items()]
-    print(tabulate(lines, ["iterations", "t", *METRICS.values()], floatfmt=("", "", *[".3g"] * 3)))
-    save_measurement(
-        args.output,
-        "leak",
-        rows,
-        leak_figure(rows),
-        config=args.config_file,
-        seeds=[max(cfg.SEED, 0)],
-        settings=changed_keys(cfg),
-    )
+        table: dict[tuple, list] = {}
+        for row in rows:
+            table.setdefault((row["iterations"], row["t"]), []).append(row["mean"])
+        lines = [[*key, *values] for key, values in table.items()]
+        print(
+            tabulate(lines, ["iterations", "t", *METRICS.values()], floatfmt=("", "", *[".3g"] * 3))
+        )
+        save_measurement(
+            args.output,
+            "leak",
+            rows,
+            leak_figure(rows),
+            config=args.config_file,
+            seeds=[max(cfg.SEED, 0)],
+            settings=changed_keys(cfg),
+        )
 
 
 if __name__ == "__main__":

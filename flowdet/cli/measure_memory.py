@@ -92,18 +92,18 @@ def main(argv: list[str] | None = None) -> None:
             for row in measurements:
                 rows.append(row)
                 bar.update(row["metric"] == "activation_bytes")
-    slopes = slope_rows(rows)
-    for metric in ("activation_bytes", "peak_bytes"):
-        print_table(rows, slopes, metric)
-    save_measurement(
-        args.output,
-        "memory",
-        rows + slopes,
-        memory_figure(rows),
-        config=args.config_file,
-        seeds=[max(cfg.SEED, 0)],
-        settings=changed_keys(cfg),
-    )
+        slopes = slope_rows(rows)
+        for metric in ("activation_bytes", "peak_bytes"):
+            print_table(rows, slopes, metric)
+        save_measurement(
+            args.output,
+            "memory",
+            rows + slopes,
+            memory_figure(rows),
+            config=args.config_file,
+            seeds=[max(cfg.SEED, 0)],
+            settings=changed_keys(cfg),
+        )
 
 
 if __name__ == "__main__":

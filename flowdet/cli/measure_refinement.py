@@ -87,17 +87,17 @@ def main(argv: list[str] | None = None) -> None:
             rows_by_run.append(refinement_rows(cfg, model, plans, metrics, not args.plans))
             seeds.append(max(cfg.SEED, 0))
         rows = mean_over_runs(rows_by_run)
-    for metric in metrics:
-        print_table(rows, metric)
-    save_measurement(
-        args.output,
-        "refinement",
-        rows,
-        refinement_figure(rows, metrics[0]),
-        config=str(args.run[0] / "config.yaml"),
-        seeds=seeds,
-        settings=changed_keys(cfg),
-    )
+        for metric in metrics:
+            print_table(rows, metric)
+        save_measurement(
+            args.output,
+            "refinement",
+            rows,
+            refinement_figure(rows, metrics[0]),
+            config=str(args.run[0] / "config.yaml"),
+            seeds=seeds,
+            settings=changed_keys(cfg),
+        )
 
 
 if __name__ == "__main__":

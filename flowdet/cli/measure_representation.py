@@ -126,17 +126,17 @@ def main(argv: list[str] | None = None) -> None:
         if args.untrained:
             groups |= represent_untrained(folders, args.opts, limits)
         rows = layer_rows(groups) + cka_rows(groups)
-    print_tables(rows)
-    runs = [run for group in groups.values() for run in group]
-    save_measurement(
-        args.output,
-        "representation",
-        rows,
-        representation_figure(rows),
-        config=", ".join(str(folder / "config.yaml") for folder in args.runs),
-        seeds=sorted({max(run.cfg.SEED, 0) for run in runs}),
-        settings={label: changed_keys(group[0].cfg) for label, group in groups.items()},
-    )
+        print_tables(rows)
+        runs = [run for group in groups.values() for run in group]
+        save_measurement(
+            args.output,
+            "representation",
+            rows,
+            representation_figure(rows),
+            config=", ".join(str(folder / "config.yaml") for folder in args.runs),
+            seeds=sorted({max(run.cfg.SEED, 0) for run in runs}),
+            settings={label: changed_keys(group[0].cfg) for label, group in groups.items()},
+        )
 
 
 if __name__ == "__main__":

@@ -48,21 +48,21 @@ def main(argv: list[str] | None = None) -> None:
         check_output_folder(args.output)
         cfg, model = load_run(args.run, args.weights, args.opts)
         rows, confidences = measure(cfg, model, args.samples)
-    lines: dict[str, list] = {}
-    for row in rows:
-        lines.setdefault(row["measure"], []).append(row["mean"])
-    metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    table = [[name, *values] for name, values in lines.items()]
-    print(tabulate(table, ["confidence", *metrics], floatfmt=".2f"))
-    save_measurement(
-        args.output,
-        "uncertainty",
-        rows,
-        uncertainty_figure(confidences),
-        config=str(args.run / "config.yaml"),
-        seeds=[max(cfg.SEED, 0)],
-        settings=changed_keys(cfg),
-    )
+        lines: dict[str, list] = {}
+        for row in rows:
+            lines.setdefault(row["measure"], []).append(row["mean"])
+        metrics = list(dict.fromkeys(row["metric"] for row in rows))
+        table = [[name, *values] for name, values in lines.items()]
+        print(tabulate(table, ["confidence", *metrics], floatfmt=".2f"))
+        save_measurement(
+            args.output,
+            "uncertainty",
+            rows,
+            uncertainty_figure(confidences),
+            config=str(args.run / "config.yaml"),
+            seeds=[max(cfg.SEED, 0)],
+            settings=changed_keys(cfg),
+        )
 
 
 if __name__ == "__main__":

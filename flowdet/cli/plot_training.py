@@ -54,16 +54,16 @@ def main(argv: list[str] | None = None) -> None:
         check_output_folder(args.output)
         groups = group_runs(args.runs)
         rows = curve_rows(groups, args.metrics)
-    runs = [run for group in groups.values() for run in group]
-    save_measurement(
-        args.output,
-        "curves",
-        rows,
-        curve_figure(rows),
-        config=", ".join(str(folder / "config.yaml") for folder, _ in runs),
-        seeds=sorted({cfg.SEED for _, cfg in runs}),
-        settings={label: changed_keys(group[0][1]) for label, group in groups.items()},
-    )
+        runs = [run for group in groups.values() for run in group]
+        save_measurement(
+            args.output,
+            "curves",
+            rows,
+            curve_figure(rows),
+            config=", ".join(str(folder / "config.yaml") for folder, _ in runs),
+            seeds=sorted({cfg.SEED for _, cfg in runs}),
+            settings={label: changed_keys(group[0][1]) for label, group in groups.items()},
+        )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from flowdet.cli.common import command_parser
+from flowdet.cli.common import command_parser, user_errors
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -35,7 +35,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from flowdet.cli.run_pretraining import pretrain
 
-    pretrain(args)
+    with user_errors():
+        pretrain(args)
 
 
 if __name__ == "__main__":

@@ -161,9 +161,7 @@ _NOPROP = (
     ),
     group(
         "VARIANT ct: logarithm of the signal-to-noise ratio at t = 0 and at t = 1.",
-        LOG_SNR=Key(
-            [-5.0, 5.0], r.increasing_pair(r.from_to(-20, 20)), (has("VARIANT", "ct"),)
-        ),
+        LOG_SNR=Key([-5.0, 5.0], r.increasing_pair(r.from_to(-20, 20)), (has("VARIANT", "ct"),)),
     ),
     group(
         "VARIANT ct and fm: number of ODE steps at inference.",

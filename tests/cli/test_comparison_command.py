@@ -89,10 +89,29 @@ def test_an_error_in_the_plan_is_one_line():
         train_and_report(plan, lambda comparison: None)
 
 
-def test_an_interruption_says_how_to_continue(comparison, monkeypatch):
-    def stop():
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("interrupted", ["plan", "train", "report"])
+def test_ctrl_c_ends_with_status_130_and_says_how_to_continue(
+    interrupted, comparison, monkeypatch, capsys
+):
+    monkeypatch.setattr("sys.argv", ["tools/table9.py", "--seeds", "1"])
 
-    monkeypatch.setattr(comparison, "train", stop)
-    with pytest.raises(SystemExit, match="stopped: run the same command again to continue"):
-        train_and_report(lambda: comparison, lambda comparison: None)
+    def step(name):
+        if name == interrupted:
+            raise KeyboardInterrupt
+        return comparison
+
+    monkeypatch.setattr(comparison, "train", lambda: step("train"))
+    with pytest.raises(SystemExit) as end:
+        train_and_report(lambda: step("plan"), lambda comparison: step("report"))
+    assert end.value.code == 130
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line == "Stopped. To continue, run again: tools/table9.py --seeds 1"
+
+
+def test_a_table_that_cannot_be_written_is_one_line(comparison, monkeypatch):
+    def report(comparison):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(comparison, "train", lambda: None)
+    with pytest.raises(SystemExit, match="^error: no space left$"):
+        train_and_report(lambda: comparison, report)
