@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from flowdet.detection.boxes import paired_iou_and_giou, to_corners
@@ -26,6 +25,9 @@ def solve_assignment(costs: Tensor, counts: list[int] | None = None) -> Tensor:
     Raises:
         NonFiniteError: a cost is not finite.
     """
+    # only training needs it, and its import takes 0.3 s
+    from scipy.optimize import linear_sum_assignment
+
     # a single copy to the host, and one back
     on_host = costs.detach().float().cpu().numpy()
     if not np.isfinite(on_host).all():
