@@ -251,15 +251,22 @@ def plan(args: argparse.Namespace) -> Comparison:
 
 def plan_run(args: argparse.Namespace, line: Line, backbone: str, seed: int) -> Run:
     """Plans a run of a line; the options `--batch-size` and `--epochs` override the config."""
+    from flowdet.config import flat_items
     from flowdet.engine import load_config
+    from flowdet.engine.config import with_keys
+    from flowdet.engine.config_effects import why_without_effect
     from flowdet.experiments.comparison import Budget, Run
     from flowdet.experiments.mode_table import line_key
 
-    keys = OVERRIDES.get(args.suite, {}).get(backbone, {})
-    suite_overrides = [str(word) for pair in keys.items() for word in pair]
-    overrides = [*line.overrides(), *suite_overrides, *args.opts]
     file = config_path(f"configs/cls/{line.config}.yaml")
-    cfg = load_config(file, overrides)
+    cfg = load_config(file, [*line.overrides(), *args.opts])
+    keys = OVERRIDES.get(args.suite, {}).get(backbone, {})
+    keys = {name: value for name, value in keys.items() if name not in args.opts[::2]}
+    cfg = with_keys(cfg, keys)
+    # a suite has keys of several methods: load_config would warn of those without effect
+    values = dict(flat_items(cfg))
+    read = {name: x for name, x in keys.items() if not why_without_effect(name, values)}
+    overrides = [*line.overrides(), *(str(x) for pair in read.items() for x in pair), *args.opts]
     budget = Budget(
         args.batch_size or cfg.SOLVER.IMS_PER_BATCH, args.epochs or cfg.SOLVER.MAX_EPOCHS
     )

@@ -7,8 +7,8 @@ from detectron2.config import CfgNode
 from flowdet.config import flat_items
 from flowdet.engine.checkpoint_files import newest_checkpoint
 from flowdet.engine.checkpoint_notes import run_config
+from flowdet.engine.config_effects import why_without_effect
 from flowdet.engine.config_types import as_lists
-from flowdet.engine.model_nodes import unread_nodes
 
 # keys of MODEL that may change: the device, what is only read at the start of a training, and
 # inference
@@ -32,8 +32,8 @@ _LISTED = 3
 def check_resumed_keys(cfg: CfgNode) -> None:
     """Checks that a resumed training has the model and the optimizer of its run.
 
-    Keys that the config.yaml of the run does not have, and those that the model does not read, are
-    not compared.
+    Keys that the config.yaml of the run does not have, and those that have no effect, are not
+    compared.
 
     Args:
         cfg: the resolved config. Its `OUTPUT_DIR` has the run. Without a checkpoint nothing is
@@ -45,14 +45,14 @@ def check_resumed_keys(cfg: CfgNode) -> None:
     checkpoint = newest_checkpoint(cfg.OUTPUT_DIR)
     if not checkpoint:
         return
-    recorded, unread = run_config(cfg.OUTPUT_DIR), unread_nodes(cfg)
+    recorded, values = run_config(cfg.OUTPUT_DIR), dict(flat_items(cfg))
     changed = [
         f"{key} from {old!r} to {value!r}"
-        for key, value in flat_items(cfg)
+        for key, value in values.items()
         if _is_compared(key)
-        and not key.startswith(unread)
         and not isinstance(value, CfgNode)
         and (old := _value(recorded, key, value)) != as_lists(value)
+        and not why_without_effect(key, values)
     ]
     if changed:
         more = f" and {len(changed) - _LISTED} more keys" if len(changed) > _LISTED else ""

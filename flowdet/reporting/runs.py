@@ -10,10 +10,10 @@ from detectron2.config import CfgNode
 
 from flowdet.config import flat_items
 from flowdet.engine import load_config
+from flowdet.engine.config_effects import why_without_effect
 from flowdet.engine.config_reader import ConfigFileError
 from flowdet.engine.config_types import as_lists
 from flowdet.engine.metrics_file import METRICS, parse_record
-from flowdet.engine.model_nodes import unread_nodes
 
 logger = logging.getLogger(__name__)
 
@@ -134,8 +134,8 @@ def read_run_config(folder: str | Path) -> CfgNode:
 def check_same_run(folder: str | Path, cfg: CfgNode) -> None:
     """Checks that the run in a folder has the same config, apart from `IRRELEVANT_KEYS`.
 
-    A key that is missing in the run's config has its default value. Keys that the model does not
-    read are not compared, see `unread_nodes`.
+    A key that is missing in the run's config has its default value. Keys that have no effect
+    are not compared, see `why_without_effect`.
 
     Raises:
         FileNotFoundError: the folder has no `config.yaml`.
@@ -143,14 +143,13 @@ def check_same_run(folder: str | Path, cfg: CfgNode) -> None:
             unreadable.
     """
     run_values, values = dict(flat_items(read_run_config(folder))), dict(flat_items(cfg))
-    unread = unread_nodes(cfg)
     differing = [
         f"{key} {run_values.get(key)!r} (here {value!r})"
         for key, value in values.items()
         if key not in IRRELEVANT_KEYS
-        and not key.startswith(unread)
         and not isinstance(value, CfgNode)
         and as_lists(run_values.get(key)) != as_lists(value)
+        and not why_without_effect(key, values)
     ]
     if differing:
         more = f" and {len(differing) - 3} more keys" if len(differing) > 3 else ""

@@ -7,6 +7,7 @@ import pytest
 from flowdet.cli import table45
 from flowdet.config.config_files import config_path
 from flowdet.engine import load_config
+from flowdet.experiments.comparison import Run
 from flowdet.experiments.mode_table import line_key
 from flowdet.reporting.results import backbone_of, method_of
 from tests.cli.commands import NO_REPORT
@@ -66,3 +67,24 @@ def test_wrong_options_are_refused(words, message, capsys):
 def test_a_local_baseline_has_no_topology_in_the_name_of_its_line():
     cfg = load_config(config_path("cls/baselines/digits_ff_vit"))
     assert line_key(cfg) == {"backbone": "vit", "method": "ff"}
+
+
+def test_a_suite_gives_a_method_only_the_keys_that_it_reads(monkeypatch, caplog):
+    planned = []
+    monkeypatch.setattr(Run, "plan", lambda *arguments: planned.append(arguments))
+    words = ["--dataset", "mnist_small", "--methods", "flow", "ff", "sff", "noprop_dt", "noprop_ct"]
+    args = table45.parse_args([*words, "MODEL.SFF.INFERENCE_SAMPLES", "3"])
+    for (backbone, _), line in args.lines.items():
+        table45.plan_run(args, line, backbone, 0)
+    cfgs = {name: load_config(file, words) for file, _, _, _, words, name in planned}
+    # of the user's key, once for each of the two times that a config is read
+    methods = ["cnn_parallel_flow", "cnn_ff", "cnn_noprop_dt", "cnn_noprop_ct"]
+    warnings = [x.getMessage() for x in caplog.records if "has no effect" in x.getMessage()]
+    assert len(warnings) == 2 * len(methods)
+    assert all(text.startswith("MODEL.SFF.INFERENCE_SAMPLES has no") for text in warnings)
+    nodes = {name.removeprefix("cnn_"): cfg.MODEL for name, cfg in cfgs.items()}
+    assert (nodes["sff"].SFF.SAMPLES, nodes["sff"].SFF.INFERENCE_SAMPLES) == (4, 3)
+    assert (nodes["noprop_dt"].NOPROP.NUM_BLOCKS, nodes["noprop_ct"].NOPROP.NUM_BLOCKS) == (4, 10)
+    assert nodes["parallel_flow"].FLOW_CLS.BLOCK_DIM == 256
+    assert all(node.CNN.CHANNELS == [16, 48, 128] for node in nodes.values())
+    assert all(budget.epochs == 3 for _, budget, *_ in planned)

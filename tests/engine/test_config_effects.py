@@ -4,10 +4,13 @@ import logging
 import re
 
 import pytest
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import nn
 
 from flowdet.config import flat_items
 from flowdet.config.schema import KEYS, defaults
 from flowdet.config.unread_keys import UNREAD_KEYS
+from flowdet.detection.peers.fcos import FCOSDetector
 from flowdet.engine import load_config
 from flowdet.engine.config_effects import why_without_effect
 
@@ -78,6 +81,19 @@ def test_a_default_value_and_a_key_in_use_are_not_named(warnings):
         ["MODEL.FLOW_CLS.DROPOUT", 0.0, "MODEL.FLOW_DET.NUM_STEPS", 2, "SOLVER.BASE_LR", 0.1],
     )
     assert warnings() == []
+
+
+def test_models_of_users(monkeypatch):
+    """A derived model reads the keys of its parent, and another one may read any key."""
+    derived = type("Derived", (FCOSDetector,), {})
+    models = META_ARCH_REGISTRY._obj_map | {"Derived": derived, "Other": nn.Module}
+    monkeypatch.setattr(META_ARCH_REGISTRY, "_obj_map", models)
+    values = dict(flat_items(load_config(PEER)))
+    unread = "MODEL.FLOW_DET.NUM_BLOCKS", "MODEL.NOPROP.ETA"
+    for name, counts in (("FCOSDetector", False), ("Derived", False), ("Other", True)):
+        values["MODEL.META_ARCHITECTURE"] = name
+        assert [not why_without_effect(key, values) for key in unread] == [counts] * 2
+        assert not why_without_effect("MODEL.FCOS.NORM", values)
 
 
 def test_every_condition_is_about_a_declared_key():

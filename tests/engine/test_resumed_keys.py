@@ -61,6 +61,8 @@ def test_keys_that_the_model_does_not_read_may_change(cfg):
         [
             *("MODEL.BOX_TRANSPORT.SIGNAL_SCALE", 1.0, "MODEL.FORWARD_FORWARD.LABEL", "pixels"),
             *("MODEL.FLOW_CLS.NUM_BLOCKS", 9, "MODEL.NOPROP.ETA", 0.7),
+            # it counts only with the optimizer SGD
+            *("SOLVER.NESTEROV", True),
         ]
     )
     check_resumed_keys(cfg)

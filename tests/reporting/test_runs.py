@@ -115,10 +115,20 @@ def test_truncated_config(tmp_path, content):
 def test_missing_key_of_an_old_run_has_its_default(tmp_path):
     cfg = tiny_cfg()
     lines = cfg.dump().splitlines(keepends=True)
-    old_lines = [line for line in lines if not line.strip().startswith("COUPLING:")]
+    old_lines = [line for line in lines if not line.strip().startswith("GIOU_WEIGHT:")]
     assert len(old_lines) == len(lines) - 1
     (tmp_path / "config.yaml").write_text("".join(old_lines))
-    assert read_run_config(tmp_path).MODEL.FLOW_DET.COUPLING == cfg.MODEL.FLOW_DET.COUPLING
+    assert read_run_config(tmp_path).MODEL.FLOW_DET.GIOU_WEIGHT == 2
     check_same_run(tmp_path, cfg)
-    with pytest.raises(ValueError, match=r"COUPLING 'random' \(here 'ordered'\)"):
-        check_same_run(tmp_path, tiny_cfg(COUPLING="ordered"))
+    with pytest.raises(ValueError, match=r"GIOU_WEIGHT 2.0 \(here 3.0\)"):
+        check_same_run(tmp_path, tiny_cfg(GIOU_WEIGHT=3.0))
+
+
+def test_keys_without_effect_are_not_compared(tmp_path):
+    (tmp_path / "config.yaml").write_text(tiny_cfg().dump())
+    # it counts only with other TRAINING_STATES than those of the default
+    other = tiny_cfg(COUPLING="ordered")
+    other.MODEL.NOPROP.ETA = 0.7
+    check_same_run(tmp_path, other)
+    with pytest.raises(ValueError, match="TRAINING_STATES 'rollout' .here 'interpolated'."):
+        check_same_run(tmp_path, tiny_cfg(TRAINING_STATES="interpolated"))
