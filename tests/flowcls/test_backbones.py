@@ -51,7 +51,7 @@ def test_conv_stem_has_as_many_patches_as_the_linear_one():
     ("overrides", "message"),
     [
         (["INPUT.FIXED_SIZE", [32, 48]], "square"),
-        (["INPUT.FIXED_SIZE", [30, 30]], "multiple of MODEL.VIT.PATCH_SIZE = 16"),
+        (["INPUT.FIXED_SIZE", [30, 30]], "multiple of MODEL.VIT.PATCH_SIZE = 8"),
         (["MODEL.VIT.NUM_HEADS", 3], "not a multiple of NUM_HEADS"),
         (["INPUT.FIXED_SIZE", [32]], "FIXED_SIZE is .32., but must be .height, width."),
         (["MODEL.VIT.PATCH_SIZE", 0], "PATCH_SIZE is 0, but must be at least 1"),
@@ -70,7 +70,7 @@ def test_torchvision_weights_fill_the_backbone(tmp_path):
     torch.manual_seed(7)
     # the sizes of tiny_cfg
     teacher = VisionTransformer(
-        image_size=32, patch_size=16, num_layers=3, num_heads=2, hidden_dim=16, mlp_dim=64
+        image_size=32, patch_size=8, num_layers=3, num_heads=2, hidden_dim=16, mlp_dim=64
     )
     torch.save(teacher.state_dict(), tmp_path / "vit.pth")
     model = tiny_model()
@@ -82,7 +82,7 @@ def test_torchvision_weights_fill_the_backbone(tmp_path):
 
 def test_torchvision_weights_of_another_image_size_are_refused(tmp_path):
     teacher = VisionTransformer(
-        image_size=64, patch_size=16, num_layers=3, num_heads=2, hidden_dim=16, mlp_dim=64
+        image_size=64, patch_size=8, num_layers=3, num_heads=2, hidden_dim=16, mlp_dim=64
     )
     torch.save(teacher.state_dict(), tmp_path / "vit.pth")
     with pytest.raises(ValueError, match="pos_embedding.*INPUT.FIXED_SIZE"):

@@ -5,6 +5,7 @@ Its own base, LayerwiseClassifier, has the layers and the read-out.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,12 +17,15 @@ from detectron2.modeling import build_backbone
 from torch import Tensor, nn
 
 from flowdet.config import pixel_settings
+from flowdet.config.errors import ConfigError
 from flowdet.events import log_scalars
 from flowdet.flow import LocalTraining
 from flowdet.flowcls.backbones import ViTBackbone
 from flowdet.flowcls.base_classifier import Classifier
 from flowdet.flowcls.feature_reader import as_tokens
 from flowdet.flowcls.probe import LinearProbe
+
+READOUT_GRID = "MODEL.LOCAL_LEARNING.READOUT_GRID"
 
 LayerLoss = Callable[[int, Tensor], dict[str, Tensor]]
 
@@ -208,17 +212,30 @@ def without_batch_norm_updates(module: nn.Module) -> Iterator[None]:
             norm.momentum = momentum
 
 
-def grid_means(x: Tensor, cells: int) -> Tensor:
+def grid_means(x: Tensor, cells: int, key: str = READOUT_GRID) -> Tensor:
     """Averages layer outputs over the cells of a grid.
 
     Args:
         x: a feature map [B, c, H, W] or tokens [B, L, c].
         cells: number of cells per side. Tokens are averaged over `cells ** 2` runs of neighbors.
+        key: the config key of this number.
 
     Returns:
         The means, [B, c * cells ** 2].
+
+    Raises:
+        ConfigError: the grid has more cells than the output has positions, so that several cells
+            would be equal.
     """
-    if x.dim() == 4:
+    is_map = x.dim() == 4
+    most = min(x.shape[-2:]) if is_map else math.isqrt(x.shape[1])
+    if cells > most:
+        size = f"{x.shape[-2]} x {x.shape[-1]} positions" if is_map else f"{x.shape[1]} tokens"
+        raise ConfigError(
+            f"{key} is {cells}, but must be at most {most}, because the output of a layer has only "
+            f"{size}; write, for example, {key} {most}, or enlarge INPUT.FIXED_SIZE"
+        )
+    if is_map:
         return F.adaptive_avg_pool2d(x, cells).flatten(1)
     return F.adaptive_avg_pool1d(as_tokens(x).transpose(1, 2), cells**2).flatten(1)
 

@@ -402,7 +402,7 @@ class NoPropClassifier(Classifier):
 
     def features(self, outputs: dict[str, Tensor]) -> Tensor:
         """Computes the features of a head, [B, feature_dim], from the outputs of a backbone."""
-        return grid_means(outputs[self.last_stage], self.feature_grid)
+        return grid_means(outputs[self.last_stage], self.feature_grid, "MODEL.NOPROP.FEATURE_GRID")
 
     def predict(self, block: int, features: Tensor, z: Tensor, t: Tensor) -> Tensor:
         """Computes uhat or v of a block, [B, d], from its features, states and times [B]."""

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from flowdet.config.errors import ConfigError
 from flowdet.experiments.memory import SavedBytes
 from flowdet.flow import block_local_losses
 from flowdet.flowcls.baselines.local_classifier import (
@@ -174,6 +175,32 @@ def test_grid_means_of_maps_and_tokens():
     assert grid_means(tokens, 1).tolist() == [[3.0, 4.0]]
     # channel by channel, as for maps
     assert grid_means(tokens, 2).tolist() == [[0.0, 2.0, 4.0, 6.0, 1.0, 3.0, 5.0, 7.0]]
+
+
+@pytest.mark.parametrize(
+    "file, key, most, size",
+    [
+        ("ff_cnn", "LOCAL_LEARNING.READOUT_GRID", 4, "4 x 4 positions"),
+        ("cff_vit", "LOCAL_LEARNING.READOUT_GRID", 4, "17 tokens"),
+        ("noprop_ct_cnn", "NOPROP.FEATURE_GRID", 4, "4 x 4 positions"),
+        ("noprop_fm_vit", "NOPROP.FEATURE_GRID", 4, "17 tokens"),
+    ],
+)
+def test_grid_finer_than_the_output_is_refused(file, key, most, size):
+    file, key = f"baselines/digits_{file}", f"MODEL.{key}"
+    sum(tiny_model(file, key, most).train()(images()).values())
+    message = f"{key} is 5, but must be at most {most}, .* only {size}; write, .* {key} {most}, or"
+    for training in (True, False):
+        with pytest.raises(ConfigError, match=message):
+            tiny_model(file, key, 5).train(training)(images())
+
+
+def test_grid_is_bounded_by_the_shorter_side():
+    assert grid_means(torch.zeros(1, 2, 3, 5), 3).shape == (1, 18)
+    with pytest.raises(
+        ConfigError, match="A.B is 4, but must be at most 3, .* only 3 x 5 positions"
+    ):
+        grid_means(torch.zeros(1, 2, 3, 5), 4, "A.B")
 
 
 def test_evaluation_mode_restores_the_mode():
