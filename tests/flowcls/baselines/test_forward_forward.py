@@ -157,6 +157,18 @@ def test_loss_is_small_for_a_high_goodness_of_images_with_their_own_label(method
     assert good < 0.7 * bad
 
 
+@pytest.mark.parametrize("hard", [True, False])
+def test_hard_negatives_have_the_label_that_the_read_out_prefers(hard):
+    model = keyed_model("baselines/digits_ff_cnn", HARD_NEGATIVES=hard)
+    labels, logits = torch.tensor([0, 1, 3] * 8), torch.tensor([0.0, 0.0, 50.0, 0.0]).expand(24, 4)
+    pixels = torch.zeros(24, 3, 8, 8)
+    torch.manual_seed(0)
+    _, negative = model.samples(pixels, labels, logits).chunk(2)
+    preferred = model.overlay(pixels, torch.full((24,), 2))
+    same = (negative == preferred).flatten(1).all(dim=1)
+    assert same.all() if hard else 0 < same.sum() < 24
+
+
 @pytest.mark.parametrize("net", ["cnn", "vit"])
 @pytest.mark.parametrize("method", ["ff", "symba", "collab"])
 def test_length_of_an_output_has_no_effect_on_the_next_layer(method, net):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from flowdet.flowcls.baselines.noprop import ContinuousTime, DiscreteTime, FlowMatching
+from tests.flowcls.tiny import images, tiny_model
 
 TARGET = torch.tensor([[3.0, 0.0], [0.0, -2.0]])
 # abar is 0.36 at the start and 0.64 at the end
@@ -96,3 +97,47 @@ def test_flow_matching_training_gets_the_state_of_its_time(monkeypatch):
     expected = torch.stack([0.75 + 0.25 * TARGET[0], 0.25 + 0.75 * TARGET[1]])
     torch.testing.assert_close(network.states[0], expected)
     assert network.times == [[0.25, 0.75]]
+
+
+def test_flow_matching_inference_follows_the_states():
+    """dz/dt = z in two Euler steps, from 1."""
+    states = FlowMatching(2).states(lambda block, z, t: z, torch.ones(1, 1, 1))
+    assert [z.item() for z in states] == [1.5, 2.25]
+
+
+def inputs_of_heads(model):
+    """The features, states and times that every head gets from now on, by block."""
+    inputs = [[] for _ in model.heads]
+    for head, seen in zip(model.heads, inputs, strict=True):
+        head.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args))
+    return inputs
+
+
+def test_every_block_gets_the_features_of_its_own_backbone():
+    """In training and at inference, where it also gets the state of the block before it."""
+    model = tiny_model("baselines/digits_noprop_dt_cnn", "MODEL.NOPROP.NUM_BLOCKS", 3).eval()
+    pixels, labels = model.images_of(images()), model.labels_of(images())
+    outputs = [backbone(pixels) for backbone in model.backbone]
+    features = [model.features(x) for x in outputs]
+    inputs = inputs_of_heads(model)
+    states = [model.noise[:, 0].expand(4, -1), *model.states(outputs)]
+    for block in range(3):
+        model.block_loss(block, pixels, labels, torch.sum)
+        at_inference, in_training = inputs[block]
+        torch.testing.assert_close(at_inference[0], features[block])
+        torch.testing.assert_close(at_inference[1], states[block])
+        torch.testing.assert_close(in_training[0], features[block])
+
+
+@pytest.mark.parametrize("variant", ["ct", "fm"])
+def test_the_output_depends_on_time_and_state(variant):
+    model = tiny_model(f"baselines/digits_noprop_{variant}_cnn", "MODEL.NOPROP.NUM_STEPS", 4).eval()
+    outputs = [model.backbone[0](model.images_of(images(2)))]
+    (inputs,) = inputs_of_heads(model)
+    states = [model.noise[:, 0].expand(2, -1), *model.states(outputs)]
+    for step, (_, z, t) in enumerate(inputs):
+        assert torch.equal(z, states[step]) and t.tolist() == [step / 4] * 2
+    features, z, t = inputs[0]
+    predicted = model.predict(0, features, z, t)
+    for other in (model.predict(0, features, z, t + 0.5), model.predict(0, features, z + 1, t)):
+        assert (other - predicted).abs().max() > 1e-4
