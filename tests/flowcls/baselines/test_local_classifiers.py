@@ -93,6 +93,23 @@ def test_read_out_passes_no_gradient_to_the_layers(file):
     assert model.backbone.training
 
 
+@pytest.mark.parametrize("file", [file for file in ALL_FILES if file.endswith("cnn")])
+def test_read_out_gets_the_features_of_inference_also_in_training(file):
+    """Its pass through the layers neither uses nor changes the statistics of this batch."""
+    model = model_of(file).train()
+    pixels = model.images_of(images())
+    means = {n: b.clone() for n, b in model.backbone.named_buffers() if "running" in n}
+    norms_in_training, seen = [], []
+    for module in model.backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.register_forward_hook(lambda m, *_: norms_in_training.append(m.training))
+    model.readout.register_forward_pre_hook(lambda m, args: seen.append(m.training))
+    model.readout_logits(pixels)
+    assert norms_in_training and not any(norms_in_training) and seen == [True]
+    after = dict(model.backbone.named_buffers())
+    assert all(torch.equal(after[name], buffer) for name, buffer in means.items())
+
+
 @pytest.mark.parametrize("file", ALL_FILES)
 def test_read_out_gets_the_layers_that_the_method_states(file):
     """Forward-Forward: all layers but the first; the others: the last one."""

@@ -5,8 +5,13 @@ import math
 import pytest
 import torch
 
-from flowdet.flowcls.baselines.noprop import ContinuousTime, DiscreteTime, FlowMatching
-from tests.flowcls.tiny import images, tiny_model
+from flowdet.flowcls.baselines.noprop import (
+    ContinuousTime,
+    DiscreteTime,
+    FlowMatching,
+    build_embedding,
+)
+from tests.flowcls.tiny import images, tiny_cfg, tiny_model
 
 TARGET = torch.tensor([[3.0, 0.0], [0.0, -2.0]])
 # abar is 0.36 at the start and 0.64 at the end
@@ -59,6 +64,13 @@ def test_read_out_learns_from_the_noisy_last_state(process, monkeypatch):
     process.shared_losses(TARGET, lambda z: seen.append(z) or z.sum())
     (z,) = seen
     torch.testing.assert_close(z, 0.8 * TARGET + 0.6)
+
+
+def test_prior_loss_has_the_noise_of_the_first_state():
+    """abar is 0.36: KL(N(0.6 u, 0.64) || N(0, 1)), summed over 2 dimensions; |u|^2 is 9 and 4."""
+    losses = ContinuousTime(LOG_SNR, 5).shared_losses(TARGET, torch.sum)
+    expected = (0.36 * (9 + 4) / 2 + 2 * (0.64 - 1 - math.log(0.64))) / 2
+    assert losses["loss_prior"].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_continuous_training_gets_the_noise_level_of_its_time(monkeypatch):
@@ -141,3 +153,30 @@ def test_the_output_depends_on_time_and_state(variant):
     predicted = model.predict(0, features, z, t)
     for other in (model.predict(0, features, z, t + 0.5), model.predict(0, features, z + 1, t)):
         assert (other - predicted).abs().max() > 1e-4
+
+
+def test_one_hot_embeddings_and_their_read_out():
+    embedding = build_embedding(tiny_cfg("baselines/digits_noprop_dt_cnn").MODEL.NOPROP, 4)
+    assert torch.equal(embedding.targets(torch.tensor([2, 0])), torch.eye(4)[[2, 0]])
+    z = torch.tensor([[0.1, -2.0, 3.0, 0.5]])
+    assert torch.equal(embedding.logits(z), z)
+
+
+def test_learned_embeddings_start_orthogonal_and_the_read_out_as_their_products():
+    keys = ("MODEL.NOPROP.EMBEDDING", "learned", "MODEL.NOPROP.EMBEDDING_DIM", 6)
+    embedding = build_embedding(tiny_cfg("baselines/digits_noprop_dt_cnn", *keys).MODEL.NOPROP, 4)
+    u = embedding.targets(torch.arange(4))
+    torch.testing.assert_close(u @ u.T, torch.eye(4), rtol=0, atol=1e-5)
+    torch.testing.assert_close(embedding.logits(2 * u), 2 * torch.eye(4), rtol=0, atol=1e-5)
+
+
+def test_flow_matching_loss_has_no_weight(monkeypatch):
+    """ETA is the weight of the variants dt and ct; the loss is that of the paper."""
+    model = tiny_model("baselines/digits_noprop_fm_cnn").train()
+    pixels, labels = model.images_of(images()), model.labels_of(images())
+    noise_of_ones(monkeypatch)
+    times(monkeypatch, 0.1, 0.2, 0.3, 0.4)
+    (inputs,) = inputs_of_heads(model)
+    loss = model.block_loss(0, pixels, labels, torch.sum)["loss_denoise"]
+    error = model.predict(0, *inputs[0]) - (model.embedding.targets(labels) - 1)
+    assert loss.item() == pytest.approx(error.square().sum(dim=1).mean().item(), rel=1e-4)

@@ -236,6 +236,14 @@ def test_pooling_by_hand():
         assert not output[1:].any()
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_read_out_has_the_dropout_of_the_key(dropout):
+    model = keyed_model(DROPOUT=dropout).train()
+    pixels = model.images_of(images())
+    one, two = model.readout_logits(pixels), model.readout_logits(pixels)
+    assert torch.equal(one, two) == (dropout == 0)
+
+
 def test_initial_norm():
     torch.manual_seed(0)
     stage = HebbianStage(32, 64, HebbianSettings(3, 0.1, 0.5, 1.0, 1.0, 7.0), nn.Identity())
