@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 
@@ -126,6 +127,9 @@ class LogPreviews(EvalHook):
             for name, picture in self._draw().items():
                 pixels = np.asarray(picture).transpose(2, 0, 1)
                 self.trainer.storage.put_image(name, pixels)
+            # matplotlib's figures are cycles of references, and the collector rarely looks at all
+            # objects: without this, the memory of a long training grows with every evaluation
+            gc.collect()
 
     def after_train(self):
         super().after_train()
