@@ -1,8 +1,11 @@
 """What an import of the package loads and changes, each in a process of its own."""
 
+import importlib
 import json
 import subprocess
 import sys
+
+import pytest
 
 HEAVY = ["torch", "torchvision", "detectron2", "numpy", "scipy", "sklearn", "matplotlib", "cv2"]
 
@@ -45,3 +48,11 @@ def test_flowdet_imports_nothing_heavy_and_sets_no_environment_variable():
 
 def test_the_flow_package_needs_torch_alone():
     assert run(IMPORT_FLOW) == "4 []\n"
+
+
+def test_a_package_has_only_its_exports():
+    for package in ("config", "export", "inference"):
+        module = importlib.import_module(f"flowdet.{package}")
+        assert all(getattr(module, name) is not None for name in module.__all__)
+        with pytest.raises(AttributeError, match=f"flowdet.{package}' has no attribute 'nothing'"):
+            module.nothing  # noqa: B018

@@ -11,8 +11,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from flowdet.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from flowdet.config.schema import add_flowdet_config, flat_items
@@ -36,20 +37,18 @@ __all__ = [
     "state_settings",
 ]
 
-_MODULES = {
-    "add_flowdet_config": "flowdet.config.schema",
-    "flat_items": "flowdet.config.schema",
-    "EncoderFormat": "flowdet.config.settings",
-    "PixelSettings": "flowdet.config.settings",
-    "encoder_format": "flowdet.config.settings",
-    "inference_settings": "flowdet.config.settings",
-    "pixel_settings": "flowdet.config.settings",
-    "state_settings": "flowdet.config.settings",
-}
-
-
-def __getattr__(name: str):
-    """Imports an export when it is first used: the schema loads detectron2, errors do not."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+# the schema loads detectron2, errors do not
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "schema": ("add_flowdet_config", "flat_items"),
+        "settings": (
+            "EncoderFormat",
+            "PixelSettings",
+            "encoder_format",
+            "inference_settings",
+            "pixel_settings",
+            "state_settings",
+        ),
+    },
+)

@@ -7,8 +7,9 @@ describes inputs and outputs for the users of a file.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from flowdet.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from flowdet.export.check import Difference, export, measure_difference
@@ -28,21 +29,13 @@ __all__ = [
     "metadata_of",
 ]
 
-_MODULES = {
-    "Difference": "flowdet.export.check",
-    "export": "flowdet.export.check",
-    "measure_difference": "flowdet.export.check",
-    "FORMATS": "flowdet.export.formats",
-    "ClassificationGraph": "flowdet.export.graphs",
-    "DetectionGraph": "flowdet.export.graphs",
-    "Graph": "flowdet.export.graphs",
-    "graph_of": "flowdet.export.graphs",
-    "metadata_of": "flowdet.export.metadata",
-}
-
-
-def __getattr__(name: str):
-    """Imports an export when it is first used: graphs load torch, `suffixes` does not."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+# graphs load torch, `suffixes` does not
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "check": ("Difference", "export", "measure_difference"),
+        "formats": ("FORMATS",),
+        "graphs": ("ClassificationGraph", "DetectionGraph", "Graph", "graph_of"),
+        "metadata": ("metadata_of",),
+    },
+)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from flowdet.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from flowdet.inference.classifier_predictor import ClassPredictor
@@ -11,14 +12,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ClassPredictor", "Predictor"]
 
-_MODULES = {
-    "ClassPredictor": "flowdet.inference.classifier_predictor",
-    "Predictor": "flowdet.inference.predictor",
-}
-
-
-def __getattr__(name: str):
-    """Imports an export when it is first used: predictors load torch, `output_formats` not."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+# predictors load torch, `output_formats` does not
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "classifier_predictor": ("ClassPredictor",),
+        "predictor": ("Predictor",),
+    },
+)
