@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
@@ -74,6 +73,8 @@ def add_block_agreement(instances: Instances, boxes: Tensor, scores: Tensor) -> 
     """
     instances.block_boxes, instances.block_scores = boxes, scores
     # no Bessel correction, because the T blocks are the whole population, not a sample
-    instances.box_spread = torch.std(boxes, dim=1, correction=0).mean(dim=-1)
+    # (torch.std warns without detections)
+    deviation = boxes - boxes.mean(dim=1, keepdim=True)
+    instances.box_spread = deviation.square().mean(dim=1).sqrt().mean(dim=-1)
     iou = paired_iou(boxes, instances.pred_boxes.tensor[:, None])
     instances.agreement = scores.mean(dim=1) * iou.mean(dim=1)

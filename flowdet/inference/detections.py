@@ -149,7 +149,9 @@ class Detections(Instances):
             "score": self.scores.cpu().double().numpy(),
             **dict(zip(("x1", "y1", "x2", "y2"), corners, strict=True)),
         }
-        return _optional("pandas").DataFrame(columns | self._optional_fields())
+        frame = _optional("pandas").DataFrame(columns | self._optional_fields())
+        # without detections pandas takes empty lists for numbers
+        return frame.astype({"file_name": object, "class_name": object})
 
     def to_supervision(self) -> supervision.Detections:
         """Converts to `supervision.Detections`, with the class names in `data["class_name"]`.

@@ -14,6 +14,7 @@ from flowdet.engine.task_builders import CLASSIFICATION, task_of
 from flowdet.evaluation.error_analysis import ErrorAnalysis, analyze_dataset
 from flowdet.evaluation.saved_detections import DetectionRecorder
 from flowdet.inference.loading import Detector, ImageClassifier, load
+from flowdet.terminal import LoaderWithBar
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +72,7 @@ def evaluate(
     evaluators: list[DatasetEvaluator] = [task.build_evaluator(cfg, dataset)]
     if task is not CLASSIFICATION:
         evaluators.append(DetectionRecorder(dataset))
-    loader = task.build_test_loader(cfg, dataset)
+    loader = LoaderWithBar(task.build_test_loader(cfg, dataset), f"evaluate {dataset}")
     (metrics,) = inference_on_dataset(predictor.model, loader, evaluators).values()
     errors = None
     if task is not CLASSIFICATION:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def explore_images(
         predictor,
         records,
         path,
-        title=f"flowdet: {len(records)} images" if len(records) > 1 else files[0].name,
+        title="flowdet explorer" if len(records) > 1 else files[0].name,
         ground_truth=ground_truth,
         threshold=threshold,
         num_seeds=num_seeds,
@@ -93,7 +93,7 @@ def write_explorer(
         ground_truth: see `GroundTruth`; called with the dicts in `records`.
         threshold: the score threshold when the page is opened.
         num_seeds: number of noise seeds, from the configured one on.
-        progress: whether to show a progress bar.
+        progress: whether to show a progress bar on a terminal.
 
     Returns:
         The number of images in the page, and how the run ended. Without an image no page is
@@ -113,7 +113,9 @@ def write_explorer(
         _unannotated(records), analyses=[transport_runs(seeds)], on_error=skipped
     )
     try:
-        for result in tqdm(results, total=len(records), unit="image", disable=not progress):
+        for result in tqdm(
+            results, total=len(records), unit="image", disable=None if progress else True
+        ):
             name = result["file_name"]
             entries[name] = explorer_entry(result, ground_truth(by_file[name]))
     except KeyboardInterrupt:
@@ -165,9 +167,22 @@ def _content(
     )
 
 
+def _short_names(files: Sequence[str]) -> list[str]:
+    """Returns the names of files, with as many folders as are needed to tell them apart."""
+    parts = [Path(file).parts for file in files]
+    shown = [1] * len(files)
+    while True:
+        names = ["/".join(p[-n:]) for p, n in zip(parts, shown)]
+        count = Counter(names)
+        longer = [n + (count[name] > 1 and n < len(p)) for name, n, p in zip(names, shown, parts)]
+        if longer == shown:
+            return names
+        shown = longer
+
+
 def _write(path: Path, content: ExplorerContent, entries: dict[str, Markup]) -> None:
     """Writes the page; the file appears only when it is complete."""
-    names = [os.path.basename(name) for name in entries]
+    names = _short_names(list(entries))
     html = explorer_html(content, names, list(entries.values()))
     partial = partial_path(path)
     try:

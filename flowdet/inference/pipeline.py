@@ -166,7 +166,8 @@ def detect_images(
         analyses,
         on_error=skipped,
     )
-    quiet = len(files) <= MAX_IMAGES_WITHOUT_PROGRESS
+    # None: only on a terminal
+    quiet = True if len(files) <= MAX_IMAGES_WITHOUT_PROGRESS else None
     with JsonArrayWriter(json_path) as rows:
         try:
             for result in tqdm(results, total=len(files), unit="image", disable=quiet):
@@ -256,7 +257,7 @@ def detect_frames(
     results = predictor.stream(frames, analyses=analyses)
     with writer or nullcontext(), JsonArrayWriter(json_path) as rows:
         try:
-            for result in tqdm(results, total=frames.count, unit="frame"):
+            for result in tqdm(results, total=frames.count, unit="frame", disable=None):
                 go_on = _output_frame(result, visualizer, writer, window)
                 if json_path:
                     rows.add(predictor.coco_results(result, category_ids))

@@ -17,7 +17,8 @@ def typed_command() -> str:
 def program_name() -> str:
     """Returns the name under which this program was started.
 
-    Examples: `tools/train_net.py`, `flowdet-train`, `python -m flowdet.cli.train`.
+    Examples: `tools/train_net.py`, `flowdet-train`, `python -m flowdet.cli.train`. It starts the
+    program again from the current folder.
     """
     path = Path(sys.argv[0]).resolve()
     if path.stem.startswith("flowdet-"):
@@ -26,4 +27,6 @@ def program_name() -> str:
     if path.is_relative_to(package):
         module = path.relative_to(package.parent).with_suffix("")
         return f"python -m {'.'.join(module.parts)}"
-    return f"{path.parent.name}/{path.name}"
+    short = f"{path.parent.name}/{path.name}"
+    # from another folder, only the path that was typed finds it
+    return short if Path(short).is_file() else sys.argv[0]

@@ -113,6 +113,12 @@ def test_ctrl_c_keeps_the_finished_images(predictor, records, tmp_path):
     assert len(data_of(tmp_path / "page.html")) == 2
 
 
+def test_equal_names_get_their_folders():
+    files = ["/x/a/1.jpg", "/x/b/1.jpg", "/y/b/1.jpg", "/x/2.jpg"]
+    assert explorer._short_names(files) == ["a/1.jpg", "x/b/1.jpg", "y/b/1.jpg", "2.jpg"]
+    assert explorer._short_names(["/1.jpg", "/1.jpg"]) == ["//1.jpg", "//1.jpg"]
+
+
 def test_more_than_100_images_are_refused(predictor, records, tmp_path):
     with pytest.raises(ValueError, match=r"101 images is too large \(at most 100\)"):
         write(predictor, records[:1] * 101, tmp_path / "page.html")
@@ -184,8 +190,8 @@ function set(id, value) {
   if (control.type === "checkbox") control.checked = value; else control.value = value;
   control.dispatchEvent(new Event("input", { bubbles: true }));
 }
-function key(name, shiftKey = false) {
-  document.body.dispatchEvent(new KeyboardEvent("keydown", { key: name, shiftKey, bubbles: true }));
+function key(name, shiftKey = false, target = document.body) {
+  target.dispatchEvent(new KeyboardEvent("keydown", { key: name, shiftKey, bubbles: true }));
 }
 function record(name) {
   const boxes = [...document.querySelectorAll("#boxes g")].map((group) => {
@@ -211,7 +217,12 @@ set("agreement", true); record("agreement"); set("agreement", false);
 set("time", 0); set("block-2", true); record("block"); set("block-2", false);
 set("ensemble", true); record("ensemble"); set("ensemble", false);
 key("ArrowRight"); record("right"); key("ArrowLeft"); record("left");
-key("+"); record("plus"); key("-"); key("ArrowRight", true); record("next image");
+key("+"); record("plus"); key("-");
+// a slider that has the focus keeps only its own arrows
+find("score").focus();
+key("+", false, find("score")); record("plus on slider"); key("-", false, find("score"));
+key("ArrowRight", false, find("score")); record("right on slider");
+key("ArrowRight", true, find("score")); record("next image");
 const shown = document.createElement("pre");
 shown.id = "log";
 shown.textContent = JSON.stringify(log);
@@ -289,6 +300,7 @@ def check_choices(shown, count):
     assert "ensemble" in kinds["ensemble"]
     assert [shown[x]["time"][:8] for x in ("right", "left")] == ["t = 0.11", "t = 0.00"]
     assert kinds["plus"].count("estimate") < kinds["left"].count("estimate")
+    assert kinds["plus on slider"] == kinds["plus"] and shown["right on slider"] == shown["left"]
     assert (shown["left"]["image"], shown["next image"]["image"]) == NAMES
     assert any(name in shown["no stability"]["rows"] for name in UNSAFE)
     assert shown["0 0"]["alt"].startswith(f"{NAMES[0]}, t = 0.00, step 1 of 5: ")

@@ -86,3 +86,9 @@ def test_typed_command(monkeypatch, program, name):
     assert typed_command() == f"{name} --config-file 'a b.yaml'"
     monkeypatch.setattr(sys, "argv", [program])
     assert typed_command() == name
+
+
+def test_typed_command_from_another_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["../checkout/tools/train_net.py", "--resume"])
+    monkeypatch.chdir(tmp_path)
+    assert typed_command() == "../checkout/tools/train_net.py --resume"

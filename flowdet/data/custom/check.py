@@ -108,9 +108,9 @@ def _readable(
     with ThreadPoolExecutor() as pool:
         read = partial(_read_error, value_range=value_range)
         errors = pool.map(read, [record["file_name"] for record in records])
-        errors = list(
-            tqdm(errors, total=len(records), unit="image", disable=len(records) < _MAX_QUIET)
-        )
+        # None: only on a terminal
+        quiet = True if len(records) < _MAX_QUIET else None
+        errors = list(tqdm(errors, total=len(records), unit="image", disable=quiet))
     for record, error in zip(records, errors, strict=True):
         if error:
             findings.problem("unreadable image", record["file_name"], error)

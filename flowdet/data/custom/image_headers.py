@@ -35,7 +35,8 @@ def read_headers(paths: Sequence[Path]) -> list[ImageHeader]:
     """Reads the headers of image files, in order."""
     with ThreadPoolExecutor() as pool:
         headers = pool.map(_read_header, paths)
-        quiet = len(paths) <= _MAX_QUIET
+        # None: only on a terminal
+        quiet = True if len(paths) <= _MAX_QUIET else None
         return list(tqdm(headers, total=len(paths), unit="image", disable=quiet))
 
 

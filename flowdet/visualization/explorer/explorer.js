@@ -239,12 +239,13 @@ function play() {
   }, FRAME_MS);
 }
 
-// Left and right move t, with shift the image; + and - move the threshold. A focused slider, list or
-// button handles its own keys.
+// Left and right move t, with shift the image; + and - move the threshold. A focused list handles its
+// own keys, and a focused slider the arrows without shift.
 function onKey(event) {
-  if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest("input[type=range], select")) return;
+  if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest("select")) return;
   const direction = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
   const threshold = { "+": 0.05, "-": -0.05 }[event.key];
+  if (direction && !event.shiftKey && event.target.closest("input[type=range]")) return;
   if (direction && event.shiftKey) moveImage(direction);
   else if (direction) move(controls.time, direction);
   else if (threshold) move(controls.score, threshold);
