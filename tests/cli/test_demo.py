@@ -260,8 +260,8 @@ def test_video_to_video_and_json(run, weights, tmp_path):
     status, output = run("tools/demo.py", *words)
     assert status == 0, output
     assert f"{out / 'clip.avi'}: 5 frames with" in output
-    # of the progress bar
-    assert "5/5" in output and "frame/s" in output
+    # there is no progress bar in a pipe
+    assert "frame/s" not in output
     frames, fps = read_video(out / "clip.avi")
     assert len(frames) == 5 and fps == 12.5
     assert frames[0].shape == (240, 320, 3)
