@@ -59,6 +59,18 @@ def terminal_bar(iterable: Iterable | None = None, **options) -> tqdm:
     return tqdm(iterable, **defaults | options, disable=not on_terminal())
 
 
+def image_bar(images: Iterable, total: int | None, shown: bool = True, unit: str = "image") -> tqdm:
+    """Returns a tqdm bar on standard error, which stays at its end.
+
+    Args:
+        images: what the bar iterates over.
+        total: their number; None if it is not known.
+        shown: whether to show the bar if standard error is a terminal.
+        unit: the name of one of them.
+    """
+    return tqdm(images, total=total, unit=unit, disable=None if shown else True)
+
+
 @contextmanager
 def log_above_bars() -> Iterator[None]:
     """On a terminal, log lines are printed above the bars, without those that a bar replaces.

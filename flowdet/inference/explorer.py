@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
-from tqdm import tqdm
 
 from flowdet.detection import FlowMatchingDetector
 from flowdet.inference.explorer_data import transport_runs
@@ -18,6 +17,7 @@ from flowdet.inference.output_formats import NUM_SEEDS
 from flowdet.inference.pipeline import MAX_IMAGES_WITHOUT_PROGRESS, Outcome, SkippedImages
 from flowdet.inference.predictor import Predictor
 from flowdet.inference.video_writer import create_folder_of, partial_path
+from flowdet.terminal import image_bar
 from flowdet.visualization.explorer import ExplorerContent, explorer_html
 
 # the maximum number of images in a page
@@ -113,9 +113,7 @@ def write_explorer(
         _unannotated(records), analyses=[transport_runs(seeds)], on_error=skipped
     )
     try:
-        for result in tqdm(
-            results, total=len(records), unit="image", disable=None if progress else True
-        ):
+        for result in image_bar(results, len(records), shown=progress):
             name = result["file_name"]
             entries[name] = explorer_entry(result, ground_truth(by_file[name]))
     except KeyboardInterrupt:

@@ -25,6 +25,7 @@ from flowdet.inference.picture_writer import (
 from flowdet.inference.predictor import Predictor
 from flowdet.inference.video import Frames
 from flowdet.inference.video_writer import VideoWriter, Window
+from flowdet.terminal import image_bar
 from flowdet.visualization.box_trajectory import box_trajectory
 from flowdet.visualization.drawing import DetectionVisualizer
 
@@ -166,11 +167,10 @@ def detect_images(
         analyses,
         on_error=skipped,
     )
-    # None: only on a terminal
-    quiet = True if len(files) <= MAX_IMAGES_WITHOUT_PROGRESS else None
+    many = len(files) > MAX_IMAGES_WITHOUT_PROGRESS
     with JsonArrayWriter(json_path) as rows:
         try:
-            for result in tqdm(results, total=len(files), unit="image", disable=quiet):
+            for result in image_bar(results, len(files), shown=many):
                 if json_path:
                     rows.add(predictor.coco_results(result, ids.categories))
                 drawn += len(visualizer.above_threshold(result["instances"]))
@@ -257,7 +257,7 @@ def detect_frames(
     results = predictor.stream(frames, analyses=analyses)
     with writer or nullcontext(), JsonArrayWriter(json_path) as rows:
         try:
-            for result in tqdm(results, total=frames.count, unit="frame", disable=None):
+            for result in image_bar(results, frames.count, unit="frame"):
                 go_on = _output_frame(result, visualizer, writer, window)
                 if json_path:
                     rows.add(predictor.coco_results(result, category_ids))

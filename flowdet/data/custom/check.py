@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from flowdet.data.custom.dataset import CustomDataset
 from flowdet.data.custom.findings import Finding, Findings
 from flowdet.data.custom.image_headers import read_error
 from flowdet.data.custom.notes import dataset_notes, split_notes
 from flowdet.data.custom.raw import ClassList
 from flowdet.data.image_reader import read_image
+from flowdet.terminal import image_bar
 
 __all__ = ["DatasetCheck", "check_dataset"]
 
@@ -108,9 +107,7 @@ def _readable(
     with ThreadPoolExecutor() as pool:
         read = partial(_read_error, value_range=value_range)
         errors = pool.map(read, [record["file_name"] for record in records])
-        # None: only on a terminal
-        quiet = True if len(records) < _MAX_QUIET else None
-        errors = list(tqdm(errors, total=len(records), unit="image", disable=quiet))
+        errors = list(image_bar(errors, len(records), shown=len(records) >= _MAX_QUIET))
     for record, error in zip(records, errors, strict=True):
         if error:
             findings.problem("unreadable image", record["file_name"], error)

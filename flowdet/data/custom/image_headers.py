@@ -7,9 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from flowdet.data.image_reader import exif_orientation, image_size
+from flowdet.terminal import image_bar
 
 __all__ = ["ImageHeader", "read_error", "read_headers"]
 
@@ -35,9 +34,7 @@ def read_headers(paths: Sequence[Path]) -> list[ImageHeader]:
     """Reads the headers of image files, in order."""
     with ThreadPoolExecutor() as pool:
         headers = pool.map(_read_header, paths)
-        # None: only on a terminal
-        quiet = True if len(paths) <= _MAX_QUIET else None
-        return list(tqdm(headers, total=len(paths), unit="image", disable=quiet))
+        return list(image_bar(headers, len(paths), shown=len(paths) > _MAX_QUIET))
 
 
 def _read_header(path: Path) -> ImageHeader:
