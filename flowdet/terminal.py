@@ -7,9 +7,11 @@ printed as usual. Log files never contain a bar.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import IO, Any
 
 from detectron2.utils import comm
 from tqdm import tqdm
@@ -17,6 +19,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 # the loggers with a handler for the terminal, see `flowdet.cli.run_training.setup`
 _LOGGERS = ("detectron2", "flowdet", "fvcore")
+# the width of a bar on a terminal whose width is not known
+_COLUMNS = 79
 # loggers whose lines repeat what a bar shows, and how these lines start
 _REPLACED = {"detectron2.utils.events": "", "detectron2.evaluation.evaluator": "Inference done "}
 
@@ -55,7 +59,7 @@ def terminal_bar(iterable: Iterable | None = None, **options) -> tqdm:
 
     It is disabled without a terminal and in all processes but the main one.
     """
-    defaults = {"file": sys.stdout, "leave": False, "dynamic_ncols": True}
+    defaults = {"file": sys.stdout, "leave": False} | _width(sys.stdout)
     return tqdm(iterable, **defaults | options, disable=not on_terminal())
 
 
@@ -68,7 +72,22 @@ def image_bar(images: Iterable, total: int | None, shown: bool = True, unit: str
         shown: whether to show the bar if standard error is a terminal.
         unit: the name of one of them.
     """
-    return tqdm(images, total=total, unit=unit, disable=None if shown else True)
+    disable = None if shown else True
+    return tqdm(images, total=total, unit=unit, disable=disable, **_width(sys.stderr))
+
+
+def _width(stream: IO) -> dict[str, Any]:
+    """Returns tqdm's options for the width of a bar: that of the terminal.
+
+    Some terminals, such as those of containers, say that they have 0 columns. tqdm would show
+    nothing there.
+    """
+    try:
+        is_known = os.get_terminal_size(stream.fileno()).columns > 0
+    except OSError:
+        # no terminal
+        is_known = True
+    return {"dynamic_ncols": True} if is_known else {"ncols": _COLUMNS}
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from detectron2.utils.events import EventStorage
 from torch.utils.data import DataLoader
 
 from flowdet.engine import Trainer
-from flowdet.engine.progress import LiveLine, status
+from flowdet.engine.progress import Length, LiveLine, status
 from flowdet.terminal import LoaderWithBar, terminal_bar
 from tests.detection.tiny import tiny_cfg
 from tests.engine.runs import train
@@ -113,7 +113,31 @@ def test_a_line_fits_a_narrow_terminal(cfg, tmp_path):
         train(cfg, tmp_path / "run")
     lines = [x for x in re.split("[\r\n]", terminal.getvalue()) if x.startswith("epoch")]
     assert lines and max(len(line) for line in lines) <= 60
-    assert "images/s" in lines[-1]
+    assert "img/s" in lines[-1]
+
+
+def test_80_columns_show_the_losses_of_all_blocks(cfg, tmp_path):
+    cfg.MODEL.FLOW_DET.NUM_BLOCKS = 4
+    with on_terminal(columns=80) as terminal:
+        train(cfg, tmp_path / "run")
+    number = r"\d[\d.e+]*"
+    line = terminal.lines()[-2]
+    assert re.search(rf", loss {number} \({number} {number} {number} {number}\)$", line), line
+
+
+def test_a_length_in_iterations_shows_epochs_too(cfg, tmp_path):
+    cfg.SOLVER.MAX_EPOCHS, cfg.SOLVER.MAX_ITER, cfg.TEST.EVAL_EPOCHS = 0, 7, 0
+    with on_terminal() as terminal:
+        train(cfg, tmp_path / "run")
+    # 5 images, one per iteration
+    assert "epoch 1/2" in terminal.getvalue()
+    assert terminal.lines()[-2].startswith("epoch 2/2 100%|")
+
+
+def test_a_terminal_without_a_known_width_shows_bars():
+    with on_terminal(columns=0) as terminal:
+        assert list(terminal_bar(range(3), desc="evaluate")) == [0, 1, 2]
+    assert "evaluate:   0%|" in terminal.getvalue()
 
 
 def test_a_loader_with_a_bar_is_like_the_loader():
@@ -140,6 +164,11 @@ def test_status_by_hand():
         assert status(storage, 8, 100).endswith("0:00:25, loss 3 (blocks 1.75 1.25)")
         storage.put_scalars(**{"pets/bbox/AP": 41.26, "pets/bbox/AP50": 80.0})
         assert ", AP 41.3, loss 3 " in status(storage, 8, 100)
+        assert status(storage, 8, 100, Length.SHORT).startswith("32 img/s, ")
+        assert status(storage, 8, 100, Length.SHORTEST).endswith(" loss 3 (1.8 1.2)")
+        storage.put_scalars(**{"block2/cls": 0.5})
+        assert status(storage, 8, 100, Length.SHORT).endswith(" loss 3 (1.8 1.2 0.5)")
+        assert status(storage, 8, 100, Length.SHORTEST).endswith(" loss 3 (1.8 ... 0.5)")
     with EventStorage() as storage:
         storage.put_scalars(**{"classification/top1": 97.5, "total_loss": 0.5})
         assert status(storage, 8, 100) == "top-1 97.5, loss 0.5"
