@@ -70,9 +70,7 @@ def _area(annotation: dict, box: Sequence[float], record: dict) -> float:
         return annotation["area"]
     if shape := annotation.get("segmentation"):
         if isinstance(shape, list):
-            shape = mask_util.merge(
-                mask_util.frPyObjects(shape, record["height"], record["width"])
-            )
+            shape = mask_util.merge(mask_util.frPyObjects(shape, record["height"], record["width"]))
         return float(mask_util.area(shape))
     x1, y1, x2, y2 = box
     return (x2 - x1) * (y2 - y1)

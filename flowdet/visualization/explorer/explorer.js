@@ -6,6 +6,7 @@ const SVG = "http://www.w3.org/2000/svg";
 const LABEL_SIZE = 13; // of the text at boxes, in pixels of the screen
 const LETTER_WIDTH = 0.56; // of a mean letter, as a fraction of the text size
 const FRAME_MS = 120;
+const LEAST_SIDE = 48; // of a picture, in pixels of the screen
 
 const byId = (id) => document.getElementById(id);
 const page = JSON.parse(byId("page-data").textContent);
@@ -191,12 +192,22 @@ function chooseRun(index) {
   draw();
 }
 
+// A panorama would be a line on a narrow screen: the shorter side of a picture has a least length,
+// and the reader scrolls along the other one.
+function sizePicture({ width, height }) {
+  const scale = Math.min(LEAST_SIDE / Math.min(width, height), 2);
+  const { style } = byId("picture");
+  style.minWidth = `${Math.round(width * scale)}px`;
+  style.minHeight = `${Math.round(height * scale)}px`;
+}
+
 function chooseImage(index) {
   const image = JSON.parse(entries[index].textContent);
   const seed = Math.max(controls.seed.selectedIndex, 0);
   shown.image = image;
   controls.image.selectedIndex = index;
   byId("picture").setAttribute("viewBox", `0 0 ${image.width} ${image.height}`);
+  sizePicture(image);
   const { width, height } = image;
   byId("pixels").replaceChildren(element("image", { href: image.picture, width, height }));
   byId("count").textContent = `${index + 1} of ${entries.length}`;
