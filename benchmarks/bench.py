@@ -38,6 +38,19 @@ TRAINED = {
     "voc_flow_r50": "voc_backprop_r50",
     "voc_flow_r18_frozen": "voc_backprop_r18_frozen",
 }
+# the config whose other ways of training are measured too, and their keys by method; names of
+# variants of the backprop config start with "backprop"
+VARIED = "voc_flow_r18_frozen"
+_AT_START = ("MODEL.FLOW_DET.LEARN_AT_START", "True")
+_INTERPOLATED = ("MODEL.FLOW_DET.TRAINING_STATES", "interpolated")
+_PARALLEL = ("MODEL.FLOW_DET.BLOCK_EXECUTION", "parallel")
+VARIANTS = {
+    "flow_learn_at_start": _AT_START,
+    "flow_learn_at_start_parallel": _AT_START + _PARALLEL,
+    "flow_interpolated": _INTERPOLATED,
+    "flow_interpolated_parallel": _INTERPOLATED + _PARALLEL,
+    "backprop_checkpointed": ("MODEL.FLOW_DET.CHECKPOINT_BLOCKS", "True"),
+}
 MEMORY_METHODS = ("flow_joint", "backprop", "backprop_checkpointed")
 
 
@@ -120,6 +133,10 @@ def measure_training(args: argparse.Namespace, extent: Extent) -> list[dict]:
             "flow": bench_config(flow, args.opts),
             "backprop": bench_config(backprop, args.opts),
         }
+        if flow == VARIED:
+            for method, keys in VARIANTS.items():
+                base = backprop if method.startswith("backprop") else flow
+                cfgs[method] = bench_config(base, [*args.opts, *keys])
         rows += step_rows(cfgs, flow, extent.batch_sizes, max(extent.rounds // 2, 1))
     return rows
 

@@ -15,6 +15,10 @@ FIGURE = "images/throughput.png"
 NAMES = {
     "flow_joint": "flow",
     "backprop_checkpointed": "backprop, checkpointed",
+    "flow_learn_at_start": "flow, LEARN_AT_START",
+    "flow_learn_at_start_parallel": "flow, LEARN_AT_START, BLOCK_EXECUTION parallel",
+    "flow_interpolated": "flow, TRAINING_STATES interpolated",
+    "flow_interpolated_parallel": "flow, interpolated, BLOCK_EXECUTION parallel",
     "faster_rcnn_r50_fpn": "Faster R-CNN R50-FPN (detectron2)",
     "faster_rcnn_r50_c4": "Faster R-CNN R50-C4 (detectron2)",
     "fcos_r50_fpn": "FCOS R50-FPN (torchvision)",
