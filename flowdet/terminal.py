@@ -19,8 +19,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 # the loggers with a handler for the terminal, see `flowdet.cli.run_training.setup`
 _LOGGERS = ("detectron2", "flowdet", "fvcore")
-# the width of a bar on a terminal whose width is not known
-_COLUMNS = 79
+# the size of a terminal for a bar if it is not known
+_SIZE = {"ncols": 79, "nrows": 20}
 # loggers whose lines repeat what a bar shows, and how these lines start
 _REPLACED = {"detectron2.utils.events": "", "detectron2.evaluation.evaluator": "Inference done "}
 
@@ -59,7 +59,7 @@ def terminal_bar(iterable: Iterable | None = None, **options) -> tqdm:
 
     It is disabled without a terminal and in all processes but the main one.
     """
-    defaults = {"file": sys.stdout, "leave": False} | _width(sys.stdout)
+    defaults = {"file": sys.stdout, "leave": False} | _size(sys.stdout)
     return tqdm(iterable, **defaults | options, disable=not on_terminal())
 
 
@@ -73,21 +73,23 @@ def image_bar(images: Iterable, total: int | None, shown: bool = True, unit: str
         unit: the name of one of them.
     """
     disable = None if shown else True
-    return tqdm(images, total=total, unit=unit, disable=disable, **_width(sys.stderr))
+    return tqdm(images, total=total, unit=unit, disable=disable, **_size(sys.stderr))
 
 
-def _width(stream: IO) -> dict[str, Any]:
-    """Returns tqdm's options for the width of a bar: that of the terminal.
+def _size(stream: IO) -> dict[str, Any]:
+    """Returns tqdm's options for the size of a bar: that of the terminal.
 
-    Some terminals, such as those of containers, say that they have 0 columns. tqdm would show
-    nothing there.
+    Some terminals, such as those of containers, say that they have 0 columns and 0 lines. tqdm
+    would show nothing there.
     """
     try:
-        is_known = os.get_terminal_size(stream.fileno()).columns > 0
+        columns, lines = os.get_terminal_size(stream.fileno())
     except OSError:
         # no terminal
-        is_known = True
-    return {"dynamic_ncols": True} if is_known else {"ncols": _COLUMNS}
+        return {"dynamic_ncols": True}
+    if columns > 0 and lines > 0:
+        return {"dynamic_ncols": True}
+    return _SIZE | ({"ncols": columns - 1} if columns > 1 else {})
 
 
 @contextmanager

@@ -23,7 +23,7 @@ _PERIOD = 0.25
 _WINDOW = 20
 _LINE = "{desc} {percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt}{postfix}"
 # the same for narrow terminals
-_SHORT_LINE = "{desc} {percentage:3.0f}%{postfix}"
+_SHORT_LINE = "{desc} {percentage:.0f}%{postfix}"
 
 
 class LiveLine(HookBase):
@@ -108,11 +108,12 @@ class LiveLine(HookBase):
 
 
 class Length(Enum):
-    """Lengths of the line, the longest one first: all losses with three digits, with two, or only
-    those of the first and the last block."""
+    """Lengths of the line, the longest one first: all losses with three digits, with two, those of
+    the blocks without their sum, or only those of the first and the last block."""
 
-    FULL = 3
-    SHORT = 2
+    FULL = 4
+    SHORT = 3
+    BLOCKS = 2
     SHORTEST = 1
 
 
@@ -121,7 +122,7 @@ def status(
 ) -> str:
     """Formats speed, remaining time, AP and losses, such as "52.1 images/s, ETA 0:05:12, AP 45.2,
     loss 2.31 (blocks 1.20 1.11)", or shorter "52.1 img/s, ETA 0:05:12, AP 45.2, loss 2.31 (1.2
-    1.1)"; what is not known yet is left out.
+    1.1)" or "..., AP 45.2, losses 1.2 1.1"; what is not known yet is left out.
 
     The most important parts come first, because a very narrow terminal shows only the start of the
     line.
@@ -141,20 +142,21 @@ def status(
         parts.append(f"ETA {timedelta(seconds=int(seconds))}")
     parts += _accuracy(storage)
     if "total_loss" in names:
-        blocks = _block_text(_block_losses(storage), length)
-        parts.append(f"loss {_smoothed(storage, 'total_loss'):.3g}{blocks}")
+        parts.append(_loss_text(_smoothed(storage, "total_loss"), _block_losses(storage), length))
     return ", ".join(parts)
 
 
-def _block_text(losses: list[float], length: Length) -> str:
-    if not losses:
-        return ""
+def _loss_text(total: float, blocks: list[float], length: Length) -> str:
+    if not blocks:
+        return f"loss {total:.3g}"
     if length is Length.FULL:
-        return f" (blocks {' '.join(f'{x:.3g}' for x in losses)})"
-    values = [f"{x:.2g}" for x in losses]
+        return f"loss {total:.3g} (blocks {' '.join(f'{x:.3g}' for x in blocks)})"
+    values = [f"{x:.2g}" for x in blocks]
+    if length is Length.BLOCKS:
+        return f"losses {' '.join(values)}"
     if length is Length.SHORTEST and len(values) > 2:
         values = [values[0], "...", values[-1]]
-    return f" ({' '.join(values)})"
+    return f"loss {total:.3g} ({' '.join(values)})"
 
 
 def _accuracy(storage: EventStorage) -> list[str]:

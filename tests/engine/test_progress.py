@@ -1,9 +1,12 @@
 """The live line of a training and the bars of long loops, on a terminal and without one."""
 
+import fcntl
 import io
 import logging
 import os
 import re
+import struct
+import termios
 from contextlib import contextmanager, redirect_stdout
 
 import pytest
@@ -122,7 +125,17 @@ def test_80_columns_show_the_losses_of_all_blocks(cfg, tmp_path):
         train(cfg, tmp_path / "run")
     number = r"\d[\d.e+]*"
     line = terminal.lines()[-2]
-    assert re.search(rf", loss {number} \({number} {number} {number} {number}\)$", line), line
+    four = rf"{number} {number} {number} {number}"
+    assert re.search(rf", (loss {number} \({four}\)|losses {four})$", line), line
+
+
+def test_80_columns_show_ap_and_the_losses_of_four_blocks_in_a_long_training():
+    with EventStorage() as storage:
+        storage.put_scalars(**{"time": 12.345, "total_loss": 2.731, "loss_cls": 2.731})
+        storage.put_scalars(**{f"block{k}/cls": 0.6543 for k in range(4)}, **{"bbox/AP": 53.54})
+        text = status(storage, 256, 4000, Length.BLOCKS)
+    assert text == "20.7 img/s, ETA 13:43:00, AP 53.5, losses 0.65 0.65 0.65 0.65"
+    assert len(f"epoch 10/100 58%, {text}") < 80
 
 
 def test_a_length_in_iterations_shows_epochs_too(cfg, tmp_path):
@@ -134,10 +147,18 @@ def test_a_length_in_iterations_shows_epochs_too(cfg, tmp_path):
     assert terminal.lines()[-2].startswith("epoch 2/2 100%|")
 
 
-def test_a_terminal_without_a_known_width_shows_bars():
-    with on_terminal(columns=0) as terminal:
-        assert list(terminal_bar(range(3), desc="evaluate")) == [0, 1, 2]
-    assert "evaluate:   0%|" in terminal.getvalue()
+@pytest.mark.parametrize("lines, columns", [(0, 0), (24, 0), (0, 60), (24, 60)])
+def test_a_terminal_without_a_known_size_shows_bars(lines, columns):
+    """Pseudo terminals, because tqdm asks the system for their size."""
+    controller, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    with os.fdopen(controller, "rb"), os.fdopen(terminal, "w") as stream:
+        with redirect_stdout(stream):
+            assert list(terminal_bar(range(3), desc="evaluate")) == [0, 1, 2]
+        stream.flush()
+        shown = os.read(controller, 10_000).decode()
+    assert "evaluate:   0%|" in shown
+    assert max(map(len, shown.split("\r"))) <= (columns or 79)
 
 
 def test_a_loader_with_a_bar_is_like_the_loader():
@@ -168,6 +189,7 @@ def test_status_by_hand():
         assert status(storage, 8, 100, Length.SHORTEST).endswith(" loss 3 (1.8 1.2)")
         storage.put_scalars(**{"block2/cls": 0.5})
         assert status(storage, 8, 100, Length.SHORT).endswith(" loss 3 (1.8 1.2 0.5)")
+        assert status(storage, 8, 100, Length.BLOCKS).endswith(", losses 1.8 1.2 0.5")
         assert status(storage, 8, 100, Length.SHORTEST).endswith(" loss 3 (1.8 ... 0.5)")
     with EventStorage() as storage:
         storage.put_scalars(**{"classification/top1": 97.5, "total_loss": 0.5})
