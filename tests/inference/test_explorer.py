@@ -229,6 +229,12 @@ find("score").focus();
 key("+", false, find("score")); record("plus on slider"); key("-", false, find("score"));
 key("ArrowRight", false, find("score")); record("right on slider");
 key("ArrowRight", true, find("score")); record("next image");
+// the arrows scroll a table that is wider than its window
+const table = document.querySelector(".scroll");
+table.style.width = "2000px";
+key("ArrowRight", false, table); record("right on table");
+table.style.width = "50px";
+key("ArrowRight", false, table); record("right on wide table");
 const shown = document.createElement("pre");
 shown.id = "log";
 shown.textContent = JSON.stringify(log);
@@ -328,5 +334,7 @@ def check_choices(shown, count):
     assert kinds["plus"].count("estimate") < kinds["left"].count("estimate")
     assert kinds["plus on slider"] == kinds["plus"] and shown["right on slider"] == shown["left"]
     assert (shown["left"]["image"], shown["next image"]["image"]) == NAMES
+    times = [shown[x]["time"][:8] for x in ("right on table", "right on wide table")]
+    assert times == ["t = 0.11", "t = 0.11"] and shown["next image"]["time"][:8] == "t = 0.00"
     assert any(name in shown["no stability"]["rows"] for name in UNSAFE)
     assert shown["0 0"]["alt"].startswith(f"{NAMES[0]}, t = 0.00, step 1 of 5: ")

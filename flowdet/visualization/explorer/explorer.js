@@ -250,13 +250,18 @@ function play() {
   }, FRAME_MS);
 }
 
+function scrolls(part) {
+  return part !== null && part.scrollWidth > part.clientWidth;
+}
+
 // Left and right move t, with shift the image; + and - move the threshold. A focused list handles its
-// own keys, and a focused slider the arrows without shift.
+// own keys; a focused slider, and a focused part that is wider than its window, the arrows without shift.
 function onKey(event) {
   if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest("select")) return;
   const direction = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
   const threshold = { "+": 0.05, "-": -0.05 }[event.key];
-  if (direction && !event.shiftKey && event.target.closest("input[type=range]")) return;
+  if (direction && !event.shiftKey && (event.target.closest("input[type=range]") ||
+    scrolls(event.target.closest(".scroll, #frame")))) return;
   if (direction && event.shiftKey) moveImage(direction);
   else if (direction) move(controls.time, direction);
   else if (threshold) move(controls.score, threshold);
