@@ -22,13 +22,16 @@ Its prediction is the energy, the mean of the squared outputs o_c over the copie
 What the paper leaves open, and what is done here (the weights a = d = 1/2, S = 20, dropout and the
 projection are those of the authors' published configuration):
 
-- Noise: dropout of the pixels that the first layer gets. It reaches the other layers through their
-  inputs.
+- Noise: dropout of the pixels that the first layer gets. A dropped pixel has the mean color of its
+  image, whatever the normalization of the images. It reaches the other layers through their inputs.
 - Covariances are second moments over copies and positions, without subtraction of the mean, as the
   outputs are not negative after a ReLU.
 - Before the covariance, a fixed random orthogonal matrix projects the channels to 30, 20 and 10
   dimensions in layers 1, 2 and 3; further layers have 10.
 - The authors train one layer after the other, then the read-out. Here all are trained together.
+- The energy does not depend on the sign of o_c. At o_c = 0 it has no gradient, and outputs of both
+  signs get the same class, so a read-out with random weights around 0 learns badly. It starts at
+  o_c = 1: there the energy is linear in small changes of o_c.
 - Inference draws the noise of INFERENCE_SAMPLES copies from a fixed seed, the same for every image,
   so that a prediction does not depend on the other images. With 0, there is one copy without noise.
 """
@@ -91,6 +94,8 @@ class StochasticForwardForwardClassifier(LocalClassifier):
             dim = projection_dims[min(index, len(projection_dims) - 1)]
             matrix = torch.empty(shape.channels, min(dim, shape.channels))
             self.register_buffer(f"projection{index}", nn.init.orthogonal_(matrix))
+        nn.init.zeros_(self.readout.classifier.weight)
+        nn.init.ones_(self.readout.classifier.bias)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -141,14 +146,17 @@ class StochasticForwardForwardClassifier(LocalClassifier):
     def noisy_copies(self, images: Tensor) -> Tensor:
         """Returns noisy copies of images [B, 3, H, W]: [copies * B, 3, H, W], copy by copy."""
         settings = self.settings
-        if self.training:
-            return F.dropout(images.repeat(settings.samples, 1, 1, 1), settings.noise)
-        if settings.inference_samples == 0:
+        if not self.training and settings.inference_samples == 0:
             return images
+        mean = images.mean(dim=(2, 3), keepdim=True)
+        deviation = images - mean
+        if self.training:
+            copies = F.dropout(deviation.repeat(settings.samples, 1, 1, 1), settings.noise)
+            return copies + mean.repeat(settings.samples, 1, 1, 1)
         generator = torch.Generator().manual_seed(0)
         shape = (settings.inference_samples, 1, *images.shape[1:])
         kept = (torch.rand(shape, generator=generator) >= settings.noise).to(images)
-        return (images * kept / (1 - settings.noise)).flatten(0, 1)
+        return (deviation * kept / (1 - settings.noise) + mean).flatten(0, 1)
 
 
 def effective_dimensions(copies: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 
 from flowdet.flowcls.baselines.stochastic_forward_forward import (
     effective_dimensions,
     participation_ratio,
 )
-from tests.flowcls.tiny import images, tiny_model
+from tests.flowcls.tiny import images, tiny_cfg, tiny_model
 
 FILE = "baselines/digits_sff_cnn"
 
@@ -84,12 +85,29 @@ def test_noise_is_new_in_training_and_fixed_at_inference():
     model.eval()
     one, two = model.noisy_copies(pixels), model.noisy_copies(pixels)
     assert one.shape[0] == 10 and torch.equal(one, two)
-    copies = one.unflatten(0, (5, 2))
-    # a pixel is 0 in both images or in none; the others are scaled by 1 / (1 - 0.2)
-    kept = copies != 0
+    deviations = one.unflatten(0, (5, 2)) - pixels.mean(dim=(2, 3), keepdim=True)
+    # a pixel is dropped in both images or in none; the others are scaled by 1 / (1 - 0.2)
+    kept = deviations != 0
     assert torch.equal(kept[:, 0], kept[:, 1]) and 0.7 < kept.float().mean() < 0.9
-    scaled = (pixels / 0.8).expand_as(copies)
-    torch.testing.assert_close(copies[kept], scaled[kept], rtol=0, atol=1e-4)
+    scaled = (pixels - pixels.mean(dim=(2, 3), keepdim=True)) / 0.8
+    torch.testing.assert_close(
+        deviations[kept], scaled.expand_as(deviations)[kept], rtol=0, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dropped_pixels_get_the_mean_color_of_the_image(training):
+    """So the noise is the same whatever the normalization, and an even image has none."""
+    model = tiny_model(FILE, "MODEL.SFF.SAMPLES", 4, "MODEL.SFF.INFERENCE_SAMPLES", 4)
+    model.train(training)
+    even = torch.full((1, 3, 32, 32), -2.0)
+    torch.testing.assert_close(model.noisy_copies(even), even.repeat(4, 1, 1, 1))
+    image = even.clone()
+    image[..., :8] = 2.0
+    torch.manual_seed(0)
+    values = model.noisy_copies(image).unique()
+    # the mean is -1: dropped -1, kept -1 + (-2 + 1) / 0.8 and -1 + (2 + 1) / 0.8
+    torch.testing.assert_close(values, torch.tensor([-2.25, -1.0, 2.75]), rtol=0, atol=1e-4)
 
 
 def test_energy_is_the_mean_of_the_squared_outputs():
@@ -103,6 +121,18 @@ def test_energy_is_the_mean_of_the_squared_outputs():
         ]
     expected = (outputs[0].square() + outputs[1].square()) / 2
     torch.testing.assert_close(energy, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_energy_starts_at_one_with_a_gradient_for_every_class():
+    """Random outputs around 0 would have energies without sign, and almost no gradient."""
+    # not tiny_model, which perturbs the weights
+    model = build_model(tiny_cfg(FILE)).train()
+    energy = model.readout_logits(model.images_of(images(4)))
+    torch.testing.assert_close(energy, torch.ones_like(energy))
+    torch.nn.functional.cross_entropy(energy, torch.zeros(4).long()).backward()
+    # 2 o_c (p_c - y_c) with o_c = 1 and p_c = 1 / 4
+    expected = torch.tensor([-1.5, 0.5, 0.5, 0.5])
+    torch.testing.assert_close(model.readout.classifier.bias.grad, expected)
 
 
 def test_without_inference_samples_there_is_no_noise():
