@@ -164,6 +164,12 @@ _NOPROP = (
         LOG_SNR=Key([-5.0, 5.0], r.increasing_pair(r.from_to(-20, 20)), (has("VARIANT", "ct"),)),
     ),
     group(
+        'VARIANT ct: weight of a time in the denoising loss, "snr" (the derivative of the '
+        'signal-to-noise ratio, as in the paper) or "uniform" (1 at every time; the schedule is '
+        "not trained).",
+        TIME_WEIGHT=Key("snr", r.one_of("snr", "uniform"), (has("VARIANT", "ct"),)),
+    ),
+    group(
         "VARIANT ct and fm: number of ODE steps at inference.",
         NUM_STEPS=Key(20, r.at_least(1, 10_000), (has("VARIANT", "ct", "fm"),)),
     ),

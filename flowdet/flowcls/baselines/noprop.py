@@ -46,6 +46,11 @@ What the paper leaves open, and what is done here:
 - abar_t of `dt` is a cosine, 0 at t = 0: q(z_0 | y) is N(0, I), and the paper's KL term is 0.
 - gamma of `ct` is a sum of increasing functions with positive weights, rescaled to the fixed range
   LOG_SNR. An ODE step keeps uhat constant, and is exact for it.
+- The weight SNR'(t) of `ct` is small at the times where z tells nothing of the label and the image
+  alone predicts it, and grows by the factor exp(10) to t = 1. One network has all times, so it
+  learns to read z long before it learns the image. (In `dt` the weight is a constant factor of each
+  block.) TIME_WEIGHT uniform has the weight 1 in its place, and a fixed, nearly linear gamma:
+  trained with this weight, gamma would skip the times with a large error.
 - The anchor loss of `fm` is also used with one-hot embeddings: it trains the read-out.
 - Learned embeddings start orthogonal, where d allows it. The weights of the read-out start as the
   embeddings: its logits are products of z and every u_y.
@@ -181,18 +186,24 @@ class ContinuousTime(Process):
     Args:
         log_snr: log SNR at t = 0 and at t = 1.
         num_steps: number of ODE steps of inference.
+        uniform: whether every time has the weight 1 in the loss, not SNR'(t). Then the schedule is
+            not trained.
         num_terms: number of sigmoids of the schedule.
     """
 
-    def __init__(self, log_snr: Sequence[float], num_steps: int, num_terms: int = 8):
+    def __init__(
+        self, log_snr: Sequence[float], num_steps: int, uniform: bool = False, num_terms: int = 8
+    ):
         super().__init__()
         self.low, self.high = log_snr
         self.num_steps = num_steps
+        self.uniform = uniform
         # softplus of these: the schedule starts as nearly linear
         self.slope = nn.Parameter(torch.zeros(()))
         self.weights = nn.Parameter(torch.full((num_terms,), -3.0))
         self.rates = nn.Parameter(torch.full((num_terms,), 5.0))
         self.centers = nn.Parameter(torch.linspace(0, 1, num_terms))
+        self.requires_grad_(not uniform)
 
     def log_snr(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Computes -gamma(t) and its derivative, for times [B]."""
@@ -216,7 +227,8 @@ class ContinuousTime(Process):
         t = torch.rand(len(target), device=target.device)
         log_snr, derivative = self.log_snr(t)
         error = squared_error(predict(block, noisy(target, log_snr.sigmoid()), t), target)
-        return {"loss_denoise": (log_snr.exp() * derivative * error).mean()}
+        weight = 1.0 if self.uniform else log_snr.exp() * derivative
+        return {"loss_denoise": (weight * error).mean()}
 
     def shared_losses(
         self, target: Tensor, class_loss: Callable[[Tensor], Tensor]
@@ -452,7 +464,7 @@ def build_process(node: CfgNode) -> Process:
     if node.VARIANT == "dt":
         return DiscreteTime(cosine_schedule(node.NUM_BLOCKS))
     if node.VARIANT == "ct":
-        return ContinuousTime(node.LOG_SNR, node.NUM_STEPS)
+        return ContinuousTime(node.LOG_SNR, node.NUM_STEPS, node.TIME_WEIGHT == "uniform")
     return FlowMatching(node.NUM_STEPS)
 
 

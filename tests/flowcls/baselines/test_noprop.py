@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from detectron2.utils.events import EventStorage
 
 from flowdet.experiments.memory import SavedBytes
 from flowdet.flowcls.baselines.noprop import (
@@ -253,16 +254,34 @@ def test_learned_schedule_is_monotone_with_fixed_ends_and_the_stated_derivative(
     assert (derivative > 0).all()
 
 
-def test_continuous_loss_by_hand(monkeypatch):
+@pytest.mark.parametrize(("uniform", "weight"), [(False, 2), (True, 1)])
+def test_continuous_loss_by_hand(uniform, weight, monkeypatch):
     """With log SNR = 2 t - 1 at t = 1/2: SNR = 1, SNR' = 2. The squared errors are 2 and 4."""
-    process = ContinuousTime((-1.0, 1.0), 5)
+    process = ContinuousTime((-1.0, 1.0), 5, uniform)
     linear = lambda t: (2 * t - 1, torch.full_like(t, 2.0))  # noqa: E731
     monkeypatch.setattr(process, "log_snr", linear)
     monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, 0.5))
     target = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     errors = torch.tensor([[1.0, 1.0], [0.0, 2.0]])
     losses = process.block_loss(0, lambda block, z, t: target + errors, target, no_class_loss)
-    assert losses["loss_denoise"].item() == pytest.approx(2 * (2 + 4) / 2)
+    assert losses["loss_denoise"].item() == pytest.approx(weight * (2 + 4) / 2)
+
+
+def test_weight_of_a_time_is_that_of_the_config():
+    """With uniform weights the schedule is fixed, and everything else is trained."""
+    losses = {}
+    for weight in ("snr", "uniform"):
+        model = model_of("baselines/digits_noprop_ct_cnn", TIME_WEIGHT=weight)
+        torch.manual_seed(0)
+        with EventStorage():
+            losses[weight] = model.train()(images())
+            sum(losses[weight].values()).backward()
+        schedule = {f"process.{name}" for name, _ in model.process.named_parameters()}
+        assert trained(model) & schedule == (schedule if weight == "snr" else set())
+        assert any(name.startswith("backbone.0.stages.0") for name in trained(model))
+    for name in ("loss_class", "loss_prior"):
+        assert losses["snr"][name].item() == losses["uniform"][name].item()
+    assert losses["snr"]["loss_denoise"].item() != losses["uniform"]["loss_denoise"].item()
 
 
 def test_continuous_inference_is_exact_for_a_constant_prediction():
@@ -331,6 +350,7 @@ def test_prediction_is_the_mean_of_the_embeddings():
     ("key", "value", "message"),
     [
         ("VARIANT", "sde", "VARIANT is 'sde', but must be one of dt, ct, fm"),
+        ("TIME_WEIGHT", "log", "TIME_WEIGHT is 'log', but must be one of snr, uniform"),
         ("NUM_BLOCKS", 0, "NUM_BLOCKS is 0, but must be at least 1"),
         ("EMBEDDING", "random", "EMBEDDING is 'random', but must be one of one_hot, learned"),
         ("EMBEDDING_DIM", 0, "EMBEDDING_DIM is 0, but must be at least 1"),
