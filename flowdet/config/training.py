@@ -31,6 +31,16 @@ _TEST = (
         BFLOAT16=Key(False, r.TRUE_OR_FALSE, _ENCODES),
     ),
     group(
+        "Whether the steps of a flow detector and its box stability are compiled by torch.compile "
+        "at inference, when they first run with a new batch or image size. This takes minutes, and "
+        "a CPU needs a C++ compiler.",
+        COMPILE=Key(
+            False,
+            r.TRUE_OR_FALSE,
+            (read_by("FlowMatchingDetector"), is_not_set("MODEL.FLOW_DET.EARLY_EXIT")),
+        ),
+    ),
+    group(
         "Names of classes. VOC evaluation also reports the means over them, as AP-subset, "
         "AP50-subset and AP75-subset.",
         CLASS_SUBSET=Key([], r.each(r.NAME, optional=True), (read_by(*DETECTORS),), element=str),

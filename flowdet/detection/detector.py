@@ -10,11 +10,13 @@ from dataclasses import replace
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import Instances
 from torch import Tensor
 
 from flowdet.config import inference_settings, state_settings
 from flowdet.detection.block_losses import BlockLosses
 from flowdet.detection.build import build_denoising, build_flow, build_shared_parts
+from flowdet.detection.compiled_steps import compiled_steps
 from flowdet.detection.denoising import Denoising
 from flowdet.detection.matcher import solve_assignment
 from flowdet.detection.proposals import PROPOSAL_TENSORS, ProposalNetwork, propose
@@ -69,7 +71,9 @@ class FlowMatchingDetector(SetDetector):
             steps once no box moves by more than this fraction of the image's side. z_0 is the same
             for every image, so that results do not depend on the batch.
         block_execution: `sequential`: one block after another, with the activations of one block in
-            memory; `parallel`: all blocks as one batched computation, for interpolated states.
+            memory; `parallel`: all blocks as one batched computation, where no state depends on
+            another block.
+        compile_steps: compile the steps and the box stability at inference.
         parts: the arguments of `SetDetector`.
 
     Raises:
@@ -90,6 +94,7 @@ class FlowMatchingDetector(SetDetector):
         iters_per_epoch: int,
         noise_scale: float,
         settings: InferenceSettings,
+        compile_steps: bool = False,
         denoising: Denoising | None = None,
         proposal_network: ProposalNetwork | None = None,
         block_execution: str = "sequential",
@@ -114,6 +119,7 @@ class FlowMatchingDetector(SetDetector):
         self.coupling = COUPLINGS[coupling]
         self.noise_scale = noise_scale
         self.settings = settings
+        self.compile_steps = compile_steps
         self.denoising = denoising
         self.proposal_network = proposal_network
         self.block_execution = block_execution
@@ -137,6 +143,7 @@ class FlowMatchingDetector(SetDetector):
             "iters_per_epoch": flow_cfg.ITERS_PER_EPOCH,
             "noise_scale": flow_cfg.NOISE_SCALE,
             "settings": inference_settings(flow_cfg),
+            "compile_steps": cfg.TEST.COMPILE,
             "block_execution": flow_cfg.BLOCK_EXECUTION,
             **build_denoising(cfg, shared),
         }
@@ -226,6 +233,19 @@ class FlowMatchingDetector(SetDetector):
         num_steps = len(self.trajectory_times) if trajectory else 1
         missing = num_steps - len(refinement.estimates)
         return refinement._replace(estimates=refinement.estimates + [refinement.z_1] * missing)
+
+    def step_detections(
+        self, tokens: ImageTokens, batched_inputs: list[dict], trajectory: bool = False
+    ) -> list[list[Instances]]:
+        """See `SetDetector.step_detections`; with `compile_steps` the steps are compiled.
+
+        A trajectory and an early exit are not: their graphs depend on the images.
+        """
+        if not self.compile_steps or trajectory or self.settings.early_exit:
+            return super().step_detections(tokens, batched_inputs, trajectory)
+        noise = self.initial_noise(len(tokens.tokens))
+        z_1, factors = compiled_steps()(self, tokens, noise)
+        return [self.detections(z_1, batched_inputs, factors)]
 
     @staticmethod
     def refinement_of(solution: Solution) -> Refinement:

@@ -1,0 +1,35 @@
+"""The steps of a flow detector, compiled by `torch.compile`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from flowdet.detection.tokens import ImageTokens
+
+if TYPE_CHECKING:
+    from flowdet.detection.detector import FlowMatchingDetector
+
+Steps = Callable[["FlowMatchingDetector", ImageTokens, Tensor], tuple[Tensor, Tensor | None]]
+
+
+def run_steps(
+    model: FlowMatchingDetector, tokens: ImageTokens, z_0: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Returns z_1 for noise z_0, [B, M, d], and the factors of the scores, [B, M].
+
+    It is one graph without breaks. The noise is an argument, because a graph cannot make a
+    generator.
+    """
+    refinement = model.refine(tokens, z_0=z_0)
+    return refinement.z_1, model.stability_factors(refinement)
+
+
+@cache
+def compiled_steps() -> Steps:
+    """Returns the compiled `run_steps`. It belongs to no model, so that models can be copied."""
+    return torch.compile(run_steps)
