@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowdet.detection.tokens import ImageTokens
 
-if TYPE_CHECKING:
-    from flowdet.detection.detector import FlowMatchingDetector
-
-Steps = Callable[["FlowMatchingDetector", ImageTokens, Tensor], tuple[Tensor, Tensor | None]]
+Steps = Callable[[nn.Module, ImageTokens, Tensor], tuple[Tensor, Tensor | None]]
 
 
-def run_steps(
-    model: FlowMatchingDetector, tokens: ImageTokens, z_0: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """Returns z_1 for noise z_0, [B, M, d], and the factors of the scores, [B, M].
+def run_steps(model: nn.Module, tokens: ImageTokens, z_0: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Returns z_1 of a FlowMatchingDetector for noise z_0, [B, M, d], and the factors of the
+    scores, [B, M].
 
     It is one graph without breaks. The noise is an argument, because a graph cannot make a
     generator.

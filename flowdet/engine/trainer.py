@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 import weakref
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.engine import (
     AMPTrainer,
@@ -15,7 +13,6 @@ from detectron2.engine import (
     HookBase,
     SimpleTrainer,
     TrainerBase,
-    create_ddp_model,
 )
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
 from detectron2.evaluation import DatasetEvaluator
@@ -23,7 +20,6 @@ from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 from fvcore.nn import parameter_count_table
-from PIL import Image
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -38,6 +34,7 @@ from flowdet.engine.checkpoint_files import (
     remove_partial_files,
 )
 from flowdet.engine.checkpoint_notes import check_resumed_classes
+from flowdet.engine.distributed import distributed_model, share_buffers
 from flowdet.engine.evaluation_hooks import (
     Evaluation,
     WriteAfterEvaluation,
@@ -52,13 +49,11 @@ from flowdet.engine.interruption import StopAtInterrupt
 from flowdet.engine.logging_hooks import ForgetOldScalars, LogCost, LogLearningRates, LogPreviews
 from flowdet.engine.metrics_file import METRICS, MetricsWriter, cut_metrics
 from flowdet.engine.optimizer import build_optimizer
+from flowdet.engine.previews import MAX_SAMPLES, draw_previews
 from flowdet.engine.progress import LiveLine
 from flowdet.engine.step_check import NON_FINITE, StepCheck
 from flowdet.engine.task_builders import task_of
 from flowdet.terminal import LoaderWithBar, log_above_bars, on_terminal
-
-# maximum of TEST.SAMPLE_IMAGES: with more images on a sheet, each would be too small to see
-MAX_SAMPLES = 50
 
 
 class Trainer(DefaultTrainer):
@@ -276,49 +271,6 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg, dataset_name, output_folder=None):
         return task_of(cfg).build_evaluator(cfg, dataset_name, output_folder)
-
-
-def distributed_model(model: nn.Module) -> nn.Module:
-    """Returns a model whose gradients are averaged over all processes; itself with one process.
-
-    A parameter that no process has used, such as those of a block that rests in schedule
-    `alternate`, gets no gradient, as in one process. (With zeros, an optimizer with momentum or
-    weight decay would change it.)
-    """
-    on_gpu = next(model.parameters()).is_cuda
-    with warnings.catch_warnings():
-        # `broadcast_buffers` has another name since torch 2.14
-        warnings.simplefilter("ignore", FutureWarning)
-        return create_ddp_model(
-            model,
-            broadcast_buffers=False,
-            find_unused_parameters=True,
-            **({} if on_gpu else {"device_ids": None}),
-        )
-
-
-def draw_previews(cfg: CfgNode, model: nn.Module) -> dict[str, Image.Image]:
-    """Draws `TEST.SAMPLE_IMAGES` images of every test dataset with the results of the model.
-
-    Returns:
-        One picture per dataset, named "samples/<dataset>".
-    """
-    draw = task_of(cfg).preview_sheet
-    return {
-        f"samples/{name}": draw(cfg, model, name, cfg.TEST.SAMPLE_IMAGES)
-        for name in cfg.DATASETS.TEST
-    }
-
-
-def share_buffers(model: nn.Module) -> None:
-    """Copies the buffers of the first process to all other processes.
-
-    detectron2 turns their synchronization in DistributedDataParallel off. So every process has
-    batch-norm statistics of its own images.
-    """
-    if comm.get_world_size() > 1:
-        for buffer in model.buffers():
-            torch.distributed.broadcast(buffer, 0)
 
 
 def evaluate(cfg: CfgNode, model: nn.Module, average: AveragedModel | None = None) -> dict:

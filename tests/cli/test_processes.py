@@ -21,7 +21,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from flowdet.cli.processes import end_with_parent, launch_processes, process_errors
 from flowdet.cli.train import parse_args
 from flowdet.engine import Trainer, evaluate, load_config, load_trained, resolve_config
-from flowdet.engine.trainer import distributed_model, share_buffers
+from flowdet.engine.distributed import distributed_model, share_buffers
 from tests.data.custom.example_datasets import write_coco
 from tests.detection.tiny import CONFIGS, SIZES, record, tiny_model
 from tests.flowcls.tiny import images

@@ -154,7 +154,7 @@ def test_names_of_the_rules_are_those_of_the_code():
     from flowdet.detection.heads import BOX_HEADS
     from flowdet.detection.set_detector import MATCHINGS
     from flowdet.engine.optimizer import OPTIMIZERS
-    from flowdet.engine.trainer import MAX_SAMPLES
+    from flowdet.engine.previews import MAX_SAMPLES
     from flowdet.flowcls.baselines.forward_forward import INFERENCES
     from flowdet.flowcls.baselines.label_overlay import LABELS
     from flowdet.flowcls.baselines.layer_collaboration import COLLABORATIONS
