@@ -21,11 +21,12 @@ flowdet.register()
 
 # isort: split
 from flowdet.engine.allocator import keep_freed_memory
-from flowdet.engine.checkpoint import FlowDetCheckpointer, WholeModelCheckpointer, load_trained
+from flowdet.engine.checkpoint import FlowDetCheckpointer
 from flowdet.engine.config import load_config
 from flowdet.engine.optimizer import build_optimizer
 from flowdet.engine.resolve import resolve_config
 from flowdet.engine.trainer import Trainer, evaluate
+from flowdet.engine.whole_model import WholeModelCheckpointer, load_trained
 
 __all__ = [
     "FlowDetCheckpointer",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -12,12 +11,9 @@ import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
-from detectron2.config import CfgNode
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from flowdet.engine.checkpoint_files import checksum_problem, newest_checkpoint, write_checkpoint
-from flowdet.engine.hooks import average_of
 from flowdet.engine.trunks import PixelForm, Trunk, check_fit, expected_form, find_trunk
 from flowdet.engine.weight_files import check_url, read_weight_file
 
@@ -175,7 +171,7 @@ class FlowDetCheckpointer(DetectionCheckpointer):
                 if suffix in loaded_shapes and name.endswith(f".{suffix}")
             ]
         self._check_shapes(mismatches)
-        if _parameter_names(self.model) <= {*incompatible.missing_keys}:
+        if parameter_names(self.model) <= {*incompatible.missing_keys}:
             raise ValueError(
                 f"{self._path} contains none of the model's weights: its first tensors are "
                 f"{incompatible.unexpected_keys[:3]}. Set MODEL.WEIGHTS to a checkpoint with the "
@@ -356,106 +352,6 @@ def _pixel_form(model: nn.Module, own: Trunk) -> PixelForm:
     return PixelForm("", tuple(mean), tuple(std), stride)
 
 
-def _parameter_names(model: nn.Module) -> set[str]:
+def parameter_names(model: nn.Module) -> set[str]:
+    """Returns the names of the parameters of a model."""
     return {name for name, _ in model.named_parameters()}
-
-
-class WholeModelCheckpointer(FlowDetCheckpointer):
-    """Loads only checkpoints that contain every weight of the model that inference uses.
-
-    With the weights of a backbone alone, a detector would run and detect nothing. The tensors that
-    only training uses are loaded if they fit, without a message if they do not.
-
-    Raises (from `load`):
-        FileNotFoundError, ValueError: as `FlowDetCheckpointer`.
-        ValueError: the path is empty, or weights are missing.
-    """
-
-    _other_classes_hint = (
-        "use the config.yaml that its training wrote, and datasets with the same classes"
-    )
-
-    def load(self, path, *args, **kwargs):
-        if not path:
-            raise ValueError("no weights are given: set MODEL.WEIGHTS to a trained checkpoint")
-        return super().load(path, *args, **kwargs)
-
-    def _load_model(self, checkpoint):
-        self._fit_training_tensors(checkpoint["model"])
-        incompatible = super()._load_model(checkpoint)
-        for names in (incompatible.missing_keys, incompatible.unexpected_keys):
-            names[:] = [name for name in names if not name.startswith(self._training_prefixes)]
-        missing = _parameter_names(self.model) & {*incompatible.missing_keys}
-        if missing:
-            parts = ", ".join(sorted({name.split(".")[0] for name in missing}))
-            raise ValueError(
-                f"{self._path} lacks {len(missing)} of the model's weights (in {parts}): use the "
-                "checkpoint that a training with this config wrote, not the one it started from"
-            )
-        self._fit_average(checkpoint)
-        return incompatible
-
-    @property
-    def _training_prefixes(self) -> tuple[str, ...]:
-        """The prefixes of the model's tensors that only training uses."""
-        return tuple(getattr(self.model, "training_tensors", ()))
-
-    def _fit_training_tensors(self, state: dict) -> None:
-        """Removes tensors that only training uses and whose shape differs from the model's."""
-        for name, own in self.model.state_dict().items():
-            if name.startswith(self._training_prefixes) and name in state:
-                if np.shape(state[name]) != own.shape:
-                    del state[name]
-
-    def _fit_average(self, checkpoint: dict) -> None:
-        """Gives the averaged weights of a checkpoint the names of the model's tensors.
-
-        Tensors that the average lacks or has with another shape are those of the model.
-
-        Raises:
-            ValueError: inference uses such a tensor.
-        """
-        average = self.checkpointables.get("ema")
-        if average is None or "ema" not in checkpoint:
-            return
-        own, state = average.state_dict(), checkpoint["ema"]
-        fitting = {n: state[n] for n, x in own.items() if n in state and state[n].shape == x.shape}
-        needed = {
-            f"module.{name}"
-            for name in _parameter_names(self.model)
-            if not name.startswith(self._training_prefixes)
-        }
-        # tensors of another shape are in the model too, where `_check_shapes` reports them
-        missing = needed - {*state}
-        if missing:
-            raise ValueError(
-                f"{self._path} lacks {len(missing)} of the model's averaged weights, such as "
-                f"{min(missing)}: use the config of its training, or set SOLVER.EMA_DECAY 0"
-            )
-        checkpoint["ema"] = own | fitting
-
-
-def load_trained(
-    cfg: CfgNode, model: nn.Module, path: str, class_names: Sequence[str] = ()
-) -> AveragedModel | None:
-    """Loads the checkpoint of a training into its model.
-
-    Args:
-        cfg: the config of the training.
-        model: the model, in place.
-        path: path of the checkpoint.
-        class_names: must equal the names in the checkpoint, if it has any; () accepts all names.
-
-    Returns:
-        The moving average of the weights; None without `SOLVER.EMA_DECAY`, or if the checkpoint
-        does not contain it.
-
-    Raises:
-        FileNotFoundError, ValueError: as `WholeModelCheckpointer`.
-    """
-    if not cfg.SOLVER.EMA_DECAY:
-        WholeModelCheckpointer(model, class_names=class_names).load(path)
-        return None
-    average = average_of(model, cfg.SOLVER.EMA_DECAY)
-    WholeModelCheckpointer(model, class_names=class_names, ema=average).load(path)
-    return average if int(average.n_averaged) else None

@@ -16,10 +16,10 @@ from flowdet.data.detection.mapper import FlowDatasetMapper
 from flowdet.detection import SetDetector
 from flowdet.detection.set_detector import ImageAnalysis
 from flowdet.engine.category_ids import CategoryId, category_ids_of
-from flowdet.engine.checkpoint import load_trained
 from flowdet.engine.checkpoint_notes import take_over_classes
 from flowdet.engine.resolve import resolve_model
 from flowdet.engine.task_builders import DETECTION, TaskBuilders, task_of
+from flowdet.engine.whole_model import load_trained
 from flowdet.inference.image_input import ImageInput, image_record
 
 # called with the dataset dict of an image that cannot be read, and the error
