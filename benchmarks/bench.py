@@ -10,10 +10,10 @@ GPU if there is one. The functions of a table run in turn in one process, and a 
 for each round, so that other load on the machine affects all of them alike. Tables show the median
 and, in brackets, the quartiles. Every memory is measured in a process of its own.
 
-Parts: `inference` relative to the backbone, `training` relative to backpropagation, `memory` of a
-training, `loader` relative to the training step, `peers` relative to flowdet, and `throughput` over
-batch size and image size. Peers need `pip install '.[bench]'`; one whose library is missing is left
-out.
+Parts: `inference` relative to the backbone, `training` relative to backpropagation, `profile`: the
+shares of backbone, blocks, heads ... in both, `memory` of a training, `loader` relative to the
+training step, `peers` relative to flowdet, and `throughput` over batch size and image size. Peers
+need `pip install '.[bench]'`; one whose library is missing is left out.
 
 The command writes bench.json and throughput.png to the output folder. With `--compare FILE` the
 exit status is 1 if something is slower than in FILE, or needs more memory. `KEY VALUE` pairs
@@ -31,12 +31,25 @@ from typing import NamedTuple
 from flowdet.cli.common import at_least_one, command_parser, parse_with_overrides, user_errors
 from flowdet.reporting.command_line import typed_command
 
-PARTS = ("inference", "training", "memory", "loader", "peers", "throughput")
+PARTS = ("inference", "training", "profile", "memory", "loader", "peers", "throughput")
 CONFIG = "voc_flow_r50"
 # the flow configs whose training is measured, with those of backpropagation
 TRAINED = {
     "voc_flow_r50": "voc_backprop_r50",
     "voc_flow_r18_frozen": "voc_backprop_r18_frozen",
+}
+# the config whose other ways of training are measured too, and their keys by method; names of
+# variants of the backprop config start with "backprop"
+VARIED = "voc_flow_r18_frozen"
+_AT_START = ("MODEL.FLOW_DET.LEARN_AT_START", "True")
+_INTERPOLATED = ("MODEL.FLOW_DET.TRAINING_STATES", "interpolated")
+_PARALLEL = ("MODEL.FLOW_DET.BLOCK_EXECUTION", "parallel")
+VARIANTS = {
+    "flow_learn_at_start": _AT_START,
+    "flow_learn_at_start_parallel": _AT_START + _PARALLEL,
+    "flow_interpolated": _INTERPOLATED,
+    "flow_interpolated_parallel": _INTERPOLATED + _PARALLEL,
+    "backprop_checkpointed": ("MODEL.FLOW_DET.CHECKPOINT_BLOCKS", "True"),
 }
 MEMORY_METHODS = ("flow_joint", "backprop", "backprop_checkpointed")
 
@@ -88,6 +101,7 @@ def measure(args: argparse.Namespace, extent: Extent) -> list[dict]:
     functions: dict[str, Callable[[argparse.Namespace, Extent], list[dict]]] = {
         "inference": measure_inference,
         "training": measure_training,
+        "profile": measure_profile,
         "memory": measure_memory,
         "loader": measure_loader,
         "peers": measure_peers,
@@ -119,7 +133,23 @@ def measure_training(args: argparse.Namespace, extent: Extent) -> list[dict]:
             "flow": bench_config(flow, args.opts),
             "backprop": bench_config(backprop, args.opts),
         }
+        if flow == VARIED:
+            for method, keys in VARIANTS.items():
+                base = backprop if method.startswith("backprop") else flow
+                cfgs[method] = bench_config(base, [*args.opts, *keys])
         rows += step_rows(cfgs, flow, extent.batch_sizes, max(extent.rounds // 2, 1))
+    return rows
+
+
+def measure_profile(args: argparse.Namespace, extent: Extent) -> list[dict]:
+    from flowdet.experiments.speed.profile import profile_rows
+    from flowdet.experiments.speed.setup import bench_config
+
+    rounds = max(extent.rounds // 2, 1)
+    measured = [(args.config_file, "inference"), *((name, "training") for name in TRAINED)]
+    rows = []
+    for name, call in measured:
+        rows += profile_rows(bench_config(name, args.opts), name, extent.batch_sizes, rounds, call)
     return rows
 
 

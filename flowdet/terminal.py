@@ -7,9 +7,11 @@ printed as usual. Log files never contain a bar.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import IO, Any
 
 from detectron2.utils import comm
 from tqdm import tqdm
@@ -17,6 +19,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 # the loggers with a handler for the terminal, see `flowdet.cli.run_training.setup`
 _LOGGERS = ("detectron2", "flowdet", "fvcore")
+# the size of a terminal for a bar if it is not known
+_SIZE = {"ncols": 79, "nrows": 20}
 # loggers whose lines repeat what a bar shows, and how these lines start
 _REPLACED = {"detectron2.utils.events": "", "detectron2.evaluation.evaluator": "Inference done "}
 
@@ -55,7 +59,7 @@ def terminal_bar(iterable: Iterable | None = None, **options) -> tqdm:
 
     It is disabled without a terminal and in all processes but the main one.
     """
-    defaults = {"file": sys.stdout, "leave": False, "dynamic_ncols": True}
+    defaults = {"file": sys.stdout, "leave": False} | _size(sys.stdout)
     return tqdm(iterable, **defaults | options, disable=not on_terminal())
 
 
@@ -68,7 +72,24 @@ def image_bar(images: Iterable, total: int | None, shown: bool = True, unit: str
         shown: whether to show the bar if standard error is a terminal.
         unit: the name of one of them.
     """
-    return tqdm(images, total=total, unit=unit, disable=None if shown else True)
+    disable = None if shown else True
+    return tqdm(images, total=total, unit=unit, disable=disable, **_size(sys.stderr))
+
+
+def _size(stream: IO) -> dict[str, Any]:
+    """Returns tqdm's options for the size of a bar: that of the terminal.
+
+    Some terminals, such as those of containers, say that they have 0 columns and 0 lines. tqdm
+    would show nothing there.
+    """
+    try:
+        columns, lines = os.get_terminal_size(stream.fileno())
+    except OSError:
+        # no terminal
+        return {"dynamic_ncols": True}
+    if columns > 0 and lines > 0:
+        return {"dynamic_ncols": True}
+    return _SIZE | ({"ncols": columns - 1} if columns > 1 else {})
 
 
 @contextmanager

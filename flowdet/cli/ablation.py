@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowdet.cli.common import parse_with_overrides
+from flowdet.cli.common import command, parse_with_overrides
 from flowdet.cli.comparison_command import (
     BUDGET_KEYS,
     check_overrides,
@@ -110,6 +110,7 @@ def report(args: argparse.Namespace, comparison: Comparison) -> None:
     save_figure(ablation_figure(rows, study.modes), path)
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     train_and_report(functools.partial(plan, args), functools.partial(report, args))

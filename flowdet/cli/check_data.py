@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowdet.cli.common import at_least_one, command_parser, user_errors
+from flowdet.cli.common import at_least_one, command, command_parser, user_errors
 from flowdet.inference.output_formats import PICTURE_SUFFIXES
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def print_report(checked: DatasetCheck, args: argparse.Namespace, cfg: CfgNode) 
     print(size_table(checked.records, cfg if args.config_file else None), end="\n\n")
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     with user_errors():

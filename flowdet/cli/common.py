@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn, ParamSpec, TypeVar
 
 from flowdet.config.user_imports import trust_config_files
 from flowdet.reporting.command_line import program_name, typed_command
+
+P, T = ParamSpec("P"), TypeVar("T")
 
 # the names of the modes are not options of argparse: IMPORTS of the config can register others
 MODE_HELP = (
@@ -57,6 +61,26 @@ def with_program(description: str, program: str) -> str:
     return re.sub(r"^    tools/\w+\.py", f"    {program}", description, flags=re.MULTILINE)
 
 
+def command(main: Callable[P, T]) -> Callable[P, T]:
+    """Decorates the `main` of a command: Ctrl-C ends it with exit status 130 and the command that
+    starts it again wherever nothing else handles it, such as in the seconds in which PyTorch is
+    loaded."""
+
+    @functools.wraps(main)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return main(*args, **kwargs)
+        except KeyboardInterrupt:
+            _end_after_interrupt()
+
+    return run
+
+
+def _end_after_interrupt() -> NoReturn:
+    print(f"\nStopped by Ctrl-C. Start again with:\n    {typed_command()}", file=sys.stderr)
+    sys.exit(130)
+
+
 @contextmanager
 def user_errors(
     kinds: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, ImportError),
@@ -95,8 +119,7 @@ def user_errors(
     except KeyboardInterrupt:
         if not interrupts:
             raise
-        print(f"\nStopped by Ctrl-C. Start again with:\n    {typed_command()}", file=sys.stderr)
-        sys.exit(130)
+        _end_after_interrupt()
 
 
 def at_least_one(text: str) -> int:

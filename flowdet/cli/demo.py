@@ -33,7 +33,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from flowdet.cli.common import MODE_HELP, at_least_one, command_parser, user_errors
+from flowdet.cli.common import MODE_HELP, at_least_one, command, command_parser, user_errors
 from flowdet.inference.output_formats import ANIMATION_SUFFIXES, NUM_SEEDS
 
 # attributes of the parsed arguments: flags for one task only, and flags for images or videos only
@@ -180,6 +180,7 @@ def camera(text: str) -> int:
     return int(text)
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     args = parse_args(argv)

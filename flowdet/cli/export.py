@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowdet.cli.common import MODE_HELP, at_least_one, command_parser, user_errors
+from flowdet.cli.common import MODE_HELP, at_least_one, command, command_parser, user_errors
 from flowdet.export.suffixes import SUFFIXES as GRAPH_SUFFIXES
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ def report(args: argparse.Namespace, metadata: dict[str, str], difference: Diffe
         print("nothing was detected: compare on images with objects, --check IMAGE ...")
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     with user_errors():

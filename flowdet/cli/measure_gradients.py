@@ -17,7 +17,7 @@ from pathlib import Path
 from tabulate import tabulate
 from tqdm import tqdm
 
-from flowdet.cli.common import command_parser, parse_with_overrides, user_errors
+from flowdet.cli.common import command, command_parser, parse_with_overrides, user_errors
 from flowdet.experiments.method_keys import GRADIENT_METHODS as METHODS
 
 
@@ -73,6 +73,7 @@ def print_table(rows: list[dict]) -> None:
     print(tabulate(lines, headers, disable_numparse=True))
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from flowdet.engine import keep_freed_memory, load_config, resolve_config

@@ -23,7 +23,13 @@ from pathlib import Path
 from tabulate import tabulate
 from tqdm import tqdm
 
-from flowdet.cli.common import at_least_one, command_parser, parse_with_overrides, user_errors
+from flowdet.cli.common import (
+    at_least_one,
+    command,
+    command_parser,
+    parse_with_overrides,
+    user_errors,
+)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -66,6 +72,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from flowdet.engine import keep_freed_memory, load_config, resolve_config

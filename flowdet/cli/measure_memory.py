@@ -17,7 +17,7 @@ from pathlib import Path
 from tabulate import tabulate
 from tqdm import tqdm
 
-from flowdet.cli.common import command_parser, parse_with_overrides, user_errors
+from flowdet.cli.common import command, command_parser, parse_with_overrides, user_errors
 from flowdet.experiments.method_keys import MEMORY_METHODS as METHODS
 
 
@@ -69,6 +69,7 @@ def print_table(rows: list[dict], slopes: list[dict], metric: str) -> None:
         print(tabulate(table, headers="keys", disable_numparse=True))
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from flowdet.engine import load_config, resolve_config

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from flowdet.cli.common import command_parser, parse_with_overrides, user_errors
+from flowdet.cli.common import command, command_parser, parse_with_overrides, user_errors
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -61,6 +61,7 @@ def print_table(rows: list[dict], metric: str) -> None:
     print(tabulate(table, ["mode", "steps", f"{metric} after step 1, 2, ..."]), end="\n\n")
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from flowdet.experiments.measurement import check_output_folder, load_run, save_measurement

@@ -23,7 +23,13 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from flowdet.cli.common import at_least_one, command_parser, parse_with_overrides, user_errors
+from flowdet.cli.common import (
+    at_least_one,
+    command,
+    command_parser,
+    parse_with_overrides,
+    user_errors,
+)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -102,6 +108,7 @@ def _cell(row: dict) -> str:
     return f"{row['mean']:.3g}{deviation}"
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from flowdet.engine import keep_freed_memory

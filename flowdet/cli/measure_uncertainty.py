@@ -17,7 +17,13 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from flowdet.cli.common import at_least_one, command_parser, parse_with_overrides, user_errors
+from flowdet.cli.common import (
+    at_least_one,
+    command,
+    command_parser,
+    parse_with_overrides,
+    user_errors,
+)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -38,6 +44,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parse_with_overrides(parser, argv)
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from flowdet.experiments.measurement import check_output_folder, load_run, save_measurement

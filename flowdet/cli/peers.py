@@ -29,7 +29,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowdet.cli.common import at_least_one, command_parser, parse_with_overrides
+from flowdet.cli.common import at_least_one, command, command_parser, parse_with_overrides
 from flowdet.cli.comparison_command import check_overrides, train_and_report
 from flowdet.reporting.command_line import typed_command
 
@@ -314,6 +314,7 @@ def report(comparison: PeerComparison) -> None:
     print(f"written: {', '.join(map(str, [path, markdown, *figures]))}")
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     train_and_report(functools.partial(plan, args), report)

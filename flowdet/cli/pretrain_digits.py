@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from flowdet.cli.common import command_parser, user_errors
+from flowdet.cli.common import command, command_parser, user_errors
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -31,6 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     from flowdet.cli.run_pretraining import pretrain

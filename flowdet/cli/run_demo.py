@@ -65,7 +65,7 @@ def detect(args: argparse.Namespace) -> int:
     files = find_images(args.input, notice) if args.input else []
     image_ids = annotations.image_ids(files, notice) if annotations else {}
     if args.explore:
-        check_explorer(len(image_ids or files))
+        check_explorer(len(image_ids or files), args.noise_seeds or NUM_SEEDS)
     frames = None if args.input else open_frames(args)
     kind = ClassPredictor if args.is_classifier else Predictor
     predictor = kind(configure(args), args.weights)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -37,12 +38,14 @@ from flowdet.engine.dataset_findings import log_dataset_remarks, save_findings
 from flowdet.engine.earlier_run import set_earlier_run_aside
 from flowdet.engine.resumed_keys import check_resumed_keys
 from flowdet.engine.task_builders import DETECTION, task_of
-from flowdet.reporting.command_line import program_name, typed_command
+from flowdet.reporting.command_line import program_name, sibling_program, typed_command
 from flowdet.reporting.report import write_report
 from flowdet.reporting.results import result_rows, write_results
 
 # errors in a training that are due to the user's files
 RUN_ERRORS = (OSError, ValueError, FloatingPointError)
+# in OUTPUT_DIR, written after the training and its last evaluation
+RESULTS = "results.json"
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -142,7 +145,7 @@ def save_results(cfg: CfgNode, args: argparse.Namespace, results: dict) -> None:
     rows = []
     for name, tasks in by_dataset.items():
         rows += result_rows(cfg, name, tasks, length)
-    path = os.path.join(cfg.OUTPUT_DIR, "results.json")
+    path = os.path.join(cfg.OUTPUT_DIR, RESULTS)
     write_results(path, rows, command=typed_command(), config=args.config_file, seeds=[cfg.SEED])
 
 
@@ -196,6 +199,12 @@ def interruption_text(args: argparse.Namespace, start: float) -> str:
         return f"The evaluation was stopped by Ctrl-C. Start it again with:\n    {command}"
     path = config_path(args.config_file)
     cfg = load_config(path, args.opts, trust_config=args.trust_config)
+    results = os.path.join(cfg.OUTPUT_DIR, RESULTS)
+    if os.path.isfile(results) and os.path.getmtime(results) >= start:
+        return (
+            f"The training is complete ({results}); its report was stopped by Ctrl-C. Write it "
+            f"with:\n    {sibling_program('report')} --run {shlex.quote(cfg.OUTPUT_DIR)}"
+        )
     checkpoint = newest_checkpoint(cfg.OUTPUT_DIR)
     is_of_run = bool(checkpoint) and (args.resume or os.path.getmtime(checkpoint) >= start)
     if not is_of_run:

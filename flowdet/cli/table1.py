@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowdet.cli.common import parse_with_overrides
+from flowdet.cli.common import command, parse_with_overrides
 from flowdet.cli.comparison_command import (
     BUDGET_KEYS,
     check_overrides,
@@ -140,6 +140,7 @@ def report(args: argparse.Namespace, comparison: Comparison) -> None:
     save_table(args.output / "table1", comparison, rows, caption, draw, failures)
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     train_and_report(functools.partial(plan, args), functools.partial(report, args))

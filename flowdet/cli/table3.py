@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from flowdet.cli.common import at_least_one, parse_with_overrides
+from flowdet.cli.common import at_least_one, command, parse_with_overrides
 from flowdet.cli.comparison_command import (
     check_overrides,
     save_table,
@@ -302,6 +302,7 @@ def report(args: argparse.Namespace, comparison: Comparison) -> None:
     save_table(args.output / "table3", comparison, rows, caption, draw)
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     train_and_report(functools.partial(plan, args), functools.partial(report, args))

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowdet.cli.common import parse_with_overrides
+from flowdet.cli.common import command, parse_with_overrides
 from flowdet.cli.comparison_command import (
     check_overrides,
     save_table,
@@ -142,6 +142,7 @@ def report(args: argparse.Namespace, comparison: Comparison) -> None:
     save_table(args.output / "table45", comparison, rows, caption, draw)
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     train_and_report(functools.partial(plan, args), functools.partial(report, args))

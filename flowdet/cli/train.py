@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from flowdet.cli.common import add_trust_option, with_program
+from flowdet.cli.common import add_trust_option, command, with_program
 from flowdet.cli.process_options import add_process_options, check_processes
 from flowdet.reporting.command_line import program_name
 
@@ -67,6 +67,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit status, 130 after Ctrl-C."""
     args = parse_args(argv)

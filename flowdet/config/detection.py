@@ -95,8 +95,8 @@ _TRAINING = for_training(
     group(
         'How the blocks are trained: "sequential" (one after another, with the activations of one '
         'block in memory) or "parallel" (all blocks as one batched computation, with the '
-        'activations of all; needs TRAINING_STATES "interpolated", where no state depends on '
-        "another block). The gradients are the same.",
+        "activations of all; with rollouts only the samples at t = 0 of LEARN_AT_START, because "
+        "their other states depend on the block before). The gradients are the same.",
         BLOCK_EXECUTION=Key("sequential", r.one_of("sequential", "parallel"), (_IS_FLOW,)),
     ),
     group(

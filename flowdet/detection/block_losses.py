@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor
 
@@ -105,11 +106,7 @@ class BlockLosses:
         shared = {x: PreparedFeatures(self._tokens_to_read(x)) for x in (True, False)}
 
         def evaluate(sample: TrainingSample) -> Tensor:
-            state, denoised = self._with_denoising_queries(sample.state)
-            prediction = self.flow.predict(block, state, shared[sample.trains_features])
-            add_losses(losses, self._sample_losses(block, sample, prediction, denoised))
-            # later states are without denoising queries
-            return prediction.z1_hat[:, : self.num_queries]
+            return self._evaluate(block, sample, shared[sample.trains_features], losses)
 
         self._states.visit(block, evaluate, self._z_1)
         return losses
@@ -117,8 +114,9 @@ class BlockLosses:
     def in_parallel(self, blocks: Sequence[int], features: Sequence[Tensor]) -> dict[str, Tensor]:
         """Computes the losses of several blocks by name, summed, in one graph.
 
-        The samples at t = 0 of all blocks are one batched computation, and so are the others.
-        Gradients are those of block-local losses, because no interpolated state depends on a block.
+        The samples at t = 0 of all blocks are one batched computation, and so are the interpolated
+        ones. Those of a rollout follow each other. Gradients are those of block-local losses,
+        because no state passes a gradient to another block.
 
         Args:
             blocks: indices of the blocks, ascending.
@@ -126,22 +124,49 @@ class BlockLosses:
         """
         self._begin(*features)
         losses: dict[str, Tensor] = {}
-        samples = [(k, sample) for k in blocks for sample in self._states.samples(k, self._z_1)]
-        for is_start in (True, False):
-            group = [(k, sample) for k, sample in samples if sample.is_start is is_start]
-            if not group:
-                continue
-            extended = [self._with_denoising_queries(sample.state) for _, sample in group]
-            predictions = self.flow.predict_in_parallel(
-                [k for k, _ in group],
-                [state for state, _ in extended],
-                self._tokens_to_read(group[0][1].trains_features),
-            )
-            for (k, sample), (_, denoised), prediction in zip(
-                group, extended, predictions, strict=True
-            ):
-                add_losses(losses, self._sample_losses(k, sample, prediction, denoised))
+        independent: dict[bool, list[tuple[int, TrainingSample]]] = {True: [], False: []}
+
+        def evaluate(block: int, sample: TrainingSample) -> Tensor | None:
+            if sample.is_start or self.settings.kind == "interpolated":
+                independent[sample.is_start].append((block, sample))
+                return None
+            tokens = self._tokens_to_read(sample.trains_features)
+            return self._evaluate(block, sample, tokens, losses)
+
+        for block in blocks:
+            self._states.visit(block, partial(evaluate, block), self._z_1)
+        for group in independent.values():
+            if group:
+                self._evaluate_together(group, losses)
         return losses
+
+    def _evaluate(
+        self, block: int, sample: TrainingSample, features: object, losses: dict[str, Tensor]
+    ) -> Tensor:
+        """Evaluates a block on a sample and adds its losses to `losses`.
+
+        Returns the estimates of the M queries, [B, M, d]: later states are without denoising
+        queries.
+        """
+        state, denoised = self._with_denoising_queries(sample.state)
+        prediction = self.flow.predict(block, state, features)
+        add_losses(losses, self._sample_losses(block, sample, prediction, denoised))
+        return prediction.z1_hat[:, : self.num_queries]
+
+    def _evaluate_together(
+        self, group: Sequence[tuple[int, TrainingSample]], losses: dict[str, Tensor]
+    ) -> None:
+        """Evaluates blocks on a sample each, as one batched computation, and adds their losses."""
+        extended = [self._with_denoising_queries(sample.state) for _, sample in group]
+        predictions = self.flow.predict_in_parallel(
+            [block for block, _ in group],
+            [state for state, _ in extended],
+            self._tokens_to_read(group[0][1].trains_features),
+        )
+        for (block, sample), (_, denoised), prediction in zip(
+            group, extended, predictions, strict=True
+        ):
+            add_losses(losses, self._sample_losses(block, sample, prediction, denoised))
 
     def _sample_losses(
         self,
@@ -169,7 +194,9 @@ class BlockLosses:
         # no "loss" in the name, or detectron2 prints all of them in every line
         logged = {f"block{block}/{x.removeprefix('loss_')}": losses[x].detach() for x in losses}
         add_losses(self.statistics, logged)
-        self.means |= {f"block{block}/{name}": value for name, value in stats.items()}
+        means = {f"block{block}/{name}": value for name, value in stats.items()}
+        # those at t = 0 are logged only if the block has no other sample
+        self.means = means | self.means if sample.is_start else self.means | means
         return losses
 
     def _tokens_to_read(self, trains_features: bool) -> ImageTokens:

@@ -323,9 +323,10 @@ def _check_execution(execution: str, states: StateSettings) -> None:
         raise ValueError(
             f"unknown MODEL.FLOW_DET.BLOCK_EXECUTION {execution!r}: use one of {BLOCK_EXECUTIONS}"
         )
-    if execution == "parallel" and states.kind != "interpolated":
+    independent = states.kind == "interpolated" or states.learn_at_start
+    if execution == "parallel" and not independent:
         raise ValueError(
-            "MODEL.FLOW_DET.BLOCK_EXECUTION parallel needs TRAINING_STATES interpolated, but it is "
-            f"{states.kind}: there, the state of a block depends on the previous block; write "
-            "BLOCK_EXECUTION sequential"
+            "MODEL.FLOW_DET.BLOCK_EXECUTION parallel needs TRAINING_STATES interpolated or "
+            f"LEARN_AT_START True: with {states.kind} alone the state of a block depends on the "
+            "previous block; write BLOCK_EXECUTION sequential"
         )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from contextlib import ExitStack
 from datetime import timedelta
+from enum import Enum
 
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils.events import EventStorage
 from tqdm import tqdm
 
+from flowdet.engine.task_builders import task_of
 from flowdet.terminal import log_above_bars, terminal_bar
 
 # seconds between two updates of the live line
@@ -19,14 +22,17 @@ _PERIOD = 0.25
 # iterations over which values are smoothed, as in detectron2's log lines
 _WINDOW = 20
 _LINE = "{desc} {percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt}{postfix}"
+# the same for narrow terminals
+_SHORT_LINE = "{desc} {percentage:.0f}%{postfix}"
 
 
 class LiveLine(HookBase):
     """Shows one line on the terminal that is updated while the model trains.
 
     It shows the epoch, the images per second, the remaining time without evaluations, the AP of the
-    last evaluation, the loss and its part of every block. The line is completed before every
-    evaluation, and a new one starts after it. Log lines are printed above it.
+    last evaluation, the loss and its part of every block. A line that is too long for the terminal
+    is shortened. The line is completed before every evaluation, and a new one starts after it. Log
+    lines are printed above it.
 
     Register the hook before the one that evaluates. Without a terminal it does nothing.
 
@@ -38,6 +44,8 @@ class LiveLine(HookBase):
         self.batch_size = cfg.SOLVER.IMS_PER_BATCH
         # 0 if the length of the training is given in iterations
         self.epochs = cfg.SOLVER.MAX_EPOCHS
+        # 0 in a config that was not resolved
+        self.epoch_length = task_of(cfg).keys(cfg).ITERS_PER_EPOCH
         self.eval_period = cfg.TEST.EVAL_PERIOD
         self._stack = ExitStack()
         self._bar: tqdm | None = None
@@ -67,20 +75,27 @@ class LiveLine(HookBase):
     def _update(self, done: int) -> None:
         if self._bar.disable:
             return
-        self._bar.n = done
-        self._bar.set_description_str(self._epoch(done), refresh=False)
-        self._bar.set_postfix_str(
-            status(self.trainer.storage, self.batch_size, self.trainer.max_iter - done),
-            refresh=False,
-        )
-        self._bar.refresh()
+        bar, remaining = self._bar, self.trainer.max_iter - done
+        bar.n = done
+        bar.set_description_str(self._epoch(done), refresh=False)
+        for length in Length:
+            bar.bar_format = _LINE if length is Length.FULL else _SHORT_LINE
+            text = status(self.trainer.storage, self.batch_size, remaining, length)
+            bar.set_postfix_str(text, refresh=False)
+            values = bar.format_dict
+            if len(tqdm.format_meter(**values | {"ncols": None})) <= (values["ncols"] or math.inf):
+                break
+        bar.refresh()
         self._shown = time.monotonic()
 
     def _epoch(self, done: int) -> str:
-        if not self.epochs:
-            return "training"
-        epoch = (done - 1) * self.epochs // self.trainer.max_iter + 1
-        return f"epoch {epoch}/{self.epochs}"
+        last = self.trainer.max_iter
+        if self.epochs:
+            return f"epoch {(done - 1) * self.epochs // last + 1}/{self.epochs}"
+        if self.epoch_length:
+            epoch, epochs = (math.ceil(n / self.epoch_length) for n in (done, last))
+            return f"epoch {epoch}/{epochs}"
+        return "training"
 
     def _close(self) -> None:
         if self._bar is not None:
@@ -92,29 +107,56 @@ class LiveLine(HookBase):
         self._stack.close()
 
 
-def status(storage: EventStorage, batch_size: int, remaining: int) -> str:
-    """Formats speed, remaining time, AP and losses, such as "52.1 images/s, ETA 0:05:12, AP 45.2,
-    loss 2.31 (blocks 1.20 1.11)"; what is not known yet is left out.
+class Length(Enum):
+    """Lengths of the line, the longest one first: all losses with three digits, with two, those of
+    the blocks without their sum, or only those of the first and the last block."""
 
-    The most important parts come first, because a narrow terminal shows only the start of the line.
+    FULL = 4
+    SHORT = 3
+    BLOCKS = 2
+    SHORTEST = 1
+
+
+def status(
+    storage: EventStorage, batch_size: int, remaining: int, length: Length = Length.FULL
+) -> str:
+    """Formats speed, remaining time, AP and losses, such as "52.1 images/s, ETA 0:05:12, AP 45.2,
+    loss 2.31 (blocks 1.20 1.11)", or shorter "52.1 img/s, ETA 0:05:12, AP 45.2, loss 2.31 (1.2
+    1.1)" or "..., AP 45.2, losses 1.2 1.1"; what is not known yet is left out.
+
+    The most important parts come first, because a very narrow terminal shows only the start of the
+    line.
 
     Args:
         storage: the event storage of the training.
         batch_size: images per iteration.
         remaining: the number of iterations to come.
+        length: how much is shown.
     """
     parts = []
     names = storage.histories()
     if "time" in names:
-        parts.append(f"{batch_size / names['time'].median(_WINDOW):.3g} images/s")
+        unit = "images/s" if length is Length.FULL else "img/s"
+        parts.append(f"{batch_size / names['time'].median(_WINDOW):.3g} {unit}")
         seconds = names["time"].median(1000) * remaining
         parts.append(f"ETA {timedelta(seconds=int(seconds))}")
     parts += _accuracy(storage)
     if "total_loss" in names:
-        blocks = " ".join(f"{x:.3g}" for x in _block_losses(storage))
-        of_blocks = f" (blocks {blocks})" if blocks else ""
-        parts.append(f"loss {_smoothed(storage, 'total_loss'):.3g}{of_blocks}")
+        parts.append(_loss_text(_smoothed(storage, "total_loss"), _block_losses(storage), length))
     return ", ".join(parts)
+
+
+def _loss_text(total: float, blocks: list[float], length: Length) -> str:
+    if not blocks:
+        return f"loss {total:.3g}"
+    if length is Length.FULL:
+        return f"loss {total:.3g} (blocks {' '.join(f'{x:.3g}' for x in blocks)})"
+    values = [f"{x:.2g}" for x in blocks]
+    if length is Length.BLOCKS:
+        return f"losses {' '.join(values)}"
+    if length is Length.SHORTEST and len(values) > 2:
+        values = [values[0], "...", values[-1]]
+    return f"loss {total:.3g} ({' '.join(values)})"
 
 
 def _accuracy(storage: EventStorage) -> list[str]:

@@ -20,8 +20,8 @@ from flowdet.inference.video_writer import create_folder_of, partial_path
 from flowdet.terminal import image_bar
 from flowdet.visualization.explorer import ExplorerContent, explorer_html
 
-# the maximum number of images in a page
-MAX_IMAGES = 100
+# the maximum number of images in a page, and of noise seeds
+MAX_IMAGES, MAX_SEEDS = 100, 32
 
 
 def explore_images(
@@ -43,7 +43,7 @@ def explore_images(
     Raises:
         OSError, ValueError: as `write_explorer`.
     """
-    check_explorer(len(files))
+    check_explorer(len(files), num_seeds)
     records = [{"file_name": str(file), "image_id": file.stem} for file in files]
     if ground_truth is None:
         ground_truth = known_ground_truth(predictor.cfg)
@@ -92,7 +92,7 @@ def write_explorer(
         title: the title of the page.
         ground_truth: see `GroundTruth`; called with the dicts in `records`.
         threshold: the score threshold when the page is opened.
-        num_seeds: number of noise seeds, from the configured one on.
+        num_seeds: number of noise seeds, from the configured one on, at most `MAX_SEEDS`.
         progress: whether to show a progress bar on a terminal.
 
     Returns:
@@ -101,10 +101,10 @@ def write_explorer(
 
     Raises:
         OSError: the page cannot be written.
-        ValueError: there are too many images, the detector has no queries, or the data of an image
-            are too large, see `explorer_entry`.
+        ValueError: there are too many images or seeds, the detector has no queries, or the data of
+            an image are too large, see `explorer_entry`.
     """
-    check_explorer(len(records))
+    check_explorer(len(records), num_seeds)
     create_folder_of(path)
     seeds = _seeds(predictor, num_seeds)
     skipped, interrupted, entries = SkippedImages(len(records)), False, {}
@@ -124,8 +124,12 @@ def write_explorer(
     return len(entries), Outcome(skipped.count, interrupted)
 
 
-def check_explorer(num_images: int) -> None:
-    """Raises ValueError if there are too many images for one page."""
+def check_explorer(num_images: int, num_seeds: int) -> None:
+    """Raises ValueError if there are too many images or noise seeds for one page."""
+    if num_seeds > MAX_SEEDS:
+        raise ValueError(
+            f"{num_seeds} noise seeds are too many for one page (at most {MAX_SEEDS}): use fewer"
+        )
     if num_images > MAX_IMAGES:
         raise ValueError(
             f"one page of {num_images} images is too large (at most {MAX_IMAGES}): use fewer images"

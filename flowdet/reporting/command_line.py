@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -30,3 +31,17 @@ def program_name() -> str:
     short = f"{path.parent.name}/{path.name}"
     # from another folder, only the path that was typed finds it
     return short if Path(short).is_file() else sys.argv[0]
+
+
+def sibling_program(name: str) -> str:
+    """Returns how another command of the project is started, in the way this program was.
+
+    Args:
+        name: its module in `flowdet.cli`, such as "report".
+    """
+    program = program_name()
+    if program.startswith("flowdet-"):
+        return f"flowdet-{name.replace('_', '-')}"
+    if program.startswith("python -m "):
+        return f"python -m flowdet.cli.{name}"
+    return os.path.join(os.path.dirname(program), f"{name}.py")

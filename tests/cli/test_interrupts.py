@@ -1,7 +1,11 @@
 """Ctrl-C ends a command with one message, also while it draws and writes its results."""
 
+import importlib
+import pkgutil
+
 import pytest
 
+import flowdet.cli
 from flowdet.cli import make_digits, measure_uncertainty, plot_training, pretrain_digits
 from tests.detection.tiny import tiny_cfg
 
@@ -42,3 +46,23 @@ def test_ctrl_c_has_status_130_and_the_command(
     assert end.value.code == 130
     expected = "\nStopped by Ctrl-C. Start again with:\n    tools/command.py --seed 1\n"
     assert capsys.readouterr().err == expected
+
+
+def all_commands():
+    modules = [module.name for module in pkgutil.iter_modules(flowdet.cli.__path__)]
+    found = [importlib.import_module(f"flowdet.cli.{name}") for name in modules]
+    return [module for module in found if hasattr(module, "main")]
+
+
+@pytest.mark.parametrize("command", all_commands(), ids=lambda command: command.__name__)
+def test_ctrl_c_while_a_command_starts(command, monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    # PyTorch is loaded after it
+    monkeypatch.setattr(command, "parse_args", interrupt)
+    monkeypatch.setattr("sys.argv", ["tools/command.py"])
+    with pytest.raises(SystemExit) as end:
+        command.main([])
+    assert end.value.code == 130
+    assert capsys.readouterr().err.endswith("Start again with:\n    tools/command.py\n")

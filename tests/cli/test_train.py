@@ -118,6 +118,20 @@ def test_ctrl_c_prints_the_command_that_continues(run, tmp_path, monkeypatch):
     assert output.splitlines()[-1] == f"    {program} --eval-only {shlex.join(words)}"
 
 
+def test_ctrl_c_while_the_report_is_written(run, tmp_path, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flowdet.cli.run_training.write_report", interrupted)
+    status, output = train(run, tmp_path, "SOLVER.MAX_ITER", 1, "TEST.REPORT", "True")
+    assert status == 130 and "The training is complete" in output
+    program, *words = shlex.split(output.splitlines()[-1])
+    assert program == "tools/report.py"
+    monkeypatch.undo()
+    status, output = run(program, *words)
+    assert status == 0 and (tmp_path / "report.html").is_file()
+
+
 def test_ctrl_c_before_the_first_checkpoint(run, tmp_path, monkeypatch):
     def interrupted(trainer):
         signal.raise_signal(signal.SIGINT)

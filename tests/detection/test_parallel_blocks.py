@@ -11,7 +11,8 @@ from tests.detection.tiny import batch, tiny_model
 
 def train_step(execution, seed=0, **keys):
     """Returns losses, gradients by parameter, and the statistics of a training step."""
-    model = tiny_model(TRAINING_STATES="interpolated", BLOCK_EXECUTION=execution, **keys).train()
+    keys = {"TRAINING_STATES": "interpolated"} | keys
+    model = tiny_model(BLOCK_EXECUTION=execution, **keys).train()
     torch.manual_seed(seed)
     with EventStorage() as storage:
         losses = model(batch())
@@ -28,6 +29,10 @@ def train_step(execution, seed=0, **keys):
         {"LEARN_AT_START": True, "MATCHING": "per_block"},
         {"LEARN_AT_START": True, "STATES_TRAIN_FEATURES": False},
         {"SCHEDULE": "alternate", "ITERS_PER_EPOCH": 1},
+        {"TRAINING_STATES": "rollout", "LEARN_AT_START": True},
+        {"TRAINING_STATES": "rollout", "LEARN_AT_START": True, "ROLLOUT_STEPS": [1]},
+        {"TRAINING_STATES": "rollout", "LEARN_AT_START": True, "STATES_TRAIN_FEATURES": False},
+        {"TRAINING_STATES": "rollout", "LEARN_AT_START": True, "MATCHING": "per_block"},
     ],
 )
 def test_the_step_is_that_of_one_block_after_another(keys):
@@ -42,8 +47,10 @@ def test_the_step_is_that_of_one_block_after_another(keys):
             torch.testing.assert_close(parallel[1][name], gradient, rtol=1e-3, atol=1e-4, msg=name)
 
 
-def test_denoising_queries_and_dropout():
+@pytest.mark.parametrize("states", ["interpolated", "rollout"])
+def test_denoising_queries_and_dropout(states):
     keys = {"LEARN_AT_START": True, "DENOISING_QUERIES": 4, "DROPOUT": 0.5}
+    keys["TRAINING_STATES"] = states
     losses, gradients, statistics = train_step("parallel", **keys)
     assert all(loss.isfinite() for loss in losses.values())
     assert {f"block{k}/denoising_matched_iou" for k in range(3)} <= statistics.keys()
@@ -51,8 +58,8 @@ def test_denoising_queries_and_dropout():
         assert gradients[f"flow.blocks.{k}.output.weight"].abs().sum() > 0
 
 
-def test_rollouts_are_refused():
-    with pytest.raises(ValueError, match="BLOCK_EXECUTION parallel needs .* interpolated"):
+def test_rollouts_alone_are_refused():
+    with pytest.raises(ValueError, match="BLOCK_EXECUTION parallel needs .* LEARN_AT_START"):
         tiny_model(TRAINING_STATES="rollout", BLOCK_EXECUTION="parallel")
 
 

@@ -1,9 +1,12 @@
 """The live line of a training and the bars of long loops, on a terminal and without one."""
 
+import fcntl
 import io
 import logging
 import os
 import re
+import struct
+import termios
 from contextlib import contextmanager, redirect_stdout
 
 import pytest
@@ -11,7 +14,7 @@ from detectron2.utils.events import EventStorage
 from torch.utils.data import DataLoader
 
 from flowdet.engine import Trainer
-from flowdet.engine.progress import LiveLine, status
+from flowdet.engine.progress import Length, LiveLine, status
 from flowdet.terminal import LoaderWithBar, terminal_bar
 from tests.detection.tiny import tiny_cfg
 from tests.engine.runs import train
@@ -113,7 +116,49 @@ def test_a_line_fits_a_narrow_terminal(cfg, tmp_path):
         train(cfg, tmp_path / "run")
     lines = [x for x in re.split("[\r\n]", terminal.getvalue()) if x.startswith("epoch")]
     assert lines and max(len(line) for line in lines) <= 60
-    assert "images/s" in lines[-1]
+    assert "img/s" in lines[-1]
+
+
+def test_80_columns_show_the_losses_of_all_blocks(cfg, tmp_path):
+    cfg.MODEL.FLOW_DET.NUM_BLOCKS = 4
+    with on_terminal(columns=80) as terminal:
+        train(cfg, tmp_path / "run")
+    number = r"\d[\d.e+]*"
+    line = terminal.lines()[-2]
+    four = rf"{number} {number} {number} {number}"
+    assert re.search(rf", (loss {number} \({four}\)|losses {four})$", line), line
+
+
+def test_80_columns_show_ap_and_the_losses_of_four_blocks_in_a_long_training():
+    with EventStorage() as storage:
+        storage.put_scalars(**{"time": 12.345, "total_loss": 2.731, "loss_cls": 2.731})
+        storage.put_scalars(**{f"block{k}/cls": 0.6543 for k in range(4)}, **{"bbox/AP": 53.54})
+        text = status(storage, 256, 4000, Length.BLOCKS)
+    assert text == "20.7 img/s, ETA 13:43:00, AP 53.5, losses 0.65 0.65 0.65 0.65"
+    assert len(f"epoch 10/100 58%, {text}") < 80
+
+
+def test_a_length_in_iterations_shows_epochs_too(cfg, tmp_path):
+    cfg.SOLVER.MAX_EPOCHS, cfg.SOLVER.MAX_ITER, cfg.TEST.EVAL_EPOCHS = 0, 7, 0
+    with on_terminal() as terminal:
+        train(cfg, tmp_path / "run")
+    # 5 images, one per iteration
+    assert "epoch 1/2" in terminal.getvalue()
+    assert terminal.lines()[-2].startswith("epoch 2/2 100%|")
+
+
+@pytest.mark.parametrize("lines, columns", [(0, 0), (24, 0), (0, 60), (24, 60)])
+def test_a_terminal_without_a_known_size_shows_bars(lines, columns):
+    """Pseudo terminals, because tqdm asks the system for their size."""
+    controller, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    with os.fdopen(controller, "rb"), os.fdopen(terminal, "w") as stream:
+        with redirect_stdout(stream):
+            assert list(terminal_bar(range(3), desc="evaluate")) == [0, 1, 2]
+        stream.flush()
+        shown = os.read(controller, 10_000).decode()
+    assert "evaluate:   0%|" in shown
+    assert max(map(len, shown.split("\r"))) <= (columns or 79)
 
 
 def test_a_loader_with_a_bar_is_like_the_loader():
@@ -140,6 +185,12 @@ def test_status_by_hand():
         assert status(storage, 8, 100).endswith("0:00:25, loss 3 (blocks 1.75 1.25)")
         storage.put_scalars(**{"pets/bbox/AP": 41.26, "pets/bbox/AP50": 80.0})
         assert ", AP 41.3, loss 3 " in status(storage, 8, 100)
+        assert status(storage, 8, 100, Length.SHORT).startswith("32 img/s, ")
+        assert status(storage, 8, 100, Length.SHORTEST).endswith(" loss 3 (1.8 1.2)")
+        storage.put_scalars(**{"block2/cls": 0.5})
+        assert status(storage, 8, 100, Length.SHORT).endswith(" loss 3 (1.8 1.2 0.5)")
+        assert status(storage, 8, 100, Length.BLOCKS).endswith(", losses 1.8 1.2 0.5")
+        assert status(storage, 8, 100, Length.SHORTEST).endswith(" loss 3 (1.8 ... 0.5)")
     with EventStorage() as storage:
         storage.put_scalars(**{"classification/top1": 97.5, "total_loss": 0.5})
         assert status(storage, 8, 100) == "top-1 97.5, loss 0.5"

@@ -162,6 +162,12 @@ def test_ground_truth_of_the_test_dataset(voc_folder):
     assert look_up({"file_name": "elsewhere.jpg"}) is None
 
 
+def test_too_many_seeds_are_refused_before_anything_is_computed(predictor, records, tmp_path):
+    with pytest.raises(ValueError, match="^33 noise seeds are too many for one page"):
+        write(predictor, records, tmp_path / "new" / "page.html", num_seeds=33)
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_detector_without_blocks(records, tmp_path):
     predictor = make_predictor(tmp_path, file="digits_backprop.yaml")
     write(predictor, records, tmp_path / "page.html")
@@ -223,6 +229,12 @@ find("score").focus();
 key("+", false, find("score")); record("plus on slider"); key("-", false, find("score"));
 key("ArrowRight", false, find("score")); record("right on slider");
 key("ArrowRight", true, find("score")); record("next image");
+// the arrows scroll a table that is wider than its window
+const table = document.querySelector(".scroll");
+table.style.width = "2000px";
+key("ArrowRight", false, table); record("right on table");
+table.style.width = "50px";
+key("ArrowRight", false, table); record("right on wide table");
 const shown = document.createElement("pre");
 shown.id = "log";
 shown.textContent = JSON.stringify(log);
@@ -236,6 +248,26 @@ def test_page_is_not_wider_than_a_phone(browser, predictor, records, tmp_path):
     write(predictor, records, tmp_path / "page.html")
     screen, page = phone_widths(browser, tmp_path / "page.html")
     assert page <= screen <= 500
+
+
+@pytest.mark.parametrize("size", [(2000, 20), (20, 2000)])
+def test_a_panorama_can_be_seen_on_a_phone(browser, predictor, size, tmp_path):
+    Image.new("RGB", size).save(tmp_path / "panorama.png")
+    record = {"file_name": str(tmp_path / "panorama.png"), "image_id": 0}
+    write(predictor, [record], tmp_path / "page.html", num_seeds=1)
+    sizes = (
+        "<script>{ const { width, height } = "
+        "document.getElementById('pixels').getBoundingClientRect();"
+        "document.documentElement.dataset.picture = `${width} ${height}`; }</script>"
+    )
+    path = tmp_path / "sized.html"
+    path.write_text((tmp_path / "page.html").read_text().replace("</body>", sizes + "</body>"))
+    html, console = browse(browser, path, "--window-size=390,844")
+    assert console == []
+    shown = [float(x) for x in re.search(r'data-picture="(\S+) (\S+)"', html).groups()]
+    assert min(shown) == pytest.approx(40, abs=1)
+    screen, width = phone_widths(browser, tmp_path / "page.html")
+    assert width <= screen
 
 
 def drive(browser, path):
@@ -302,5 +334,7 @@ def check_choices(shown, count):
     assert kinds["plus"].count("estimate") < kinds["left"].count("estimate")
     assert kinds["plus on slider"] == kinds["plus"] and shown["right on slider"] == shown["left"]
     assert (shown["left"]["image"], shown["next image"]["image"]) == NAMES
+    times = [shown[x]["time"][:8] for x in ("right on table", "right on wide table")]
+    assert times == ["t = 0.11", "t = 0.11"] and shown["next image"]["time"][:8] == "t = 0.00"
     assert any(name in shown["no stability"]["rows"] for name in UNSAFE)
     assert shown["0 0"]["alt"].startswith(f"{NAMES[0]}, t = 0.00, step 1 of 5: ")

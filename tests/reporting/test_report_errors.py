@@ -135,3 +135,17 @@ def test_names_of_classes_in_a_legend_are_plain_text():
     names = ["$x_{$", "<script>", "_hidden", "../x"]
     svg = line_svg({name: np.array([[0.0, 1.0], [0.0, 1.0]]) for name in names}, "recall", "a")
     assert "$x_{$" in svg and "_hidden" in svg and "&lt;script&gt;" in svg and "<script" not in svg
+
+
+def test_long_names_of_classes_leave_room_for_the_other_labels(recwarn):
+    # DejaVu Sans, the font of matplotlib, has no Chinese characters
+    names = [f"{'LONG NAME ' * 20}{i}" for i in range(2)] + ["\u65e5\u672c", "name " * 8, "cat"]
+    points = {f"{name} (71.3)": np.array([[0.0, 1.0], [0.0, 1.0]]) for name in names}
+    svg = line_svg(points, "recall", "a")
+    labels = re.findall(r'<text[^>]* x="([^"]+)"[^>]*>([^<]*\(71.3\))</text>', svg)
+    assert [text[-8:] for _, text in labels[:2]] == ["0 (71.3)", "1 (71.3)"]
+    width = float(re.search(r'viewBox="0 0 (\S+)', svg)[1])
+    assert len(labels) == len(points)
+    # a letter is about 0.65 of the size of 8
+    assert all(0 <= float(x) and float(x) + 5.2 * len(text) <= width for x, text in labels)
+    assert len(recwarn) == 0

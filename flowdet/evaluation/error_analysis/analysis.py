@@ -195,6 +195,9 @@ def analyze(
     found = np.isin(np.arange(len(objects.classes)), matches.objects)
     perfect_precision = mean_of_known(data.class_aps(matches, matches.correct))
     perfect_recall = mean_of_known(data.class_aps(matches, np.ones(count, bool), found))
+    if data.counts().any() and not data.counts(found).any():
+        # as in `mended_precision`: no object is left that could be missed
+        perfect_recall = 100.0
     return ErrorAnalysis(
         dataset=detections.dataset,
         metric=metric,

@@ -174,8 +174,8 @@ def confusion_matrix(data: Evaluated) -> np.ndarray:
 
 
 def groups_by_size(data: Evaluated) -> list[Group]:
-    """Returns the groups of COCO (small, medium, large, by the area of the box), and three groups
-    of about equally many objects.
+    """Returns the groups of COCO (small, medium, large, by the annotated area), and three groups of
+    about equally many objects. Without an annotated area that of the box counts.
 
     As in COCO's evaluation, objects outside of a group are ignored, and so are false positives
     whose area is outside.

@@ -7,12 +7,13 @@ pycocotools at one IoU threshold.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from detectron2.structures import BoxMode
+from pycocotools import mask as mask_util
 
 from flowdet.evaluation.matching import IOU_THRESHOLD
 from flowdet.evaluation.saved_detections import SavedDetections
@@ -33,6 +34,8 @@ class Objects(NamedTuple):
         ignored: whether the evaluation ignores the object, bool [G]: it is marked difficult, or is
             a crowd.
         crowd: whether the box is a crowd of objects (COCO), bool [G].
+        areas: the areas in square pixels by which COCO groups the objects, float64 [G]: those of
+            the annotations or of their segmentations; without one, those of the boxes.
     """
 
     images: np.ndarray
@@ -40,17 +43,14 @@ class Objects(NamedTuple):
     classes: np.ndarray
     ignored: np.ndarray
     crowd: np.ndarray
-
-    @property
-    def areas(self) -> np.ndarray:
-        """The areas of the boxes in square pixels, [G]."""
-        return _areas(self.boxes)
+    areas: np.ndarray
 
 
 def objects_of(records: list[dict]) -> Objects:
     """Collects the annotations of dataset dicts."""
     pairs = [(i, a) for i, record in enumerate(records) for a in record.get("annotations", [])]
     boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for _, a in pairs]
+    areas = [_area(a, box, records[i]) for (i, a), box in zip(pairs, boxes)]
     crowd = np.array([bool(a.get("iscrowd")) for _, a in pairs], dtype=bool)
     difficult = np.array([bool(a.get("difficult")) for _, a in pairs], dtype=bool)
     return Objects(
@@ -59,7 +59,21 @@ def objects_of(records: list[dict]) -> Objects:
         np.array([a["category_id"] for _, a in pairs], dtype=np.int64),
         crowd | difficult,
         crowd,
+        np.array(areas, dtype=np.float64),
     )
+
+
+def _area(annotation: dict, box: Sequence[float], record: dict) -> float:
+    """Returns the area of an object in square pixels. detectron2's reader of COCO files drops it,
+    and keeps the segmentation."""
+    if "area" in annotation:
+        return annotation["area"]
+    if shape := annotation.get("segmentation"):
+        if isinstance(shape, list):
+            shape = mask_util.merge(mask_util.frPyObjects(shape, record["height"], record["width"]))
+        return float(mask_util.area(shape))
+    x1, y1, x2, y2 = box
+    return (x2 - x1) * (y2 - y1)
 
 
 def ranked(detections: SavedDetections, is_coco: bool) -> SavedDetections:

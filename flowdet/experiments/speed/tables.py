@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tabulate import tabulate
 
+# the part of a profile that has no name
+REST = "rest"
 _STATISTICS = ("mean", "std", "median", "low", "high", "n", "part")
 # the figure of the throughput, relative to the page
 FIGURE = "images/throughput.png"
@@ -13,6 +15,10 @@ FIGURE = "images/throughput.png"
 NAMES = {
     "flow_joint": "flow",
     "backprop_checkpointed": "backprop, checkpointed",
+    "flow_learn_at_start": "flow, LEARN_AT_START",
+    "flow_learn_at_start_parallel": "flow, LEARN_AT_START, BLOCK_EXECUTION parallel",
+    "flow_interpolated": "flow, TRAINING_STATES interpolated",
+    "flow_interpolated_parallel": "flow, interpolated, BLOCK_EXECUTION parallel",
     "faster_rcnn_r50_fpn": "Faster R-CNN R50-FPN (detectron2)",
     "faster_rcnn_r50_c4": "Faster R-CNN R50-C4 (detectron2)",
     "fcos_r50_fpn": "FCOS R50-FPN (torchvision)",
@@ -49,6 +55,7 @@ def speed_tables(rows: Sequence[dict]) -> dict[str, str]:
     makers: dict[str, Callable[[list[dict]], str]] = {
         "inference": _inference_table,
         "training": _training_table,
+        "profile": _profile_table,
         "memory": _memory_table,
         "loader": _loader_table,
         "peers": _peers_table,
@@ -107,6 +114,22 @@ def _inference_table(rows: list[dict]) -> str:
 def _training_table(rows: list[dict]) -> str:
     line = ("config", "method")
     return _wide(_of(rows, "step_time_ratio_to_backprop"), line, "batch_size", "batch {}")
+
+
+def _profile_table(rows: list[dict]) -> str:
+    """Returns a line for each part, with a column for each call, config and batch size."""
+    columns = list(dict.fromkeys((r["call"], r["config"], r["batch_size"]) for r in rows))
+    values: dict[str, dict[tuple, str]] = {}
+    for row in rows:
+        cells = values.setdefault(row["function"], {})
+        cells[row["call"], row["config"], row["batch_size"]] = _three_digits(row["median"])
+    # what has no name comes last
+    lines = [
+        [name, *(values[name].get(x, "-") for x in columns)] for name in values if name != REST
+    ]
+    lines.append([REST, *(values[REST][x] for x in columns)])
+    headers = [f"{call}, {config}, batch {size}" for call, config, size in columns]
+    return markdown_table(lines, ["part, % of the time", *headers])
 
 
 def _memory_table(rows: list[dict]) -> str:

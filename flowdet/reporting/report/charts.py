@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ COLORS = ("#2f81f7", "#e8730c", "#1a9d68", "#d6409f", "#9466ff", "#a98600", "#0e
 STYLES = ("-", "--", ":")
 # curves with more points are averaged in this number of bins
 MAX_POINTS = 200
+# the longest labels in letters for which a legend has room in two columns, and in one
+_TWO_COLUMNS, _ONE_COLUMN = 26, 56
 # a placeholder that is replaced by the text color of the page
 _TEXT_COLOR = "#010203"
 _TEXT_COLOR_SETTINGS = dict.fromkeys(
@@ -160,7 +163,10 @@ def line_svg(
     buffer = io.StringIO()
     with rc_context(_TEXT_COLOR_SETTINGS | {"svg.fonttype": "none", "svg.hashsalt": name}):
         figure = _line_figure(points, unit, y_label, y_limits)
-        figure.savefig(buffer, format="svg", transparent=True)
+        with warnings.catch_warnings():
+            # the browser draws the texts, with its own fonts
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            figure.savefig(buffer, format="svg", transparent=True)
     return _cleaned(buffer.getvalue(), name)
 
 
@@ -170,8 +176,9 @@ def _line_figure(
     y_label: str,
     y_limits: tuple[float, float] | None,
 ) -> Figure:
-    # in inches; the height depends on the legend, which has two columns
-    height = 2.7 + 0.17 * math.ceil(len(points) / 2)
+    columns = 2 if max(map(len, points)) <= _TWO_COLUMNS else 1
+    # in inches; the height depends on the legend
+    height = 2.7 + 0.17 * math.ceil(len(points) / columns)
     figure = Figure(figsize=(4.6, height), layout="constrained")
     axes = figure.subplots()
     looks = [(color, style) for style in STYLES for color in COLORS]
@@ -186,9 +193,9 @@ def _line_figure(
         # handles and labels are given: matplotlib leaves out labels that begin with "_"
         legend = figure.legend(
             axes.lines,
-            list(points),
+            [_shortened(label) for label in points],
             loc="outside lower center",
-            ncols=2,
+            ncols=columns,
             frameon=False,
             fontsize=8,
         )
@@ -196,6 +203,14 @@ def _line_figure(
             # a "$" in a class name does not start a formula
             text.set_parse_math(False)
     return figure
+
+
+def _shortened(label: str) -> str:
+    """Leaves out the middle of a long label. Its end can be the AP of a class."""
+    if len(label) <= _ONE_COLUMN:
+        return label
+    half = (_ONE_COLUMN - 1) // 2
+    return f"{label[:half]}…{label[-half:]}"
 
 
 def _cleaned(text: str, name: str) -> Markup:

@@ -6,6 +6,7 @@ const SVG = "http://www.w3.org/2000/svg";
 const LABEL_SIZE = 13; // of the text at boxes, in pixels of the screen
 const LETTER_WIDTH = 0.56; // of a mean letter, as a fraction of the text size
 const FRAME_MS = 120;
+const LEAST_SIDE = 48; // of a picture, in pixels of the screen
 
 const byId = (id) => document.getElementById(id);
 const page = JSON.parse(byId("page-data").textContent);
@@ -191,12 +192,22 @@ function chooseRun(index) {
   draw();
 }
 
+// A panorama would be a line on a narrow screen: the shorter side of a picture has a least length,
+// and the reader scrolls along the other one.
+function sizePicture({ width, height }) {
+  const scale = Math.min(LEAST_SIDE / Math.min(width, height), 2);
+  const { style } = byId("picture");
+  style.minWidth = `${Math.round(width * scale)}px`;
+  style.minHeight = `${Math.round(height * scale)}px`;
+}
+
 function chooseImage(index) {
   const image = JSON.parse(entries[index].textContent);
   const seed = Math.max(controls.seed.selectedIndex, 0);
   shown.image = image;
   controls.image.selectedIndex = index;
   byId("picture").setAttribute("viewBox", `0 0 ${image.width} ${image.height}`);
+  sizePicture(image);
   const { width, height } = image;
   byId("pixels").replaceChildren(element("image", { href: image.picture, width, height }));
   byId("count").textContent = `${index + 1} of ${entries.length}`;
@@ -239,13 +250,18 @@ function play() {
   }, FRAME_MS);
 }
 
+function scrolls(part) {
+  return part !== null && part.scrollWidth > part.clientWidth;
+}
+
 // Left and right move t, with shift the image; + and - move the threshold. A focused list handles its
-// own keys, and a focused slider the arrows without shift.
+// own keys; a focused slider, and a focused part that is wider than its window, the arrows without shift.
 function onKey(event) {
   if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest("select")) return;
   const direction = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
   const threshold = { "+": 0.05, "-": -0.05 }[event.key];
-  if (direction && !event.shiftKey && event.target.closest("input[type=range]")) return;
+  if (direction && !event.shiftKey && (event.target.closest("input[type=range]") ||
+    scrolls(event.target.closest(".scroll, #frame")))) return;
   if (direction && event.shiftKey) moveImage(direction);
   else if (direction) move(controls.time, direction);
   else if (threshold) move(controls.score, threshold);

@@ -81,6 +81,32 @@ def test_ap_equals_that_of_the_evaluator(kind, year, seed, tmp_path):
     assert analysis.images == 20 and analysis.class_names == CLASSES
 
 
+@pytest.mark.parametrize("annotated", ["area", "segmentation"])
+def test_sizes_are_those_of_coco(annotated, tmp_path):
+    """Large boxes of thin objects: by the area of the box no object would be small or medium."""
+    box = [10.0, 10.0, 110.0, 110.0]
+    widths = (5.0, 60.0, 100.0)
+    polygons = [[10, 10, 10 + w, 10, 10 + w, 110, 10, 110] for w in widths]
+    records = [record(i, [(box, 0)], "iscrowd") for i in range(len(widths))]
+    for r, polygon, width in zip(records, polygons, widths):
+        r |= {"height": 120, "width": 120, "file_name": f"{r['image_id']}.jpg"}
+        r["annotations"][0]["segmentation"] = [polygon]
+        if annotated == "area":
+            r["annotations"][0]["area"] = 100 * width
+    DatasetCatalog.register("thin", lambda: records)
+    MetadataCatalog.get("thin").set(thing_classes=["a"], evaluator_type="coco")
+    convert_to_coco_json("thin", str(tmp_path / "coco.json"))
+    MetadataCatalog.get("thin").json_file = str(tmp_path / "coco.json")
+    # the medium object is not found
+    detections = {i: [(box, 0, 0.9)] if i != 1 else [] for i in range(3)}
+    metrics = evaluate("thin", detections)
+    groups = analyze_dataset(saved(detections, "thin")).by_size[:3]
+    assert [group.objects for group in groups] == [1, 1, 1]
+    aps = [metrics[name] for name in ("APs", "APm", "APl")]
+    assert aps == pytest.approx([100, 0, 100])
+    assert [group.ap for group in groups] == pytest.approx(aps)
+
+
 def test_only_the_best_100_of_a_class_count_in_coco(tmp_path):
     objects = {0: [([10, 10, 50, 50], 0)], 1: [([10, 10, 50, 50], 0)]}
     name = register("coco", 0, objects, tmp_path)

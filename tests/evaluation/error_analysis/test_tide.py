@@ -103,6 +103,13 @@ def test_two_classes_by_hand():
     assert analysis.confusion == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
 
 
+def test_finding_all_objects_when_none_is_found():
+    for detections in ([], [(FAR, CAT, 0.9)]):
+        assert analysis_of([(BOX, CAT)], detections).false_negatives == 100
+    # without objects there is nothing to find
+    assert np.isnan(analysis_of([], []).false_negatives)
+
+
 def test_difficult_objects_and_their_detections_are_no_errors():
     analysis = analysis_of([(BOX, CAT, 1), (FAR, CAT)], [(BOX, CAT, 0.9), (BOX, CAT, 0.8)])
     assert counts(analysis) == {"missed": 1}

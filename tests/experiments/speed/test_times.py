@@ -6,7 +6,8 @@ from torch import nn
 
 from flowdet.experiments.speed import loader, peers
 from flowdet.experiments.speed.inference import PLANS, inference_rows
-from flowdet.experiments.speed.setup import bench_config, ratio, spread, with_size
+from flowdet.experiments.speed.profile import measured_parts, parts_of, profile_rows
+from flowdet.experiments.speed.setup import bench_config, build_detector, ratio, spread, with_size
 from flowdet.experiments.speed.throughput import throughput_figure, throughput_rows
 from flowdet.experiments.speed.training import step_rows
 from tests.detection.tiny import SIZES
@@ -55,6 +56,51 @@ def test_inference_is_relative_to_the_backbone():
         )
         # a decoder takes time too
         assert row["median"] > 1 and time["low"] > backbone["low"] and row["n"] == 2
+
+
+@pytest.mark.parametrize("call", ["inference", "training"])
+def test_the_parts_of_a_profile_add_up(call):
+    rows = profile_rows(small_cfg(), "digits_flow", [2], 2, call)
+    shares = {row["function"]: row["mean"] for row in rows}
+    assert sum(shares.values()) == pytest.approx(100, abs=0.1)
+    assert all(0 < x < 100 for x in shares.values())
+    names = {"inference": "postprocessing", "training": "gradients of the blocks"}
+    assert names.pop(call) in shares and "backbone" in shares
+    (of_other_call,) = names.values()
+    assert of_other_call not in shares
+
+
+def test_the_time_of_inner_functions_counts_once(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("flowdet.experiments.speed.profile._clock", lambda: now[0])
+
+    class Layer(nn.Module):
+        def __init__(self, seconds, *inner):
+            super().__init__()
+            self.seconds, self.inner = seconds, nn.ModuleList(inner)
+
+        def forward(self):
+            now[0] += self.seconds
+            for layer in self.inner:
+                layer()
+
+    inner = Layer(2.0)
+    outer = Layer(3.0, inner, Layer(5.0), inner)
+    with measured_parts({"outer": [(outer, "forward")], "inner": [(inner, "forward")]}) as seconds:
+        outer()
+    assert seconds == {"outer": 8.0, "inner": 4.0}
+    # the functions are as before
+    assert "forward" not in vars(outer) and "forward" not in vars(inner)
+    outer()
+    assert seconds == {"outer": 8.0, "inner": 4.0}
+
+
+def test_a_profile_leaves_the_functions_as_they_were():
+    before = (torch.autograd.grad, torch.Tensor.backward, torch.optim.AdamW.step)
+    model = build_detector(small_cfg())
+    with measured_parts(parts_of(model)):
+        assert torch.autograd.grad is not before[0]
+    assert (torch.autograd.grad, torch.Tensor.backward, torch.optim.AdamW.step) == before
 
 
 def test_training_is_relative_to_backprop():
