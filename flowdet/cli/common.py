@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import io
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -88,7 +89,7 @@ def user_errors(
 ) -> Iterator[None]:
     """Ends the program with a one-line message if a file, key or value of the user is wrong.
 
-    The exit status is 2 for an error of the config, and else 1.
+    The exit status is 2 for an error of an option or the config, and 1 for one of a file or a run.
 
     Characters that the terminal cannot show are escaped, instead of an error. Ctrl-C ends the
     program with exit status 130 and the command that starts it again.
@@ -98,7 +99,7 @@ def user_errors(
         interrupts: False leaves Ctrl-C to the caller.
     """
     # they load torch: a command enters this block after its options are read
-    from flowdet.config.errors import ConfigError
+    from flowdet.config.errors import UsageError
     from flowdet.data.custom.findings import one_line
     from flowdet.data.workers import worker_errors
 
@@ -111,7 +112,7 @@ def user_errors(
     except kinds as error:
         # str() of a KeyError adds quotes to its message
         text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-        if isinstance(error, ConfigError):
+        if isinstance(error, UsageError):
             # the exit status of an option that is not valid
             print(f"error: {one_line(text)}", file=sys.stderr)
             sys.exit(2)
@@ -131,6 +132,21 @@ def at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text!r}")
     return int(text)
+
+
+def positive(text: str) -> float:
+    """Converts the text of an option to a positive number, an integer if it is one.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is not a positive number.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
+    return int(number) if number.is_integer() else number
 
 
 # a config key: one with a dot, such as SOLVER.BASE_LR, or a key without a dot; KEY=VALUE too,

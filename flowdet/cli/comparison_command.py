@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowdet.cli.common import at_least_one, command_parser, user_errors
+from flowdet.config.errors import UsageError
 from flowdet.reporting.command_line import typed_command
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def check_overrides(overrides: Sequence[str], options: Mapping[str, str]) -> Non
     reserved = {"SEED": "--seeds", "OUTPUT_DIR": "--output", **options}
     for key in overrides[::2]:
         if key in reserved:
-            raise ValueError(f"{key} is set by {reserved[key]}: leave it out")
+            raise UsageError(f"{key} is set by {reserved[key]}: leave it out")
 
 
 def train_and_report(plan: Callable[[], Comparison], report: Callable[[Comparison], None]) -> None:

@@ -16,7 +16,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowdet.cli.common import MODE_HELP, at_least_one, command, command_parser, user_errors
+from flowdet.cli.common import (
+    MODE_HELP,
+    at_least_one,
+    command,
+    command_parser,
+    positive,
+    user_errors,
+)
+from flowdet.config.errors import UsageError
 from flowdet.export.suffixes import SUFFIXES as GRAPH_SUFFIXES
 
 if TYPE_CHECKING:
@@ -56,7 +64,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--noise-input", action="store_true", help="make the initial noise an input of the graph")
     add("--no-nms", action="store_true", help="export a detector without non-maximum suppression")
     add("--check", nargs="+", metavar="IMAGE", help="images for the comparison (default: random)")
-    add("--tolerance", type=float, default=1e-4, help="largest accepted difference (default: 1e-4)")
+    add(
+        "--tolerance",
+        type=positive,
+        default=1e-4,
+        help="largest accepted difference (default: 1e-4)",
+    )
     add("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config overrides")
     args = parser.parse_args(argv)
     by_suffix = {suffix: kind for kind, suffix in SUFFIXES.items()}
@@ -83,13 +96,13 @@ def load(args: argparse.Namespace) -> BasePredictor:
     plan = {"mode": args.mode, "steps": args.steps, "block": args.block}
     cfg = inference_config(args.config_file, overrides, device="cpu", **plan)
     if args.format != WEIGHTS and not all(cfg.INPUT.FIXED_SIZE):
-        raise ValueError("INPUT.FIXED_SIZE is 0, but a graph needs one image size: give --size H W")
+        raise UsageError("INPUT.FIXED_SIZE is 0, but a graph needs one image size: give --size H W")
     is_classifier = task_of(cfg) is CLASSIFICATION
     if is_classifier and args.no_nms:
-        raise ValueError("--no-nms is for detectors: leave it out")
+        raise UsageError("--no-nms is for detectors: leave it out")
     predictor = (ClassPredictor if is_classifier else Predictor)(cfg, args.weights)
     if args.ema and not predictor.averaged:
-        raise ValueError(
+        raise UsageError(
             "--ema: the run has no averaged weights, because its SOLVER.EMA_DECAY is 0"
         )
     return predictor
@@ -106,7 +119,7 @@ def build(args: argparse.Namespace, predictor: BasePredictor) -> Graph:
     size = tuple(predictor.cfg.INPUT.FIXED_SIZE)
     graph = graph_of(predictor.model, size, suppress=not args.no_nms)
     if graph.noise is None and args.noise_input:
-        raise ValueError(
+        raise UsageError(
             f"a {type(predictor.model).__name__} has no initial noise: leave out --noise-input"
         )
     return graph

@@ -30,6 +30,7 @@ from flowdet.cli.common import (
     parse_with_overrides,
     user_errors,
 )
+from flowdet.config.errors import UsageError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -90,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
         cfg = resolve_config(load_config(args.config_file, args.opts))
         check_has_queries(cfg)
         if cfg.MODEL.META_ARCHITECTURE.startswith("Backprop"):
-            raise ValueError(
+            raise UsageError(
                 f"{args.config_file} is not the config of a flow model: give another one"
             )
         cfg = with_interpolated_states(cfg)

@@ -22,15 +22,15 @@ from __future__ import annotations
 
 import argparse
 import functools
-import math
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowdet.cli.common import at_least_one, command, command_parser, parse_with_overrides
+from flowdet.cli.common import at_least_one, command, command_parser, parse_with_overrides, positive
 from flowdet.cli.comparison_command import check_overrides, train_and_report
+from flowdet.config.errors import UsageError
 from flowdet.reporting.command_line import typed_command
 
 if TYPE_CHECKING:
@@ -53,21 +53,6 @@ OTHER_METHODS = {
 # evaluations during the training, for the curves
 PERIODS = ["TEST.EVAL_EPOCHS", "3"]
 LENGTH_KEYS = ("SOLVER.MAX_EPOCHS", "SOLVER.MAX_ITER")
-
-
-def positive(text: str) -> float:
-    """Converts the text of an option to a positive number, an integer if it is one.
-
-    Raises:
-        argparse.ArgumentTypeError: the text is not a positive number.
-    """
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
-    return int(number) if number.is_integer() else number
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -179,14 +164,14 @@ def method_configs(words: Sequence[str]) -> dict[str, str]:
     for word in words:
         name, _, config = word.partition("=")
         if name in configs:
-            raise ValueError(f"--methods: {name} is given twice")
+            raise UsageError(f"--methods: {name} is given twice")
         if not re.fullmatch(r"\w[\w.-]*", name):
-            raise ValueError(
+            raise UsageError(
                 f"--methods: {word!r} has no valid name: use letters, digits, '_', '-' and '.', "
                 "because run folders have this name"
             )
         if not config and name not in known:
-            raise ValueError(
+            raise UsageError(
                 f"--methods: unknown method {word!r}: use one of {', '.join(known)}, or NAME=CONFIG"
             )
         configs[name] = config or known[name]
@@ -206,15 +191,15 @@ def seeds_per_method(words: Sequence[str], methods: Sequence[str]) -> dict[str, 
         name, _, number = word.rpartition("=")
         name = name or "*"
         if name != "*" and name not in methods:
-            raise ValueError(f"--seeds: {name!r} is not compared, only {', '.join(methods)}")
+            raise UsageError(f"--seeds: {name!r} is not compared, only {', '.join(methods)}")
         if not number.isdecimal() or int(number) < 1 or name in numbers:
-            raise ValueError(
+            raise UsageError(
                 f"--seeds: {word!r} is not valid: use N or METHOD=N with N at least 1, each once"
             )
         numbers[name] = int(number)
     missing = [method for method in methods if method not in numbers and "*" not in numbers]
     if missing:
-        raise ValueError(
+        raise UsageError(
             f"--seeds: {missing[0]} has no number of seeds: add one for all other methods, e.g. "
             f"--seeds 1 {words[0]}"
         )
@@ -231,14 +216,14 @@ def seconds_per_method(words: Sequence[str], methods: Sequence[str]) -> dict[str
     for word in words:
         name, _, number = word.rpartition("=")
         if name not in methods or name in seconds:
-            raise ValueError(
+            raise UsageError(
                 f"--epoch-seconds: {word!r} is not valid: use METHOD=S, each method once, with one "
                 f"of {', '.join(methods)}"
             )
         try:
             seconds[name] = float(positive(number))
         except argparse.ArgumentTypeError as error:
-            raise ValueError(f"--epoch-seconds: {name} {error}") from error
+            raise UsageError(f"--epoch-seconds: {name} {error}") from error
     return seconds
 
 
@@ -250,7 +235,7 @@ def plan(args: argparse.Namespace) -> PeerComparison:
 
     check_output_folder(args.output)
     if args.results.suffix != ".json":
-        raise ValueError(f"--results must be a .json file, got {args.results}")
+        raise UsageError(f"--results must be a .json file, got {args.results}")
     check_output_folder(args.results.parent)
     owned = dict.fromkeys(LENGTH_KEYS, "--epochs")
     owned |= {"SOLVER.BASE_LR": "--search-lr"} if args.search_lr else {}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 
+from flowdet.engine.model_builder import build_model
 from flowdet.engine.replay import SavedStep, load_step, repeat_step
 from flowdet.engine.resolve import resolve_model
 from flowdet.engine.step_check import NON_FINITE

@@ -1,11 +1,15 @@
-"""The errors of a config."""
+"""Errors of the user in options and configs."""
 
 
-class ConfigError(ValueError):
-    """A config file, a key or a value is not valid. The message is one line.
+class UsageError(ValueError):
+    """An option or argument is not valid, or does not fit the model. The message is one line.
 
-    Commands end with exit status 2, as for an option that is not valid.
+    Commands end with exit status 2, as argparse does.
     """
+
+
+class ConfigError(UsageError):
+    """A config file, a key or a value is not valid."""
 
 
 class UnknownKeyError(ConfigError, KeyError):

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from detectron2.utils.logger import log_first_n
 
+from flowdet.config.errors import ConfigError
+
 __all__ = ["check_value_range", "is_value_range", "scale_to_uint8"]
 
 # the full range of a type by its NumPy kind and its size in bytes; PIL stores some 16-bit images
@@ -60,7 +62,7 @@ def scale_to_uint8(
 def check_value_range(value_range: Sequence[float]) -> None:
     """Raises ValueError if INPUT.VALUE_RANGE is invalid, see `is_value_range`."""
     if not is_value_range(value_range):
-        raise ValueError(
+        raise ConfigError(
             f"INPUT.VALUE_RANGE is {list(value_range)}; give [lowest, highest], e.g. [0, 4095], or "
             "[] for the full range of the pixel type"
         )

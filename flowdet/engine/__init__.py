@@ -3,7 +3,7 @@
 - `config`, `config_reader`, `renamed_keys`, `resolve`: the config of a run.
 - `config_types`, `config_values`, `model_relations`, `training_relations`: how the values of a
   config are converted and checked. `config_effects`: keys without effect.
-- `trainer`, `optimizer`: the training loop.
+- `model_builder`: the model of a config. `trainer`, `optimizer`: the training loop.
 - `hooks`: seeds, idle gradients, the moving average of the weights (EMA).
 - `logging_hooks`: what is logged in training. `progress`: the live line and bars on a terminal.
 - `interruption`: Ctrl-C in a training.

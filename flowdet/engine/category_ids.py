@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from flowdet.config.errors import ConfigError
+
 logger = logging.getLogger(__name__)
 
 CategoryId = int | str
@@ -24,15 +26,15 @@ def check_category_ids(cfg: CfgNode) -> None:
     if not ids:
         return
     if len(ids) != len(names):
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.CATEGORY_IDS has {len(ids)} ids, but MODEL.CLASS_NAMES has {len(names)} names: "
             'give one id per class, or "[]" to take the ids from the dataset'
         )
     if wrong := [x for x in ids if type(x) not in (int, str)]:
-        raise ValueError(f"MODEL.CATEGORY_IDS contains {wrong[0]!r}: give integers or texts")
+        raise ConfigError(f"MODEL.CATEGORY_IDS contains {wrong[0]!r}: give integers or texts")
     if len(set(ids)) < len(ids):
         repeated = next(x for i, x in enumerate(ids) if x in ids[:i])
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.CATEGORY_IDS contains {repeated!r} twice: give every class its own id"
         )
 

@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import log_first_n
 
+from flowdet.config.errors import ConfigError
 from flowdet.data.classification.datasets import download
 from flowdet.data.custom import dataset_of
 from flowdet.engine.category_ids import check_category_ids, resolve_category_ids
@@ -37,7 +38,7 @@ def resolve_model(cfg: CfgNode) -> CfgNode:
     if names:
         count = task.keys(cfg).NUM_CLASSES
         if count != len(names):
-            raise ValueError(
+            raise ConfigError(
                 f"MODEL.{task.node}.NUM_CLASSES is {count}, but MODEL.CLASS_NAMES has {len(names)} "
                 "names"
             )
@@ -121,7 +122,7 @@ def _resolve_classes(cfg: CfgNode) -> None:
         if node.NUM_CLASSES == 0:
             node.NUM_CLASSES = len(classes)
         if node.NUM_CLASSES != len(classes):
-            raise ValueError(
+            raise ConfigError(
                 f"{key} is {node.NUM_CLASSES}, but dataset {name!r} has {len(classes)} classes: "
                 "set it to 0 to take it from the dataset"
             )
@@ -132,7 +133,7 @@ def _resolve_classes(cfg: CfgNode) -> None:
             )
     classes = dataset_classes(datasets[0])
     if cfg.MODEL.CLASS_NAMES and cfg.MODEL.CLASS_NAMES != classes:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.CLASS_NAMES and dataset {datasets[0]!r} have different classes: "
             f"{_first_difference(cfg.MODEL.CLASS_NAMES, classes)}. To train on other classes than "
             "a run, use the config with which the run was started, not its config.yaml"
@@ -146,7 +147,7 @@ def _check_evaluator_type(cfg: CfgNode, name: str) -> None:
     actual, expected = MetadataCatalog.get(name).get("evaluator_type"), task_of(cfg).evaluator_types
     # a dataset without evaluator_type can be used for training
     if actual is not None and actual not in expected:
-        raise ValueError(
+        raise ConfigError(
             f"dataset {name!r} has evaluator_type {actual!r} in its metadata, but a "
             f"{cfg.MODEL.META_ARCHITECTURE} needs {' or '.join(map(repr, expected))}"
         )

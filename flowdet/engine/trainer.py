@@ -25,7 +25,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from flowdet.config.errors import ConfigError
 from flowdet.data.workers import worker_errors
-from flowdet.detection.proposal_keys import one_line_errors
 from flowdet.engine.atomic_file import full_disk_errors
 from flowdet.engine.checkpoint import FlowDetCheckpointer
 from flowdet.engine.checkpoint_files import (
@@ -48,6 +47,7 @@ from flowdet.engine.hooks import (
 from flowdet.engine.interruption import StopAtInterrupt
 from flowdet.engine.logging_hooks import ForgetOldScalars, LogCost, LogLearningRates, LogPreviews
 from flowdet.engine.metrics_file import METRICS, MetricsWriter, cut_metrics
+from flowdet.engine.model_builder import build_model
 from flowdet.engine.optimizer import build_optimizer
 from flowdet.engine.previews import MAX_SAMPLES, draw_previews
 from flowdet.engine.progress import LiveLine
@@ -221,7 +221,7 @@ class Trainer(DefaultTrainer):
     def _previews(self, average: AveragedModel | None) -> list[HookBase]:
         cfg, model = self.cfg, self._plain_model if average is None else average.module
         if not 0 <= cfg.TEST.SAMPLE_IMAGES <= MAX_SAMPLES:
-            raise ValueError(
+            raise ConfigError(
                 f"TEST.SAMPLE_IMAGES must be from 0 to {MAX_SAMPLES}, got {cfg.TEST.SAMPLE_IMAGES}"
             )
         if not cfg.TEST.SAMPLE_IMAGES:
@@ -235,11 +235,7 @@ class Trainer(DefaultTrainer):
         Raises:
             ConfigError: keys of the model do not fit each other.
         """
-        try:
-            with one_line_errors("MODEL"):
-                model = super().build_model(cfg)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        model = build_model(cfg)
         table = parameter_count_table(model, max_depth=1)
         logging.getLogger(__name__).info("Parameters:\n%s", table)
         return model

@@ -5,6 +5,7 @@ from __future__ import annotations
 from detectron2.structures import Instances
 from torch import Tensor
 
+from flowdet.config.errors import UsageError
 from flowdet.detection import FlowMatchingDetector, SetDetector
 from flowdet.detection.base_detector import original_size
 from flowdet.detection.boxes import paired_iou, to_absolute
@@ -12,14 +13,14 @@ from flowdet.detection.tokens import ImageTokens
 
 
 def check_has_blocks(model: object) -> None:
-    """Raises ValueError if a model has fewer than two independent flow blocks."""
+    """Raises UsageError if a model has fewer than two independent flow blocks."""
     if not isinstance(model, FlowMatchingDetector):
-        raise ValueError(
+        raise UsageError(
             f"a {type(model).__name__} has no independent blocks: block agreement needs a "
             "FlowMatchingDetector"
         )
     if model.flow.num_blocks < 2:
-        raise ValueError("block agreement needs at least two blocks, the model has one")
+        raise UsageError("block agreement needs at least two blocks, the model has one")
 
 
 def block_agreement(

@@ -15,6 +15,7 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvalua
 from detectron2.evaluation.pascal_voc_evaluation import voc_eval
 from detectron2.utils import comm
 
+from flowdet.config.errors import ConfigError
 from flowdet.data.detection.loaders import get_detection_dicts
 from flowdet.data.detection.voc import write_voc_annotation
 from flowdet.data.scratch import scratch_folder
@@ -57,7 +58,7 @@ class VOCEvaluator(DatasetEvaluator):
         self._cpu_device = torch.device("cpu")
         unknown = [name for name in class_subset if name not in self._class_names]
         if unknown:
-            raise ValueError(
+            raise ConfigError(
                 f"TEST.CLASS_SUBSET: {', '.join(unknown)} is not in dataset {dataset_name!r}; "
                 f"its classes are {', '.join(self._class_names)}."
             )
@@ -247,7 +248,7 @@ def build_evaluator(
             "'pascal_voc' and 'coco' (set it in the dataset's metadata)."
         )
     if subset:
-        raise ValueError(f"TEST.CLASS_SUBSET is for VOC datasets; {dataset_name!r} is COCO.")
+        raise ConfigError(f"TEST.CLASS_SUBSET is for VOC datasets; {dataset_name!r} is COCO.")
     return _recorded(COCOBoxEvaluator(dataset_name, output_folder), dataset_name, output_folder)
 
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from tabulate import tabulate
 
 from flowdet.engine import build_optimizer
+from flowdet.engine.model_builder import build_model
 from flowdet.engine.task_builders import task_of
 from flowdet.experiments.comparison import Run, group_seeds
 from flowdet.experiments.memory import measure_step

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -19,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from flowdet.engine import build_optimizer
 from flowdet.engine.config import with_keys
+from flowdet.engine.model_builder import build_model
 from flowdet.experiments.method_keys import MEMORY_METHODS
 from flowdet.experiments.training_steps import (
     synthetic_batch,

@@ -6,13 +6,13 @@ from itertools import islice
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.env import seed_all_rng
 from torch import nn
 
 from flowdet.engine import FlowDetCheckpointer, build_optimizer
 from flowdet.engine.config import with_keys
+from flowdet.engine.model_builder import build_model
 from flowdet.engine.task_builders import task_of
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from flowdet.config.errors import UsageError
 from flowdet.export.formats import FORMATS, Runner
 from flowdet.export.graphs import DetectionGraph, Graph
 from flowdet.terminal import terminal_bar
@@ -146,7 +147,7 @@ def export(
             model has no initial noise.
     """
     if noise_input and graph.noise is None:
-        raise ValueError(
+        raise UsageError(
             f"a {type(graph.model).__name__} has no initial noise: export without a noise input"
         )
     file = FORMATS[kind]

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
+from flowdet.config.errors import ConfigError, UsageError
 from flowdet.detection import BoxTransportDetector, SetDetector
 from flowdet.detection.detector import FlowMatchingDetector
 from flowdet.export.suppression import unsuppressed
@@ -113,7 +114,7 @@ class DetectionGraph(Graph):
         super().__init__(_without_proposals(model), size)
         early_exit = model.settings.early_exit if isinstance(model, FlowMatchingDetector) else 0
         if early_exit:
-            raise ValueError(
+            raise ConfigError(
                 f"MODEL.FLOW_DET.EARLY_EXIT is {early_exit}, but an exported graph always runs all "
                 "steps: export with MODEL.FLOW_DET.EARLY_EXIT 0"
             )
@@ -196,14 +197,14 @@ def graph_of(model: nn.Module, size: tuple[int, int], suppress: bool = True) -> 
         ValueError: the model is neither, or it cannot be exported with its settings.
     """
     if isinstance(model, BoxTransportDetector):
-        raise ValueError(
+        raise UsageError(
             "a BoxTransportDetector cannot be exported, because it draws noise in every step"
         )
     if isinstance(model, SetDetector):
         return DetectionGraph(model, size, suppress)
     if isinstance(model, Classifier):
         return ClassificationGraph(model, size)
-    raise ValueError(
+    raise UsageError(
         f"a {type(model).__name__} cannot be exported: only classifiers and detectors with "
         "queries, such as a FlowMatchingDetector, can"
     )

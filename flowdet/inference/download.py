@@ -9,6 +9,7 @@ from urllib.parse import urljoin, urlsplit
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import get_cache_dir
 
+from flowdet.config.errors import UsageError
 from flowdet.engine.weight_files import check_url
 
 
@@ -66,7 +67,7 @@ def run_urls(url: str) -> tuple[str, str]:
         return url, urljoin(url, "model_final.pth")
     if urlsplit(url).path.endswith("/"):
         return urljoin(url, "config.yaml"), urljoin(url, "model_final.pth")
-    raise ValueError(
+    raise UsageError(
         f"{url} is not the URL of a run folder (ending in /), a config (.yaml) or a checkpoint "
         "(.pth, .safetensors)"
     )

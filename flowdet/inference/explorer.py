@@ -9,6 +9,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from flowdet.config.errors import UsageError
 from flowdet.detection import FlowMatchingDetector
 from flowdet.inference.explorer_data import transport_runs
 from flowdet.inference.explorer_entry import LEAST_SCORE, explorer_entry
@@ -131,7 +132,7 @@ def check_explorer(num_images: int, num_seeds: int) -> None:
             f"{num_seeds} noise seeds are too many for one page (at most {MAX_SEEDS}): use fewer"
         )
     if num_images > MAX_IMAGES:
-        raise ValueError(
+        raise UsageError(
             f"one page of {num_images} images is too large (at most {MAX_IMAGES}): use fewer images"
         )
 

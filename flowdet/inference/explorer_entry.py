@@ -13,6 +13,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from PIL import Image
 
+from flowdet.config.errors import UsageError
 from flowdet.inference.explorer_data import StepPredictions, TransportRun
 from flowdet.inference.explorer_truth import TrueBox
 from flowdet.visualization.box_trajectory import BoxTrajectory
@@ -66,7 +67,7 @@ def explorer_entry(result: dict, ground_truth: Iterable[TrueBox] | None = None) 
         text = htmlsafe_json_dumps(entry, separators=(",", ":"), allow_nan=False)
         if len(text) <= MAX_ENTRY:
             return text
-    raise ValueError(
+    raise UsageError(
         f"the page of {entry['name']} would need {len(text) // 1000} KB with {_LIMITS[-1]} "
         f"detections per step and block, but at most {MAX_ENTRY // 1000} KB are allowed: use fewer "
         "steps or noise seeds"

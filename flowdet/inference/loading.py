@@ -9,6 +9,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
+from flowdet.config.errors import UsageError
 from flowdet.engine.checkpoint_files import newest_checkpoint
 from flowdet.engine.task_builders import CLASSIFICATION, task_of
 from flowdet.evaluation.block_agreement import block_agreement, check_has_blocks
@@ -70,7 +71,7 @@ def load(
     threshold = overrides.pop("score_threshold", None)
     unknown = [name for name in overrides if name.islower()]
     if unknown:
-        raise ValueError(
+        raise UsageError(
             f"unknown option {unknown[0]!r}: use {', '.join(_OPTIONS)}, score_threshold or a "
             "config key"
         )
@@ -78,7 +79,7 @@ def load(
     cfg = inference_config(str(config), keys, device=device, trust_config=trust_config, **options)
     if task_of(cfg) is CLASSIFICATION:
         if threshold is not None:
-            raise ValueError(f"score_threshold is for detectors, but {config} is for a classifier")
+            raise UsageError(f"score_threshold is for detectors, but {config} is for a classifier")
         return ImageClassifier(ClassPredictor(cfg, checkpoint))
     if threshold is not None:
         cfg.MODEL.FLOW_DET.SCORE_THRESHOLD = float(threshold)

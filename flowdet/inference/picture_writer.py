@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from flowdet.config.errors import UsageError
 from flowdet.inference.output_formats import PICTURE_SUFFIXES
 from flowdet.inference.video_writer import create_folder_of, partial_path, save_animation
 from flowdet.visualization.animation import animation_frames
@@ -141,7 +142,7 @@ class SheetWriter:
     ):
         check_tiles(len(files) * max(len(trajectory.step_times), 1))
         if trajectory.animation_suffix and len(files) > MAX_ANIMATED:
-            raise ValueError(
+            raise UsageError(
                 f"one animation of {len(files)} images is too large (at most {MAX_ANIMATED}): "
                 "write to a folder for one animation per image, or use fewer images"
             )
@@ -213,9 +214,9 @@ def _check_distinct(pictures: Sequence[Path], files: Sequence[Path]) -> None:
     for path in pictures:
         real = os.path.realpath(path)
         if real in images:
-            raise ValueError(f"{path} is one of the input images: write to another folder or name")
+            raise UsageError(f"{path} is one of the input images: write to another folder or name")
         if real in seen:
-            raise ValueError(f"two images would be written to {path}: process them in two calls")
+            raise UsageError(f"two images would be written to {path}: process them in two calls")
         seen.add(real)
 
 

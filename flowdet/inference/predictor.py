@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from detectron2.structures import BoxMode
 
+from flowdet.config.errors import ConfigError, UsageError
 from flowdet.data.detection.mapper import FlowDatasetMapper
 from flowdet.detection import SetDetector
 from flowdet.detection.set_detector import ImageAnalysis
 from flowdet.engine.category_ids import CategoryId, category_ids_of
 from flowdet.engine.checkpoint_notes import take_over_classes
+from flowdet.engine.model_builder import build_model
 from flowdet.engine.resolve import resolve_model
 from flowdet.engine.task_builders import DETECTION, TaskBuilders, task_of
 from flowdet.engine.whole_model import load_trained
@@ -70,14 +71,14 @@ class BasePredictor:
 
     def _check(self, cfg: CfgNode) -> None:
         if task_of(cfg) is not self.task:
-            raise ValueError(
+            raise UsageError(
                 f"a {type(self).__name__} runs {self.model_kind}, but the model of the config is a "
                 f"{cfg.MODEL.META_ARCHITECTURE}"
             )
         if not cfg.MODEL.WEIGHTS:
-            raise ValueError("no weights are given (--weights), and MODEL.WEIGHTS is empty")
+            raise UsageError("no weights are given (--weights), and MODEL.WEIGHTS is empty")
         if cfg.TEST.BATCH_SIZE < 1:
-            raise ValueError(f"TEST.BATCH_SIZE must be at least 1, got {cfg.TEST.BATCH_SIZE}")
+            raise ConfigError(f"TEST.BATCH_SIZE must be at least 1, got {cfg.TEST.BATCH_SIZE}")
 
     def _adjust(self, cfg: CfgNode) -> None:
         """Sets config keys for inference on single images, in place."""
@@ -203,7 +204,7 @@ class Predictor(BasePredictor):
 
     def _check_trajectory(self) -> None:
         if not isinstance(self.model, SetDetector):
-            raise ValueError(
+            raise UsageError(
                 f"a {type(self.model).__name__} has no trajectory and takes no analyses: leave "
                 "them out"
             )

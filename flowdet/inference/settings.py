@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from flowdet.config import inference_settings
+from flowdet.config.errors import UsageError
 from flowdet.detection import FlowMatchingDetector
 from flowdet.engine.config import load_config
 from flowdet.engine.task_builders import task_of
@@ -65,13 +66,16 @@ def _check_options(cfg: CfgNode, options: dict[str, object]) -> None:
     name = cfg.MODEL.META_ARCHITECTURE
     if not issubclass(META_ARCH_REGISTRY.get(name), (FlowMatchingDetector, FlowMatchingClassifier)):
         if options:
-            raise ValueError(f"a {name} has no inference modes: leave out {', '.join(options)}")
+            raise UsageError(f"a {name} has no inference modes: leave out {', '.join(options)}")
         return
     node = task_of(cfg).keys(cfg)
     plan = inference_settings(node).plan
     # NUM_STEPS 0 of a config means one step per block; the option `steps` has no such value
-    plan._replace(num_steps=options.get("steps", plan.num_steps)).check(node.NUM_BLOCKS)
+    try:
+        plan._replace(num_steps=options.get("steps", plan.num_steps)).check(node.NUM_BLOCKS)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     for option in ("steps", "block"):
         if option in options and INFERENCE_MODES[plan.mode].parameter != option:
             modes = sorted(m for m, kind in INFERENCE_MODES.items() if kind.parameter == option)
-            raise ValueError(f"{option} is for mode {' or '.join(modes)}, not for {plan.mode}")
+            raise UsageError(f"{option} is for mode {' or '.join(modes)}, not for {plan.mode}")

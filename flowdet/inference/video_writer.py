@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from flowdet.config.errors import UsageError
 from flowdet.inference.video import quiet_opencv
 
 # The codec by the suffix of the file. Every build of OpenCV contains MPEG-4 part 2 and Motion JPEG,
@@ -136,14 +137,14 @@ def video_output_path(output: str, source: str) -> Path:
         path = path / (name.name if name.suffix.lower() in CODECS else f"{name.stem}.mp4")
     check_video_suffix(path)
     if os.path.realpath(path) == os.path.realpath(source):
-        raise ValueError(f"{path} is the input video itself: write to another folder or name")
+        raise UsageError(f"{path} is the input video itself: write to another folder or name")
     return path
 
 
 def check_video_suffix(path: Path) -> None:
     """Raises ValueError if `VideoWriter` cannot write files with this suffix."""
     if path.suffix.lower() not in CODECS:
-        raise ValueError(
+        raise UsageError(
             f"{path} does not have the suffix of a video: use one of {', '.join(CODECS)}, or give "
             "a folder"
         )

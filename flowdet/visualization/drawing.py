@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from detectron2.structures import Instances
 from PIL import Image, ImageDraw
 
+from flowdet.config.errors import UsageError
 from flowdet.data.image_reader import read_image
 from flowdet.visualization.fonts import TitleFont, drawable, font_families, log_font_note
 
@@ -243,7 +244,7 @@ def contact_sheet(
 def check_tiles(count: int) -> None:
     """Raises ValueError if a sheet would have more than `MAX_TILES` tiles."""
     if count > MAX_TILES:
-        raise ValueError(
+        raise UsageError(
             f"one sheet of {count} tiles is too large (at most {MAX_TILES}): write to a folder, "
             "or use fewer images"
         )

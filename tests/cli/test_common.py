@@ -6,7 +6,7 @@ import pytest
 
 from flowdet.cli import report
 from flowdet.cli.common import command_parser, parse_with_overrides, user_errors
-from flowdet.config.errors import ConfigError, UnknownKeyError
+from flowdet.config.errors import ConfigError, UnknownKeyError, UsageError
 
 
 def parse(*words):
@@ -55,8 +55,8 @@ def test_an_error_of_the_user_ends_the_program_with_its_message(error, message):
     assert end.value.code == message
 
 
-@pytest.mark.parametrize("kind", [ConfigError, UnknownKeyError])
-def test_an_error_of_the_config_has_the_exit_status_of_a_wrong_option(kind, capsys):
+@pytest.mark.parametrize("kind", [UsageError, ConfigError, UnknownKeyError])
+def test_an_error_of_an_option_or_key_has_the_exit_status_of_a_wrong_option(kind, capsys):
     with pytest.raises(SystemExit) as end, user_errors():
         raise kind("A.B is 0, but must be above 0")
     assert end.value.code == 2

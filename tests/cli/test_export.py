@@ -11,6 +11,7 @@ from PIL import Image
 
 import flowdet
 from flowdet.cli import export
+from flowdet.config.errors import UsageError
 from flowdet.engine import load_config
 from flowdet.engine.checkpoint_notes import read_notes
 from flowdet.export import metadata_of
@@ -131,10 +132,10 @@ def test_flags_of_other_models_are_refused(trained):
     predictor = export.load(args)
     cfg = load_config(BACKPROP, ["MODEL.FLOW_DET.NUM_CLASSES", 10, "MODEL.DEVICE", "cpu"])
     predictor.model = build_model(cfg).eval()
-    with pytest.raises(ValueError, match="has no initial noise: leave out --noise-input"):
+    with pytest.raises(UsageError, match="has no initial noise: leave out --noise-input"):
         export.build(args, predictor)
     words = ["--config-file", CLASSIFIER, "--output", "a.onnx", "--no-nms"]
-    with pytest.raises(ValueError, match="--no-nms is for detectors"):
+    with pytest.raises(UsageError, match="--no-nms is for detectors"):
         export.load(export.parse_args(words))
 
 
@@ -144,6 +145,7 @@ def test_flags_of_other_models_are_refused(trained):
         (["--output", "model.bin"], "must end in .onnx"),
         (["--output", "model.onnx", "--format", "torch"], "must end in"),
         (["--output", "model.onnx", "--size", "64", "0"], "at least 1"),
+        (["--output", "model.onnx", "--tolerance", "nan"], "must be a positive number"),
     ],
 )
 def test_wrong_flags_are_refused(words, message, capsys):

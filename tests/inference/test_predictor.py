@@ -9,6 +9,7 @@ from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
 from PIL import Image
 
+from flowdet.config.errors import ConfigError, UsageError
 from flowdet.engine import FlowDetCheckpointer, load_config, resolve_config
 from flowdet.evaluation.block_agreement import block_agreement
 from flowdet.inference.predictor import Predictor
@@ -195,12 +196,18 @@ def test_weights_of_the_backbone_alone_are_refused(tmp_path, weights):
 @pytest.mark.parametrize(
     ("overrides", "path", "error", "message"),
     [
-        ([], None, ValueError, "MODEL.WEIGHTS is empty"),
+        ([], None, UsageError, "MODEL.WEIGHTS is empty"),
         ([], "nowhere.pth", FileNotFoundError, "nowhere.pth"),
-        (["TEST.BATCH_SIZE", 0], "nowhere.pth", ValueError, "TEST.BATCH_SIZE"),
+        (["TEST.BATCH_SIZE", 0], "nowhere.pth", ConfigError, "TEST.BATCH_SIZE"),
+        (
+            ["MODEL.FLOW_DET.NUM_HEADS", 7],
+            "nowhere.pth",
+            ConfigError,
+            "not a multiple of NUM_HEADS",
+        ),
     ],
 )
-def test_wrong_weights_and_batch_sizes(overrides, path, error, message):
+def test_wrong_weights_and_keys(overrides, path, error, message):
     with pytest.raises(error, match=message):
         Predictor(config(*overrides), path)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from flowdet.config.errors import UsageError
 from flowdet.inference.settings import inference_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -40,7 +41,7 @@ def test_without_options_the_config_is_unchanged():
     ],
 )
 def test_options_that_do_not_apply(options, message):
-    with pytest.raises(ValueError, match=message) as raised:
+    with pytest.raises(UsageError, match=message) as raised:
         inference_config(DETECTOR, **options)
     assert "\n" not in str(raised.value)
 
@@ -48,5 +49,5 @@ def test_options_that_do_not_apply(options, message):
 @pytest.mark.parametrize("options", [{"mode": "ensemble"}, {"steps": 2}, {"block": 0}])
 def test_a_model_without_inference_modes(options):
     name = next(iter(options))
-    with pytest.raises(ValueError, match=f"BackpropDetector has no .* modes: leave out {name}$"):
+    with pytest.raises(UsageError, match=f"BackpropDetector has no .* modes: leave out {name}$"):
         inference_config(BACKPROP, **options)

@@ -16,6 +16,7 @@ from detectron2.utils import comm
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
+from flowdet.config.errors import ConfigError
 from flowdet.data.classification.augmentation import (
     NUM_NUMBERS,
     BatchAugmentation,
@@ -161,7 +162,7 @@ def _store(cfg: CfgNode, names: tuple[str, ...], keep_resized: bool) -> ImageSto
     """Returns the images of datasets; `keep_resized` as in `ImageStore`."""
     size = tuple(cfg.INPUT.FIXED_SIZE)
     if len(size) != 2 or min(size) < 1:
-        raise ValueError(
+        raise ConfigError(
             f"INPUT.FIXED_SIZE must be the (height, width) of the model input, got {size}"
         )
     limit = cfg.DATALOADER.IN_MEMORY_GIB * 2**30
@@ -269,7 +270,7 @@ class _TrainingBatches(Dataset):
 def _share_of_batch(batch_size: int, rank: int, world_size: int) -> slice:
     """Returns the part of a batch that a process gets."""
     if batch_size < 1 or batch_size % world_size:
-        raise ValueError(
+        raise ConfigError(
             "SOLVER.IMS_PER_BATCH must be a positive multiple of the number of processes, "
             f"{world_size}, got {batch_size}"
         )

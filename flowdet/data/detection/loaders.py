@@ -27,6 +27,7 @@ from detectron2.data.samplers import (
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
+from flowdet.config.errors import ConfigError
 from flowdet.data.detection.mapper import FlowDatasetMapper
 from flowdet.data.detection.voc import load_voc_dicts
 from flowdet.data.workers import SharedSamples
@@ -104,7 +105,7 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader | Iterab
     samples = MapDataset(DatasetFromList(records, copy=False), mapper)
     per_process, rest = divmod(cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size())
     if per_process < 1 or rest:
-        raise ValueError(
+        raise ConfigError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, but must be a multiple of the "
             f"number of processes, {comm.get_world_size()}"
         )
@@ -198,7 +199,7 @@ def _training_sampler(cfg: CfgNode, records: list[dict], seed: int) -> Sampler:
             records, cfg.DATALOADER.REPEAT_THRESHOLD
         )
         return RepeatFactorTrainingSampler(factors, seed=seed)
-    raise ValueError(
+    raise ConfigError(
         f"DATALOADER.SAMPLER_TRAIN is {name!r}; give TrainingSampler, "
         "RandomSubsetTrainingSampler or RepeatFactorTrainingSampler"
     )

@@ -11,6 +11,7 @@ from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import SizeMismatchError, check_image_size
 
+from flowdet.config.errors import ConfigError
 from flowdet.data.image_reader import read_image
 from flowdet.data.pixel_values import check_value_range
 
@@ -43,7 +44,7 @@ class FlowDatasetMapper(DatasetMapper):
         **settings: Any,
     ):
         if image_format not in ("RGB", "BGR"):
-            raise ValueError(f"INPUT.FORMAT is {image_format!r}; give RGB or BGR")
+            raise ConfigError(f"INPUT.FORMAT is {image_format!r}; give RGB or BGR")
         check_value_range(value_range)
         super().__init__(is_train, image_format=image_format, **settings)
         self.value_range = tuple(value_range)
@@ -142,15 +143,15 @@ def _check_input_keys(cfg: CfgNode) -> None:
     size, scale, color = cfg.INPUT.FIXED_SIZE, cfg.INPUT.SCALE_JITTER, cfg.INPUT.COLOR_JITTER
     flip = cfg.INPUT.RANDOM_FLIP
     if len(size) != 2 or not (all(s > 0 for s in size) or all(s == 0 for s in size)):
-        raise ValueError(f"INPUT.FIXED_SIZE is {size}; give (height, width), or (0, 0) for off")
+        raise ConfigError(f"INPUT.FIXED_SIZE is {size}; give (height, width), or (0, 0) for off")
     if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
-        raise ValueError(f"INPUT.SCALE_JITTER is {scale}; give (min, max) with 0 < min <= max")
+        raise ConfigError(f"INPUT.SCALE_JITTER is {scale}; give (min, max) with 0 < min <= max")
     if tuple(scale) != (1, 1) and not size[0]:
-        raise ValueError(
+        raise ConfigError(
             f"INPUT.SCALE_JITTER is {scale}, which needs INPUT.FIXED_SIZE: set that too, or set "
             "INPUT.SCALE_JITTER to (1.0, 1.0) for off"
         )
     if not 0 <= color < 1:
-        raise ValueError(f"INPUT.COLOR_JITTER is {color}; it must be in [0, 1)")
+        raise ConfigError(f"INPUT.COLOR_JITTER is {color}; it must be in [0, 1)")
     if flip not in ("horizontal", "vertical", "none"):
-        raise ValueError(f"INPUT.RANDOM_FLIP is {flip!r}; give horizontal, vertical or none")
+        raise ConfigError(f"INPUT.RANDOM_FLIP is {flip!r}; give horizontal, vertical or none")

@@ -13,9 +13,9 @@ from functools import partial
 import torch
 from detectron2 import model_zoo
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from torch import nn
 
+from flowdet.engine.model_builder import build_model
 from flowdet.experiments.speed.inference import backbone_call, plan_columns
 from flowdet.experiments.speed.memory import in_own_process, peak_bytes
 from flowdet.experiments.speed.setup import (

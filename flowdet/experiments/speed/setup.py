@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from torch import nn
 
 from flowdet.engine import load_config
 from flowdet.engine.config import with_keys
+from flowdet.engine.model_builder import build_model
 from flowdet.engine.resolve import resolve_model
 
 SEED = 0

@@ -7,10 +7,10 @@ from functools import partial
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
 from flowdet.engine import build_optimizer
+from flowdet.engine.model_builder import build_model
 from flowdet.experiments.speed.setup import SEED, WARM_UP_ROUNDS, ratio, spread
 from flowdet.experiments.timing import interleaved_seconds
 from flowdet.experiments.training_steps import synthetic_batch, train_step

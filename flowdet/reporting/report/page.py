@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import flowdet
+from flowdet.config.errors import ConfigError
 from flowdet.engine.checkpoint_files import newest_checkpoint
 from flowdet.engine.dataset_findings import read_findings
 from flowdet.engine.resolve import resolve_model
@@ -68,7 +69,7 @@ def write_report(
     cfg = read_run_config(folder)
     images = cfg.TEST.REPORT_IMAGES if images is None else images
     if images < 0:
-        raise ValueError(
+        raise ConfigError(
             f"the number of images (TEST.REPORT_IMAGES) must not be negative, got {images}"
         )
     template = _environment().get_template("report.html.jinja")
