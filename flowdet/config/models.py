@@ -24,7 +24,7 @@ _MODEL = (
     group(
         "Class names. A run takes them from its datasets and saves them in its "
         "config.yaml, so that its model can be used without the datasets.",
-        CLASS_NAMES=Key([], r.each(r.TEXT, optional=True), element=str),
+        CLASS_NAMES=Key([], r.each(r.CLASS_NAME, optional=True), element=str),
     ),
     group(
         "The id of every class of a detector in the JSON files of tools/demo.py, in the "

@@ -199,6 +199,9 @@ LONGEST_SIDE = 65536
 
 TRUE_OR_FALSE = Rule("True or False", lambda x: isinstance(x, bool))
 TEXT = Rule("a text", lambda x: True)
+# characters; a longer one would fill the pictures, tables and messages that show it
+MAX_NAME = 1000
+CLASS_NAME = Rule(f"a text of at most {MAX_NAME} characters", lambda x: len(x) <= MAX_NAME)
 NAME = Rule("a text that is not empty", lambda x: bool(x.strip()))
 NUMBER = Rule("a number", lambda x: True)
 FRACTION = from_to(0, 1)

@@ -24,6 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from flowdet.config.rules import MAX_NAME
 from flowdet.engine.array_pickle import read_array_pickle
 from flowdet.engine.tensor_pickle import TensorPickleCheck
 
@@ -32,7 +33,6 @@ LAST_CHECKPOINT = "last_checkpoint"
 _LEGACY_MAGIC, _LEGACY_PICKLES = 0x1950A86A20F9469CFC6C, 5
 # entries of checkpoints of other programs that contain the state dict
 _STATE_DICTS = ("state_dict", "model_state_dict", "net", "weights")
-MAX_NAME = 1000
 # errors whose text says what is wrong; the text of others is about the code that reads the file
 _TOLD = (pickle.UnpicklingError, RuntimeError, SafetensorError, zipfile.BadZipFile)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from flowdet.config.rules import MAX_NAME
 from flowdet.data.custom.evaluation_copy import coco_content
 from flowdet.data.custom.findings import Findings, log_once
 from flowdet.data.custom.formats.base import ALL, SPLITS
@@ -136,8 +137,12 @@ class CustomDataset:
         return ClassList((), str(self.folder))
 
     def _checked(self, classes: ClassList) -> ClassList:
-        """Reports class names with characters that cannot be written to a file."""
+        """Reports class names that are too long or cannot be written to a file."""
         for name in classes.names:
+            if len(name) > MAX_NAME:
+                text = f"the class name {name[:20]!r}... has {len(name):,} characters, but at most "
+                text += f"{MAX_NAME} are allowed: shorten it"
+                self.findings.problem("class name too long", classes.source, text, fatal=True)
             if any(0xD800 <= ord(x) < 0xE000 for x in name):
                 text = f"the class name {ascii(name)} contains half of a character: correct it"
                 self.findings.problem("unreadable annotation", classes.source, text, fatal=True)

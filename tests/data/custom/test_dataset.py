@@ -190,10 +190,21 @@ def test_dataset_of_a_registered_name(coco):
     assert dataset_of("coco_2017_train") is None and dataset_of("unknown") is None
 
 
-def test_a_class_name_that_cannot_be_written_is_a_problem(coco):
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("\ud83dx", r"class name '.ud83dx' contains half of a character"),
+        (
+            "x" * 10**6,
+            r"class name 'x{20}'\.\.\. has 1,000,000 characters, but at",
+        ),
+    ],
+)
+def test_a_class_name_that_cannot_be_used_is_a_problem(coco, name, message):
     for split in ("train", "val"):
         data = load_coco(coco, split)
-        data["categories"][0]["name"] = "\ud83dx"
+        data["categories"][0]["name"] = name
         save_coco(coco, data, split)
-    with pytest.raises(ValueError, match=r"class name '.ud83dx' contains half of a character"):
+    with pytest.raises(ValueError, match=message) as raised:
         CustomDataset(coco).read("train")
+    assert len(str(raised.value)) < 500
