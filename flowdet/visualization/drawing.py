@@ -118,7 +118,10 @@ def draw_boxes(image: Image.Image, boxes: Sequence[DrawnBox], side: int = TILE) 
 
     factor = side / max(image.size)
     width, height = (max(round(x * factor), 1) for x in image.size)
-    canvas = Visualizer(image.resize((width, height), Image.Resampling.BICUBIC))
+    picture = image.resize((width, height), Image.Resampling.BICUBIC)
+    canvas = Visualizer(picture)
+    # a line outside of the image must not move the others
+    canvas.output.ax.autoscale(False)
     font = max(10, math.sqrt(width * height) / 70)
     scale = (width / image.width, height / image.height) * 2
     log_font_note(drawn.label for drawn in boxes)
@@ -133,7 +136,20 @@ def draw_boxes(image: Image.Image, boxes: Sequence[DrawnBox], side: int = TILE) 
             if drawn.below:
                 corner = corner[0], min(box[3], height - LINE_HEIGHT * font)
             _draw_label(canvas, drawn, corner, font)
-    return Image.fromarray(canvas.get_output().get_image())
+    picture.paste(overlay := _overlay(canvas), mask=overlay)
+    return picture
+
+
+def _overlay(canvas: Visualizer) -> Image.Image:
+    """Returns what was drawn on a canvas, RGBA, without the image below.
+
+    matplotlib would draw the image too, with 120 bytes of memory per pixel.
+    """
+    for image in canvas.output.ax.images:
+        image.set_visible(False)
+    drawn = canvas.output.canvas
+    drawn.draw()
+    return Image.frombuffer("RGBA", drawn.get_width_height(), drawn.buffer_rgba())
 
 
 def _draw_outline(canvas: Visualizer, box: Sequence[float], drawn: DrawnBox) -> None:

@@ -62,6 +62,19 @@ def test_box_is_drawn_at_its_position(tmp_path, size):
     assert edges == pytest.approx([0.25, 0.75], abs=0.02)
 
 
+def test_pixels_without_boxes_are_those_of_the_image():
+    """Also if lines of either kind leave the image."""
+    image = Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
+    )
+    box, color = [200, -50, 500, 60], (1.0, 0.0, 0.0)
+    boxes = [DrawnBox(box, "", color), DrawnBox(box, "", color, width=1)]
+    drawn = np.asarray(draw_boxes(image, boxes, 320))
+    changed = (drawn != np.asarray(image)).any(axis=2)
+    assert changed[:60, 195:205].any(axis=1).all() and changed[55:65, 200:].any(axis=0).all()
+    assert not changed[:, :195].any() and not changed[65:].any() and not changed[:55, 206:].any()
+
+
 def test_detections_below_the_threshold_are_not_drawn(tmp_path):
     drawn = result(tmp_path / "image.png", (50, 50), [[5, 5, 20, 20]] * 2, [0.5, 0.4])
     before = drawn["instances"].pred_boxes.tensor.clone()
