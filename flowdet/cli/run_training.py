@@ -13,7 +13,6 @@ from collections.abc import Callable
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from flowdet.cli.common import user_errors
 from flowdet.cli.processes import (
@@ -36,6 +35,7 @@ from flowdet.engine.checkpoint_files import newest_checkpoint
 from flowdet.engine.checkpoint_notes import read_notes
 from flowdet.engine.dataset_findings import log_dataset_remarks, save_findings
 from flowdet.engine.earlier_run import set_earlier_run_aside
+from flowdet.engine.log_file import open_log_file
 from flowdet.engine.resumed_keys import check_resumed_keys
 from flowdet.engine.task_builders import DETECTION, task_of
 from flowdet.reporting.command_line import program_name, sibling_program, typed_command
@@ -58,7 +58,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "eval")
     check_weights_exist(weights_to_evaluate(cfg, args))
     make_output_folder(cfg.OUTPUT_DIR)
-    setup_logger(output=cfg.OUTPUT_DIR, name="flowdet", distributed_rank=comm.get_rank())
+    open_log_file(cfg.OUTPUT_DIR, comm.get_rank())
     is_resumed = args.resume and not args.eval_only
     resolve_config(cfg, not args.eval_only, is_resumed)
     if is_resumed and not args.override:

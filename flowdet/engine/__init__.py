@@ -5,7 +5,8 @@
   config are converted and checked. `config_effects`: keys without effect.
 - `model_builder`: the model of a config. `trainer`, `optimizer`: the training loop.
 - `hooks`: seeds, idle gradients, the moving average of the weights (EMA).
-- `logging_hooks`: what is logged in training. `progress`: the live line and bars on a terminal.
+- `log_file`: log.txt. `logging_hooks`: what is logged in training. `progress`: the live line and
+  bars on a terminal.
 - `interruption`: Ctrl-C in a training.
 - `task_builders`: what differs between detection and classification.
 - `checkpoint`: saving, loading, resuming.

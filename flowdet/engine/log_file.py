@@ -1,0 +1,57 @@
+"""The file log.txt of a run."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from detectron2.utils.logger import setup_logger
+
+from flowdet.engine.atomic_file import disk_errors
+
+# as in detectron2's `default_setup`, which then finds that its loggers are set up
+_LOGGERS = ({"name": "flowdet"}, {"name": "fvcore"}, {})
+
+
+def open_log_file(folder: str, rank: int = 0) -> None:
+    """Makes flowdet, fvcore and detectron2 log to the terminal and to log.txt of a folder.
+
+    If log.txt cannot be written, the logging call raises DiskError, so that the program ends with
+    one line. Python's logging would print a traceback for every message, and go on.
+
+    Args:
+        folder: the folder of the run.
+        rank: rank of the process; all but the first have their own file and no terminal.
+    """
+    for name in _LOGGERS:
+        logger = setup_logger(folder, distributed_rank=rank, **name)
+        for handler in logger.handlers:
+            if _is_in(handler, folder):
+                handler.handleError = _fails(handler)
+
+
+def _fails(handler: logging.StreamHandler) -> Callable[[logging.LogRecord], None]:
+    """Returns the method `handleError` of a handler."""
+
+    def fail(record: logging.LogRecord) -> None:
+        error, stream = sys.exc_info()[1], handler.stream
+        if not isinstance(error, OSError):
+            logging.StreamHandler.handleError(handler, record)
+            return
+        # later messages, and closing the file at the end, would fail again
+        for name in _LOGGERS:
+            logger = logging.getLogger(name.get("name", "detectron2"))
+            logger.handlers = [x for x in logger.handlers if getattr(x, "stream", 0) != stream]
+        atexit.unregister(stream.close)
+        with disk_errors(stream.name):
+            raise error
+
+    return fail
+
+
+def _is_in(handler: logging.Handler, folder: str) -> bool:
+    file = getattr(getattr(handler, "stream", None), "name", "")
+    return isinstance(file, str) and Path(file).parent == Path(folder)
