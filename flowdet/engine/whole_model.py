@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from flowdet.config.errors import ConfigError
 from flowdet.engine.checkpoint import FlowDetCheckpointer, parameter_names
 from flowdet.engine.hooks import average_of
 
@@ -30,7 +31,7 @@ class WholeModelCheckpointer(FlowDetCheckpointer):
 
     def load(self, path, *args, **kwargs):
         if not path:
-            raise ValueError("no weights are given: set MODEL.WEIGHTS to a trained checkpoint")
+            raise ConfigError("no weights are given: set MODEL.WEIGHTS to a trained checkpoint")
         return super().load(path, *args, **kwargs)
 
     def _load_model(self, checkpoint):

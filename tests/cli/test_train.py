@@ -149,18 +149,18 @@ def test_ctrl_c_before_the_first_checkpoint(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "words, expected, message",
+    "words, message",
     [
-        (["--eval-only"], 1, "error: no weights are given: set MODEL.WEIGHTS"),
-        (["MODEL.FLOW_DET.NUM_CLASSES", "11"], 1, "has 10 classes"),
+        (["--eval-only"], "error: no weights are given: set MODEL.WEIGHTS"),
+        (["MODEL.FLOW_DET.NUM_CLASSES", "11"], "has 10 classes"),
         # checked before the training, not at its first evaluation
-        (["TEST.BATCH_SIZE", "0"], 2, "TEST.BATCH_SIZE is 0, but must be at least 1"),
+        (["TEST.BATCH_SIZE", "0"], "TEST.BATCH_SIZE is 0, but must be at least 1"),
     ],
     ids=["weights", "classes", "test"],
 )
-def test_an_error_of_the_user_is_one_line(run, tmp_path, words, expected, message):
+def test_an_error_of_the_user_is_one_line(run, tmp_path, words, message):
     status, output = train(run, tmp_path, *words)
-    assert status == expected
+    assert status == 2
     assert message in output.splitlines()[-1]
     assert "Starting training" not in output
 
