@@ -7,26 +7,37 @@ The command makes its own small dataset and trains a small detector on it, with 
 evaluation and a checkpoint every 500 iterations. After the first 500 iterations
 
 - the memory that the process has allocated must grow by less than 2 %,
-- the number of open file handles must stay the same (without images on their way from the worker),
+- the number of open file handles must stay the same. A handle that leaks stays open, so the median
+  over every 10 iterations is compared: TensorBoard's thread opens the event file for a moment every
+  20 iterations. Images on their way from the worker, whose number depends on how far it is ahead,
+  are counted separately,
 - an iteration must take the same time at the end as at the start, within 5 %. This is compared in
-  CPU seconds of the process, which depend less on other programs than wall seconds; their ratio
-  is reported beside it.
+  CPU time, relative to that of a fixed computation: after each iteration, a second process makes a
+  step of the same model, always with the same weights and images. So a machine that becomes slower
+  or faster meanwhile changes both, and a training that becomes slower changes only one. The change
+  in CPU time and in wall time alone is reported beside it.
 
 Ends with status 1 if one of them does not hold. `KEY VALUE` pairs override the config. Linux only.
 """
 
 import argparse
 import contextlib
+import logging
 import multiprocessing
 import os
 import statistics
 import sys
 import tempfile
 import time
+from array import array
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from detectron2.engine import HookBase
+from detectron2.utils.events import EventStorage
 
 from flowdet.cli.common import at_least_one, parse_with_overrides, user_errors
 from flowdet.data.detection.digits import make_digits
@@ -37,6 +48,8 @@ from flowdet.reporting.results import changed_keys, write_results
 WARM_UP = 500
 # iterations at the start and at the end that are compared
 WINDOW = 500
+# iterations over which the number of handles is averaged
+BLOCK = 10
 MAX_GROWTH_PERCENT = 2.0
 MAX_SLOWDOWN_PERCENT = 5.0
 CONFIG = "digits_flow"
@@ -61,7 +74,9 @@ class Sample(NamedTuple):
         wall, cpu: seconds of the iteration, without evaluation and checkpoint.
         memory: memory of the process in MiB, see `own_mib`.
         workers: the same of the loader workers.
-        handles: number of open file handles.
+        handles: number of open file handles, without those of `images`.
+        images: number of open handles of images that the loader worker has passed on.
+        fixed: CPU seconds of the fixed computation after the iteration.
     """
 
     wall: float
@@ -69,6 +84,55 @@ class Sample(NamedTuple):
     memory: float
     workers: float
     handles: int
+    images: int
+    fixed: float
+
+
+class FixedSteps:
+    """A process that makes the same training steps whenever it is asked, and times them.
+
+    It is a process of its own, so that what a long training leaves behind cannot slow it down.
+
+    Args:
+        words: overrides of the config `CONFIG`, as it was when the training began.
+    """
+
+    def __init__(self, words: Sequence):
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self.process = context.Process(target=make_fixed_steps, args=(other, words), daemon=True)
+        self.process.start()
+        other.close()
+        # ready, and warm
+        self.seconds()
+
+    def seconds(self) -> float:
+        """Returns the CPU seconds of a step."""
+        self._pipe.send(True)
+        return self._pipe.recv()
+
+    def close(self) -> None:
+        # a closed pipe would not be enough: loader workers have a copy of it
+        self._pipe.send(False)
+        self.process.join()
+
+
+def make_fixed_steps(pipe: Connection, words: Sequence) -> None:
+    """Sends the CPU seconds of a step for every True that it gets, and ends at False."""
+    torch.set_num_threads(1)
+    cfg = load_config(CONFIG, [*words, "DATALOADER.NUM_WORKERS", 0])
+    resolve_config(cfg)
+    keep_freed_memory()
+    logging.disable(logging.INFO)
+    model = Trainer.build_model(cfg).train()
+    batch = next(iter(Trainer.build_train_loader(cfg)))
+    with EventStorage():
+        while pipe.recv():
+            start = time.process_time()
+            torch.manual_seed(0)
+            model.zero_grad()
+            sum(model(batch).values()).backward()
+            pipe.send(time.process_time() - start)
 
 
 class SoakTrainer(Trainer):
@@ -83,40 +147,45 @@ class SoakTrainer(Trainer):
 class Watch(HookBase):
     """Takes a sample after every iteration, and prints one every 500 iterations."""
 
-    def __init__(self):
-        self.samples: list[Sample] = []
+    def __init__(self, fixed_steps: FixedSteps):
+        # plain numbers, so that what is measured does not grow by what is recorded
+        self._values = array("d")
+        self._fixed_steps = fixed_steps
+
+    @property
+    def samples(self) -> list[Sample]:
+        size = len(Sample._fields)
+        return [Sample(*self._values[i : i + size]) for i in range(0, len(self._values), size)]
 
     def after_step(self):
-        workers = [child.pid for child in multiprocessing.active_children()]
+        children = multiprocessing.active_children()
+        workers = [child.pid for child in children if child != self._fixed_steps.process]
         sample = Sample(
             *self.trainer.cost,
             own_mib(os.getpid()),
             sum(own_mib(pid) for pid in workers),
-            open_handles(),
+            *open_handles(),
+            self._fixed_steps.seconds(),
         )
-        self.samples.append(sample)
-        if len(self.samples) % WINDOW == 0:
+        self._values.extend(sample)
+        if len(self._values) % (WINDOW * len(sample)) == 0:
             print(
-                f"{len(self.samples)} iterations: {sample.memory:.1f} MiB, workers "
-                f"{sample.workers:.1f} MiB, {sample.handles} handles, "
-                f"{1000 * statistics.mean(s.cpu for s in self.samples[-WINDOW:]):.1f} ms CPU per "
-                "iteration",
+                f"{self.trainer.iter + 1} iterations: {sample.memory:.1f} MiB, workers "
+                f"{sample.workers:.1f} MiB, {sample.handles} handles",
                 flush=True,
             )
 
 
-def open_handles() -> int:
-    """Returns the number of open file handles, without the images that the loader is passing on.
-
-    A loader worker passes tensors in shared memory: their number depends on how far it is ahead.
-    """
-    count = 0
+def open_handles() -> tuple[int, int]:
+    """Returns the number of open file handles, and that of images, which a loader worker passes on
+    as tensors in shared memory."""
+    files = []
     for name in os.listdir("/proc/self/fd"):
         # the listing itself, and what another thread closes meanwhile, are gone
         with contextlib.suppress(FileNotFoundError):
-            file = os.readlink(os.path.join("/proc/self/fd", name))
-            count += not file.startswith("/dev/shm/torch_")
-    return count
+            files.append(os.readlink(os.path.join("/proc/self/fd", name)))
+    images = sum(file.startswith("/dev/shm/torch_") for file in files)
+    return len(files) - images, images
 
 
 def own_mib(pid: int) -> float:
@@ -164,10 +233,12 @@ def soak(args: argparse.Namespace, folder: Path) -> tuple[list[Sample], dict]:
     os.makedirs(cfg.OUTPUT_DIR)
     resolve_config(cfg)
     keep_freed_memory()
-    trainer, watch = SoakTrainer(cfg), Watch()
+    fixed_steps = FixedSteps([*words, *args.opts])
+    trainer, watch = SoakTrainer(cfg), Watch(fixed_steps)
     trainer.register_hooks([watch])
     trainer.resume_or_load(resume=False)
     trainer.train()
+    fixed_steps.close()
     keys = changed_keys(cfg)
     # the temporary folder
     del keys["DATASETS.PATH"]
@@ -187,8 +258,10 @@ def summary(samples: list[Sample]) -> list[dict]:
 
     memory, workers = medians("memory"), medians("workers")
     cpu = [statistics.mean(s.cpu for s in part) for part in (first, last)]
+    relative = [relative_time(part) for part in (first, last)]
     wall = medians("wall")
-    handles = {s.handles for s in samples[WARM_UP:]}
+    blocks = [samples[i : i + BLOCK] for i in range(WARM_UP, len(samples), BLOCK)]
+    handles = [statistics.median(s.handles for s in block) for block in blocks]
     return [
         # less memory at the end is no fault
         row(
@@ -199,24 +272,33 @@ def summary(samples: list[Sample]) -> list[dict]:
         row("memory of workers at the start, MiB", workers[0]),
         row("memory of workers at the end, MiB", workers[1]),
         row("open handles, largest difference", max(handles) - min(handles), 0),
-        row("open handles", samples[-1].handles),
+        row("open handles", handles[-1]),
+        row("handles of images on their way, most at the start", max(s.images for s in first)),
+        row("handles of images on their way, most at the end", max(s.images for s in last)),
         row(
-            "CPU time per iteration, change in percent",
-            100 * (cpu[1] / cpu[0] - 1),
+            "CPU time per iteration relative to the fixed step, change in percent",
+            100 * (relative[1] / relative[0] - 1),
             MAX_SLOWDOWN_PERCENT,
         ),
+        row("CPU time per iteration, change in percent", 100 * (cpu[1] / cpu[0] - 1)),
         row("wall time per iteration, change in percent", 100 * (wall[1] / wall[0] - 1)),
         row("CPU time per iteration at the end, ms", 1000 * cpu[1]),
         row("iterations", len(samples)),
     ]
 
 
+def relative_time(samples: list[Sample]) -> float:
+    """Returns the median CPU time of an iteration, in fixed computations after it."""
+    return statistics.median(s.cpu / s.fixed for s in samples)
+
+
 def curve(samples: list[Sample]) -> list[dict]:
     """Returns one row for every 500 iterations, with the medians over them."""
     rows = []
     for end in range(WINDOW, len(samples) + 1, WINDOW):
-        part = [statistics.median(column) for column in zip(*samples[end - WINDOW : end])]
-        values = dict(zip(Sample._fields, (round(x, 4) for x in part)))
+        part = samples[end - WINDOW : end]
+        values = dict(zip(Sample._fields, map(statistics.median, zip(*part))))
+        values = {k: round(x, 4) for k, x in (values | {"relative": relative_time(part)}).items()}
         rows.append({"metric": "medians over 500 iterations", "until_iteration": end} | values)
     return rows
 
