@@ -9,12 +9,12 @@ from functools import partial
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
 
 from flowdet.detection.base_detector import BaseDetector
 from flowdet.engine import build_optimizer
+from flowdet.engine.model_builder import build_model
 from flowdet.experiments.speed.setup import SEED, WARM_UP_ROUNDS, build_detector, spread
 from flowdet.experiments.speed.tables import REST
 from flowdet.experiments.training_steps import synthetic_batch, train_step
