@@ -187,6 +187,8 @@ def main() -> int:
             for name in args.ways:
                 with tempfile.TemporaryDirectory(prefix="processes_") as folder:
                     rows.append(check(name, count, Path(folder)))
+                    if rows[-1]["failure"]:
+                        print((Path(folder) / "log.txt").read_text()[-5000:])
                 print(rows[-1], flush=True)
     print(tabulate(rows, headers="keys", tablefmt="github"))
     if args.output:
