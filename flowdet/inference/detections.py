@@ -123,12 +123,12 @@ class Detections(Instances):
         return figure(self.picture(side=side), self._summary())
 
     def _summary(self) -> str:
-        """Describes the drawn detections, best first."""
-        shown = int((self.scores >= SHOWN_SCORE).sum())
-        text = f"{self._source.name}: {shown} of {len(self)} detections have a score of at least "
-        text += f"{SHOWN_SCORE:.0%}"
-        best = [f"{name} {x:.0%}" for name, x in zip(self.names[:shown], self.scores.tolist())]
-        return f"{text}: {', '.join(best)}" if best else text
+        """Describes the drawn detections, in their order."""
+        named = zip(self.names, self.scores.tolist(), strict=True)
+        shown = [f"{name} {score:.0%}" for name, score in named if score >= SHOWN_SCORE]
+        text = f"{self._source.name}: {len(shown)} of {len(self)} detections have a score of at "
+        text += f"least {SHOWN_SCORE:.0%}"
+        return f"{text}: {', '.join(shown)}" if shown else text
 
     def to_pandas(self) -> pandas.DataFrame:
         """Converts to a pandas frame with a row per detection, best first.

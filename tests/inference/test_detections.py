@@ -58,6 +58,11 @@ def test_a_notebook_shows_the_image_with_boxes(detect):
     assert "<script" not in html
 
 
+def test_a_selection_in_another_order_is_described_in_it(detect):
+    html = with_scores(detect(IMAGE), 0.2, 0.9, 0.3, 0.6)._repr_html_()
+    assert "2 of 4 detections have a score of at least 50%: 1 90%, 3 60%<" in html
+
+
 def test_nothing_above_the_threshold_is_said(detect):
     html = with_scores(detect(IMAGE), 0.2)._repr_html_()
     assert "0 of 1 detections have a score of at least 50%<" in html
