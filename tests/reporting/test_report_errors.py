@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from flowdet.data.detection.loaders import get_detection_dicts
 from flowdet.evaluation.error_analysis import analyze
 from flowdet.evaluation.error_analysis.average_precision import COCO
 from flowdet.evaluation.saved_detections import FILE_NAME
@@ -103,6 +104,18 @@ def test_section_without_images(evaluated, tmp_path):
     page, text = parsed(write_report(evaluated, images=4))
     assert page.has("img") == 0 and "with 8 objects" in text
     assert "The test images cannot be read, so no examples are shown." in text
+
+
+def test_classes_without_objects_are_counted(evaluated, monkeypatch):
+    records = get_detection_dicts("unsafe", keep_difficult=True)
+    for r in records:
+        r["annotations"] = [a for a in r["annotations"] if a["category_id"] != 2]
+    monkeypatch.setattr(
+        "flowdet.evaluation.error_analysis.analysis.get_detection_dicts", lambda *_, **__: records
+    )
+    _, text = parsed(write_report(evaluated, images=0))
+    assert f"{len(UNSAFE) - 1} of {len(UNSAFE)} classes have objects." in text
+    assert "with the lowest AP" not in text
 
 
 def test_section_without_dataset(evaluated):

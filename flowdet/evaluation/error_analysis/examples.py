@@ -80,7 +80,7 @@ def confident_false_positives(
 
 
 def largest_misses(data: Evaluated, errors: Errors, names: Sequence[str]) -> list[Miss]:
-    """Returns the `EXAMPLES` largest missed objects by the area of the box, the largest first."""
+    """Returns the `EXAMPLES` largest missed objects by `Objects.areas`, the largest first."""
     detections, objects = data.detections, data.objects
     count = len(objects.classes)
     matched = np.flatnonzero(data.matches.correct)
