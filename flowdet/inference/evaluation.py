@@ -67,6 +67,11 @@ def evaluate(
         if not cfg.DATASETS.TEST:
             raise ValueError("DATASETS.TEST of the config is empty: give the name of a dataset")
         dataset = cfg.DATASETS.TEST[0]
+    if Path(dataset).is_dir() and dataset not in DatasetCatalog:
+        raise ValueError(
+            f"{dataset} is a folder: flowdet.evaluate takes the name of a registered dataset; "
+            f"tools/train_net.py --eval-only --data {dataset} evaluates a folder"
+        )
     check_registered(dataset)
     _check_classes(dataset, predictor.class_names)
     evaluators: list[DatasetEvaluator] = [task.build_evaluator(cfg, dataset)]

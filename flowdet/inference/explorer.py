@@ -21,8 +21,8 @@ from flowdet.inference.video_writer import create_folder_of, partial_path
 from flowdet.terminal import image_bar
 from flowdet.visualization.explorer import ExplorerContent, explorer_html
 
-# the maximum number of images in a page, and of noise seeds
-MAX_IMAGES, MAX_SEEDS = 100, 32
+# the maximum number of images in a page, of noise seeds, and of steps times noise seeds of an image
+MAX_IMAGES, MAX_SEEDS, MAX_STEPS = 100, 32, 600
 
 
 def explore_images(
@@ -83,8 +83,8 @@ def write_explorer(
 ) -> tuple[int, Outcome]:
     """Writes the explorer of some images.
 
-    Images that cannot be read are skipped and named on standard error. Ctrl-C keeps the finished
-    images.
+    Images that cannot be read, or whose data are too large (see `explorer_entry`), are skipped and
+    named on standard error. Ctrl-C keeps the finished images.
 
     Args:
         predictor: runs the detector.
@@ -102,12 +102,17 @@ def write_explorer(
 
     Raises:
         OSError: the page cannot be written.
-        ValueError: there are too many images or seeds, the detector has no queries, or the data of
-            an image are too large, see `explorer_entry`.
+        ValueError: there are too many images, seeds or steps, or the detector has no queries.
     """
     check_explorer(len(records), num_seeds)
-    create_folder_of(path)
     seeds = _seeds(predictor, num_seeds)
+    steps = len(predictor.trajectory_times) * len(seeds)
+    if steps > MAX_STEPS:
+        raise ValueError(
+            f"a page with {steps} steps per image is too large (at most {MAX_STEPS}, of "
+            f"{len(seeds)} noise seeds): use fewer steps or noise seeds"
+        )
+    create_folder_of(path)
     skipped, interrupted, entries = SkippedImages(len(records)), False, {}
     by_file = {record["file_name"]: record for record in records}
     results = predictor.stream(
@@ -116,7 +121,11 @@ def write_explorer(
     try:
         for result in image_bar(results, len(records), shown=progress):
             name = result["file_name"]
-            entries[name] = explorer_entry(result, ground_truth(by_file[name]))
+            try:
+                entries[name] = explorer_entry(result, ground_truth(by_file[name]))
+            except ValueError as error:
+                # such as too many detections; the others may still fit
+                skipped(result, error)
     except KeyboardInterrupt:
         interrupted = True
     if entries:

@@ -223,7 +223,13 @@ def _check_distinct(pictures: Sequence[Path], files: Sequence[Path]) -> None:
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
-    """Writes a picture; its folder is created. The file appears only when it is complete."""
+    """Writes a picture; its folder is created. The file appears only when it is complete.
+
+    Raises:
+        ValueError: the suffix is not one of `PICTURE_SUFFIXES`.
+    """
+    if path.suffix.lower() not in PICTURE_SUFFIXES:
+        raise ValueError(f"cannot write {path}: use one of {', '.join(PICTURE_SUFFIXES)}")
     create_folder_of(path)
     partial = partial_path(path)
     try:

@@ -99,8 +99,7 @@ class SkippedImages:
         """Prints the number of skipped images at the end of a run."""
         if self.count and not self.is_only_image:
             print(
-                f"error: {self.count} of {self.total} images could not be read and were skipped, "
-                "see above",
+                f"error: {self.count} of {self.total} images were skipped, see above",
                 file=sys.stderr,
             )
 

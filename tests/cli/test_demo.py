@@ -135,7 +135,7 @@ def test_a_broken_image_is_skipped(images, weights, tmp_path, capsys, content, n
     assert "2 images with" in printed.out and "detections in 2 images" in printed.out
     skipped, last = printed.err.splitlines()
     assert skipped.startswith("skipped: ") and skipped.count("image0b.png") == 1
-    assert last == "error: 1 of 3 images could not be read and were skipped, see above"
+    assert last == "error: 1 of 3 images were skipped, see above"
 
 
 @pytest.mark.parametrize("name", ["broken.png", "IMG_1.HEIC", "notes.txt"])

@@ -167,6 +167,8 @@ def test_trajectory(detect, tmp_path):
     gif = Image.open(trajectory.save(tmp_path / "moves.gif"))
     assert gif.n_frames == 34
     assert Image.open(trajectory.save(tmp_path / "steps.png")).size == sheet.size
+    with pytest.raises(ValueError, match=r"cannot write .*steps.xyz: use one of .jpg"):
+        trajectory.save(tmp_path / "steps.xyz")
 
 
 def test_classes_of_a_classifier(tmp_path):

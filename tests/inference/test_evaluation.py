@@ -57,7 +57,9 @@ def test_classifier(tmp_path):
     assert result.errors is None and 0 <= result.metrics["top1"] <= 100
 
 
-def test_errors_of_the_arguments(detector, digits, voc_dataset):
+def test_errors_of_the_arguments(detector, digits, voc_dataset, tmp_path):
+    with pytest.raises(ValueError, match="is a folder.* --eval-only --data"):
+        flowdet.evaluate(detector, str(tmp_path))
     with pytest.raises(ValueError, match="dataset 'somee' is not registered; similar names: some"):
         flowdet.evaluate(detector, "somee")
     with pytest.raises(ValueError, match="'pets' has the classes cat, dog, owl, but the model has"):

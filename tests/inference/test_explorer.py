@@ -168,6 +168,25 @@ def test_too_many_seeds_are_refused_before_anything_is_computed(predictor, recor
     assert not (tmp_path / "new").exists()
 
 
+def test_too_many_steps_are_refused_before_anything_is_computed(records, tmp_path):
+    predictor = make_predictor(tmp_path, NUM_STEPS=201)
+    with pytest.raises(ValueError, match="^a page with 603 steps per image is too large"):
+        write(predictor, records, tmp_path / "new" / "page.html", num_seeds=3)
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_image_that_is_too_large_is_skipped(predictor, records, tmp_path, monkeypatch, capsys):
+    def entry(result, truth):
+        if result["file_name"] == records[1]["file_name"]:
+            raise ValueError("the page of it would need 200 KB")
+        return explorer_entry(result, truth)
+
+    monkeypatch.setattr(explorer, "explorer_entry", entry)
+    count, outcome = write(predictor, records, tmp_path / "page.html")
+    assert count == len(records) - 1 and outcome.skipped == 1
+    assert f"{records[1]['file_name']}: the page of it would need" in capsys.readouterr().err
+
+
 def test_a_detector_without_blocks(records, tmp_path):
     predictor = make_predictor(tmp_path, file="digits_backprop.yaml")
     write(predictor, records, tmp_path / "page.html")

@@ -130,7 +130,7 @@ def test_broken_images_are_skipped_named_and_counted(visualizer, tmp_path, capsy
     assert [x for x in printed.err.splitlines() if x.startswith(("skipped", "error"))] == [
         "skipped: cannot read image broken1.png: no header",
         "skipped: cannot read image broken2.jpg: no header",
-        "error: 2 of 5 images could not be read and were skipped, see above",
+        "error: 2 of 5 images were skipped, see above",
     ]
 
 
