@@ -44,8 +44,11 @@ class StageCNN(Backbone):
         return dict(self._shapes)
 
     def stage(self, index: int, x: Tensor) -> Tensor:
-        """Computes the feature map of a stage from the one before; stage 0 gets the images."""
-        return self.stages[index](x)
+        """Computes the feature map of a stage from the one before; stage 0 gets the images.
+
+        The maps have the memory format channels_last, in which a CPU pools several times faster.
+        """
+        return self.stages[index](x.contiguous(memory_format=torch.channels_last))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         features = {}
