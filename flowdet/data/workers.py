@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import re
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from multiprocessing.connection import wait
 
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
@@ -19,6 +23,8 @@ _SHARED_MEMORY = re.compile(
 _OPEN_FILES = re.compile(r"too many open files|items of ancdata", re.IGNORECASE)
 _WORKER_ENDED = re.compile(r"DataLoader worker \(pid\(?s?\)? [\d, ]+\)(.*)", re.DOTALL)
 _RAISED_IN_WORKER = re.compile(r"Caught (\w+) in DataLoader worker process \d+\.")
+# the time in which the end of a process that was killed is seen
+_SECONDS_TO_END = 5.0
 
 
 @contextmanager
@@ -124,8 +130,25 @@ class SharedSamples(Dataset):
     def __getitem__(self, key):
         sample = self._samples[key]
         if get_worker_info() is not None:
+            hide_end_of_training()
             _share(sample)
         return sample
+
+
+@cache
+def hide_end_of_training() -> None:
+    """Leaves out the traceback of a worker whose training is killed while it sends a tensor.
+
+    Call it in the worker: the thread that sends tensors prints errors by `sys.excepthook`.
+    """
+    print_error = sys.excepthook
+
+    def hook(kind, error, trace):
+        lost = isinstance(error, (ConnectionError, EOFError))
+        if not (lost and wait([multiprocessing.parent_process().sentinel], _SECONDS_TO_END)):
+            print_error(kind, error, trace)
+
+    sys.excepthook = hook
 
 
 def _share(value: object) -> None:

@@ -4,12 +4,15 @@ import errno
 import gc
 import os
 import signal
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from flowdet.data import workers
 from flowdet.data.workers import SharedSamples, worker_errors
 
 FULL = "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"
@@ -139,3 +142,33 @@ def test_samples_of_workers_equal_those_of_the_main_process():
         assert torch.equal(*boxes) and len(boxes[0]) == a["id"] % 2
         assert b["image"].is_shared() and not a["image"].is_shared()
     assert get_worker_info() is None
+
+
+@pytest.mark.parametrize(
+    ("error", "is_killed", "is_shown"),
+    [
+        (ConnectionResetError("lost"), True, False),
+        (EOFError("lost"), True, False),
+        (ConnectionResetError("lost"), False, True),
+        (ValueError("another"), True, True),
+    ],
+)
+def test_a_worker_shows_no_lost_connection_to_a_killed_training(
+    monkeypatch, capsys, error, is_killed, is_shown
+):
+    # the sentinel of a process can be read when it ends
+    sentinel, end = os.pipe()
+    parent = SimpleNamespace(sentinel=sentinel)
+    monkeypatch.setattr("multiprocessing.parent_process", lambda: parent)
+    monkeypatch.setattr(workers, "_SECONDS_TO_END", 0.05)
+    monkeypatch.setattr("sys.excepthook", sys.__excepthook__)
+    workers.hide_end_of_training.__wrapped__()
+    if is_killed:
+        os.close(end)
+    try:
+        sys.excepthook(type(error), error, None)
+    finally:
+        os.close(sentinel)
+        if not is_killed:
+            os.close(end)
+    assert bool(capsys.readouterr().err) == is_shown
