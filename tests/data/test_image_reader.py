@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import detectron2.utils.logger
 import numpy as np
+import PIL
 import pytest
 from detectron2.data.detection_utils import read_image as detectron2_read_image
 from PIL import Image
@@ -132,6 +133,9 @@ EIGHT_BIT = [
     ("one_bit.png", black_and_white, gray_as_rgb((GRAY > 100) * np.uint8(255)), 0),
     ("one_bit.tif", black_and_white, gray_as_rgb((GRAY > 100) * np.uint8(255)), 0),
 ]
+# Pillow 12, the last one for Python 3.10, takes uncompressed YCbCr for RGB and refuses it
+if int(PIL.__version__.split(".")[0]) < 13:
+    EIGHT_BIT = [case for case in EIGHT_BIT if case[0] != "ycbcr.tif"]
 DEEP = [
     ("gray16.png", save(DEEP_GRAY), gray_as_rgb(GRAY), 0),
     ("gray16.tif", save(DEEP_GRAY), gray_as_rgb(GRAY), 0),
