@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
+from flowdet.config import EncoderFormat
 from flowdet.config.errors import ConfigError, UsageError
 from flowdet.detection import BoxTransportDetector, SetDetector
 from flowdet.detection.detector import FlowMatchingDetector
@@ -71,12 +72,17 @@ class Graph(nn.Module, ABC):
         """
 
 
-def _without_proposals(model: SetDetector) -> SetDetector:
-    """Returns a shallow copy of a detector without the network of proposals.
+def _for_export(model: SetDetector) -> SetDetector:
+    """Returns a shallow copy of a detector that computes what a file of it computes.
 
-    Only training uses this network; `torch.export` would write its weights to the file.
+    It has no network of proposals: only training uses it, and `torch.export` would write its
+    weights to the file. The formats of inference in PyTorch (`TEST.BFLOAT16`,
+    `TEST.CHANNELS_LAST`, `TEST.COMPILE`) are off: a file computes in float32.
     """
     model = copy.copy(model)
+    model.encoder_format = EncoderFormat()
+    if isinstance(model, FlowMatchingDetector):
+        model.compile_steps = False
     # a copied module shares the dict of its submodules
     model._modules = {name: x for name, x in model._modules.items() if name != "proposal_network"}
     return model
@@ -111,7 +117,7 @@ class DetectionGraph(Graph):
     )
 
     def __init__(self, model: SetDetector, size: tuple[int, int], suppress: bool = True):
-        super().__init__(_without_proposals(model), size)
+        super().__init__(_for_export(model), size)
         early_exit = model.settings.early_exit if isinstance(model, FlowMatchingDetector) else 0
         if early_exit:
             raise ConfigError(

@@ -2,13 +2,15 @@
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 from torch import nn
 
 import tests.flowcls.tiny as classifiers
 from flowdet.detection.feature_cache import FeatureCache
+from flowdet.engine.config import with_keys
 from flowdet.export import graph_of, measure_difference
 from flowdet.flow import INFERENCE_MODES
-from tests.detection.tiny import tiny_model
+from tests.detection.tiny import tiny_cfg, tiny_model
 
 # above some of the scores of an untrained model, so that some rows stay empty
 THRESHOLD = 0.27
@@ -63,6 +65,16 @@ def test_rows_without_a_detection_are_last():
         torch.testing.assert_close(scores[x, :count], expected, atol=1e-4, rtol=0)
         assert (scores[x, count:] == 0).all() and (classes[x, count:] == -1).all()
         assert (classes[x, :count] >= 0).all()
+
+
+@pytest.mark.parametrize("file", ["digits_flow.yaml", "digits_backprop.yaml"])
+def test_formats_of_inference_in_pytorch_do_not_count(file, monkeypatch):
+    monkeypatch.setattr("flowdet.detection.detector.compiled_steps", lambda: 1 / 0)
+    keys = {"TEST.BFLOAT16": True, "TEST.CHANNELS_LAST": True, "TEST.COMPILE": True}
+    model = build_model(with_keys(tiny_cfg(file, SCORE_THRESHOLD=THRESHOLD), keys)).eval()
+    compare(model)
+    # the model keeps its own
+    assert model.encoder_format.bfloat16 and getattr(model, "compile_steps", True)
 
 
 def test_image_size_that_needs_padding(monkeypatch):
