@@ -16,8 +16,8 @@ training step, `peers` relative to flowdet, and `throughput` over batch size and
 need `pip install '.[bench]'`; one whose library is missing is left out.
 
 The command writes bench.json and throughput.png to the output folder. With `--compare FILE` the
-exit status is 1 if something is slower than in FILE, or needs more memory. `KEY VALUE` pairs
-override every config.
+exit status is 1 if something is slower than in FILE, or needs more memory, or if no row can be
+compared. `KEY VALUE` pairs override every config.
 """
 
 from __future__ import annotations
@@ -214,24 +214,29 @@ def save(args: argparse.Namespace, rows: list[dict]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns 1 if `--compare` finds something worse."""
+    """Runs the command; returns 1 if `--compare` finds something worse, or nothing to compare."""
     args = parse_args(argv)
     from flowdet.engine import keep_freed_memory
     from flowdet.experiments.measurement import check_output_folder
-    from flowdet.experiments.speed.comparison import compare, read_rows
+    from flowdet.experiments.speed.comparison import compare, read_earlier
+    from flowdet.experiments.speed.setup import bench_config, check_flow
 
     extent = QUICK if args.quick else FULL
     extent = extent._replace(rounds=args.rounds or extent.rounds)
     with user_errors():
-        # both before a long measurement
+        # all before a long measurement
         check_output_folder(args.output)
-        earlier = read_rows(args.compare) if args.compare else None
+        earlier = read_earlier(args.compare, args.config_file) if args.compare else None
+        check_flow(bench_config(args.config_file, args.opts))
         keep_freed_memory()
         rows = measure(args, extent)
         save(args, rows)
     if earlier is None:
         return 0
     worse, compared = compare(rows, earlier)
+    if not compared:
+        print(f"no row of {args.compare} has the settings of this run: nothing was compared")
+        return 1
     print("\n".join([*worse, f"{len(worse)} of {compared} rows are worse than in {args.compare}"]))
     return 1 if worse else 0
 

@@ -26,10 +26,44 @@ def read_rows(path: Path) -> list[dict]:
     Raises:
         ValueError: it is not a result file.
     """
+    return _read(path)["rows"]
+
+
+def read_earlier(path: Path, config: str) -> list[dict]:
+    """Reads the rows of an earlier result of benchmarks/bench.py.
+
+    Args:
+        path: the file.
+        config: the config of the flow detector that is measured now. Rows do not name it.
+
+    Raises:
+        ValueError: it is not such a file, or of another config.
+    """
+    content = _read(path)
+    rows, earlier = content["rows"], str(content.get("config")).split(", ")[0]
+    if not all({"part", "metric", "mean"} <= row.keys() for row in rows):
+        raise _not_a_result(path)
+    if earlier != config:
+        raise ValueError(
+            f"{path} was measured with --config-file {earlier}, and this run has {config}: use the "
+            "same config to compare"
+        )
+    return rows
+
+
+def _read(path: Path) -> dict:
     try:
-        return json.loads(path.read_text())["rows"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a result file of this command") from error
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise _not_a_result(path) from error
+    rows = content.get("rows") if isinstance(content, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise _not_a_result(path)
+    return content
+
+
+def _not_a_result(path: Path) -> ValueError:
+    return ValueError(f"{path} is not a result file of this command")
 
 
 def compare(rows: Sequence[dict], earlier: Sequence[dict]) -> tuple[list[str], int]:

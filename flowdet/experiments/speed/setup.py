@@ -9,6 +9,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
+from flowdet.config.errors import UsageError
 from flowdet.engine import load_config
 from flowdet.engine.config import with_keys
 from flowdet.engine.model_builder import build_model
@@ -32,6 +33,19 @@ def bench_config(name: str, overrides: Sequence[str] = ()) -> CfgNode:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     fixed = [*_FIXED, "MODEL.FLOW_DET.FEATURE_CACHE_DIR", "", "MODEL.DEVICE", device]
     return resolve_model(load_config(name, [*fixed, *overrides]))
+
+
+def check_flow(cfg: CfgNode) -> None:
+    """Checks that a config is that of a flow detector.
+
+    Raises:
+        UsageError: it is that of another detector.
+    """
+    name = cfg.MODEL.META_ARCHITECTURE
+    if name != "FlowMatchingDetector":
+        raise UsageError(
+            f"--config-file is the config of a {name}: use that of a FlowMatchingDetector"
+        )
 
 
 def build_detector(cfg: CfgNode) -> nn.Module:
