@@ -103,10 +103,12 @@ def changed_keys(cfg: CfgNode) -> dict[str, object]:
 
 
 def describe_machine() -> str:
-    """Describes the GPUs of this machine, or its CPU cores."""
+    """Describes the GPUs of this machine, or its CPU cores and the threads that PyTorch uses."""
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    return f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    threads = torch.get_num_threads()
+    used = f"{threads} thread{'s' if threads != 1 else ''}"
+    return f"{os.cpu_count()} CPU cores ({platform.machine()}), {used}"
 
 
 def result_rows(
