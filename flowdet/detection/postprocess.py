@@ -77,7 +77,8 @@ class PostProcessor(nn.Module):
         kept = kept[image[kept].argsort(stable=True)]
         image, query = image[kept], query[kept]
         boxes, visible = _in_original_images(boxes[kept], image, image_size, output_sizes)
-        shown = visible & self._is_among_best(image, len(output_sizes))
+        # indices, not a mask: for every use of a mask, the host would wait for the device
+        shown = (visible & self._is_among_best(image, len(output_sizes))).nonzero()[:, 0]
         fields = {
             "pred_boxes": boxes,
             "scores": scores[kept],

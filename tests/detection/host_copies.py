@@ -30,6 +30,7 @@ class HostCopies(TorchDispatchMode):
         for name in ("cpu", "numpy", "tolist"):
             method = self._recorded(name, getattr(torch.Tensor, name))
             self.patch.setattr(torch.Tensor, name, method)
+        self.patch.setattr(torch.Tensor, "to", self._to(torch.Tensor.to))
         return super().__enter__()
 
     def __exit__(self, *error):
@@ -39,6 +40,15 @@ class HostCopies(TorchDispatchMode):
     def _recorded(self, name, method):
         def call(tensor, *args, **kwargs):
             self.names.append(name)
+            return method(tensor, *args, **kwargs)
+
+        return call
+
+    def _to(self, method):
+        def call(tensor, *args, **kwargs):
+            # the device of the model has this name here too, but the code has it as a torch.device
+            if "cpu" in args or kwargs.get("device") == "cpu":
+                self.names.append("cpu")
             return method(tensor, *args, **kwargs)
 
         return call

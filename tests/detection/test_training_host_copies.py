@@ -1,6 +1,7 @@
-"""A training step copies nothing to the host but the costs of its matchings."""
+"""A training step copies nothing to the host but the costs of its matchings and one log."""
 
 import pytest
+from detectron2.utils.events import EventStorage
 
 from tests.detection.host_copies import HostCopies
 from tests.detection.tiny import batch, tiny_model
@@ -20,6 +21,7 @@ def test_losses_copy_only_the_costs_of_the_matchings(file, keys, matchings):
     keys = {"DENOISING_QUERIES": 4, "IGNORE_IOU": 0.5, **keys}
     model = tiny_model(file=file, **keys).train()
     tokens, targets = model.encode(batch()), model.prepare_targets(batch())
-    with HostCopies() as copies:
+    with EventStorage(), HostCopies() as copies:
         model.losses(tokens, targets)
-    assert copies.names == ["cpu", "numpy"] * matchings
+    # the last is that of the statistics of all blocks, for the log
+    assert copies.names == ["cpu", "numpy"] * matchings + ["tolist"]
