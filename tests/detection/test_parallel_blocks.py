@@ -5,6 +5,7 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from flowdet.detection.denoising import Denoising
 from flowdet.flow import FlowEnsemble, FlowState, TimeEmbedding
 from tests.detection.tiny import batch, tiny_model
 
@@ -33,9 +34,20 @@ def train_step(execution, seed=0, **keys):
         {"TRAINING_STATES": "rollout", "LEARN_AT_START": True, "ROLLOUT_STEPS": [1]},
         {"TRAINING_STATES": "rollout", "LEARN_AT_START": True, "STATES_TRAIN_FEATURES": False},
         {"TRAINING_STATES": "rollout", "LEARN_AT_START": True, "MATCHING": "per_block"},
+        {"DENOISING_QUERIES": 4, "PROPOSAL_QUERIES": 2},
+        {"TRAINING_STATES": "rollout", "LEARN_AT_START": True, "DENOISING_QUERIES": 4},
     ],
 )
-def test_the_step_is_that_of_one_block_after_another(keys):
+def test_the_step_is_that_of_one_block_after_another(keys, monkeypatch):
+    extend = Denoising.extend
+
+    def extend_with_the_same_noise(*args):
+        # otherwise both draw it for the blocks in another order
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            return extend(*args)
+
+    monkeypatch.setattr(Denoising, "extend", extend_with_the_same_noise)
     parallel, sequential = (train_step(x, **keys) for x in ("parallel", "sequential"))
     torch.testing.assert_close(parallel[0], sequential[0], rtol=1e-4, atol=1e-5)
     assert parallel[2].keys() == sequential[2].keys()
@@ -56,6 +68,18 @@ def test_denoising_queries_and_dropout(states):
     assert {f"block{k}/denoising_matched_iou" for k in range(3)} <= statistics.keys()
     for k in range(3):
         assert gradients[f"flow.blocks.{k}.output.weight"].abs().sum() > 0
+
+
+def test_every_block_has_its_own_dropout():
+    ensemble = FlowEnsemble([Dropped() for _ in range(2)], TimeEmbedding(4))
+    state = FlowState(torch.ones(3, 50), torch.zeros(3))
+    first, second = ensemble.predict_in_parallel([0, 1], [state, state], None)
+    assert not torch.equal(first.output, second.output)
+
+
+class Dropped(nn.Dropout):
+    def forward(self, z_t, *others):
+        return super().forward(z_t)
 
 
 def test_rollouts_alone_are_refused():

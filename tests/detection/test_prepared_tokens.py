@@ -93,6 +93,19 @@ def test_detections_are_those_of_the_plain_path(name, use_plain_path):
 
 
 @pytest.mark.parametrize("name", ["multi_step", "early exit", "backprop", "box transport"])
+def test_padding_is_ignored_as_in_the_plain_path(name, use_plain_path, monkeypatch):
+    model = build(name).eval()
+    # like an FPN: larger than the stride of the tokens, so that some are padding only
+    monkeypatch.setattr(type(model.backbone), "size_divisibility", 64)
+    inputs = INPUTS[2:]
+    assert model.encode(inputs).padding.any()
+    found = model(inputs)
+    use_plain_path()
+    for result, expected in zip(found, model(inputs), strict=True):
+        assert_same_detections(result["instances"], expected["instances"])
+
+
+@pytest.mark.parametrize("name", ["multi_step", "early exit", "backprop", "box transport"])
 def test_box_stability_with_a_block_that_prepares_nothing(name, use_plain_path):
     """A block of a user gets the tokens of every row of the states."""
     model = build(name).eval()
