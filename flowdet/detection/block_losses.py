@@ -16,6 +16,7 @@ from flowdet.detection.tokens import ImageTokens
 from flowdet.flow import (
     FlowEnsemble,
     FlowState,
+    NonFiniteError,
     Prediction,
     PreparedFeatures,
     StateSettings,
@@ -183,7 +184,11 @@ class BlockLosses:
             prediction: of the M queries, then of the denoising queries.
             denoised: index of the object of each denoising query, [B, Q]; None for none.
         """
-        parts, stats, assigned = self._detection_losses(sample, prediction.z1_hat, denoised)
+        try:
+            parts, stats, assigned = self._detection_losses(sample, prediction.z1_hat, denoised)
+        except NonFiniteError as error:
+            error.block = block
+            raise
         count = self.num_queries
         first = Prediction(prediction.output[:, :count], prediction.z1_hat[:, :count])
         target = gather_targets(self._embeddings, assigned) if self._z_1 is None else self._z_1

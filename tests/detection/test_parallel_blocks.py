@@ -6,7 +6,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from flowdet.detection.denoising import Denoising
-from flowdet.flow import FlowEnsemble, FlowState, TimeEmbedding
+from flowdet.flow import FlowEnsemble, FlowState, NonFiniteError, TimeEmbedding
 from tests.detection.tiny import batch, tiny_model
 
 
@@ -68,6 +68,16 @@ def test_denoising_queries_and_dropout(states):
     assert {f"block{k}/denoising_matched_iou" for k in range(3)} <= statistics.keys()
     for k in range(3):
         assert gradients[f"flow.blocks.{k}.output.weight"].abs().sum() > 0
+
+
+@pytest.mark.parametrize("execution", ["parallel", "sequential"])
+def test_an_error_names_the_block_that_diverged(execution):
+    keys = {"TRAINING_STATES": "interpolated", "MATCHING": "per_block"}
+    model = tiny_model(BLOCK_EXECUTION=execution, **keys).train()
+    nn.init.constant_(model.flow.blocks[1].output.bias, float("nan"))
+    with pytest.raises(NonFiniteError) as caught:
+        model(batch())
+    assert caught.value.block == 1
 
 
 def test_every_block_has_its_own_dropout():
