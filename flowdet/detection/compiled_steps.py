@@ -8,6 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from flowdet.config.errors import ConfigError
 from flowdet.detection.tokens import ImageTokens
 
 Steps = Callable[[nn.Module, ImageTokens, Tensor], tuple[Tensor, Tensor | None]]
@@ -22,6 +23,26 @@ def run_steps(model: nn.Module, tokens: ImageTokens, z_0: Tensor) -> tuple[Tenso
     """
     refinement = model.refine(tokens, z_0=z_0)
     return refinement.z_1, model.stability_factors(refinement)
+
+
+def run_compiled(
+    model: nn.Module, tokens: ImageTokens, z_0: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Calls the compiled `run_steps`.
+
+    Raises:
+        ConfigError: there is no C++ compiler, which a CPU needs.
+    """
+    try:
+        return compiled_steps()(model, tokens, z_0)
+    except RuntimeError as error:
+        # torch wraps its InvalidCxxCompiler into an error of many lines
+        if "C++ compiler" not in str(error):
+            raise
+        raise ConfigError(
+            "TEST.COMPILE is True, but torch.compile finds no working C++ compiler, which it needs "
+            "on a CPU: install g++ or clang++, or set TEST.COMPILE False"
+        ) from error
 
 
 @cache

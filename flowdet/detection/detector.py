@@ -16,7 +16,7 @@ from torch import Tensor
 from flowdet.config import inference_settings, state_settings
 from flowdet.detection.block_losses import BlockLosses
 from flowdet.detection.build import build_denoising, build_flow, build_shared_parts
-from flowdet.detection.compiled_steps import compiled_steps
+from flowdet.detection.compiled_steps import run_compiled
 from flowdet.detection.denoising import Denoising
 from flowdet.detection.matcher import solve_assignment
 from flowdet.detection.proposals import PROPOSAL_TENSORS, ProposalNetwork, propose
@@ -244,7 +244,7 @@ class FlowMatchingDetector(SetDetector):
         if not self.compile_steps or trajectory or self.settings.early_exit:
             return super().step_detections(tokens, batched_inputs, trajectory)
         noise = self.initial_noise(len(tokens.tokens))
-        z_1, factors = compiled_steps()(self, tokens, noise)
+        z_1, factors = run_compiled(self, tokens, noise)
         return [self.detections(z_1, batched_inputs, factors)]
 
     @staticmethod

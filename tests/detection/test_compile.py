@@ -5,7 +5,9 @@ import copy
 import pytest
 import torch
 from detectron2.modeling import build_model
+from torch._inductor.exc import InvalidCxxCompiler
 
+from flowdet.config.errors import ConfigError
 from flowdet.detection.compiled_steps import compiled_steps, run_steps
 from tests.detection.tiny import batch, tiny_cfg, tiny_model
 
@@ -81,3 +83,13 @@ def test_a_trajectory_and_an_early_exit_are_not_compiled(calls):
     assert len(results[0]["trajectory"]) == 2
     compiled_model(EARLY_EXIT=0.01)(batch())
     assert not calls
+
+
+def test_a_missing_compiler_is_an_error_of_one_line(monkeypatch):
+    def backend(*_):
+        raise InvalidCxxCompiler
+
+    compiled = torch.compile(run_steps, backend=backend)
+    monkeypatch.setattr("flowdet.detection.compiled_steps.compiled_steps", lambda: compiled)
+    with pytest.raises(ConfigError, match=r"TEST.COMPILE is True.* no working C\+\+ compiler"):
+        compiled_model()(batch())
