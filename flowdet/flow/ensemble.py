@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flowdet.flow.path import LinearPath
 from flowdet.flow.state import FlowState, PerBlockFeatures, Prediction, PreparedFeatures
@@ -114,7 +116,8 @@ class FlowEnsemble(nn.Module):
             return prediction.output, prediction.z1_hat
 
         # "different": every block has its own dropout
-        results = torch.vmap(evaluate, randomness="different")(parameters, *stacked)
+        with _batched_attention(states[0].z.device):
+            results = torch.vmap(evaluate, randomness="different")(parameters, *stacked)
         return [Prediction(*x) for x in zip(*results, strict=True)]
 
     def _evaluate(
@@ -149,3 +152,11 @@ class FlowEnsemble(nn.Module):
         if self.prediction == "target" and in_last_interval:
             estimate = state.estimate
         return FlowState(z, torch.full_like(state.t, t_next), estimate)
+
+
+def _batched_attention(device: torch.device) -> AbstractContextManager:
+    """Returns a context in which attention can be batched over blocks.
+
+    The fused attention of a CPU cannot: `vmap` would loop over the blocks, and warn.
+    """
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()

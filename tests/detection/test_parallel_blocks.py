@@ -9,6 +9,9 @@ from flowdet.detection.denoising import Denoising
 from flowdet.flow import FlowEnsemble, FlowState, NonFiniteError, TimeEmbedding
 from tests.detection.tiny import batch, tiny_model
 
+# an operation that vmap computes for one block after another
+pytestmark = pytest.mark.filterwarnings("error:There is a performance drop")
+
 
 def train_step(execution, seed=0, **keys):
     """Returns losses, gradients by parameter, and the statistics of a training step."""
