@@ -1,4 +1,8 @@
-"""A training step copies nothing to the host but the costs of its matchings and one log."""
+"""A training step copies nothing to the host but the costs of its matchings and one log.
+
+This holds for flowdet's own code: with `PROPOSAL_QUERIES`, detectron2's RPN copies values for every
+image.
+"""
 
 import pytest
 from detectron2.utils.events import EventStorage
