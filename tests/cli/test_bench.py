@@ -26,7 +26,7 @@ def test_the_command_measures_and_compares(run, tmp_path):
         "benchmarks/bench.py", *words, "--compare", tmp_path / "earlier.json", *SMALL
     )
     assert status == 1
-    assert "4 of 4 rows are worse than in" in text
+    assert "7 of 7 rows are worse than in" in text
 
 
 def test_a_missing_file_is_reported_before_the_measurement(run, tmp_path):

@@ -14,22 +14,23 @@ from flowdet.experiments.speed.setup import WARM_UP_ROUNDS, build_detector, rati
 from flowdet.experiments.timing import interleaved_seconds
 from flowdet.experiments.training_steps import synthetic_batch
 
+_MODE, _STEPS = "MODEL.FLOW_DET.INFERENCE_MODE", "MODEL.FLOW_DET.NUM_STEPS"
+_STABILITY = "MODEL.FLOW_DET.STABILITY_SAMPLES"
 # The keys of the inference plans. `default` is that of the config.
 PLANS: dict[str, dict[str, object]] = {
-    "single_step": {"INFERENCE_MODE": "single_step", "STABILITY_SAMPLES": 0},
-    "4 steps, no stability": {
-        "INFERENCE_MODE": "multi_step",
-        "NUM_STEPS": 4,
-        "STABILITY_SAMPLES": 0,
-    },
+    "single_step": {_MODE: "single_step", _STABILITY: 0},
+    "4 steps, no stability": {_MODE: "multi_step", _STEPS: 4, _STABILITY: 0},
     "default": {},
-    "8 steps": {"INFERENCE_MODE": "multi_step", "NUM_STEPS": 8},
+    "8 steps": {_MODE: "multi_step", _STEPS: 8},
+    "default, CHANNELS_LAST": {"TEST.CHANNELS_LAST": True},
+    "default, BFLOAT16": {"TEST.BFLOAT16": True},
+    "default, both": {"TEST.CHANNELS_LAST": True, "TEST.BFLOAT16": True},
 }
 
 
 def with_plan(cfg: CfgNode, plan: str) -> CfgNode:
     """Returns a copy of a config for an inference plan, a key of `PLANS`."""
-    return with_keys(cfg, {f"MODEL.FLOW_DET.{key}": x for key, x in PLANS[plan].items()})
+    return with_keys(cfg, PLANS[plan])
 
 
 def plan_columns(cfg: CfgNode, plan: str) -> dict:
@@ -54,7 +55,7 @@ def backbone_call(model: BaseDetector, batch: list[dict]) -> Callable[[], object
 def inference_rows(
     cfg: CfgNode, batch_sizes: Sequence[int], rounds: int, plans: Sequence[str] = tuple(PLANS)
 ) -> list[dict]:
-    """Measures every plan relative to the backbone of the same detector.
+    """Measures every plan relative to the backbone of the same detector in float32.
 
     Args:
         cfg: the config of a FlowMatchingDetector, see `bench_config`.

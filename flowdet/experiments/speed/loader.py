@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections import deque
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -22,6 +23,8 @@ from flowdet.experiments.speed.training import training_call
 IMAGE_SIDE = 480
 IMAGES = 64
 BATCHES = 6
+# the batches that a worker of PyTorch's loader makes in advance
+PREFETCHED = 2
 
 
 def loader_rows(
@@ -73,10 +76,14 @@ def _rows(cfg: CfgNode, workers: Sequence[int], rounds: int) -> list[dict]:
 
 
 def _images_per_second(cfg: CfgNode, workers: int) -> float:
-    """Loads batches in new worker processes; the first batch, for which they start, is left out."""
+    """Loads batches in new worker processes.
+
+    The first batch, for which they start, is left out, and so are those that each worker has made
+    meanwhile.
+    """
     cfg = with_keys(cfg, {"DATALOADER.NUM_WORKERS": workers})
     batches = iter(task_of(cfg).build_train_loader(cfg))
-    next(batches)
+    deque(islice(batches, 1 + PREFETCHED * workers), maxlen=0)
     start = time.perf_counter()
     images = sum(len(batch) for batch in islice(batches, BATCHES))
     return images / (time.perf_counter() - start)
