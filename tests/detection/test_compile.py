@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from detectron2.modeling import build_model
+from packaging.version import Version
 from torch._inductor.exc import InvalidCxxCompiler
 
 from flowdet.config.errors import ConfigError
@@ -12,6 +13,10 @@ from flowdet.detection.compiled_steps import compiled_steps, run_steps
 from tests.detection.tiny import batch, tiny_cfg, tiny_model
 
 
+@pytest.mark.skipif(
+    Version(torch.__version__) < Version("2.14"),
+    reason="torch 2.10 splits the graph where a context manager of autocast ends",
+)
 @torch.no_grad()
 def test_steps_and_stability_are_one_graph():
     model = tiny_model(STABILITY_SAMPLES=2, NUM_BLOCKS=1, NUM_STEPS=2).eval()
