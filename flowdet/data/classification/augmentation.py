@@ -105,7 +105,9 @@ def _transforms_per_image(cfg: CfgNode) -> v2.Transform | None:
     """Builds the transforms that the config switches on; None if there are none."""
     transforms = []
     if cfg.INPUT.RANDOM_ROTATION:
-        transforms.append(v2.RandomRotation(cfg.INPUT.RANDOM_ROTATION, interpolation="bilinear"))
+        transforms.append(
+            v2.RandomRotation(cfg.INPUT.RANDOM_ROTATION, v2.InterpolationMode.BILINEAR)
+        )
     if cfg.INPUT.AUTO_AUGMENT:
         transforms.append(v2.AutoAugment(v2.AutoAugmentPolicy(cfg.INPUT.AUTO_AUGMENT)))
     if cfg.INPUT.RANDOM_ERASING:
