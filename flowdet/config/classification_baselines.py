@@ -70,7 +70,7 @@ _SFF = (
         INFERENCE_SAMPLES=Key(20, r.at_least(0, 10_000)),
     ),
     group(
-        "Dropout probability of the pixels of a copy.",
+        "Dropout probability of the pixel values of a copy.",
         NOISE=Key(0.2, r.between(0, 1)),
     ),
     group(

@@ -22,8 +22,9 @@ Its prediction is the energy, the mean of the squared outputs o_c over the copie
 What the paper leaves open, and what is done here (the weights a = d = 1/2, S = 20, dropout and the
 projection are those of the authors' published configuration):
 
-- Noise: dropout of the pixels that the first layer gets. A dropped pixel has the mean color of its
-  image, whatever the normalization of the images. It reaches the other layers through their inputs.
+- Noise: dropout of the pixel values that the first layer gets, in each color channel by itself. A
+  dropped value becomes the mean of its channel in the image, whatever the normalization of the
+  images. The noise reaches the other layers through their inputs.
 - Covariances are second moments over copies and positions, without subtraction of the mean, as the
   outputs are not negative after a ReLU.
 - Before the covariance, a fixed random orthogonal matrix projects the channels to 30, 20 and 10
@@ -63,7 +64,7 @@ class StochasticSettings:
     Attributes:
         samples: S, the number of noisy copies of a training image.
         inference_samples: number of copies at inference; 0 for one without noise.
-        noise: dropout probability of the pixels.
+        noise: dropout probability of the pixel values.
         compression: a, the weight of the effective dimension of one image's copies.
         diversity: d, the weight of the effective dimension of all images.
     """

@@ -86,7 +86,7 @@ def test_noise_is_new_in_training_and_fixed_at_inference():
     one, two = model.noisy_copies(pixels), model.noisy_copies(pixels)
     assert one.shape[0] == 10 and torch.equal(one, two)
     deviations = one.unflatten(0, (5, 2)) - pixels.mean(dim=(2, 3), keepdim=True)
-    # a pixel is dropped in both images or in none; the others are scaled by 1 / (1 - 0.2)
+    # a value is dropped in both images or in none; the others are scaled by 1 / (1 - 0.2)
     kept = deviations != 0
     assert torch.equal(kept[:, 0], kept[:, 1]) and 0.7 < kept.float().mean() < 0.9
     scaled = (pixels - pixels.mean(dim=(2, 3), keepdim=True)) / 0.8
@@ -96,18 +96,24 @@ def test_noise_is_new_in_training_and_fixed_at_inference():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_dropped_pixels_get_the_mean_color_of_the_image(training):
-    """So the noise is the same whatever the normalization, and an even image has none."""
+def test_dropped_values_become_the_mean_of_their_channel(training):
+    """So the noise is the same whatever the normalization, and an even channel has none."""
     model = tiny_model(FILE, "MODEL.SFF.SAMPLES", 4, "MODEL.SFF.INFERENCE_SAMPLES", 4)
     model.train(training)
     even = torch.full((1, 3, 32, 32), -2.0)
     torch.testing.assert_close(model.noisy_copies(even), even.repeat(4, 1, 1, 1))
     image = even.clone()
     image[..., :8] = 2.0
+    image[:, 2] = 5.0
     torch.manual_seed(0)
-    values = model.noisy_copies(image).unique()
+    first, second, third = model.noisy_copies(image).unbind(dim=1)
     # the mean is -1: dropped -1, kept -1 + (-2 + 1) / 0.8 and -1 + (2 + 1) / 0.8
-    torch.testing.assert_close(values, torch.tensor([-2.25, -1.0, 2.75]), rtol=0, atol=1e-4)
+    for channel in (first, second):
+        values = torch.tensor([-2.25, -1.0, 2.75])
+        torch.testing.assert_close(channel.unique(), values, rtol=0, atol=1e-4)
+    # each channel has its own noise
+    assert not torch.equal(first, second)
+    torch.testing.assert_close(third, torch.full_like(third, 5.0))
 
 
 def test_energy_is_the_mean_of_the_squared_outputs():
