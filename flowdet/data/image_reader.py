@@ -50,6 +50,10 @@ _ORIENTATION_TAG = 0x112
 _HEIC_STARTS = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
 # formats whose further frames are pictures of their own, not previews or layers
 _MULTI_FRAME = ("GIF", "TIFF", "PNG", "WEBP", "AVIF")
+# formats that PIL gives to another program, Ghostscript, which runs the code in them; IPTC contains
+# a file of any format
+_PROGRAMS = ("EPS", "IPTC")
+_POSTSCRIPT_STARTS = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 # what turns pixels [H, W] or [H, W, C] upright, by EXIF orientation
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda pixels: pixels,
@@ -165,8 +169,11 @@ def _open(file: BinaryIO) -> Image.Image | None:
     Raises:
         OSError: the file is not an image.
     """
+    # the common formats are tried first
+    Image.preinit()
+    Image.init()
     try:
-        return Image.open(file)
+        return Image.open(file, formats=[x for x in Image.ID if x not in _PROGRAMS])
     except UnidentifiedImageError:
         file.seek(0)
         start = file.read(20)
@@ -180,6 +187,8 @@ def _unknown_format(start: bytes) -> str:
         return "the file is empty"
     if start[4:12] in _HEIC_STARTS:
         return "it is a HEIC image, which cannot be read"
+    if start.startswith(_POSTSCRIPT_STARTS):
+        return "it is PostScript, a program, which is not run: convert it to jpg or png"
     text = start.decode("latin-1")
     return f"it is not an image, or its header is damaged (the file starts with {text!r})"
 

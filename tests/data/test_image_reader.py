@@ -1,6 +1,8 @@
 """One picture in every mode and format, all EXIF orientations, deep values, broken files."""
 
+import contextlib
 import io
+import os
 import struct
 import threading
 import warnings
@@ -14,7 +16,7 @@ import numpy as np
 import PIL
 import pytest
 from detectron2.data.detection_utils import read_image as detectron2_read_image
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from flowdet.data.image_reader import exif_orientation, image_size, pil_to_rgb, read_image
 from tests.data.tiff_files import write_tiff
@@ -518,6 +520,36 @@ def test_too_large_files_give_one_line(tmp_path, monkeypatch, read, name):
     one_line(error)
 
 
+def iptc_field(kind, content):
+    return b"\x1c" + bytes(kind) + len(content).to_bytes(2, "big") + content
+
+
+def test_postscript_is_not_run(tmp_path, monkeypatch):
+    """PIL would call Ghostscript, also for PostScript in an IPTC file."""
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path}/called\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
+    fields = {(3, 60): b"\1\0", (3, 20): b"\0\x0a", (3, 30): b"\0\x0a", (3, 120): b"\5"}
+    fields |= {(8, 10): eps, (9, 10): b""}
+    iptc = b"".join(iptc_field(kind, content) for kind, content in fields.items())
+    for content, reason in ((eps, "it is PostScript"), (iptc, "it is not an image")):
+        (tmp_path / "a.img").write_bytes(content)
+        for read in (read_image, image_size, exif_orientation):
+            with pytest.raises(OSError, match=f"a.img: {reason}") as error:
+                read(tmp_path / "a.img")
+            one_line(error)
+    assert not (tmp_path / "called").exists()
+    # otherwise the test would pass because the files do nothing
+    for content in (eps, iptc):
+        with contextlib.suppress(OSError), Image.open(io.BytesIO(content)) as image:
+            image.load()
+        assert (tmp_path / "called").exists()
+        (tmp_path / "called").unlink()
+
+
 def test_large_files_are_read_without_a_warning(tmp_path, monkeypatch):
     pil(COLOR).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", HEIGHT * WIDTH * 2 // 3)
@@ -581,7 +613,7 @@ def test_threads_restore_the_settings_of_the_process(tmp_path, monkeypatch):
     first_opened, second_opened, first_done = (threading.Event() for _ in range(3))
     open_image = Image.open
 
-    def open_in_turn(file):
+    def open_in_turn(file, **options):
         """Lets the second thread open its file before the first is done, and end after it."""
         if file.name.endswith("first.png"):
             first_opened.set()
@@ -589,7 +621,7 @@ def test_threads_restore_the_settings_of_the_process(tmp_path, monkeypatch):
         else:
             second_opened.set()
             assert first_done.wait(10)
-        return open_image(file)
+        return open_image(file, **options)
 
     monkeypatch.setattr(Image, "open", open_in_turn)
     filters, log_level = list(warnings.filters), cv2.utils.logging.getLogLevel()
