@@ -160,8 +160,16 @@ class _FeatureFiles:
 
     def write(self, key: bytes, row: dict[str, Tensor]) -> None:
         partial = self._path(key).with_suffix(f".{os.getpid()}.partial")
-        save_file({name: x.contiguous() for name, x in row.items()}, partial)
-        partial.replace(self._path(key))
+        try:
+            save_file({name: x.contiguous() for name, x in row.items()}, partial)
+            partial.replace(self._path(key))
+        # such as a full disk
+        except SafetensorError as error:
+            partial.unlink(missing_ok=True)
+            raise OSError(
+                f"{self._path(key)} cannot be written: {error}. Set "
+                'MODEL.FLOW_DET.FEATURE_CACHE_DIR to another folder, or to "" for none'
+            ) from error
 
     def _path(self, key: bytes) -> Path:
         return self.root / self.weights / f"{key.hex()}.safetensors"

@@ -16,6 +16,7 @@ import mmap
 import os
 import pickle
 import re
+import struct
 import zipfile
 from pathlib import Path
 
@@ -31,6 +32,8 @@ from flowdet.engine.tensor_pickle import TensorPickleCheck
 LAST_CHECKPOINT = "last_checkpoint"
 # the first value in a file of torch before version 1.6, which is a sequence of pickles
 _LEGACY_MAGIC, _LEGACY_PICKLES = 0x1950A86A20F9469CFC6C, 5
+# bytes of the records at the end of a zip file: the end, the locator and the end of zip64
+_END, _LOCATOR, _END_64 = 22, 20, 56
 # entries of checkpoints of other programs that contain the state dict
 _STATE_DICTS = ("state_dict", "model_state_dict", "net", "weights")
 # errors whose text says what is wrong; the text of others is about the code that reads the file
@@ -79,12 +82,20 @@ def write_safetensors(path: str | Path, state: dict[str, torch.Tensor], notes: d
         path: the file to write.
         state: tensors by name.
         notes: class names and category ids, as a checkpoint has them; numbers and texts only.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     # copies, because the format has no tensors that share their data
     tensors = {name: x.detach().cpu().contiguous().clone() for name, x in state.items()}
     partial = Path(f"{path}.partial")
-    save_file(tensors, partial, {"format": "pt", "flowdet": json.dumps(notes)})
-    partial.replace(path)
+    try:
+        save_file(tensors, partial, {"format": "pt", "flowdet": json.dumps(notes)})
+        partial.replace(path)
+    # such as a full disk
+    except SafetensorError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def check_url(path: str) -> None:
@@ -182,18 +193,46 @@ def _check_torch_file(path: str) -> bool:
 
 def _check_zip(file: io.BufferedReader, size: int) -> None:
     with zipfile.ZipFile(file) as archive:
+        _check_directory(file, size)
         entries = archive.infolist()
         # torch does not compress, and entries that overlap have more bytes than the file
         if sum(entry.file_size for entry in entries) > size:
             raise pickle.UnpicklingError("it unpacks to more bytes than it has")
         sizes: dict[str, int] = {}
         for entry in entries:
-            sizes[entry.filename] = min(entry.file_size, sizes.get(entry.filename, size))
+            name = entry.filename.lower()
+            sizes[name] = min(entry.file_size, sizes.get(name, size))
         for entry in entries:
-            folder, _, name = entry.filename.rpartition("/")
+            # torch does not tell upper from lower case
+            folder, _, name = entry.filename.lower().rpartition("/")
             if name == "data.pkl":
                 content = io.BytesIO(archive.read(entry))
-                TensorPickleCheck(content, lambda key: sizes.get(f"{folder}/data/{key}", 0)).load()  # noqa: B023
+                TensorPickleCheck(
+                    content,
+                    lambda key: sizes.get(f"{folder}/data/{key}".lower(), 0),  # noqa: B023
+                ).load()
+
+
+def _check_directory(file: io.BufferedReader, size: int) -> None:
+    """Checks that a zip file has one directory, right before its end.
+
+    Python and torch look for it in different ways: they could find two, and read other entries.
+    """
+    file.seek(max(size - _END - _LOCATOR - _END_64, 0))
+    end = file.read()
+    after, (length, start) = _END, struct.unpack("<II", end[-10:-2].rjust(8, b"\0"))
+    if end[-_END - _LOCATOR :].startswith(b"PK\6\7"):
+        after += _LOCATOR + _END_64
+        (record,) = struct.unpack("<Q", end[-34:-26])
+        if record != size - after or not end.startswith(b"PK\6\6"):
+            raise zipfile.BadZipFile("its directory is not at its end")
+        length, start = struct.unpack("<QQ", end[40:56])
+    if (
+        not end[-_END:].startswith(b"PK\5\6")
+        or end[-2:] != b"\0\0"
+        or start + length != size - after
+    ):
+        raise zipfile.BadZipFile("its directory is not at its end")
 
 
 def _problem(content: dict) -> str:

@@ -1,6 +1,7 @@
 """The cache of a frozen backbone's features."""
 
 import logging
+import shutil
 
 import pytest
 import torch
@@ -53,6 +54,16 @@ def test_images_of_equal_bytes_and_different_shapes_are_different_entries():
     backbone, cache = CountingBackbone(), FeatureCache(1.0)
     for shape in ((1, 3, 8, 16), (1, 3, 16, 8)):
         assert_close(cache(backbone, torch.zeros(shape)), CountingBackbone()(torch.zeros(shape)))
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path, images):
+    backbone, cache = CountingBackbone(), FeatureCache(1.0, str(tmp_path / "cache"))
+    cache(backbone, images[:1])
+    (folder,) = (tmp_path / "cache").iterdir()
+    shutil.rmtree(folder)
+    with pytest.raises(OSError, match="cannot be written: .*FEATURE_CACHE_DIR") as error:
+        cache(backbone, images[1:2])
+    assert "\n" not in str(error.value)
 
 
 def test_a_flipped_image_is_another_entry(images):

@@ -225,6 +225,10 @@ def structures() -> dict[str, bytes]:
         "no pickle.pth": with_pickle(b"").replace(b"data.pkl", b"dato.pkl"),
         "script.pth": with_pickle(b"\x80\x02}.").replace(b"version", b"code.py"),
         "outside.pth": with_pickle(b"\x80\x02}.").replace(b"archive/", b"../../../"[:8]),
+        # torch reads it as data.pkl
+        "upper case.pth": with_pickle(nested_tuples(60, True)).replace(b"data.pkl", b"DATA.PKL"),
+        "two directories.pth": _with_two_directories(nested_tuples(60, True)),
+        "behind the end.pth": good + b"x",
         "cut.pth": good[: len(good) // 2],
         "cut.safetensors": _safetensors({"a": [0, 8]}, b"\0" * 4),
         "no directory.pth": good[:-22],
@@ -272,6 +276,28 @@ def _with_repeated_entries(content: bytes) -> bytes:
     directory = content[start : start + size]
     numbers = struct.pack("<HHII", 8000, 8000, 2000 * size, start)
     return content[:start] + directory * 2000 + b"PK\5\6\0\0\0\0" + numbers + b"\0\0"
+
+
+def _with_two_directories(hidden: bytes) -> bytes:
+    """A zip file in which Python finds one pickle, and torch another one: the locator of zip64
+    names the first of two directories, and the second one is right before the locator."""
+    content = ends = b""
+    records = []
+    for pickled in (hidden, tensor_pickle(2, 0, "2", "1")):
+        archive = with_pickle(pickled)
+        size, start = struct.unpack("<II", archive[-10:-2])
+        directory = bytearray(archive[start : start + size])
+        position = 0
+        while position < size:
+            (offset,) = struct.unpack_from("<I", directory, position + 42)
+            struct.pack_into("<I", directory, position + 42, offset + len(content))
+            position += 46 + sum(struct.unpack_from("<HHH", directory, position + 28))
+        content += archive[:start]
+        numbers = struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, 4, 4, size, len(content))
+        records.append(len(content) + size)
+        content += bytes(directory) + b"PK\6\6" + numbers
+        ends = struct.pack("<HHHHIIH", 0, 0, 4, 4, size, records[-1] - size, 0)
+    return content + b"PK\6\7" + struct.pack("<IQI", 0, records[0], 1) + b"PK\5\6" + ends
 
 
 def _safetensors_of(header: bytes) -> bytes:
