@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 
+from flowdet.data.custom.findings import one_line
 from flowdet.engine.model_builder import build_model
 from flowdet.engine.replay import SavedStep, load_step, repeat_step
 from flowdet.engine.resolve import resolve_model
@@ -41,7 +42,8 @@ def replay(cfg: CfgNode, path: str) -> None:
     """
     step = load_step(path)
     model = build_model(resolve_model(cfg))
-    print(f"iteration {step.iteration} of the training: {step.problem}")
+    # the file may be of somebody else
+    print(one_line(f"iteration {step.iteration} of the training: {step.problem}"))
     try:
         losses = repeat_step(model, step, amp=cfg.SOLVER.AMP.ENABLED)
     except NON_FINITE as error:

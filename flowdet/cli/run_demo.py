@@ -8,6 +8,7 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
+from flowdet.data.custom.findings import one_line
 from flowdet.data.image_files import find_images
 from flowdet.detection.set_detector import ImageAnalysis
 from flowdet.engine import keep_freed_memory
@@ -100,8 +101,8 @@ def explore(
 
 
 def notice(message: str) -> None:
-    """Prints a message about the inputs on standard error."""
-    print(message, file=sys.stderr)
+    """Prints a message about the inputs, such as names in a file, on standard error."""
+    print(one_line(message), file=sys.stderr)
 
 
 def detect_in_images(

@@ -58,6 +58,20 @@ def save_findings(cfg: CfgNode, folder: str | Path) -> None:
 
 
 def read_findings(folder: str | Path) -> dict[str, dict[str, list[str]]]:
-    """Returns the content of `FILE_NAME`: lines by title and folder; {} if there is no file."""
+    """Returns the content of `FILE_NAME`: lines by title and folder; {} if there is no file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it has another content.
+    """
     path = Path(folder) / FILE_NAME
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        lists = [lines for titles in content.values() for lines in titles.values()]
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} has no findings of a training: delete it") from error
+    if not all(isinstance(x, list) and all(isinstance(y, str) for y in x) for x in lists):
+        raise ValueError(f"{path} has no findings of a training: delete it")
+    return content

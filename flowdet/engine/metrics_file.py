@@ -72,10 +72,23 @@ def parse_record(line: str) -> dict | None:
     """
     try:
         record = json.loads(line)
-    except json.JSONDecodeError:
+    # also a number with too many digits, or too many levels
+    except (ValueError, RecursionError):
         start = line.rfind('{"')
         return parse_record(line[start:]) if start > 0 else None
-    return record if isinstance(record, dict) and "iteration" in record else None
+    return record if _is_record(record) else None
+
+
+def _is_record(value: object) -> bool:
+    """Whether a value has an iteration, and only numbers."""
+    if not isinstance(value, dict) or type(value.get("iteration")) is not int:
+        return False
+    return value["iteration"] >= 0 and all(map(_is_number, value.values()))
+
+
+def _is_number(value: object) -> bool:
+    # an integer of any size may be too large for a float
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
 
 
 def read_records(folder: str | Path) -> list[dict]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from flowdet.engine.atomic_file import write_atomically
 from flowdet.engine.checkpoint_files import checksum_problem, tensor_bytes
 from flowdet.engine.weight_files import read_weight_file
+from flowdet.flow.errors import NonFiniteError
 
 # an entry of a dict that stands for an object of detectron2
 _KIND = "__kind__"
@@ -41,6 +42,19 @@ class SavedStep:
     iteration: int
     losses: dict[str, float]
     problem: str
+
+
+# types of the values in a file
+_KINDS = {
+    "model": dict,
+    "batch": list,
+    "generators": dict,
+    "iteration": int,
+    "losses": dict,
+    "problem": str,
+}
+# what states, batches and models raise for values of another form than that of a training
+_OTHER_FORM = (ValueError, RuntimeError, LookupError, TypeError, AttributeError, AssertionError)
 
 
 def save_step(path: Path, step: SavedStep) -> None:
@@ -70,7 +84,11 @@ def load_step(path: str | Path) -> SavedStep:
             f"{path} is not the file of a training step: give the file that the message of the "
             "stopped training names"
         )
-    return SavedStep(**{name: content[name] for name in names})
+    step = SavedStep(**{name: content[name] for name in names})
+    bad = [name for name, kind in _KINDS.items() if not isinstance(getattr(step, name), kind)]
+    if bad or not all(isinstance(x, float) for x in step.losses.values()):
+        raise ValueError(f"{path} has a damaged training step ({(bad or ['losses'])[0]})")
+    return step
 
 
 def plain(value: object) -> object:
@@ -150,19 +168,22 @@ def repeat_step(model: nn.Module, step: SavedStep, amp: bool = False) -> dict[st
 
     Raises:
         NonFiniteError, FloatingPointError: the model finds a prediction that is not finite.
-        ValueError: the weights do not fit the model.
+        ValueError: the weights, the batch or the states do not fit the model.
     """
     try:
         model.load_state_dict(step.model)
-    except RuntimeError as error:
+        model.train()
+        model.zero_grad()
+        batch = from_plain(step.batch)
+        set_generator_states(step.generators)
+        with torch.autocast("cuda", enabled=amp):
+            losses = model(batch)
+        sum(losses.values()).backward()
+    except (NonFiniteError, torch.OutOfMemoryError):
+        raise
+    except _OTHER_FORM as error:
+        lines = str(error).splitlines() or [type(error).__name__]
         raise ValueError(
-            f"the step does not fit the model of the config: {str(error).splitlines()[-1].strip()}"
+            f"the step does not fit the model of the config: {lines[-1].strip()}"
         ) from error
-    model.train()
-    model.zero_grad()
-    batch = from_plain(step.batch)
-    set_generator_states(step.generators)
-    with torch.autocast("cuda", enabled=amp):
-        losses = model(batch)
-    sum(losses.values()).backward()
     return {name: loss.detach() for name, loss in losses.items()}

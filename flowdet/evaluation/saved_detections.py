@@ -56,12 +56,44 @@ class SavedDetections:
         """Reads the archive of `save`.
 
         Raises:
-            OSError, ValueError, KeyError: the file is missing, damaged or incomplete.
+            FileNotFoundError: the file does not exist.
+            ValueError: the file is damaged or incomplete.
         """
-        with np.load(path, allow_pickle=False) as file:
-            description = json.loads(str(file["description"]))
-            names = ("images", "boxes", "classes", "scores", "stability")
-            return cls(**description, **{name: file[name] for name in names if name in file})
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                # numpy's savez does not compress, and a small file could fill the memory
+                if sum(x.file_size for x in file.zip.infolist()) > path.stat().st_size:
+                    raise ValueError("compressed")
+                description = json.loads(str(file["description"]))
+                names = ("images", "boxes", "classes", "scores", "stability")
+                loaded = cls(**description, **{name: file[name] for name in names if name in file})
+            loaded._check()
+        except FileNotFoundError:
+            raise
+        # numpy, zipfile and json raise nearly every exception for a damaged file
+        except Exception as error:
+            raise ValueError(
+                f"{path} has no detections that can be read ({type(error).__name__}): evaluate "
+                "again"
+            ) from error
+        return loaded
+
+    def _check(self) -> None:
+        """Raises ValueError or TypeError for values that `save` does not write."""
+        count = len(self.scores)
+        integers, floats = (self.images, self.classes), [self.scores, self.boxes]
+        floats += [] if self.stability is None else [self.stability]
+        shapes = [
+            x.shape == ((count, 4) if x is self.boxes else (count,)) for x in (*integers, *floats)
+        ]
+        kinds = [x.dtype.kind == "i" for x in integers] + [x.dtype.kind == "f" for x in floats]
+        ids = [isinstance(x, (int, str)) for x in self.image_ids]
+        if not all((*shapes, *kinds, *ids, isinstance(self.dataset, str))):
+            raise ValueError("other arrays")
+        if count and not 0 <= self.images.min() <= self.images.max() < len(ids):
+            raise ValueError("other images")
+        if count and not 0 <= self.classes.min() <= self.classes.max() < 2**31:
+            raise ValueError("other classes")
 
 
 class DetectionRecorder(DatasetEvaluator):

@@ -137,15 +137,15 @@ class AnnotationFile:
             try:
                 x, y, width, height = map(float, annotation["bbox"])
                 name = names[annotation["category_id"]]
-                image_id = annotation["image_id"]
-            except (KeyError, TypeError, ValueError) as error:
+                boxes = objects[annotation["image_id"]]
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise ValueError(
                     f"{self.path}: annotation {i} needs `image_id`, a `category_id` of the file "
                     "and a `bbox` of four numbers: flowdet-check-data lists such faults"
                 ) from error
             box = [x, y, x + width, y + height]
             crowd = bool(annotation.get("iscrowd"))
-            objects[image_id].append({"name": name, "box": box, "iscrowd": crowd})
+            boxes.append({"name": name, "box": box, "iscrowd": crowd})
         return objects
 
     def _entry(self, file: Path) -> dict | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from torch import Tensor
 
 from flowdet.data.classification.images import model_input
+from flowdet.data.custom.findings import one_line
 from flowdet.engine.task_builders import CLASSIFICATION
 from flowdet.inference.image_input import ImageInput
 from flowdet.inference.predictor import BasePredictor, OnError
@@ -82,10 +83,13 @@ class ClassPredictor(BasePredictor):
         return list(zip(names, best.values.tolist()))
 
     def text(self, result: dict, k: int) -> str:
-        """Formats the name of an image and its k most probable classes, one per line."""
+        """Formats the name of an image and its k most probable classes, one per line.
+
+        Control characters in names are escaped.
+        """
         top = self.top(result, k)
-        lines = [f"{100 * probability:6.1f} %  {name}" for name, probability in top]
-        return "\n".join([result["file_name"], *lines])
+        lines = [f"{100 * probability:6.1f} %  {one_line(name)}" for name, probability in top]
+        return "\n".join([one_line(result["file_name"]), *lines])
 
     def json_row(self, result: dict, k: int) -> dict:
         """Converts a result to a JSON object with `file_name`, `image_id` and `top`: the k most

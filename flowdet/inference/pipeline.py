@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from flowdet.data.custom.findings import one_line
 from flowdet.data.image_files import conversion_hint
 from flowdet.detection.set_detector import ImageAnalysis
 from flowdet.engine.category_ids import CategoryId
@@ -88,7 +89,7 @@ class SkippedImages:
         label = "error" if self.total == 1 else "skipped"
         message = " ".join(f"{label}: {reason}{conversion_hint(name)}".split())
         # a progress bar stays below the message
-        tqdm.write(message, file=sys.stderr)
+        tqdm.write(one_line(message), file=sys.stderr)
 
     @property
     def is_only_image(self) -> bool:

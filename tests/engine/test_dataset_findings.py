@@ -46,3 +46,13 @@ def test_what_is_left_out_and_repaired_is_saved(root, tmp_path):
     assert lists["left out"][0] == "unreadable annotation: 1"
     assert lists["repaired"][0] == "box clipped to the image: 1"
     assert "1 of 2 images are held out" in lists["notes"][0]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[1]", "5", '{"a": "b"}', '{"a": {"notes": 5}}', "[" * 99_999]
+)
+def test_a_file_of_somebody_else_is_one_line(tmp_path, content):
+    (tmp_path / FILE_NAME).write_text(content)
+    with pytest.raises(ValueError, match="has no findings of a training") as error:
+        read_findings(tmp_path)
+    assert "\n" not in str(error.value)

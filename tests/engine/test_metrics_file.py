@@ -94,6 +94,10 @@ def test_a_run_without_metrics(tmp_path):
         # truncated, and continued by a run of an earlier version
         ('{"iteration": 1, "lo{"iteration": 0}', {"iteration": 0}),
         *[(text, None) for text in ("", "{", "7", "[1]", "{}", '{"loss": 1}', "\0\0")],
+        # of somebody else
+        *[(f'{{"iteration": {x}}}', None) for x in ('"1"', "[1]", "null", "1.5", "-1", "9" * 5000)],
+        *[(f'{{"iteration": 1, "a": {x}}}', None) for x in ('"1"', "{}", "[" * 99_999, 10**400)],
+        ('{"iteration": 1, "a": Infinity}', {"iteration": 1, "a": float("inf")}),
     ],
 )
 def test_lines(line, record):

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from flowdet.engine.replay import (
 )
 from flowdet.engine.step_check import MAX_SKIPPED_STEPS, StepCheck
 from flowdet.flow import NonFiniteError
-from tests.detection.tiny import tiny_cfg, tiny_model
+from tests.detection.tiny import batch, tiny_cfg, tiny_model
 from tests.flowcls.tiny import tiny_cfg as tiny_classifier_cfg
 
 NAMES = ("cat", "dog")
@@ -204,3 +205,42 @@ def test_other_files_are_refused(tmp_path):
     step = SavedStep({"w": torch.ones(2)}, [], generator_states(), 0, {}, "")
     with pytest.raises(ValueError, match="does not fit the model of the config"):
         repeat_step(tiny_model(), step)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("losses", [1]),
+        ("losses", {"loss": "\x1b[2J"}),
+        ("problem", [1]),
+        ("iteration", "1"),
+        ("batch", None),
+        ("generators", None),
+        ("model", [1]),
+    ],
+)
+def test_a_step_of_another_form_is_one_line(tmp_path, name, value):
+    step = SavedStep({"w": torch.ones(2)}, [], generator_states(), 7, {"loss": 1.5}, "a problem")
+    save_step(tmp_path / "step.pth", replace(step, **{name: value}))
+    with pytest.raises(ValueError, match=str(tmp_path)) as error:
+        load_step(tmp_path / "step.pth")
+    assert "\n" not in str(error.value) and "\x1b" not in str(error.value)
+
+
+def test_a_batch_or_state_of_another_form_is_one_line():
+    model = tiny_model()
+    state, generators = model.state_dict(), generator_states()
+    bad = [(plain(batch()), generators | {"python": [3, [1], None]}), (plain(batch()), {})]
+    bad += [(x, generators) for x in ([], [1], [{"a": 1}], [{"image": torch.zeros(3, 0, 0)}])]
+    for images, states in bad:
+        with pytest.raises(ValueError, match="does not fit the model of the config: .") as error:
+            repeat_step(model, SavedStep(state, images, states, 7, {}, ""))
+        assert "\n" not in str(error.value)
+
+
+def test_a_replay_escapes_control_characters(detector_cfg, tmp_path, capsys):
+    end_of_training(detector_cfg, 2, poison(0))
+    path = tmp_path / "step_0000002.pth"
+    save_step(path, replace(load_step(path), problem="\x1b[2J"))
+    main(["--replay", str(path)])
+    assert "of the training: \\x1b[2J" in capsys.readouterr().out

@@ -203,7 +203,8 @@ def test_objects_of_images(tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="no list `annotations`"):
         AnnotationFile(path).objects()
-    for wrong in ({"bbox": [1, 2, 3]}, {"category_id": "d"}, {"bbox": None}):
+    boxes = [{"bbox": x} for x in ([1, 2, 3], None, [10**400, 0, 1, 1])]
+    for wrong in (*boxes, {"category_id": "d"}, {"image_id": [1]}):
         path.write_text(json.dumps(content | {"annotations": [box, box | wrong]}))
         with pytest.raises(ValueError, match="annotation 1 needs"):
             AnnotationFile(path).objects()

@@ -1,5 +1,6 @@
 """The section of a report about the errors of a detector."""
 
+import io
 import json
 import re
 import shutil
@@ -11,7 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from flowdet.data.detection.loaders import get_detection_dicts
 from flowdet.evaluation.error_analysis import analyze
 from flowdet.evaluation.error_analysis.average_precision import COCO
-from flowdet.evaluation.saved_detections import FILE_NAME
+from flowdet.evaluation.saved_detections import FILE_NAME, SavedDetections
 from flowdet.reporting.report import write_report
 from flowdet.reporting.report.charts import line_svg
 from flowdet.reporting.report.errors import (
@@ -123,6 +124,53 @@ def test_section_without_dataset(evaluated):
     MetadataCatalog.remove("unsafe")
     _, text = parsed(write_report(evaluated, images=0))
     assert "The saved detections or the test dataset cannot be read." in text
+
+
+DETECTIONS = saved({1: [([4, 4, 40, 30], 0, 0.9)]})
+
+
+def content_of(**arrays):
+    """The archive of `DETECTIONS` with other arrays."""
+    file = io.BytesIO()
+    values = {name: getattr(DETECTIONS, name) for name in ("images", "boxes", "classes", "scores")}
+    values["description"] = np.array('{"dataset": "hand", "image_ids": [1]}')
+    np.savez(file, **values | arrays)
+    return file.getvalue()
+
+
+def compressed():
+    file = io.BytesIO()
+    np.savez_compressed(file, images=np.zeros(10**6))
+    return file.getvalue()
+
+
+DAMAGED = {
+    "empty": b"",
+    "text": b"hello",
+    "zip": b"PK\3\4" + bytes(50),
+    "cut": content_of()[:-30],
+    "compressed": compressed(),
+    "pickle": content_of(scores=np.array([{}], dtype=object)),
+    "list": content_of(description=np.array("[1]")),
+    "deep": content_of(description=np.array("[" * 100_000)),
+    "more": content_of(description=np.array('{"dataset": "a", "image_ids": [1], "x": 1}')),
+    "ids": content_of(description=np.array('{"dataset": "hand", "image_ids": [{}]}')),
+    "shape": content_of(boxes=np.zeros((1, 3), np.float32)),
+    "length": content_of(scores=np.zeros(3, np.float32)),
+    "texts": content_of(scores=np.array(["a"])),
+    "fractions": content_of(images=np.array([0.5])),
+    "another image": content_of(images=np.array([7])),
+    "negative class": content_of(classes=np.array([-7])),
+    "large class": content_of(classes=np.array([2**62])),
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_file_is_one_line(tmp_path, content):
+    (tmp_path / FILE_NAME).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{FILE_NAME} has no detections that can be") as error:
+        SavedDetections.load(tmp_path / FILE_NAME)
+    assert "\n" not in str(error.value)
 
 
 def test_many_classes():

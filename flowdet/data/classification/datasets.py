@@ -234,7 +234,8 @@ def _read_torchvision(kind: type, root: Path, train: bool) -> tuple[Sequence[str
     """Reads a torchvision dataset that stores its images as one array."""
     try:
         source = kind(root, train=train)
-    except RuntimeError as error:
+    # torchvision checks the form of MNIST's files by assertions
+    except (RuntimeError, ValueError, AssertionError) as error:
         folder = root / getattr(kind, "base_folder", "MNIST/raw")
         raise FileNotFoundError(
             f"folder {folder} is missing, or its files differ from the original ones"

@@ -111,7 +111,7 @@ def _origin(folder: Path) -> list[tuple[str, str]]:
             ("Versions", versions),
             ("Machine", results["machine"]),
         ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         unknown = "unknown: there is no results.json, which a training writes at its end"
         return [("Command", unknown)]
 
