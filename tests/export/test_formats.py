@@ -112,8 +112,10 @@ def test_onnx_of_classifiers(file, keys, onnxruntime, tmp_path):
         (lambda: detector_graph(file="digits_backprop.yaml"), False),
         (lambda: classifier_graph("imagenet_r_flow_vit_b16", NUM_STEPS=1), True),
         (lambda: classifier_graph("baselines/digits_noprop_dt_cnn"), False),
+        (lambda: classifier_graph("baselines/digits_ff_cnn"), False),
+        (lambda: classifier_graph("baselines/digits_sff_cnn"), False),
     ],
-    ids=["detector", "baseline", "encoder", "noprop_dt"],
+    ids=["detector", "baseline", "encoder", "noprop_dt", "ff", "sff"],
 )
 def test_torch_export(make, noise_input, tmp_path):
     graph, file = make(), tmp_path / "a.pt2"

@@ -170,7 +170,7 @@ class ForwardForwardClassifier(LocalClassifier):
         labels = torch.arange(self.num_classes, device=images.device)
         totals = []
         for label in labels:
-            outputs = self.run_layers(self.overlay(images, label.expand(len(images))))
+            outputs = self.run_layers(self.overlay(images, label.expand(images.shape[0])))
             scored = self.scored_layers(outputs)
             totals.append(torch.stack([goodness(y) for y in scored]).sum(dim=0))
         return torch.stack(totals, dim=1)

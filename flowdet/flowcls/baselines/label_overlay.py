@@ -58,7 +58,7 @@ class LabelOverlay(nn.Module):
             ValueError: an image has fewer than C pixels, for `pixels`.
         """
         if labels is None:
-            code = images.new_full((len(images), self.num_classes), 1 / self.num_classes)
+            code = images.new_full((images.shape[0], self.num_classes), 1 / self.num_classes)
         else:
             code = nn.functional.one_hot(labels, self.num_classes).to(images)
         return self._pixels(images, code) if self.kind == "pixels" else self._blend(images, code)

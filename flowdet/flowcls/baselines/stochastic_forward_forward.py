@@ -84,13 +84,23 @@ class StochasticForwardForwardClassifier(LocalClassifier):
         stochastic: noise and loss.
         projection_dims: dimensions of the projected outputs, from the first layer on; the last one
             is that of all further layers.
+        image_size: (H, W) of the images, in pixels.
         parts: the arguments of `LocalClassifier`.
     """
 
     @configurable
-    def __init__(self, *, stochastic: StochasticSettings, projection_dims: Sequence[int], **parts):
+    def __init__(
+        self,
+        *,
+        stochastic: StochasticSettings,
+        projection_dims: Sequence[int],
+        image_size: Sequence[int],
+        **parts,
+    ):
         super().__init__(**parts)
         self.settings = stochastic
+        # a constant of an exported graph, which would draw new values in every call
+        self.register_buffer("kept", self._kept_at_inference(image_size), persistent=False)
         for index, shape in enumerate(self.backbone.output_shape().values()):
             dim = projection_dims[min(index, len(projection_dims) - 1)]
             matrix = torch.empty(shape.channels, min(dim, shape.channels))
@@ -112,6 +122,7 @@ class StochasticForwardForwardClassifier(LocalClassifier):
             **parts,
             "stochastic": settings,
             "projection_dims": node.PROJECTION_DIMS,
+            "image_size": cfg.INPUT.FIXED_SIZE,
             "readout_layers": list(parts["backbone"].output_shape())[-1:],
         }
 
@@ -142,7 +153,7 @@ class StochasticForwardForwardClassifier(LocalClassifier):
         with torch.no_grad(), evaluation_mode(self.backbone):
             outputs = self.layer_outputs(copies)
         outputs = self.readout(self.readout_features(outputs))
-        return outputs.unflatten(0, (-1, len(images))).square().mean(dim=0)
+        return outputs.unflatten(0, (-1, images.shape[0])).square().mean(dim=0)
 
     def noisy_copies(self, images: Tensor) -> Tensor:
         """Returns noisy copies of images [B, 3, H, W]: [copies * B, 3, H, W], copy by copy."""
@@ -154,10 +165,15 @@ class StochasticForwardForwardClassifier(LocalClassifier):
         if self.training:
             copies = F.dropout(deviation.repeat(settings.samples, 1, 1, 1), settings.noise)
             return copies + mean.repeat(settings.samples, 1, 1, 1)
-        generator = torch.Generator().manual_seed(0)
-        shape = (settings.inference_samples, 1, *images.shape[1:])
-        kept = (torch.rand(shape, generator=generator) >= settings.noise).to(images)
-        return (deviation * kept / (1 - settings.noise) + mean).flatten(0, 1)
+        size, kept = images.shape[-2:], self.kept
+        if kept.shape[-2:] != size:
+            kept = self._kept_at_inference(size)
+        return (deviation * kept.to(images) / (1 - settings.noise) + mean).flatten(0, 1)
+
+    def _kept_at_inference(self, size: Sequence[int]) -> Tensor:
+        """Draws which values of images of a size the noise keeps, bool [copies, 1, 3, H, W]."""
+        shape = (self.settings.inference_samples, 1, 3, *size)
+        return torch.rand(shape, generator=torch.Generator().manual_seed(0)) >= self.settings.noise
 
 
 def effective_dimensions(copies: Tensor) -> tuple[Tensor, Tensor]:

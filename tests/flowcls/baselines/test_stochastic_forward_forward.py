@@ -141,6 +141,14 @@ def test_the_energy_starts_at_one_with_a_gradient_for_every_class():
     torch.testing.assert_close(model.readout.classifier.bias.grad, expected)
 
 
+def test_images_of_another_size_than_the_config_get_the_noise_too():
+    model = tiny_model(FILE, "MODEL.SFF.INFERENCE_SAMPLES", 2).eval()
+    pixels = torch.randn(2, 3, 24, 40, generator=torch.Generator().manual_seed(0))
+    one, two = model.noisy_copies(pixels), model.noisy_copies(pixels)
+    assert one.shape == (4, 3, 24, 40) and torch.equal(one, two)
+    assert not torch.equal(one[:2], one[2:])
+
+
 def test_without_inference_samples_there_is_no_noise():
     model = tiny_model(FILE, "MODEL.SFF.INFERENCE_SAMPLES", 0).eval()
     pixels = model.images_of(images(2))
