@@ -51,6 +51,7 @@ from flowdet.engine.model_builder import build_model
 from flowdet.engine.optimizer import build_optimizer
 from flowdet.engine.previews import MAX_SAMPLES, draw_previews
 from flowdet.engine.progress import LiveLine
+from flowdet.engine.state_form import check_state_form
 from flowdet.engine.step_check import NON_FINITE, StepCheck
 from flowdet.engine.task_builders import task_of
 from flowdet.terminal import LoaderWithBar, log_above_bars, on_terminal
@@ -120,6 +121,10 @@ class Trainer(DefaultTrainer):
             self._trainer.reset_data_loader(
                 lambda: task_of(self.cfg).build_train_loader(self.cfg, self.start_iter)
             )
+
+    def load_state_dict(self, state_dict):
+        check_state_form(state_dict, self.state_dict())
+        super().load_state_dict(state_dict)
 
     def train(self) -> dict | None:
         """Trains, and returns the results of the last evaluation; None without an evaluation.
