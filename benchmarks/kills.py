@@ -23,6 +23,7 @@ import argparse
 import atexit
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -303,8 +304,12 @@ def main() -> int:
     args = parse_args()
     torch.set_num_threads(1)
     points = [point for point in POINTS if any(part in point for part in args.points)]
-    with tempfile.TemporaryDirectory(prefix="kills_") as scratch:
+    # not a TemporaryDirectory, which the first forked process would delete at its end
+    scratch = tempfile.mkdtemp(prefix="kills_")
+    try:
         table = run(args.tasks, points, args.folder or Path(scratch))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     print(tabulate([[*row[:2], row[2] or "equal"] for row in table], ["task", "killed", "resumed"]))
     failed = sum(bool(row[2]) for row in table)
     print(f"{len(table)} kills, {failed} of them with a difference")

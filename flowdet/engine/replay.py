@@ -54,7 +54,10 @@ _KINDS = {
     "problem": str,
 }
 # what states, batches and models raise for values of another form than that of a training
-_OTHER_FORM = (ValueError, RuntimeError, LookupError, TypeError, AttributeError, AssertionError)
+_OTHER_FORM = (
+    *(ValueError, RuntimeError, LookupError, TypeError),
+    *(AttributeError, AssertionError, OverflowError),
+)
 
 
 def save_step(path: Path, step: SavedStep) -> None:
