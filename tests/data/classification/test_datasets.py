@@ -13,6 +13,7 @@ from PIL import Image
 
 from flowdet.data.classification.datasets import (
     CIFAR10_CLASSES,
+    _read_torchvision,
     download,
     get_classification_dicts,
     register_classification_datasets,
@@ -108,6 +109,17 @@ def test_cifar_is_read_from_its_files(root, monkeypatch, name):
     assert np.array_equal(records[1]["image"], pixels[1].transpose(1, 2, 0))
     assert len(get_classification_dicts(f"{name}_train")) == 2 * len(kind.train_list)
     assert dataset_classes(f"{name}_train") == names
+
+
+@pytest.mark.parametrize("content", [b"", b"no array of numbers"])
+def test_damaged_files_of_mnist_are_one_line(tmp_path, content):
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for kind in ("images-idx3", "labels-idx1"):
+        (folder / f"train-{kind}-ubyte").write_bytes(content)
+        (folder / f"t10k-{kind}-ubyte").write_bytes(content)
+    with pytest.raises(FileNotFoundError, match="MNIST/raw is missing, or its files differ"):
+        _read_torchvision(torchvision.datasets.MNIST, tmp_path, train=True)
 
 
 def test_fixed_class_names_need_no_files(root):
