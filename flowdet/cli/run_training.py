@@ -34,7 +34,7 @@ from flowdet.engine.checkpoint import check_weights_exist
 from flowdet.engine.checkpoint_files import newest_checkpoint
 from flowdet.engine.checkpoint_notes import read_notes
 from flowdet.engine.dataset_findings import log_dataset_remarks, save_findings
-from flowdet.engine.earlier_run import set_earlier_run_aside
+from flowdet.engine.earlier_run import finish_setting_aside, set_earlier_run_aside
 from flowdet.engine.log_file import open_log_file
 from flowdet.engine.resumed_keys import check_resumed_keys
 from flowdet.engine.task_builders import DETECTION, task_of
@@ -53,6 +53,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     path = config_path(args.config_file)
     cfg = load_config(path, args.opts, trust_config=args.trust_config)
     args.run_dir = cfg.OUTPUT_DIR
+    finish_setting_aside(args.run_dir)
     if args.eval_only:
         # the config.yaml and results.json of the run stay unchanged
         cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "eval")

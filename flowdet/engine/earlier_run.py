@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -23,6 +24,8 @@ _FILES = (
     "inference_ema",
     "step_*.pth",
 )
+# names the subfolder while files are moved to it
+_MARK = "moving_to"
 
 
 def set_earlier_run_aside(cfg: CfgNode) -> Path | None:
@@ -51,21 +54,37 @@ def set_earlier_run_aside(cfg: CfgNode) -> Path | None:
     return moved
 
 
+def finish_setting_aside(folder: str | Path) -> None:
+    """Moves the rest of the files if a process was killed while it moved them.
+
+    Otherwise `--resume` would go on from a checkpoint of the earlier training that was not moved.
+    """
+    if comm.is_main_process() and (Path(folder) / _MARK).is_file():
+        _move(Path(folder))
+    comm.synchronize()
+
+
 def _move(folder: Path) -> Path | None:
+    mark = folder / _MARK
     checkpoints, files = (
         [path for pattern in patterns for path in sorted(folder.glob(pattern))]
         for patterns in (_CHECKPOINTS, _FILES)
     )
-    if not checkpoints and not (folder / "metrics.json").is_file():
+    if not mark.is_file() and not checkpoints and not (folder / "metrics.json").is_file():
         return None
     names = (folder / f"earlier_{number}" for number in itertools.count(1))
     target = next(name for name in names if not name.exists())
-    target.mkdir()
+    # a mark without a name: the process was killed before it moved a file
+    if mark.is_file() and re.fullmatch(r"earlier_\d+", name := mark.read_text()):
+        target = folder / name
+    mark.write_text(target.name)
+    target.mkdir(exist_ok=True)
     for path in [*checkpoints, *files]:
         path.rename(target / path.name)
     # stays too: it may be the config file of the new training, which overwrites it
     if (folder / "config.yaml").is_file():
         shutil.copy2(folder / "config.yaml", target)
+    mark.unlink()
     logging.getLogger(__name__).info(
         "The checkpoints, metrics and config of an earlier training in %s are now in %s",
         folder,

@@ -1,11 +1,13 @@
 """A new training in the folder of an earlier one."""
 
+from pathlib import Path
+
 import pytest
 from torch import nn
 
 from flowdet.engine import FlowDetCheckpointer
 from flowdet.engine.checkpoint_files import newest_checkpoint
-from flowdet.engine.earlier_run import set_earlier_run_aside
+from flowdet.engine.earlier_run import finish_setting_aside, set_earlier_run_aside
 from tests.detection.tiny import tiny_cfg
 
 
@@ -33,6 +35,36 @@ def test_a_training_that_stops_at_once_is_not_resumed_from_the_earlier_one(cfg, 
     assert set_earlier_run_aside(cfg) is None
     (tmp_path / "metrics.json").write_text("")
     assert set_earlier_run_aside(cfg) == tmp_path / "earlier_2"
+
+
+@pytest.mark.parametrize("renames", range(4))
+def test_a_kill_while_files_are_moved(cfg, tmp_path, monkeypatch, renames):
+    rename, done = Path.rename, []
+
+    def killed(path, target):
+        if len(done) == renames:
+            raise KeyboardInterrupt
+        done.append(path.name)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        set_earlier_run_aside(cfg)
+    monkeypatch.undo()
+    # --resume does not go on from a checkpoint that was not moved
+    finish_setting_aside(tmp_path)
+    assert newest_checkpoint(tmp_path) == ""
+    assert newest_checkpoint(tmp_path / "earlier_1").endswith("earlier_1/model_0000004.pth")
+    assert {path.name for path in tmp_path.iterdir()} == {"earlier_1", "log.txt", "config.yaml"}
+    finish_setting_aside(tmp_path)
+    assert set_earlier_run_aside(cfg) is None
+
+
+@pytest.mark.parametrize("name", ["", "..", "../other", "earlier_1/.."])
+def test_files_are_moved_to_a_subfolder_only(cfg, tmp_path, name):
+    (tmp_path / "moving_to").write_text(name)
+    finish_setting_aside(tmp_path)
+    assert newest_checkpoint(tmp_path / "earlier_1").endswith("earlier_1/model_0000004.pth")
 
 
 @pytest.mark.parametrize("query", ["", "?matching_heuristics=True"])
