@@ -106,12 +106,7 @@ def write_explorer(
     """
     check_explorer(len(records), num_seeds)
     seeds = _seeds(predictor, num_seeds)
-    steps = len(predictor.trajectory_times) * len(seeds)
-    if steps > MAX_STEPS:
-        raise ValueError(
-            f"a page with {steps} steps per image is too large (at most {MAX_STEPS}, of "
-            f"{len(seeds)} noise seeds): use fewer steps or noise seeds"
-        )
+    _check_steps(len(predictor.trajectory_times), len(seeds))
     create_folder_of(path)
     skipped, interrupted, entries = SkippedImages(len(records)), False, {}
     by_file = {record["file_name"]: record for record in records}
@@ -143,6 +138,14 @@ def check_explorer(num_images: int, num_seeds: int) -> None:
     if num_images > MAX_IMAGES:
         raise UsageError(
             f"one page of {num_images} images is too large (at most {MAX_IMAGES}): use fewer images"
+        )
+
+
+def _check_steps(num_steps: int, num_seeds: int) -> None:
+    if (steps := num_steps * num_seeds) > MAX_STEPS:
+        raise ValueError(
+            f"a page with {steps} steps per image is too large (at most {MAX_STEPS}, of "
+            f"{num_seeds} noise seeds): use fewer steps or noise seeds"
         )
 
 
