@@ -7,6 +7,7 @@ to values that have it.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
@@ -201,7 +202,18 @@ TRUE_OR_FALSE = Rule("True or False", lambda x: isinstance(x, bool))
 TEXT = Rule("a text", lambda x: True)
 # characters; a longer one would fill the pictures, tables and messages that show it
 MAX_NAME = 1000
-CLASS_NAME = Rule(f"a text of at most {MAX_NAME} characters", lambda x: len(x) <= MAX_NAME)
+# control characters, characters that change the direction of text, halves of surrogate pairs: they
+# break lines, move the cursor of a terminal, or cannot be written to a file
+NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def is_class_name(text: str) -> bool:
+    return len(text) <= MAX_NAME and not NO_TEXT.search(text)
+
+
+CLASS_NAME = Rule(
+    f"a text of at most {MAX_NAME} characters without control characters", is_class_name
+)
 NAME = Rule("a text that is not empty", lambda x: bool(x.strip()))
 NUMBER = Rule("a number", lambda x: True)
 FRACTION = from_to(0, 1)

@@ -6,6 +6,7 @@ import difflib
 import itertools
 import logging
 import math
+from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode
@@ -13,6 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import log_first_n
 
 from flowdet.config.errors import ConfigError
+from flowdet.config.rules import CLASS_NAME, is_class_name
 from flowdet.data.classification.datasets import download
 from flowdet.data.custom import dataset_of
 from flowdet.engine.category_ids import check_category_ids, resolve_category_ids
@@ -106,6 +108,16 @@ def _resolve_device(cfg: CfgNode) -> None:
         cfg.SOLVER.AMP.ENABLED = False
 
 
+def _check_names(dataset: str, classes: Sequence[str]) -> None:
+    """Raises ValueError for a class name that MODEL.CLASS_NAMES cannot have."""
+    wrong = next((name for name in classes if not is_class_name(name)), None)
+    if wrong is not None:
+        raise ValueError(
+            f"dataset {dataset!r} has the class name {ascii(wrong[:50])}, but a class name must be "
+            f"{CLASS_NAME.text}"
+        )
+
+
 def _resolve_classes(cfg: CfgNode) -> None:
     datasets = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     task = task_of(cfg)
@@ -118,6 +130,7 @@ def _resolve_classes(cfg: CfgNode) -> None:
         return
     for name in datasets:
         classes = dataset_classes(name)
+        _check_names(name, classes)
         _check_evaluator_type(cfg, name)
         if node.NUM_CLASSES == 0:
             node.NUM_CLASSES = len(classes)

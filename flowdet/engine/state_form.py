@@ -5,6 +5,9 @@ from __future__ import annotations
 # more than any training has
 MAX_ITERATION = 2**31
 _HOOKS = "trainer.hooks."
+_GROUPS = ".optimizer.param_groups["
+# switches of an optimizer that depend on the config, which `--override` changes, and on the device
+_FREE_SWITCHES = (".nesterov", ".fused")
 
 
 def check_state_form(state: object, own: dict) -> None:
@@ -40,8 +43,18 @@ def _difference(value: object, own: object, name: str) -> str:
     elif isinstance(own, (list, tuple)) and isinstance(value, (list, tuple)):
         pairs = [(x, y, f"{name}[{i}]") for i, (x, y) in enumerate(zip(value, own, strict=False))]
     else:
-        return "" if _is_like(value, own) else f"{name} is a {type(value).__name__}"
+        return _leaf_difference(value, own, name)
     return next(filter(None, (_difference(*pair) for pair in pairs)), "")
+
+
+def _leaf_difference(value: object, own: object, name: str) -> str:
+    if not _is_like(value, own):
+        return f"{name} is a {type(value).__name__}"
+    # such as `maximize`, or `foreach`, which torch does not accept together with `fused`
+    is_switch = _GROUPS in name and (own is None or isinstance(own, bool))
+    if is_switch and value != own and not name.endswith(_FREE_SWITCHES):
+        return f"{name} is {value!r}, not {own!r}"
+    return ""
 
 
 def _is_like(value: object, own: object) -> bool:

@@ -25,7 +25,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from flowdet.config.rules import MAX_NAME
+from flowdet.config.rules import MAX_NAME, is_class_name
 from flowdet.engine.array_pickle import read_array_pickle
 from flowdet.engine.tensor_pickle import TensorPickleCheck
 
@@ -249,9 +249,15 @@ def _problem(content: dict) -> str:
         if not _is_plain_tensor(value):
             return f"has {name} of type {type(value).__name__}, not a tensor of numbers"
     if not _are_names(content.get("class_names") or [], str):
-        return f"has class names that are not texts of at most {MAX_NAME} characters"
+        return (
+            f"has class names that are not texts of at most {MAX_NAME} characters without control "
+            "characters"
+        )
     if not _are_names(content.get("category_ids") or [], (int, str)):
-        return f"has category ids that are not numbers or texts of at most {MAX_NAME} characters"
+        return (
+            "has category ids that are not numbers or texts of at most "
+            f"{MAX_NAME} characters without control characters"
+        )
     return ""
 
 
@@ -263,7 +269,7 @@ def _is_plain_tensor(value: object) -> bool:
 
 def _are_names(names: object, kinds: type | tuple[type, ...]) -> bool:
     return isinstance(names, list) and all(
-        isinstance(name, kinds) and len(f"{name}") <= MAX_NAME for name in names
+        isinstance(name, kinds) and is_class_name(f"{name}") for name in names
     )
 
 

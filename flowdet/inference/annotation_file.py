@@ -7,6 +7,7 @@ compare them with it.
 from __future__ import annotations
 
 import json
+import math
 import os
 import unicodedata
 from collections import defaultdict
@@ -126,7 +127,8 @@ class AnnotationFile:
         `iscrowd`.
 
         Raises:
-            ValueError: there is no list of annotations, or an annotation has no category or box.
+            ValueError: there is no list of annotations, or an annotation has no category or no box
+                of finite numbers.
         """
         annotations = self._content.get("annotations")
         if not isinstance(annotations, list):
@@ -138,10 +140,13 @@ class AnnotationFile:
                 x, y, width, height = map(float, annotation["bbox"])
                 name = names[annotation["category_id"]]
                 boxes = objects[annotation["image_id"]]
+                if not all(map(math.isfinite, (x, y, width, height))) or min(width, height) < 0:
+                    raise ValueError("not a box")
             except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise ValueError(
                     f"{self.path}: annotation {i} needs `image_id`, a `category_id` of the file "
-                    "and a `bbox` of four numbers: flowdet-check-data lists such faults"
+                    "and a `bbox` of four finite numbers (x, y, width and height at least 0): "
+                    "flowdet-check-data lists such faults"
                 ) from error
             box = [x, y, x + width, y + height]
             crowd = bool(annotation.get("iscrowd"))

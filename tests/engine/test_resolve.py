@@ -192,6 +192,21 @@ def test_datasets_of_other_classes_or_another_task_are_refused(classifier_cfg, c
         resolve_config(cfg)
 
 
+@pytest.mark.parametrize("name", ["a\x1b[2J", "a\nb", "\u202eabc", "\ud83d", "x" * 1001])
+def test_class_names_of_registered_datasets_with_control_characters_are_refused(cfg, name):
+    metadata = MetadataCatalog.get("control_characters")
+    metadata.set(thing_classes=["cat", name], evaluator_type="pascal_voc")
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("control_characters",)
+    try:
+        DatasetCatalog.register("control_characters", list)
+        with pytest.raises(ValueError, match="'control_characters' has the class name") as raised:
+            resolve_config(cfg)
+    finally:
+        DatasetCatalog.remove("control_characters")
+        MetadataCatalog.pop("control_characters")
+    assert str(raised.value).isprintable()
+
+
 def test_unknown_dataset_lists_similar_names(cfg):
     cfg.DATASETS.TRAIN = ("voc_2007_trainvall",)
     with pytest.raises(ValueError, match="'voc_2007_trainvall'.*similar: .*'voc_2007_trainval'"):

@@ -12,7 +12,9 @@ OWN = {
     "_trainer": {
         "optimizer": {
             "state": {},
-            "param_groups": [{"lr": 0.1, "betas": (0.9, 0.99), "fused": None}],
+            "param_groups": [
+                {"lr": 0.1, "betas": (0.9, 0.99), "fused": None, "foreach": None, "maximize": False}
+            ],
         }
     },
 }
@@ -53,6 +55,8 @@ def test_states_of_trainings_are_accepted(path, value):
         ((*GROUP, "lr"), "x", r"param_groups\[0\].lr is a str"),
         ((*GROUP, "lr"), [1], r"param_groups\[0\].lr is a list"),
         ((*GROUP, "betas"), 5, "betas is a int"),
+        ((*GROUP, "maximize"), True, r"param_groups\[0\].maximize is True, not False"),
+        ((*GROUP, "foreach"), True, r"param_groups\[0\].foreach is True, not None"),
         (("hooks",), [1], "hooks is a list"),
         ((*SCHEDULER, "last_epoch"), "x", "last_epoch is a str"),
         ((*SCHEDULER, "step"), 5, "unknown entry 'step'"),

@@ -204,6 +204,9 @@ def test_objects_of_images(tmp_path):
     with pytest.raises(ValueError, match="no list `annotations`"):
         AnnotationFile(path).objects()
     boxes = [{"bbox": x} for x in ([1, 2, 3], None, [10**400, 0, 1, 1])]
+    boxes += [
+        {"bbox": x} for x in ([1, 2, float("nan"), 3], [float("-inf"), 2, 3, 4], [1, 2, -3, 4])
+    ]
     for wrong in (*boxes, {"category_id": "d"}, {"image_id": [1]}):
         path.write_text(json.dumps(content | {"annotations": [box, box | wrong]}))
         with pytest.raises(ValueError, match="annotation 1 needs"):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flowdet.cli import demo, train
+from flowdet.config.rules import is_class_name
 from tests.cases.coco_writer import write_coco
 from tests.cases.voc_writer import write_voc
 from tests.cli.commands import SMALL
@@ -16,8 +17,8 @@ OUTSIDE, MARKUP = "file outside of the folders", "markup in the report"
 
 
 def usable_names() -> list[str]:
-    """The names that xml and json files can contain and that a reader accepts."""
-    return [name for name in NAMES if "\x1b" not in name and "\r" not in name and len(name) < 999]
+    """The names that a class may have."""
+    return [name for name in NAMES if is_class_name(name)]
 
 
 def name_outcomes(folder: Path) -> Iterator[Outcome]:

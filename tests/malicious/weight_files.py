@@ -245,6 +245,7 @@ def structures() -> dict[str, bytes]:
         "sparse.pth": torch_bytes({"a": torch.eye(2).to_sparse()}),
         "meta.pth": torch_bytes({"a": torch.zeros(2, device="meta")}),
         "long names.pth": torch_bytes({"model": {}, "class_names": ["x" * 3_000_000]}),
+        "moved cursor.pth": torch_bytes({"model": {}, "class_names": ["cat\x1b[2J"]}),
         "numbers as names.pth": torch_bytes({"model": {}, "class_names": [1, 2]}),
         "text as names.pth": torch_bytes({"model": {}, "class_names": "cat"}),
         "no numbers as ids.pth": torch_bytes({"model": {}, "category_ids": [[1], {}]}),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from flowdet.config.rules import MAX_NAME
+from flowdet.config.rules import MAX_NAME, NO_TEXT
 from flowdet.data.custom.evaluation_copy import coco_content
 from flowdet.data.custom.findings import Findings, log_once
 from flowdet.data.custom.formats.base import ALL, SPLITS
@@ -143,8 +143,9 @@ class CustomDataset:
                 text = f"the class name {name[:20]!r}... has {len(name):,} characters, but at most "
                 text += f"{MAX_NAME} are allowed: shorten it"
                 self.findings.problem("class name too long", classes.source, text, fatal=True)
-            if any(0xD800 <= ord(x) < 0xE000 for x in name):
-                text = f"the class name {ascii(name)} contains half of a character: correct it"
+            if NO_TEXT.search(name):
+                text = f"the class name {ascii(name)} has a control character, or half of a "
+                text += "character: correct it"
                 self.findings.problem("unreadable annotation", classes.source, text, fatal=True)
         return classes
 

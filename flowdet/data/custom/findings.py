@@ -13,6 +13,7 @@ from pathlib import Path
 from detectron2.utils.logger import log_first_n
 
 import flowdet
+from flowdet.config.rules import NO_TEXT
 
 __all__ = [
     "ON_PROBLEM",
@@ -26,8 +27,6 @@ __all__ = [
 
 # values of DATASETS.ON_PROBLEM; a dataset check also uses "list"
 ON_PROBLEM = ("stop", "skip")
-# control characters, characters that change the direction of text, halves of surrogate pairs
-_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _LONG_WORD = re.compile(r"\S{501,}")
 MAX_TEXT = 2000
 # the installed command that checks a dataset
@@ -63,7 +62,7 @@ def one_line(text: str) -> str:
     if len(text) > MAX_TEXT:
         left_out = len(text) - MAX_TEXT
         text = f"{text[: MAX_TEXT - 200]} ... ({left_out:,} characters left out) ... {text[-200:]}"
-    return _NO_TEXT.sub(lambda match: ascii(match[0])[1:-1], text)
+    return NO_TEXT.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 @cache

@@ -193,7 +193,9 @@ def test_dataset_of_a_registered_name(coco):
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("\ud83dx", r"class name '.ud83dx' contains half of a character"),
+        ("\ud83dx", r"class name '.ud83dx' has a control character, or half of a character"),
+        ("a\x1b[2J", r"class name 'a.x1b\[2J' has a control character"),
+        ("\u202eabc", r"class name '.u202eabc' has a control character"),
         (
             "x" * 10**6,
             r"class name 'x{20}'\.\.\. has 1,000,000 characters, but at",
