@@ -67,6 +67,8 @@ setup(
             "pytest-timeout",
             "pytest-xdist",
             "ruff",
+            # of pyproject.toml; the tests build a wheel without fetching it
+            "setuptools>=77",
             "import-linter>=2.10",  # the layers in pyproject.toml
             "mkdocs-material",
             *EXPORT,

@@ -181,6 +181,8 @@ def check(name: str, count: int, folder: Path) -> dict:
 
 def main() -> int:
     args = parse_args()
+    # a shell script's background jobs ignore SIGINT, and so would the programs that are started
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     rows = []
     with user_errors():
         for count in args.processes:
