@@ -7,7 +7,7 @@ import torch
 from detectron2.utils.events import EventStorage
 
 from flowdet.experiments.memory import SavedBytes
-from flowdet.flowcls.baselines.noprop import (
+from flowdet.flowcls.baselines.noprop_processes import (
     ContinuousTime,
     DiscreteTime,
     FlowMatching,
@@ -296,7 +296,7 @@ def test_continuous_inference_is_exact_for_a_constant_prediction():
 
 def test_flow_matching_loss_by_hand(monkeypatch):
     """z_0 = (1, 1), t = 1/4. For v = 0 the squared error is |z_1 - z_0|^2, and z_1 is z_t."""
-    module = "flowdet.flowcls.baselines.noprop"
+    module = "flowdet.flowcls.baselines.noprop_processes"
     monkeypatch.setattr(f"{module}.training_noise", lambda shape, scale, _: torch.ones(shape))
     monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, 0.25))
     seen = []

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from flowdet.flowcls.baselines.noprop import (
+from flowdet.flowcls.baselines.noprop import build_embedding
+from flowdet.flowcls.baselines.noprop_processes import (
     ContinuousTime,
     DiscreteTime,
     FlowMatching,
-    build_embedding,
 )
 from tests.flowcls.tiny import images, tiny_cfg, tiny_model
 
@@ -33,7 +33,7 @@ class Recorder:
 
 
 def noise_of_ones(monkeypatch):
-    module = "flowdet.flowcls.baselines.noprop"
+    module = "flowdet.flowcls.baselines.noprop_processes"
     monkeypatch.setattr(f"{module}.training_noise", lambda shape, scale, _: torch.ones(shape))
 
 
