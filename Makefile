@@ -69,7 +69,8 @@ constraints: $(SETUP)  ## write the versions in .venv to requirements/constraint
 	mkdir -p requirements
 	{ echo '# What flowdet was tested with, on Linux and $(shell $(BIN)/python --version).'; \
 	echo '# PIP_CONSTRAINT=requirements/constraints.txt make setup'; \
-	$(BIN)/python -m pip freeze --exclude-editable --exclude detectron2 --exclude flowdet; \
+	$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip --exclude detectron2 \
+	--exclude flowdet; \
 	} > requirements/constraints.txt
 
 # The files below depend on each other by existence only (after the |): a newer backbone or
