@@ -261,6 +261,10 @@ WEIGHT_DECAY_BIAS = Rule(
 NORM_TYPE = Rule("above 0, or inf", lambda x: x > 0)
 NO_MASKS = Rule("False, because flowdet detects boxes, not masks or keypoints", lambda x: not x)
 EXPECTED_RESULTS = Rule("a list of [task, metric, value, tolerance]", _are_results)
-FOLDER = Rule("the path of a folder", lambda path: bool(path.strip()))
+# torch and detectron2 cannot open files in other folders: detectron2 takes their paths for URLs
+FOLDER = Rule(
+    "the path of a folder, without ? and control characters",
+    lambda path: bool(path.strip()) and not re.search("[?\x00-\x1f\x7f-\x9f\ud800-\udfff]", path),
+)
 SEED = Rule("below 2147483648; negative for a random seed", lambda x: -(2**63) <= x < 2**31)
 DEVICE = Rule("cuda, cuda:N or cpu", lambda name: device_type(name) in ("cpu", "cuda", "mps"))

@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from flowdet.config.errors import ConfigError
+from flowdet.config.rules import MAX_NAME, is_class_name
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,12 @@ def check_category_ids(cfg: CfgNode) -> None:
         )
     if wrong := [x for x in ids if type(x) not in (int, str)]:
         raise ConfigError(f"MODEL.CATEGORY_IDS contains {wrong[0]!r}: give integers or texts")
+    # the names of classes in checkpoints are read with the same limits
+    if wrong := [x for x in ids if not is_class_name(f"{x}")]:
+        raise ConfigError(
+            f"MODEL.CATEGORY_IDS contains {ascii(wrong[0])[:50]}, but an id must have at most "
+            f"{MAX_NAME} characters and no control characters: correct it in the dataset or the key"
+        )
     if len(set(ids)) < len(ids):
         repeated = next(x for i, x in enumerate(ids) if x in ids[:i])
         raise ConfigError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -118,7 +119,13 @@ class FlowDetCheckpointer(DetectionCheckpointer):
         check_weights_exist(path)
         try:
             return super().load(path, *args, **kwargs)
-        except OSError as error:
+        except AssertionError as error:
+            # it is not a file: detectron2 leaves line breaks and a query out, and opens few URLs
+            raise FileNotFoundError(
+                f"{path} cannot be opened: MODEL.WEIGHTS must be a file whose path has no ? and no "
+                "control characters, or a URL that begins with http:// or https://"
+            ) from error
+        except (OSError, HTTPException) as error:
             if "://" not in str(path):
                 raise
             raise FileNotFoundError(

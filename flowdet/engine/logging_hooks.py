@@ -11,6 +11,7 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import EvalHook
 from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter
 from PIL import Image
 
 try:
@@ -108,6 +109,15 @@ def peak_memory(device: str) -> dict[str, float]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # the unit is KiB, on macOS bytes
     return {"memory/process_peak_mib": peak / (MIB if sys.platform == "darwin" else 1024)}
+
+
+class MetricPrinter(CommonMetricPrinter):
+    """detectron2's printer, which would divide by zero if an error ends one of the first iterations
+    of a training after they were printed, and hide that error."""
+
+    def _get_eta(self, storage):
+        is_printed = self._last_write is not None and self._last_write[0] == storage.iter
+        return None if is_printed else super()._get_eta(storage)
 
 
 class LogPreviews(EvalHook):

@@ -17,7 +17,7 @@ from detectron2.engine import (
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from detectron2.utils.events import CommonMetricPrinter, TensorboardXWriter
+from detectron2.utils.events import TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 from fvcore.nn import parameter_count_table
 from torch import nn
@@ -45,7 +45,13 @@ from flowdet.engine.hooks import (
     average_of,
 )
 from flowdet.engine.interruption import StopAtInterrupt
-from flowdet.engine.logging_hooks import ForgetOldScalars, LogCost, LogLearningRates, LogPreviews
+from flowdet.engine.logging_hooks import (
+    ForgetOldScalars,
+    LogCost,
+    LogLearningRates,
+    LogPreviews,
+    MetricPrinter,
+)
 from flowdet.engine.metrics_file import METRICS, MetricsWriter, cut_metrics
 from flowdet.engine.model_builder import build_model
 from flowdet.engine.optimizer import build_optimizer
@@ -209,7 +215,7 @@ class Trainer(DefaultTrainer):
         # the command has created it; a training that starts from Python has not
         os.makedirs(folder, exist_ok=True)
         return [
-            CommonMetricPrinter(self.max_iter),
+            MetricPrinter(self.max_iter),
             MetricsWriter(os.path.join(folder, METRICS)),
             TensorboardXWriter(folder),
         ]

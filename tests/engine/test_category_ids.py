@@ -91,6 +91,9 @@ def test_ids_of_the_config_stay(cfg, caplog):
         ([1, 2.5], "MODEL.CATEGORY_IDS contains 2.5: give integers or texts"),
         ([1, True], "MODEL.CATEGORY_IDS contains True"),
         (["a", "a"], "MODEL.CATEGORY_IDS contains 'a' twice"),
+        # a checkpoint with it could be written, but not read
+        (["a", "b\n"], r"MODEL.CATEGORY_IDS contains 'b.n', but an id must .*no control"),
+        ([1, 10**1000], "MODEL.CATEGORY_IDS contains 10{49}, but an id must .*1000 characters"),
     ],
 )
 def test_wrong_ids_are_refused(cfg, ids, message):

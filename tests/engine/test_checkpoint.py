@@ -1,6 +1,7 @@
 """Loading checkpoints: of flowdet, of torchvision, of other classes, and files that do not fit."""
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -136,6 +137,23 @@ def test_missing_file(tmp_path):
     for _ in range(2):
         with pytest.raises(FileNotFoundError, match="no checkpoint .*nowhere.pth.*MODEL.WEIGHTS"):
             checkpointer.load(str(tmp_path / "nowhere.pth"))
+
+
+@pytest.mark.parametrize(
+    "name", ["a\nb/x.pth", "s3://x/y.pth", "file:///x.pth", "://", "a?b/x.pth"]
+)
+def test_path_or_url_that_is_no_file(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    if "://" not in name:
+        Path(name).parent.mkdir()
+        save_model(Path(name).parent, tiny_model())
+    with pytest.raises(FileNotFoundError, match="MODEL.WEIGHTS"):
+        FlowDetCheckpointer(tiny_model()).load(name)
+
+
+def test_url_of_a_server_that_speaks_no_http():
+    with pytest.raises(FileNotFoundError, match="http://a b/x.pth could not be downloaded"):
+        FlowDetCheckpointer(tiny_model()).load("http://a b/x.pth")
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.pkl"])

@@ -6,6 +6,7 @@ from detectron2.config import CfgNode
 
 from flowdet.config import flat_items
 from flowdet.config.config_files import list_configs
+from flowdet.config.errors import ConfigError
 from flowdet.engine import load_config, resolve_config
 from flowdet.engine.config_values import check_device, check_training_values
 
@@ -163,6 +164,12 @@ def test_invalid_value(key, typed, message):
     with pytest.raises(ValueError, match=message) as error:
         load_config("digits_flow", [key, typed])
     assert_message(error, key, typed)
+
+
+@pytest.mark.parametrize("character", ["?", "\n", "\t", "\0", "\x1b", "\udcff"])
+def test_output_folder_whose_checkpoints_could_not_be_read(character):
+    with pytest.raises(ConfigError, match="OUTPUT_DIR is .*, without [?] and control characters"):
+        load_config("digits_flow", ["OUTPUT_DIR", f"a{character}b"])
 
 
 @pytest.mark.parametrize("key, typed, message", INVALID_IN_TRAINING)

@@ -8,7 +8,7 @@ from detectron2.utils.events import EventStorage
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from flowdet.engine import Trainer, logging_hooks, resolve_config
-from flowdet.engine.logging_hooks import ForgetOldScalars, LogCost, peak_memory
+from flowdet.engine.logging_hooks import ForgetOldScalars, LogCost, MetricPrinter, peak_memory
 from flowdet.reporting.runs import read_metrics
 from tests.detection.tiny import tiny_cfg
 from tests.engine.runs import train
@@ -118,3 +118,11 @@ def test_old_scalars_are_forgotten_and_their_mean_is_kept():
         assert [value for value, _ in history.values()] == list(range(80, 95))
         assert history.global_avg() == pytest.approx(47.0)
         assert history.median(storage.count_samples("loss", 5)) == 92
+
+
+def test_printing_an_iteration_twice():
+    # as after an error in one of the first iterations, which have no time yet
+    printer = MetricPrinter(2)
+    with EventStorage(1):
+        printer.write()
+        printer.write()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from flowdet.config.rules import MAX_NAME, NO_TEXT
+from flowdet.config.rules import MAX_NAME, NO_TEXT, is_class_name
 from flowdet.data.custom.evaluation_copy import coco_content
 from flowdet.data.custom.findings import Findings, log_once
 from flowdet.data.custom.formats.base import ALL, SPLITS
@@ -137,7 +137,7 @@ class CustomDataset:
         return ClassList((), str(self.folder))
 
     def _checked(self, classes: ClassList) -> ClassList:
-        """Reports class names that are too long or cannot be written to a file."""
+        """Reports class names and category ids that are too long or cannot be written to a file."""
         for name in classes.names:
             if len(name) > MAX_NAME:
                 text = f"the class name {name[:20]!r}... has {len(name):,} characters, but at most "
@@ -146,6 +146,11 @@ class CustomDataset:
             if NO_TEXT.search(name):
                 text = f"the class name {ascii(name)} has a control character, or half of a "
                 text += "character: correct it"
+                self.findings.problem("unreadable annotation", classes.source, text, fatal=True)
+        for category in classes.categories:
+            if not is_class_name(f"{category.id}"):
+                text = f"the category id of class {category.name!r} has a control character, half "
+                text += f"of a character, or more than {MAX_NAME} characters: correct it"
                 self.findings.problem("unreadable annotation", classes.source, text, fatal=True)
         return classes
 

@@ -210,3 +210,11 @@ def test_a_class_name_that_cannot_be_used_is_a_problem(coco, name, message):
     with pytest.raises(ValueError, match=message) as raised:
         CustomDataset(coco).read("train")
     assert len(str(raised.value)) < 500
+
+
+def test_a_category_id_that_a_checkpoint_cannot_have_is_a_problem(coco):
+    data = load_coco(coco, "train")
+    data["categories"].append({"id": "a\nb", "name": "fox"})
+    save_coco(coco, data, "train")
+    with pytest.raises(ValueError, match="category id of class 'fox' has a control character"):
+        CustomDataset(coco).read("train")
