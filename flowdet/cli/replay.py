@@ -47,7 +47,7 @@ def replay(cfg: CfgNode, path: str) -> None:
     try:
         losses = repeat_step(model, step, amp=cfg.SOLVER.AMP.ENABLED)
     except NON_FINITE as error:
-        print(f"again: {error}")
+        print(one_line(f"again: {error}"))
         return
     _print_losses(step, {name: float(loss) for name, loss in losses.items()})
     bad = [n for n, p in model.named_parameters() if p.grad is not None and not _is_finite(p.grad)]

@@ -75,7 +75,7 @@ def _move(folder: Path) -> Path | None:
     names = (folder / f"earlier_{number}" for number in itertools.count(1))
     target = next(name for name in names if not name.exists())
     # a mark without a name: the process was killed before it moved a file
-    if mark.is_file() and re.fullmatch(r"earlier_\d+", name := mark.read_text()):
+    if mark.is_file() and re.fullmatch(r"earlier_\d+", name := mark.read_text(errors="replace")):
         target = folder / name
     mark.write_text(target.name)
     target.mkdir(exist_ok=True)

@@ -21,6 +21,8 @@ from flowdet.flow.errors import NonFiniteError
 
 # an entry of a dict that stands for an object of detectron2
 _KIND = "__kind__"
+# numbers in the state of numpy's generator
+_NUMPY_KEYS = 624
 
 
 @dataclass
@@ -151,6 +153,9 @@ def set_generator_states(states: dict) -> None:
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers), gauss))
     kind, keys, *rest = states["numpy"]
+    # numpy does not check it, and would read other memory
+    if not 0 <= rest[0] <= _NUMPY_KEYS:
+        raise ValueError(f"the position of numpy's generator is {rest[0]}")
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(states["torch"])
     if "cuda" in states and torch.cuda.is_available():

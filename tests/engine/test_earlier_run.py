@@ -79,3 +79,9 @@ def test_other_weights_stay(cfg, weights):
     cfg.MODEL.WEIGHTS = weights
     assert set_earlier_run_aside(cfg)
     assert cfg.MODEL.WEIGHTS == weights
+
+
+def test_a_mark_that_is_no_text(cfg, tmp_path):
+    (tmp_path / "moving_to").write_bytes(b"\xff\xfe")
+    finish_setting_aside(tmp_path)
+    assert newest_checkpoint(tmp_path / "earlier_1").endswith("earlier_1/model_0000004.pth")

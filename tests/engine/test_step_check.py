@@ -232,6 +232,8 @@ def test_a_batch_or_state_of_another_form_is_one_line():
     state, generators = model.state_dict(), generator_states()
     bad = [(plain(batch()), generators | {"python": [3, [1], None]}), (plain(batch()), {})]
     bad += [(plain(batch()), generators | {"python": [3, [2**70] * 625, None]})]
+    kind, keys, _, *rest = generators["numpy"]
+    bad += [(plain(batch()), generators | {"numpy": [kind, keys, x, *rest]}) for x in (-1, 10**9)]
     bad += [(x, generators) for x in ([], [1], [{"a": 1}], [{"image": torch.zeros(3, 0, 0)}])]
     for images, states in bad:
         with pytest.raises(ValueError, match="does not fit the model of the config: .") as error:

@@ -69,3 +69,10 @@ def test_invalid_runs(write_run, tmp_path):
         group_runs([tmp_path])
     with pytest.raises(ValueError, match="no metric 'bbox/AP50'.*only.*total_loss"):
         curve_rows(group_runs([folder]), ["bbox/AP50"])
+
+
+def test_a_config_without_test_datasets(write_run):
+    folder = write_run("a", [1.0])
+    (folder / "config.yaml").write_text("DATASETS: {TEST: []}")
+    (row,) = curve_rows(group_runs([folder]), ["total_loss"])
+    assert row["dataset"] == ""
