@@ -208,6 +208,7 @@ NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\
 
 
 def is_class_name(text: str) -> bool:
+    """Returns whether a text can name a class. Ids of categories have the same limits, as texts."""
     return len(text) <= MAX_NAME and not NO_TEXT.search(text)
 
 

@@ -84,7 +84,11 @@ def curve_rows(groups: dict[str, list[tuple[Path, CfgNode]]], metrics: Sequence[
     for label, runs in groups.items():
         cfg = runs[0][1]
         records = [read_metrics(folder) for folder, _ in runs]
-        common = {"run": label, "method": method_of(cfg), "dataset": "".join(cfg.DATASETS.TEST[:1])}
+        common = {
+            "run": label,
+            "method": method_of(cfg),
+            "dataset": next(iter(cfg.DATASETS.TEST), ""),
+        }
         for metric in metrics:
             series = [metric_series(run, metric, cfg.SOLVER.MAX_ITER) for run in records]
             if not any(series):
