@@ -46,7 +46,7 @@ class PeerComparison:
 
     Raises:
         FileNotFoundError, KeyError, ValueError: as `Run.plan` and `RunRecord.read`; or a recorded
-            run has another config than the planned one.
+            run has another config, or other seconds of an epoch, than the planned one.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class PeerComparison:
             for method in self.config_files
         }
         self._check_dataset()
+        self._check_epoch_seconds()
 
     @property
     def runs(self) -> list[Run]:
@@ -135,6 +136,18 @@ class PeerComparison:
                         f"{self.results} has results with {key} {value}, but these runs have "
                         f"{columns.get(key)}: use another result file (--results)"
                     )
+
+    def _check_epoch_seconds(self) -> None:
+        """Raises ValueError if recorded runs have the times of other seconds of an epoch."""
+        for recorded in self.record.runs.values():
+            method, value = recorded.method, recorded.rows[0].get("epoch_seconds")
+            given = self.epoch_seconds.get(method, value)
+            if value is not None and value != given:
+                raise ValueError(
+                    f"{self.results} has runs of {method} with --epoch-seconds {method}={value:g}, "
+                    f"but this call has {method}={given:g}: give the same value, or use another "
+                    "result file (--results)"
+                )
 
     def train(self) -> None:
         """Trains all runs that are neither recorded nor finished, and measures the costs.

@@ -165,7 +165,7 @@ def test_merged_searches_have_the_learning_rates_of_both_files(compare, tmp_path
 
 
 def test_budgets_in_seconds_take_the_measured_time_of_the_first_runs(compare, tmp_path):
-    comparison = compare(epochs=[2], seconds=[10])
+    comparison = compare(epochs=[4, 2], seconds=[10])
     comparison.train()
     epochs = {m: row["epochs"] for (b, m), row in line_rows(tmp_path, "AP50").items() if "sec" in b}
     assert epochs == {"flow": 10, "backprop": 2.5}
@@ -216,6 +216,21 @@ def test_a_budget_in_seconds_keeps_its_epochs_in_later_sessions(compare, tmp_pat
     compare(epochs=[2], seconds=[10], methods=["flow"], session="two").train()
     assert calls(tmp_path, "two") == []
     assert line_rows(tmp_path, "AP50")["10 seconds", "flow"]["epochs"] == 10
+
+
+def test_another_learning_rate_has_its_own_epochs_of_a_budget_in_seconds(compare, tmp_path):
+    one = {"methods": ["flow"], "seconds": [10]}
+    compare(learning_rates=[1e-3], **one).train()
+    compare("two", learning_rates=[2e-3], epoch_seconds={"flow": 2.0}, **one).train()
+    assert line_rows(tmp_path, "AP50")["10 seconds", "flow"]["epochs"] == 5
+
+
+def test_other_seconds_of_an_epoch_than_those_of_recorded_runs_are_an_error(compare, tmp_path):
+    one = {"methods": ["flow"], "seconds": [50]}
+    compare(epoch_seconds={"flow": 5.0}, **one).train()
+    compare("two", epoch_seconds={"flow": 5.0}, **one).train()
+    with pytest.raises(ValueError, match=r"runs of flow with --epoch-seconds flow=5, but .*flow=8"):
+        compare("three", epoch_seconds={"flow": 8.0}, **one)
 
 
 def test_recorded_runs_are_not_trained_again_without_their_folders(compare, tmp_path):

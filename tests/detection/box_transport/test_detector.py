@@ -7,6 +7,7 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
+from flowdet.detection.box_transport.sampling import noise_source
 from flowdet.flow import PreparedFeatures
 from flowdet.visualization.box_trajectory import box_trajectory
 from tests.detection.box_transport.tiny import BOX_PATHS, tiny_box_model
@@ -175,6 +176,18 @@ def test_renewal_replaces_exactly_the_boxes_with_low_scores(model):
     # a renewed box is the same in every image
     both = low.all(dim=0)
     assert torch.equal(second.boxes[0, both], second.boxes[1, both])
+
+
+def test_renewed_boxes_are_random_boxes_at_the_time_of_the_next_step(model):
+    with_sampling(model, num_steps=4, renewal_threshold=1.0)
+    steps = model.sample(model.encode(batch()[:1]))
+    draw = noise_source(model.sampling.noise_seed, 1, model.num_queries, model.device)
+    draw()
+    for step, t in zip(steps[1:], (0.25, 0.5, 0.75), strict=True):
+        draw()  # the noise of the step
+        noise, boxes = draw(), model.scale.clamped(draw())
+        state = model.path.state(noise, boxes, torch.tensor([t]))
+        torch.testing.assert_close(step.boxes, model.scale.normalized(state), atol=1e-6, rtol=0)
 
 
 def test_flow_steps_move_the_boxes_on_straight_lines():

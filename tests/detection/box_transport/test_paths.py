@@ -102,6 +102,16 @@ def test_a_ddim_step_keeps_the_distribution_of_the_path(eta):
     assert following.var().item() == pytest.approx(1 - alpha_bar, abs=0.01)
 
 
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+def test_the_noise_of_a_ddim_step_grows_with_eta(eta):
+    """Its standard deviation is eta times that of DDPM's posterior."""
+    zeros, ones = torch.zeros(1, 1, 4), torch.ones(1, 1, 4)
+    actual = DiffusionPath(eta=eta).step(zeros, zeros, 0.25, 0.5, ones)[0, 0, 0].item()
+    before, after = (cosine(n) / cosine(0) for n in (750, 500))
+    posterior = (1 - after) / (1 - before) * (1 - before / after)
+    assert actual == pytest.approx(eta * math.sqrt(posterior), abs=1e-6)
+
+
 def test_a_ddim_step_by_hand():
     """From n = 2 to n = 1 of 2 steps with eta 1: this is DDPM's posterior."""
     path = DiffusionPath(num_timesteps=2, eta=1.0)
