@@ -58,6 +58,24 @@ def test_every_layer_has_losses_and_statistics(model):
         assert sum(layers) == pytest.approx(losses[f"loss_{name}"].item(), rel=1e-4)
 
 
+@EVERY_PATH
+def test_training_states_have_standard_normal_noise_and_own_times(path, monkeypatch):
+    model = tiny_box_model(path, NUM_QUERIES=200)
+    made = []
+    state = model.path.state
+
+    def record_state(noise, boxes, t):
+        made.append((noise, t))
+        return state(noise, boxes, t)
+
+    monkeypatch.setattr(model.path, "state", record_state)
+    train_step(model, batch())
+    ((noise, t),) = made
+    assert noise.mean().item() == pytest.approx(0, abs=0.1)
+    assert noise.std().item() == pytest.approx(1, abs=0.1)
+    assert len(set(t.tolist())) == len(t) == 2
+
+
 def test_images_without_objects_train(model):
     losses, _ = train_step(model, [record(seed=1), record(seed=2)])
     assert_finite(losses)
