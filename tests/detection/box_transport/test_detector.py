@@ -140,6 +140,18 @@ def test_permuted_queries_give_permuted_results(model):
     torch.testing.assert_close(permuted.scores, step.scores[:, order], atol=1e-4, rtol=0)
 
 
+def test_a_step_has_the_scores_of_the_classes_and_reruns_its_last_block(model):
+    model.eval()
+    # the background has the highest probability
+    model.heads.classes.bias.data[-1] += 5
+    step = model.predict(torch.rand(2, 6, 4), 0.25, PreparedFeatures(model.encode(batch())))
+    z = step.refinement.z_1
+    scores = model.heads(z)[0].softmax(-1)[..., :3].max(-1).values
+    torch.testing.assert_close(step.scores, scores, atol=1e-4, rtol=0)
+    again = step.refinement.rerun_last_step(step.refinement.last_input[:, None])[:, 0]
+    torch.testing.assert_close(again, z, atol=1e-4, rtol=0)
+
+
 def test_the_decoder_uses_the_time(model):
     tokens, boxes = model.encode(batch()), torch.rand(2, 6, 4)
     early, late = (
