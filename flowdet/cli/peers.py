@@ -188,8 +188,8 @@ def seeds_per_method(words: Sequence[str], methods: Sequence[str]) -> dict[str, 
     """
     numbers: dict[str, int] = {}
     for word in words:
-        name, _, number = word.rpartition("=")
-        name = name or "*"
+        name, equals, number = word.rpartition("=")
+        name = name if equals else "*"
         if name != "*" and name not in methods:
             raise UsageError(f"--seeds: {name!r} is not compared, only {', '.join(methods)}")
         if not number.isdecimal() or int(number) < 1 or name in numbers:

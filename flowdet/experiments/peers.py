@@ -110,6 +110,13 @@ class PeerComparison:
             file = self.config_files[method]
             run = Run.plan(file, budget, seed, self.output, self.overrides, name)
             self._check_config(method, run)
+            same = [x for x in self.runs if x.folder == run.folder and x.budget != run.budget]
+            if same:
+                # names of runs have numbers of six digits
+                raise ValueError(
+                    f"two runs would have the folder {run.folder}: their epochs or learning rates "
+                    "differ by too little, leave one of them out"
+                )
             self._plans[key] = run
         return self._plans[key]
 

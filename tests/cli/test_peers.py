@@ -57,6 +57,7 @@ def test_seeds_of_each_method():
     [
         (["flow=3"], "backprop has no number of seeds"),
         (["flow=0", "1"], "'flow=0' is not valid"),
+        (["=2"], "'' is not compared, only flow, backprop"),
         (["1", "2"], "'2' is not valid: use N or METHOD=N with N at least 1, each once"),
         (["1", "fcos=2"], "'fcos' is not compared, only flow, backprop"),
     ],

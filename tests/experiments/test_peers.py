@@ -125,6 +125,11 @@ def test_the_best_learning_rate_is_used_for_all_further_runs(compare, tmp_path):
     assert cells == ["flow", "2", "20.0", "30.0", "10.0", "0.002"]
 
 
+def test_runs_whose_names_would_be_the_same_are_an_error(compare):
+    with pytest.raises(ValueError, match="two runs would have the folder .*flow_2epochs_lr0.001"):
+        compare(methods=["flow"], learning_rates=[1e-3, 1.00000001e-3])
+
+
 def test_a_later_search_keeps_the_recorded_learning_rates(compare, tmp_path):
     compare(learning_rates=[1e-3, 2e-3, 4e-3], seeds={"flow": 2, "backprop": 1}).train()
     comparison = compare("two", learning_rates=[3e-3, 1e-3], methods=["flow"], epochs=[2, 4])
