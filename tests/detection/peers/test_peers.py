@@ -113,6 +113,14 @@ def test_batches_of_images_without_objects_train(name):
         assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
+def test_objects_without_area_are_left_out(name):
+    model = tiny_peer(name).train()
+    sizes = [(4, 4, 40, 30), (9, 9, 9, 25), (5, 5, 5, 5)]
+    for count in (2, 3):
+        objects = model._objects([record([(0, box) for box in sizes[:count]])])
+        assert [x.gt_boxes.tensor.tolist() for x in objects] == [[[4, 4, 40, 30]]]
+
+
 def test_results_do_not_depend_on_the_batch(name):
     model = tiny_peer(name).eval()
     sizes = [(64, 64), (48, 80), (64, 64), (9, 7), (130, 50)]
