@@ -218,7 +218,7 @@ def problems_of(folder: Path, expected: Path) -> list[str]:
     problems += metric_problems(metrics(folder), metrics(expected))
     if final_rows(folder) != final_rows(expected):
         problems.append("results.json differs")
-    problems += [f"{path.name} is left" for path in folder.rglob("*.partial")]
+    problems += [f"{path.name} is left" for path in folder.rglob("*.partial*")]
     scratch = folder.with_name(f"{folder.name}_tmp")
     end = time.monotonic() + SECONDS_TO_CLEAN
     while any(scratch.iterdir()) and time.monotonic() < end:

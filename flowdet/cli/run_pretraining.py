@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from flowdet.data.detection.digits import CLASS_NAMES, DigitBank, compose_scene
 from flowdet.engine import keep_freed_memory, load_config
+from flowdet.engine.atomic_file import write_atomically
 
 BACKGROUND = len(CLASS_NAMES)
 
@@ -106,7 +107,5 @@ def pretrain(args: argparse.Namespace) -> None:
         progress.set_postfix(loss=f"{loss.item():.3f}", digit_cell_accuracy=f"{accuracy:.2f}")
     args.output.parent.mkdir(parents=True, exist_ok=True)
     state = {f"backbone.{k}": v.cpu() for k, v in backbone.state_dict().items()}
-    partial = args.output.with_suffix(".partial")
-    torch.save({"model": state}, partial)
-    partial.rename(args.output)
+    write_atomically(args.output, lambda file: torch.save({"model": state}, file))
     print(f"wrote {args.output}")

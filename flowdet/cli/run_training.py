@@ -9,6 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
@@ -34,9 +35,14 @@ from flowdet.engine.checkpoint import check_weights_exist
 from flowdet.engine.checkpoint_files import newest_checkpoint
 from flowdet.engine.checkpoint_notes import read_notes
 from flowdet.engine.dataset_findings import log_dataset_remarks, save_findings
-from flowdet.engine.earlier_run import finish_setting_aside, set_earlier_run_aside
+from flowdet.engine.earlier_run import (
+    finish_setting_aside,
+    is_setting_aside,
+    set_earlier_run_aside,
+)
 from flowdet.engine.log_file import open_log_file
 from flowdet.engine.resumed_keys import check_resumed_keys
+from flowdet.engine.run_folder import EVALUATION, check_output_folder, locked_folder
 from flowdet.engine.task_builders import DETECTION, task_of
 from flowdet.reporting.command_line import program_name, sibling_program, typed_command
 from flowdet.reporting.report import write_report
@@ -48,17 +54,31 @@ RUN_ERRORS = (OSError, ValueError, FloatingPointError)
 RESULTS = "results.json"
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
-    """Sets up logging and writes config.yaml; returns the resolved, frozen config."""
+def setup(args: argparse.Namespace, resources: ExitStack) -> CfgNode:
+    """Sets up logging and writes config.yaml; returns the resolved, frozen config.
+
+    Args:
+        args: the options.
+        resources: gets the lock of the folder.
+    """
     path = config_path(args.config_file)
     cfg = load_config(path, args.opts, trust_config=args.trust_config)
     args.run_dir = cfg.OUTPUT_DIR
-    finish_setting_aside(args.run_dir)
+    check_output_folder(cfg.OUTPUT_DIR)
     if args.eval_only:
+        is_unfinished = comm.is_main_process() and is_setting_aside(cfg.OUTPUT_DIR)
+        # not while a training is doing it
+        with locked_folder(cfg.OUTPUT_DIR) if is_unfinished else nullcontext():
+            finish_setting_aside(cfg.OUTPUT_DIR)
         # the config.yaml and results.json of the run stay unchanged
-        cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "eval")
+        cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, EVALUATION)
     check_weights_exist(weights_to_evaluate(cfg, args))
     make_output_folder(cfg.OUTPUT_DIR)
+    check_output_folder(cfg.OUTPUT_DIR)
+    if comm.is_main_process():
+        resources.enter_context(locked_folder(cfg.OUTPUT_DIR))
+    if not args.eval_only:
+        finish_setting_aside(cfg.OUTPUT_DIR)
     open_log_file(cfg.OUTPUT_DIR, comm.get_rank())
     is_resumed = args.resume and not args.eval_only
     resolve_config(cfg, not args.eval_only, is_resumed)
@@ -100,18 +120,19 @@ def hide_tracebacks_of_user_errors() -> None:
 
 def train(args: argparse.Namespace) -> dict | None:
     """Trains or evaluates, in every process of `launch`; returns the metrics of the evaluation."""
-    with user_errors(interrupts=False):
-        cfg = setup(args)
-        run = prepare(cfg, args)
-    # such as an unreadable image or logits that are not finite; the log contains the traceback
-    with user_errors(RUN_ERRORS, interrupts=False):
-        results = run()
-    if comm.is_main_process():
-        if results:
-            save_results(cfg, args, results)
-        if cfg.TEST.REPORT and not args.eval_only:
-            report(cfg)
-    return results
+    with ExitStack() as resources:
+        with user_errors(interrupts=False):
+            cfg = setup(args, resources)
+            run = prepare(cfg, args)
+        # such as an unreadable image or logits that are not finite; the log contains the traceback
+        with user_errors(RUN_ERRORS, interrupts=False):
+            results = run()
+        if comm.is_main_process():
+            if results:
+                save_results(cfg, args, results)
+            if cfg.TEST.REPORT and not args.eval_only:
+                report(cfg)
+        return results
 
 
 def prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], dict | None]:

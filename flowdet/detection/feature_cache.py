@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from pathlib import Path
 
 import torch
@@ -12,6 +11,8 @@ from detectron2.layers import ShapeSpec
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from flowdet.temporary_file import temporary_file
 
 
 class FeatureCache:
@@ -159,13 +160,11 @@ class _FeatureFiles:
         return row if fits else None
 
     def write(self, key: bytes, row: dict[str, Tensor]) -> None:
-        partial = self._path(key).with_suffix(f".{os.getpid()}.partial")
         try:
-            save_file({name: x.contiguous() for name, x in row.items()}, partial)
-            partial.replace(self._path(key))
+            with temporary_file(self._path(key)) as temporary:
+                save_file({name: x.contiguous() for name, x in row.items()}, temporary)
         # such as a full disk
         except SafetensorError as error:
-            partial.unlink(missing_ok=True)
             raise OSError(
                 f"{self._path(key)} cannot be written: {error}. Set "
                 'MODEL.FLOW_DET.FEATURE_CACHE_DIR to another folder, or to "" for none'

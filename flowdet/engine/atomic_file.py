@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-# the end of the name of a file that is being written
-PARTIAL = ".partial"
+from flowdet.temporary_file import temporary_file
+
 _MIB = 2**20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -21,8 +21,7 @@ def write_atomically(
 ) -> Path:
     """Writes a file under a temporary name, flushes it to the disk and renames it.
 
-    If the process is killed, an existing file stays as it is. What is left of the temporary file is
-    overwritten by the next call.
+    If the process is killed, an existing file stays as it is.
 
     Args:
         path: path of the file. Its folder must exist.
@@ -37,18 +36,12 @@ def write_atomically(
             space that is needed and the space that is free.
     """
     path = Path(path)
-    partial = path.with_name(path.name + PARTIAL)
-    try:
-        with disk_errors(path, size):
-            with open(partial, "wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-            _flush_folder(path.parent)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with disk_errors(path, size):
+        with temporary_file(path) as temporary, open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        _flush_folder(path.parent)
     return path
 
 

@@ -20,7 +20,7 @@ import torch
 from detectron2.utils.logger import log_first_n
 from torch import Tensor
 
-from flowdet.engine.atomic_file import PARTIAL, write_atomically
+from flowdet.engine.atomic_file import write_atomically
 from flowdet.engine.weight_files import LAST_CHECKPOINT, last_checkpoint_name, read_weight_file
 
 FINAL = "model_final.pth"
@@ -166,12 +166,6 @@ def _iteration(path: Path) -> int:
     """Returns the number of the last iteration of a checkpoint; -1 if it is not recorded."""
     iteration = read_weight_file(path, lazy=True).get("iteration")
     return iteration if isinstance(iteration, int) else -1
-
-
-def remove_partial_files(folder: str | Path) -> None:
-    """Deletes the files that a killed process was writing when it ended."""
-    for path in Path(folder).glob(f"*{PARTIAL}"):
-        path.unlink(missing_ok=True)
 
 
 def complete_final(folder: str | Path, source: str | Path) -> None:

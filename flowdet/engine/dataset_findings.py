@@ -12,6 +12,7 @@ from flowdet.data.custom import dataset_of
 from flowdet.data.custom.findings import check_command, finding_lines
 from flowdet.data.custom.statistics import config_remarks
 from flowdet.data.detection.loaders import get_detection_dicts
+from flowdet.engine.atomic_file import write_atomically
 from flowdet.engine.task_builders import has_queries
 
 __all__ = ["FILE_NAME", "log_dataset_remarks", "read_findings", "save_findings"]
@@ -52,7 +53,8 @@ def save_findings(cfg: CfgNode, folder: str | Path) -> None:
             content[str(dataset.folder)] = {"notes": notes, **lines}
     path = Path(folder) / FILE_NAME
     if content:
-        path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        write_atomically(path, lambda file: file.write(text.encode()))
     else:
         path.unlink(missing_ok=True)
 

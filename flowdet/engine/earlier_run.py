@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import re
 import shutil
 from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
+
+from flowdet.engine.atomic_file import write_atomically
 
 # the checkpoints first: without them, --resume does not continue the earlier training
 _CHECKPOINTS = ("last_checkpoint", "model_*.pth")
@@ -54,12 +57,17 @@ def set_earlier_run_aside(cfg: CfgNode) -> Path | None:
     return moved
 
 
+def is_setting_aside(folder: str | Path) -> bool:
+    """Whether a process moves the files of an earlier training, or was killed while it did."""
+    return (Path(folder) / _MARK).is_file()
+
+
 def finish_setting_aside(folder: str | Path) -> None:
     """Moves the rest of the files if a process was killed while it moved them.
 
     Otherwise `--resume` would go on from a checkpoint of the earlier training that was not moved.
     """
-    if comm.is_main_process() and (Path(folder) / _MARK).is_file():
+    if comm.is_main_process() and is_setting_aside(folder):
         _move(Path(folder))
     comm.synchronize()
 
@@ -73,14 +81,15 @@ def _move(folder: Path) -> Path | None:
     if not mark.is_file() and not checkpoints and not (folder / "metrics.json").is_file():
         return None
     names = (folder / f"earlier_{number}" for number in itertools.count(1))
-    target = next(name for name in names if not name.exists())
+    # a link that names nothing has its name too
+    target = next(name for name in names if not os.path.lexists(name))
     # a mark without a name: the process was killed before it moved a file
     if mark.is_file() and re.fullmatch(r"earlier_\d+", name := mark.read_text(errors="replace")):
-        target = folder / name
-    mark.write_text(target.name)
+        target = target if (folder / name).is_symlink() else folder / name
+    write_atomically(mark, lambda file: file.write(target.name.encode()))
     target.mkdir(exist_ok=True)
     for path in [*checkpoints, *files]:
-        path.rename(target / path.name)
+        _move_file(path, target / path.name)
     # stays too: it may be the config file of the new training, which overwrites it
     if (folder / "config.yaml").is_file():
         shutil.copy2(folder / "config.yaml", target)
@@ -91,3 +100,14 @@ def _move(folder: Path) -> Path | None:
         target,
     )
     return target
+
+
+def _move_file(path: Path, target: Path) -> None:
+    """Moves a file; a symbolic link goes on naming the file that it names."""
+    if path.is_symlink() and not (named := path.readlink()).is_absolute():
+        # the checkpoints that it may name are moved with it
+        if named.parent != Path("."):
+            target.symlink_to(path.parent.absolute() / named)
+            path.unlink()
+            return
+    path.rename(target)

@@ -30,7 +30,6 @@ from flowdet.engine.checkpoint import FlowDetCheckpointer
 from flowdet.engine.checkpoint_files import (
     complete_final,
     newest_checkpoint,
-    remove_partial_files,
 )
 from flowdet.engine.checkpoint_notes import check_resumed_classes
 from flowdet.engine.distributed import distributed_model, share_buffers
@@ -60,6 +59,7 @@ from flowdet.engine.progress import LiveLine
 from flowdet.engine.state_form import check_state_form
 from flowdet.engine.step_check import NON_FINITE, StepCheck
 from flowdet.engine.task_builders import task_of
+from flowdet.temporary_file import remove_temporary_files
 from flowdet.terminal import LoaderWithBar, log_above_bars, on_terminal
 
 
@@ -117,7 +117,7 @@ class Trainer(DefaultTrainer):
                 "start anew in another OUTPUT_DIR with MODEL.WEIGHTS"
             ) from error
         if comm.is_main_process():
-            remove_partial_files(self.cfg.OUTPUT_DIR)
+            remove_temporary_files(self.cfg.OUTPUT_DIR)
             if 0 < self.max_iter <= self.start_iter:
                 complete_final(self.cfg.OUTPUT_DIR, newest_checkpoint(self.cfg.OUTPUT_DIR))
             if self.start_iter > 0:

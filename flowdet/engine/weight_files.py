@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from flowdet.config.rules import MAX_NAME, is_class_name
 from flowdet.engine.array_pickle import read_array_pickle
 from flowdet.engine.tensor_pickle import TensorPickleCheck
+from flowdet.temporary_file import temporary_file
 
 LAST_CHECKPOINT = "last_checkpoint"
 # the first value in a file of torch before version 1.6, which is a sequence of pickles
@@ -88,13 +89,11 @@ def write_safetensors(path: str | Path, state: dict[str, torch.Tensor], notes: d
     """
     # copies, because the format has no tensors that share their data
     tensors = {name: x.detach().cpu().contiguous().clone() for name, x in state.items()}
-    partial = Path(f"{path}.partial")
     try:
-        save_file(tensors, partial, {"format": "pt", "flowdet": json.dumps(notes)})
-        partial.replace(path)
+        with temporary_file(path) as temporary:
+            save_file(tensors, temporary, {"format": "pt", "flowdet": json.dumps(notes)})
     # such as a full disk
     except SafetensorError as error:
-        partial.unlink(missing_ok=True)
         raise OSError(f"{path} cannot be written: {error}") from error
 
 

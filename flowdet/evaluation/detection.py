@@ -20,6 +20,7 @@ from flowdet.data.detection.loaders import get_detection_dicts
 from flowdet.data.detection.voc import write_voc_annotation
 from flowdet.data.scratch import scratch_folder
 from flowdet.evaluation.saved_detections import DetectionRecorder
+from flowdet.temporary_file import temporary_file
 
 __all__ = ["COCOBoxEvaluator", "VOCEvaluator", "build_evaluator", "metric_name"]
 
@@ -199,7 +200,8 @@ class COCOBoxEvaluator(COCOEvaluator):
         for row in rows:
             row["image_id"] = image_ids.get(row["image_id"], row["image_id"])
             row["category_id"] = categories.get(row["category_id"], row["category_id"])
-        path.write_text(json.dumps(rows))
+        with temporary_file(path) as temporary:
+            temporary.write_text(json.dumps(rows), encoding="utf-8")
 
     def _derive_coco_results(self, coco_eval, iou_type, class_names=None) -> dict[str, float]:
         """Without any detection, detectron2 gives nan: it is 0 if there are objects to detect."""

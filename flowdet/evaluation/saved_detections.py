@@ -11,6 +11,8 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
 
+from flowdet.temporary_file import temporary_file
+
 # the file in the folder of an evaluation, such as OUTPUT_DIR/inference
 FILE_NAME = "detections.npz"
 
@@ -46,10 +48,8 @@ class SavedDetections:
             arrays["stability"] = self.stability
         # JSON, because ids can be numbers and texts
         description = json.dumps({"dataset": self.dataset, "image_ids": self.image_ids})
-        partial = path.with_name(f"{path.name}.partial")
-        with partial.open("wb") as file:
+        with temporary_file(path) as temporary, temporary.open("wb") as file:
             np.savez(file, description=np.array(description), **arrays)
-        partial.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> SavedDetections:

@@ -12,6 +12,7 @@ from torchvision.ops import batched_nms
 from flowdet.config.errors import UsageError
 from flowdet.export.formats import FORMATS, Runner
 from flowdet.export.graphs import DetectionGraph, Graph
+from flowdet.temporary_file import temporary_file
 from flowdet.terminal import terminal_bar
 
 # number of images in a batch
@@ -152,13 +153,12 @@ def export(
         )
     file = FORMATS[kind]
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial{file.suffix}")
-    try:
+    with temporary_file(path, file.suffix) as temporary:
         with terminal_bar(total=2, unit="step", desc=f"write {path.name}") as bar:
-            file.write(graph, partial, metadata, noise_input)
+            file.write(graph, temporary, metadata, noise_input)
             bar.update()
             bar.set_description(f"open {path.name}")
-            run = file.open(partial)
+            run = file.open(temporary)
         difference = measure_difference(graph, run, images, noise_input)
         if not difference.largest <= tolerance:
             raise ValueError(
@@ -166,7 +166,4 @@ def export(
                 f"{difference.largest:.2g} (scores, or boxes relative to the image size), more "
                 f"than the tolerance {tolerance:g}"
             )
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return difference

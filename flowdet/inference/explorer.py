@@ -17,7 +17,8 @@ from flowdet.inference.explorer_truth import GroundTruth, known_ground_truth
 from flowdet.inference.output_formats import NUM_SEEDS
 from flowdet.inference.pipeline import MAX_IMAGES_WITHOUT_PROGRESS, Outcome, SkippedImages
 from flowdet.inference.predictor import Predictor
-from flowdet.inference.video_writer import create_folder_of, partial_path
+from flowdet.inference.video_writer import create_folder_of
+from flowdet.temporary_file import temporary_file
 from flowdet.terminal import image_bar
 from flowdet.visualization.explorer import ExplorerContent, explorer_html
 
@@ -199,12 +200,8 @@ def _write(path: Path, content: ExplorerContent, entries: dict[str, Markup]) -> 
     """Writes the page; the file appears only when it is complete."""
     names = _short_names(list(entries))
     html = explorer_html(content, names, list(entries.values()))
-    partial = partial_path(path)
     try:
-        partial.write_text(html, encoding="utf-8")
-        partial.replace(path)
+        with temporary_file(path) as temporary:
+            temporary.write_text(html, encoding="utf-8")
     except OSError as error:
         raise OSError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        # of a full disk
-        partial.unlink(missing_ok=True)

@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from flowdet.inference.video_writer import create_folder_of, partial_path
+from flowdet.inference.video_writer import create_folder_of
+from flowdet.temporary_file import new_temporary
 
 
 class JsonArrayWriter:
@@ -38,7 +39,8 @@ class JsonArrayWriter:
         if self.path:
             create_folder_of(self.path)
             try:
-                self._file = partial_path(self.path).open("wb")
+                self._temporary = new_temporary(self.path)
+                self._file = self._temporary.open("wb")
             except OSError as error:
                 raise OSError(f"cannot write {self.path}: {error.strerror}") from error
         return self
@@ -57,15 +59,14 @@ class JsonArrayWriter:
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
         if not self._file:
             return
-        partial = partial_path(self.path)
         # after an error, what a full disk did not take is dropped
         with suppress(*([] if kind is None else [OSError])):
             self._file.close()
         if kind is not None and not self.count:
-            partial.unlink()
+            self._temporary.unlink()
             return
-        with partial.open("r+b") as file:
+        with self._temporary.open("r+b") as file:
             file.truncate(self._complete)
             file.seek(self._complete)
             file.write(b"\n]\n" if self.count else b"[]\n")
-        partial.replace(self.path)
+        self._temporary.replace(self.path)

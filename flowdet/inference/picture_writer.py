@@ -11,7 +11,8 @@ from PIL import Image
 
 from flowdet.config.errors import UsageError
 from flowdet.inference.output_formats import PICTURE_SUFFIXES
-from flowdet.inference.video_writer import create_folder_of, partial_path, save_animation
+from flowdet.inference.video_writer import create_folder_of, save_animation
+from flowdet.temporary_file import temporary_file
 from flowdet.visualization.animation import animation_frames
 from flowdet.visualization.drawing import DetectionVisualizer, check_tiles, contact_sheet
 
@@ -231,11 +232,6 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     if path.suffix.lower() not in PICTURE_SUFFIXES:
         raise ValueError(f"cannot write {path}: use one of {', '.join(PICTURE_SUFFIXES)}")
     create_folder_of(path)
-    partial = partial_path(path)
-    try:
-        is_large = picture.width * picture.height > LARGE_PICTURE
-        picture.save(partial, quality=95, compress_level=1 if is_large else 6)
-        partial.replace(path)
-    finally:
-        # of a full disk
-        partial.unlink(missing_ok=True)
+    is_large = picture.width * picture.height > LARGE_PICTURE
+    with temporary_file(path) as temporary:
+        picture.save(temporary, quality=95, compress_level=1 if is_large else 6)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from flowdet.config.errors import UsageError
 from flowdet.inference.video import quiet_opencv
+from flowdet.temporary_file import new_temporary, temporary_file
 
 # The codec by the suffix of the file. Every build of OpenCV contains MPEG-4 part 2 and Motion JPEG,
 # and common players read them.
@@ -45,7 +46,7 @@ class VideoWriter:
         self.path = path
         self.fps = fps
         self.count = 0
-        self._partial = partial_path(path)
+        self._temporary: Path | None = None
         self._writer: cv2.VideoWriter | None = None
         self._last: np.ndarray | None = None
 
@@ -72,9 +73,11 @@ class VideoWriter:
     def _open(self, size: tuple[int, int]) -> cv2.VideoWriter:
         create_folder_of(self.path)
         codec = cv2.VideoWriter_fourcc(*CODECS[self.path.suffix.lower()])
+        self._temporary = new_temporary(self.path)
         with quiet_opencv():
-            writer = cv2.VideoWriter(str(self._partial), codec, self.fps, size)
+            writer = cv2.VideoWriter(str(self._temporary), codec, self.fps, size)
         if not writer.isOpened():
+            self._temporary.unlink()
             raise OSError(
                 f"OpenCV cannot write {self.path} ({size[0]}x{size[1]} pixels, {self.fps:g} frames "
                 "per second): check that the folder is writable"
@@ -88,21 +91,15 @@ class VideoWriter:
         self._writer.release()
         self._writer = None
         if keep:
-            self._partial.replace(self.path)
+            self._temporary.replace(self.path)
         else:
-            self._partial.unlink(missing_ok=True)
+            self._temporary.unlink(missing_ok=True)
 
     def __enter__(self) -> VideoWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
         self.close(keep=kind is None)
-
-
-def partial_path(path: Path) -> Path:
-    """Returns the temporary path of a file while it is written. It keeps the suffix, because that
-    selects the format."""
-    return path.with_name(f"{path.stem}.partial{path.suffix}")
 
 
 def create_folder_of(path: Path) -> None:
@@ -184,9 +181,8 @@ def _save_gif(frames: list[Image.Image], path: Path) -> None:
     palette = both.quantize(256, dither=Image.Dither.NONE)
     first, *rest = (x.quantize(palette=palette, dither=Image.Dither.NONE) for x in frames)
     create_folder_of(path)
-    partial = partial_path(path)
-    first.save(partial, save_all=True, append_images=rest, duration=durations, loop=0)
-    partial.replace(path)
+    with temporary_file(path) as temporary:
+        first.save(temporary, save_all=True, append_images=rest, duration=durations, loop=0)
 
 
 class Window:

@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter, FuncFormatter
 
+from flowdet.temporary_file import temporary_file
+
 
 def save_figure(figure: Figure, path: str | Path) -> list[Path]:
     """Writes a figure as PNG and as SVG; an interrupted call leaves no partial file.
@@ -27,11 +29,11 @@ def save_figure(figure: Figure, path: str | Path) -> list[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     written = []
     for suffix in (".png", ".svg"):
-        partial = path.with_name(f"{path.stem}.partial{suffix}")
+        written.append(path.with_suffix(suffix))
+        metadata = {"Date": None} if suffix == ".svg" else None
         # a fixed salt and no date: the same figure gives the same file
-        with rc_context({"svg.hashsalt": path.stem}):
-            figure.savefig(partial, dpi=150, metadata={"Date": None} if suffix == ".svg" else None)
-        written.append(partial.replace(path.with_suffix(suffix)))
+        with rc_context({"svg.hashsalt": path.stem}), temporary_file(written[-1]) as temporary:
+            figure.savefig(temporary, dpi=150, metadata=metadata)
     return written
 
 

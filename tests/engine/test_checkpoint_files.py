@@ -16,7 +16,6 @@ from flowdet.engine.checkpoint_files import (
     complete_final,
     damage,
     newest_checkpoint,
-    remove_partial_files,
     tensor_bytes,
 )
 
@@ -166,14 +165,6 @@ def test_the_final_model_is_written_anew(run, caplog):
     assert final.read_bytes() == source.read_bytes()
     assert (run / "last_checkpoint").read_text() == "model_final.pth"
     assert caplog.messages[0].endswith("(File is not a zip file): it is written again")
-
-
-def test_partial_files_are_deleted(run):
-    before = sorted(run.iterdir())
-    (run / "model_0000011.pth.partial").write_bytes(b"half")
-    assert newest_checkpoint(run) == str(run / "model_final.pth")
-    remove_partial_files(run)
-    assert sorted(run.iterdir()) == before
 
 
 def test_the_size_of_nested_tensors():

@@ -85,3 +85,33 @@ def test_a_mark_that_is_no_text(cfg, tmp_path):
     (tmp_path / "moving_to").write_bytes(b"\xff\xfe")
     finish_setting_aside(tmp_path)
     assert newest_checkpoint(tmp_path / "earlier_1").endswith("earlier_1/model_0000004.pth")
+
+
+def test_links_go_on_naming_their_files(cfg, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "model.pth").write_text("on another disk")
+    (tmp_path / "model_0000009.pth").symlink_to("disk/model.pth")
+    (tmp_path / "model_final.pth").symlink_to("model_0000004.pth")
+    # the name of the next subfolder is that of a link to nothing
+    (tmp_path / "earlier_1").symlink_to("nothing")
+    moved = set_earlier_run_aside(cfg)
+    assert moved == tmp_path / "earlier_2"
+    assert (moved / "model_0000009.pth").read_text() == "on another disk"
+    assert (moved / "model_final.pth").resolve() == moved / "model_0000004.pth"
+
+
+def test_no_link_leads_out_of_the_folder(cfg, tmp_path):
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    run.mkdir()
+    elsewhere.mkdir()
+    cfg.OUTPUT_DIR = str(run)
+    (run / "metrics.json").write_text("")
+    (elsewhere / "file").write_text("of somebody else")
+    (run / "moving_to").symlink_to(elsewhere / "file")
+    (run / "earlier_1").symlink_to(elsewhere)
+    assert set_earlier_run_aside(cfg) == run / "earlier_2"
+    (run / "metrics.json").write_text("")
+    (run / "moving_to").write_text("earlier_1")
+    assert set_earlier_run_aside(cfg) == run / "earlier_3"
+    assert (elsewhere / "file").read_text() == "of somebody else"
+    assert [path.name for path in elsewhere.iterdir()] == ["file"]
