@@ -6,6 +6,7 @@ import argparse
 import functools
 import io
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -65,16 +66,30 @@ def with_program(description: str, program: str) -> str:
 def command(main: Callable[P, T]) -> Callable[P, T]:
     """Decorates the `main` of a command: Ctrl-C ends it with exit status 130 and the command that
     starts it again wherever nothing else handles it, such as in the seconds in which PyTorch is
-    loaded."""
+    loaded. Standard streams that are closed are opened."""
 
     @functools.wraps(main)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        open_missing_streams()
         try:
             return main(*args, **kwargs)
         except KeyboardInterrupt:
             _end_after_interrupt()
 
     return run
+
+
+def open_missing_streams() -> None:
+    """Opens the standard streams that are closed (`>&-`): Python has None in their place, and the
+    next file that is opened would get the output of libraries."""
+    if None not in (sys.stdin, sys.stdout, sys.stderr):
+        return
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(handle)
+    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)
 
 
 def _end_after_interrupt() -> NoReturn:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from detectron2.utils.logger import setup_logger
 
@@ -20,7 +22,8 @@ def open_log_file(folder: str, rank: int = 0) -> None:
     """Makes flowdet, fvcore and detectron2 log to the terminal and to log.txt of a folder.
 
     If log.txt cannot be written, the logging call raises DiskError, so that the program ends with
-    one line. Python's logging would print a traceback for every message, and go on.
+    one line. If the terminal cannot be written, such as after `| head`, the program goes on, with
+    one line on standard error. Python's logging would print a traceback for every message.
 
     Args:
         folder: the folder of the run.
@@ -30,7 +33,11 @@ def open_log_file(folder: str, rank: int = 0) -> None:
         logger = setup_logger(folder, distributed_rank=rank, **name)
         for handler in logger.handlers:
             if _is_in(handler, folder):
+                # not the encoding of the locale, which may lack characters of class names
+                handler.stream.reconfigure(encoding="utf-8")
                 handler.handleError = _fails(handler)
+            elif isinstance(handler, logging.StreamHandler):
+                handler.handleError = _goes_on(handler)
 
 
 def _fails(handler: logging.StreamHandler) -> Callable[[logging.LogRecord], None]:
@@ -41,15 +48,37 @@ def _fails(handler: logging.StreamHandler) -> Callable[[logging.LogRecord], None
         if not isinstance(error, OSError):
             logging.StreamHandler.handleError(handler, record)
             return
-        # later messages, and closing the file at the end, would fail again
-        for name in _LOGGERS:
-            logger = logging.getLogger(name.get("name", "detectron2"))
-            logger.handlers = [x for x in logger.handlers if getattr(x, "stream", 0) != stream]
+        _remove_handlers(stream)
+        # closing the file at the end would fail again
         atexit.unregister(stream.close)
         with disk_errors(stream.name):
             raise error
 
     return fail
+
+
+def _goes_on(handler: logging.StreamHandler) -> Callable[[logging.LogRecord], None]:
+    """Returns the method `handleError` of a handler for the terminal."""
+
+    def go_on(record: logging.LogRecord) -> None:
+        error, stream = sys.exc_info()[1], handler.stream
+        if not isinstance(error, OSError):
+            logging.StreamHandler.handleError(handler, record)
+            return
+        _remove_handlers(stream)
+        # it may be the same terminal
+        with contextlib.suppress(OSError):
+            reason = error.strerror
+            print(f"messages cannot be printed ({reason}): log.txt has them", file=sys.stderr)
+
+    return go_on
+
+
+def _remove_handlers(stream: IO) -> None:
+    """Removes the handlers of a stream, to which later messages could not be written either."""
+    for name in _LOGGERS:
+        logger = logging.getLogger(name.get("name", "detectron2"))
+        logger.handlers = [x for x in logger.handlers if getattr(x, "stream", 0) != stream]
 
 
 def _is_in(handler: logging.Handler, folder: str) -> bool:

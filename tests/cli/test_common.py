@@ -1,12 +1,19 @@
 """Options, overrides, errors and descriptions of all commands."""
 
 import argparse
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from flowdet.cli import report
 from flowdet.cli.common import command_parser, parse_with_overrides, user_errors
 from flowdet.config.errors import ConfigError, UnknownKeyError, UsageError
+
+ROOT = Path(__file__).parents[2]
 
 
 def parse(*words):
@@ -93,3 +100,17 @@ def test_examples_start_with_the_program_as_it_was_started(monkeypatch, program,
     text = command_parser("What.\n\n    tools/x.py --run a\n\nNot tools/x.py here.\n").format_help()
     assert text.startswith(f"usage: {name} ")
     assert f"\n    {name} --run a\n\nNot tools/x.py here." in text
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+def test_closed_streams_are_opened(tmp_path):
+    program = (
+        "import sys; from flowdet.cli.common import open_missing_streams\n"
+        "open_missing_streams()\n"
+        "with open(sys.argv[1], 'w') as file:\n"
+        "    print('lost'); print('lost', file=sys.stderr)\n"
+        "    print(file.fileno() > 2, sys.stdout.isatty(), sys.stdin.read() == '', file=file)\n"
+    )
+    words = shlex.join([sys.executable, "-c", program, str(tmp_path / "file")])
+    subprocess.run(["sh", "-c", f"{words} <&- >&- 2>&-"], check=True, cwd=ROOT)
+    assert (tmp_path / "file").read_text() == "True False True\n"

@@ -1,5 +1,6 @@
 """log.txt on a full disk: one line, not the tracebacks of Python's logging."""
 
+import contextlib
 import logging
 from pathlib import Path
 
@@ -52,6 +53,32 @@ def test_a_full_disk_is_one_line(tmp_path, loggers, capsys):
         logger.info("later")
     output = capsys.readouterr()
     assert output.out.count("later") == 3 and "Logging error" not in output.err
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="the system has no /dev/full")
+def test_a_terminal_that_is_gone_is_one_line(tmp_path, loggers, capsys, monkeypatch):
+    with open(FULL, "w", buffering=1) as terminal:
+        monkeypatch.setattr("sys.stdout", terminal)
+        open_log_file(str(tmp_path))
+        for logger in loggers:
+            logger.info("from %s", logger.name)
+        lines = (tmp_path / "log.txt").read_text().splitlines()
+        assert [line.split()[-1] for line in lines] == list(NAMES)
+        expected = "messages cannot be printed (No space left on device): log.txt has them\n"
+        assert capsys.readouterr().err == expected
+        # what it could not write would be written again
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            terminal.close()
+
+
+def test_log_txt_has_all_characters_in_every_locale(tmp_path, loggers, monkeypatch):
+    stream = open(tmp_path / "log.txt", "a", encoding="ascii")
+    monkeypatch.setattr(detectron2_logger, "_cached_log_stream", lambda path: stream)
+    open_log_file(str(tmp_path))
+    loggers[0].info("Käfer")
+    stream.close()
+    assert "Käfer" in (tmp_path / "log.txt").read_text(encoding="utf-8")
 
 
 def test_other_errors_of_a_message_do_not_end_the_program(tmp_path, loggers, capsys):
