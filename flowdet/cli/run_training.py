@@ -41,7 +41,7 @@ from flowdet.engine.earlier_run import (
     set_earlier_run_aside,
 )
 from flowdet.engine.log_file import open_log_file
-from flowdet.engine.resumed_keys import check_resumed_keys
+from flowdet.engine.resumed_keys import check_resumed_keys, check_resumed_length
 from flowdet.engine.run_folder import EVALUATION, check_output_folder, locked_folder
 from flowdet.engine.task_builders import DETECTION, task_of
 from flowdet.reporting.command_line import program_name, sibling_program, typed_command
@@ -82,9 +82,11 @@ def setup(args: argparse.Namespace, resources: ExitStack) -> CfgNode:
     open_log_file(cfg.OUTPUT_DIR, comm.get_rank())
     is_resumed = args.resume and not args.eval_only
     resolve_config(cfg, not args.eval_only, is_resumed)
-    if is_resumed and not args.override:
+    if is_resumed:
         # before the config.yaml of the run is written again
-        check_resumed_keys(cfg)
+        check_resumed_length(cfg)
+        if not args.override:
+            check_resumed_keys(cfg)
     if not args.eval_only and not (args.resume and newest_checkpoint(cfg.OUTPUT_DIR)):
         set_earlier_run_aside(cfg)
     cfg.freeze()

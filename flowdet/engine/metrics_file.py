@@ -7,6 +7,7 @@ together: an evaluation is written after the losses.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections import defaultdict
 from pathlib import Path
@@ -20,6 +21,7 @@ METRICS = "metrics.json"
 FINAL_KEY = "images_per_second_mean"
 # written after every evaluation
 EVALUATION_KEY = "evaluation_seconds"
+_LISTED = 3
 # begin the names that every iteration writes
 _STEP_KEYS = "lr/"
 
@@ -118,6 +120,14 @@ def cut_metrics(folder: str | Path, start_iter: int, max_iter: int) -> None:
     path = Path(folder, METRICS)
     if not path.is_file():
         return
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    damaged = [number for number, line in enumerate(lines, 1) if parse_record(line) is None]
+    if damaged:
+        listed = ", ".join(map(str, damaged[:_LISTED])) + (", ..." if damaged[_LISTED:] else "")
+        logging.getLogger(__name__).warning(
+            "%s: %d lines are no records of metrics (line %s): they are left out",
+            *(path, len(damaged), listed),
+        )
     records = read_records(folder)
     is_trained = any(_is_of_step(x) for x in records if x["iteration"] == start_iter)
     kept = [

@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 
 from flowdet.config import flat_items
 from flowdet.engine.checkpoint_files import newest_checkpoint
-from flowdet.engine.checkpoint_notes import run_config
+from flowdet.engine.checkpoint_notes import read_notes, run_config
 from flowdet.engine.config_effects import why_without_effect
 from flowdet.engine.config_types import as_lists
 
@@ -60,6 +60,27 @@ def check_resumed_keys(cfg: CfgNode) -> None:
             f"--resume cannot change {', '.join(changed[:_LISTED])}{more}: the run in OUTPUT_DIR "
             f"{cfg.OUTPUT_DIR} has the first value. Set it again, or start anew in another "
             f"OUTPUT_DIR with MODEL.WEIGHTS {checkpoint}; --override continues with the new value"
+        )
+
+
+def check_resumed_length(cfg: CfgNode) -> None:
+    """Checks that a resumed training is not shorter than what its run has already trained.
+
+    Its results would be those of a longer training than its config and results.json say.
+
+    Args:
+        cfg: the resolved config; see `check_resumed_keys`.
+
+    Raises:
+        ValueError: the last checkpoint has more iterations than the config.
+    """
+    checkpoint = newest_checkpoint(cfg.OUTPUT_DIR)
+    last = read_notes(checkpoint).iteration if checkpoint else None
+    if last is not None and last + 1 > cfg.SOLVER.MAX_ITER:
+        raise ValueError(
+            f"--resume cannot make the training shorter than it is: {checkpoint} has {last + 1} "
+            f"iterations, and SOLVER.MAX_ITER is {cfg.SOLVER.MAX_ITER}. Set SOLVER.MAX_EPOCHS or "
+            "MAX_ITER to more, or evaluate an earlier checkpoint with --eval-only"
         )
 
 

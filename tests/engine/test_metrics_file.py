@@ -79,6 +79,18 @@ def test_repeated_iterations_are_cut(tmp_path, start, length, kept):
     assert (tmp_path / "metrics.json").read_text().count("\n") == len(kept)
 
 
+def test_lines_that_are_left_out_are_counted(tmp_path, caplog):
+    write_lines(tmp_path, [{"iteration": 0}])
+    cut_metrics(tmp_path, 1, 9)
+    assert not caplog.records
+    with open(tmp_path / "metrics.json", "a") as file:
+        file.write('{"iteration": "1"}\n{"iteration": 0, "lo')
+    cut_metrics(tmp_path, 1, 9)
+    assert read_records(tmp_path) == [{"iteration": 0}]
+    (message,) = caplog.messages
+    assert message.endswith("2 lines are no records of metrics (line 2, 3): they are left out")
+
+
 def test_a_run_without_metrics(tmp_path):
     cut_metrics(tmp_path, 3, 9)
     assert read_records(tmp_path) == [] and not (tmp_path / "metrics.json").exists()

@@ -3,7 +3,7 @@
 import pytest
 
 from flowdet.engine import FlowDetCheckpointer, Trainer, resolve_config
-from flowdet.engine.resumed_keys import check_resumed_keys
+from flowdet.engine.resumed_keys import check_resumed_keys, check_resumed_length
 from tests.detection.tiny import tiny_cfg, tiny_model
 
 IMAGES = {"a": [((2, 3, 30, 33), "cat", 0)], "b": [((2, 3, 30, 33), "dog", 0)]}
@@ -104,3 +104,18 @@ def test_an_optimizer_of_another_model_is_not_resumed(voc_dataset, tmp_path):
     cfg.MODEL.FLOW_DET.PROPOSAL_QUERIES = 5
     with pytest.raises(ValueError, match="optimizer's state in .* does not fit the parameters"):
         Trainer(cfg).resume_or_load(resume=True)
+
+
+def test_a_resumed_training_is_not_shorter_than_its_run(cfg, tmp_path):
+    # a checkpoint that records no iteration
+    check_resumed_length(cfg)
+    path = tmp_path / "model_0000009.pth"
+    FlowDetCheckpointer(tiny_model(), str(tmp_path)).save(path.stem, iteration=9)
+    cfg.SOLVER.MAX_ITER = 9
+    with pytest.raises(ValueError, match=f"{path} has 10 iterations, and SOLVER.MAX_ITER is 9."):
+        check_resumed_length(cfg)
+    for length in (10, 11):
+        cfg.SOLVER.MAX_ITER = length
+        check_resumed_length(cfg)
+    cfg.OUTPUT_DIR, cfg.SOLVER.MAX_ITER = str(tmp_path / "none"), 1
+    check_resumed_length(cfg)
