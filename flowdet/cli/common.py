@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import _thread
 import argparse
+import atexit
 import functools
 import io
 import math
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn, ParamSpec, TypeVar
@@ -72,11 +76,51 @@ def command(main: Callable[P, T]) -> Callable[P, T]:
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         open_missing_streams()
         try:
-            return main(*args, **kwargs)
+            with _no_interrupt_is_lost():
+                return main(*args, **kwargs)
         except KeyboardInterrupt:
             _end_after_interrupt()
+        finally:
+            # a second Ctrl-C would print the traceback of what runs at the end
+            atexit.unregister(_ignore_interrupts)
+            atexit.register(_ignore_interrupts)
 
     return run
+
+
+@contextmanager
+def _no_interrupt_is_lost() -> Iterator[None]:
+    """Raises Ctrl-C again where Python cannot raise it, such as in functions that run after a fork.
+
+    A signal that comes during a fork, at the start of a process that loads data, is always handled
+    there. Python prints a traceback of it, and the program would go on.
+    """
+    process, before = os.getpid(), sys.unraisablehook
+
+    def hook(unraisable) -> None:
+        if unraisable.exc_type is not KeyboardInterrupt:
+            before(unraisable)
+        elif os.getpid() == process:
+            # later: here it would be lost again
+            threading.Timer(0.01, _interrupt_main).start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def _interrupt_main() -> None:
+    # a signal also ends what the main thread waits for
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    else:
+        _thread.interrupt_main()
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def open_missing_streams() -> None:

@@ -5,12 +5,13 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from flowdet.cli import report
-from flowdet.cli.common import command_parser, parse_with_overrides, user_errors
+from flowdet.cli.common import command, command_parser, parse_with_overrides, user_errors
 from flowdet.config.errors import ConfigError, UnknownKeyError, UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +79,26 @@ def test_ctrl_c_ends_the_program_with_the_command(monkeypatch, capsys):
     assert capsys.readouterr().err.endswith("    flowdet-export --output 'a b.onnx'\n")
     with pytest.raises(KeyboardInterrupt), user_errors(interrupts=False):
         raise KeyboardInterrupt
+
+
+class InterruptedEnd:
+    """An object at whose end Ctrl-C is pressed: Python ignores it, as after a fork."""
+
+    def __del__(self):
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_where_python_ignores_it_ends_the_program(capsys):
+    @command
+    def main():
+        InterruptedEnd()
+        time.sleep(20)
+
+    start = time.monotonic()
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130 and time.monotonic() - start < 10
+    assert capsys.readouterr().err.startswith("\nStopped by Ctrl-C. Start again with:")
 
 
 def test_other_errors_keep_their_traceback():
