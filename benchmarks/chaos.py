@@ -130,7 +130,7 @@ def _rows_of(script: str, folder: Path) -> list[dict]:
     path = folder / "results.json"
     command = [sys.executable, Path(__file__).with_name(script), "--output", path]
     subprocess.run(command, check=False)
-    return json.loads(path.read_text())["rows"]
+    return json.loads(path.read_text(encoding="utf-8"))["rows"]
 
 
 def class_names(settings: Settings) -> Iterator[Outcome]:

@@ -141,7 +141,7 @@ def kill_in_metrics(number: int) -> None:
     line = metrics_file._line
 
     def half(record: dict) -> str:
-        with open(Path(os.environ["RUN"]) / metrics_file.METRICS, "a") as file:
+        with open(Path(os.environ["RUN"]) / metrics_file.METRICS, "a", encoding="utf-8") as file:
             file.write(line(record)[:50])
         kill()
 
@@ -262,7 +262,7 @@ def metric_problems(actual: dict, expected: dict) -> list[str]:
 
 
 def final_rows(folder: Path) -> list[dict]:
-    return json.loads((folder / "results.json").read_text())["rows"]
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))["rows"]
 
 
 def parse_args() -> argparse.Namespace:

@@ -90,7 +90,9 @@ def parse_args() -> argparse.Namespace:
 def training_processes(program: int) -> list[int]:
     """Returns the training processes of a program."""
     found = []
-    for child in Path(f"/proc/{program}/task/{program}/children").read_text().split():
+    for child in (
+        Path(f"/proc/{program}/task/{program}/children").read_text(encoding="utf-8").split()
+    ):
         command = Path(f"/proc/{child}/cmdline").read_bytes()
         # the resource tracker of multiprocessing is another child
         if b"multiprocessing.spawn" in command:
@@ -104,7 +106,7 @@ def living(session: int) -> list[int]:
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             # after the name in parentheses: state, parent, group, session
-            state, _, _, owner, *_ = path.read_text().rpartition(")")[2].split()
+            state, _, _, owner, *_ = path.read_text(encoding="utf-8").rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             continue
         if int(owner) == session and state != "Z":
@@ -127,7 +129,7 @@ def check(name: str, count: int, folder: Path) -> dict:
     way, log = WAYS[name], folder / "log.txt"
     command = [sys.executable, "-m", "flowdet.cli.train", "--config-file", CONFIG]
     command += ["--num-gpus", str(count), "--timeout", str(TIMEOUT_MINUTES), *WORDS]
-    with log.open("w") as file:
+    with log.open("w", encoding="utf-8") as file:
         # in a session of its own, so that all its processes are found
         program = subprocess.Popen(
             [*command, "OUTPUT_DIR", str(folder / "run")],
@@ -141,7 +143,7 @@ def check(name: str, count: int, folder: Path) -> dict:
             lambda: metrics.is_file() or program.poll() is not None, SECONDS_TO_START
         )
         if not trains or program.poll() is not None:
-            raise OSError(f"the training did not start:\n{log.read_text()[-2000:]}")
+            raise OSError(f"the training did not start:\n{log.read_text(encoding='utf-8')[-2000:]}")
         start = time.monotonic()
         if way.to == "all":
             os.killpg(program.pid, way.signal)
@@ -152,7 +154,7 @@ def check(name: str, count: int, folder: Path) -> dict:
         seconds = time.monotonic() - start
         # processes that load data look every 5 seconds whether their process lives
         all_ended = wait_until(lambda: not living(program.pid), SECONDS_TO_CLEAN)
-        text = log.read_text()
+        text = log.read_text(encoding="utf-8")
         last_line = text.splitlines()[-1]
         return {
             "way": name,
@@ -190,7 +192,7 @@ def main() -> int:
                 with tempfile.TemporaryDirectory(prefix="processes_") as folder:
                     rows.append(check(name, count, Path(folder)))
                     if rows[-1]["failure"]:
-                        print((Path(folder) / "log.txt").read_text()[-5000:])
+                        print((Path(folder) / "log.txt").read_text(encoding="utf-8")[-5000:])
                 print(rows[-1], flush=True)
     print(tabulate(rows, headers="keys", tablefmt="github"))
     if args.output:

@@ -195,7 +195,7 @@ def own_mib(pid: int) -> float:
     as it likes. Returns 0 if the process has just ended.
     """
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
     kib = {

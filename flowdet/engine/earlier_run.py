@@ -84,7 +84,7 @@ def _move(folder: Path) -> Path | None:
     # a link that names nothing has its name too
     target = next(name for name in names if not os.path.lexists(name))
     # a mark without a name: the process was killed before it moved a file
-    if mark.is_file() and re.fullmatch(r"earlier_\d+", name := mark.read_text(errors="replace")):
+    if mark.is_file() and re.fullmatch(r"earlier_\d+", name := mark.read_text("utf-8", "replace")):
         target = target if (folder / name).is_symlink() else folder / name
     write_atomically(mark, lambda file: file.write(target.name.encode()))
     target.mkdir(exist_ok=True)

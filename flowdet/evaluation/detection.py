@@ -137,7 +137,7 @@ class VOCEvaluator(DatasetEvaluator):
             return [float("nan")] * len(_THRESHOLDS)
         with scratch_folder("voc_eval_") as folder:
             template = f"{folder}/{{}}.txt"
-            Path(template.format(class_id)).write_text("\n".join(lines))
+            Path(template.format(class_id)).write_text("\n".join(lines), encoding="utf-8")
             return [
                 100 * float(self._voc_eval(template, class_id, percent / 100)[2])
                 for percent in _THRESHOLDS
@@ -196,7 +196,7 @@ class COCOBoxEvaluator(COCOEvaluator):
         categories = {number: ids[index] for number, index in indices.items()}
         if not image_ids and all(number == i for number, i in categories.items()):
             return
-        rows = json.loads(path.read_text())
+        rows = json.loads(path.read_text(encoding="utf-8"))
         for row in rows:
             row["image_id"] = image_ids.get(row["image_id"], row["image_id"])
             row["category_id"] = categories.get(row["category_id"], row["category_id"])
@@ -292,7 +292,7 @@ class _GroundTruth:
         self.counts: Counter[int] = Counter()
         for record in get_detection_dicts(dataset_name, keep_difficult=True):
             self._add(record)
-        Path(self.listing).write_text("\n".join(self.numbers.values()))
+        Path(self.listing).write_text("\n".join(self.numbers.values()), encoding="utf-8")
 
     def _add(self, record: dict) -> None:
         objects = record["annotations"]

@@ -137,7 +137,7 @@ def run_rows(run: Run, modes: Sequence[InferencePlan]) -> list[dict]:
     The rows are cached as `modes.json` in the folder of the run.
     """
     path = run.folder / "modes.json"
-    cached = json.loads(path.read_text()) if path.is_file() else {}
+    cached = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     names = [plan.name for plan in modes]
     if cached.get("modes") != names:
         model = Trainer.build_model(run.cfg).eval()

@@ -188,7 +188,7 @@ class Run:
 
     def rows(self) -> list[dict]:
         """The results of the final evaluation on `DATASETS.TEST[0]`, see `result_rows`."""
-        rows = json.loads((self.folder / "results.json").read_text())["rows"]
+        rows = json.loads((self.folder / "results.json").read_text(encoding="utf-8"))["rows"]
         return [row for row in rows if row["dataset"] == self.cfg.DATASETS.TEST[0]]
 
     def metrics(self) -> dict[str, float]:
@@ -209,7 +209,9 @@ class Run:
     def last_output_line(self) -> str:
         """Returns the last line that the training printed."""
         log = self.folder / "output.txt"
-        lines = log.read_text().splitlines() if log.is_file() else []
+        lines = (
+            log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+        )
         return next((line for line in reversed(lines) if line.strip()), "it printed nothing")
 
 
@@ -314,7 +316,10 @@ class Comparison:
         run.folder.mkdir(parents=True, exist_ok=True)
         # not 0 for an interrupted run, which resumes from its last checkpoint
         shown = run.images_so_far()
-        with _locked(run.folder) as lock, open(run.folder / "output.txt", "w") as log:
+        with (
+            _locked(run.folder) as lock,
+            open(run.folder / "output.txt", "w", encoding="utf-8") as log,
+        ):
             process = subprocess.Popen(
                 [*self.train_command, *run.arguments],
                 stdout=log,
@@ -348,7 +353,7 @@ def _locked(folder: Path) -> Iterator[TextIO]:
     Raises:
         BlockingIOError: another process is training in the folder.
     """
-    with open(folder / "lock", "w") as lock:
+    with open(folder / "lock", "w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

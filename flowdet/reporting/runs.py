@@ -61,7 +61,9 @@ def read_metrics(folder: str | Path, warn: bool = True) -> list[dict]:
         raise FileNotFoundError(f"{folder} is not a run: it has no {METRICS}")
     records: dict[int, dict] = {}
     broken = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(
+        path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1
+    ):
         record = parse_record(line)
         if record is None:
             broken.append(number)

@@ -101,7 +101,7 @@ def test_a_dataset_format_is_read_checked_and_registered(in_folder, tmp_path):
     cfg = load_config(str(ROOT / config), [*words, "DATASETS.PATH", str(root)])
     (record,) = get_detection_dicts(cfg.DATASETS.TEST[0], keep_difficult=True)
     assert record["annotations"][0]["bbox"] == [1.5, 2, 30, 20.25]
-    with open(root / "val.boxes", "a") as file:
+    with open(root / "val.boxes", "a", encoding="utf-8") as file:
         file.write("\nval0.png|cat|a lot")
     (problem,) = check_dataset(root).problems
     assert problem.where == f"{root / 'val.boxes'}:2"

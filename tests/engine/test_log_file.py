@@ -57,7 +57,7 @@ def test_a_full_disk_is_one_line(tmp_path, loggers, capsys):
 
 @pytest.mark.skipif(not FULL.exists(), reason="the system has no /dev/full")
 def test_a_terminal_that_is_gone_is_one_line(tmp_path, loggers, capsys, monkeypatch):
-    with open(FULL, "w", buffering=1) as terminal:
+    with open(FULL, "w", encoding="utf-8", buffering=1) as terminal:
         monkeypatch.setattr("sys.stdout", terminal)
         open_log_file(str(tmp_path))
         for logger in loggers:

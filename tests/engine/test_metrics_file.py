@@ -83,7 +83,7 @@ def test_lines_that_are_left_out_are_counted(tmp_path, caplog):
     write_lines(tmp_path, [{"iteration": 0}])
     cut_metrics(tmp_path, 1, 9)
     assert not caplog.records
-    with open(tmp_path / "metrics.json", "a") as file:
+    with open(tmp_path / "metrics.json", "a", encoding="utf-8") as file:
         file.write('{"iteration": "1"}\n{"iteration": 0, "lo')
     cut_metrics(tmp_path, 1, 9)
     assert read_records(tmp_path) == [{"iteration": 0}]

@@ -115,7 +115,7 @@ def test_one_training_at_a_time_in_a_folder(compare):
     comparison = compare(seeds=[0], methods=["flow"])
     (run,) = comparison.runs
     run.folder.mkdir(parents=True)
-    with open(run.folder / "lock", "w") as lock:
+    with open(run.folder / "lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(BlockingIOError, match="another process is training in"):
             comparison.train()

@@ -25,7 +25,7 @@ class StubTraining:
     def __init__(self, words, stdout, **_):
         keys = dict(zip(words[3::2], words[4::2]))
         folder = Path(keys["OUTPUT_DIR"])
-        with open(folder.parent / "calls", "a") as calls:
+        with open(folder.parent / "calls", "a", encoding="utf-8") as calls:
             calls.write(f"{folder.name}\n")
         self.returncode = int(folder.name == os.environ.get("FAIL"))
         if self.returncode:

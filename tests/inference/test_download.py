@@ -17,7 +17,7 @@ def internet(monkeypatch, tmp_path):
     def retrieve(url, filename, reporthook=None):
         if url not in files:
             raise urllib.error.HTTPError(url, 404, "File not found", None, None)
-        with open(filename, "w") as file:
+        with open(filename, "w", encoding="utf-8") as file:
             file.write(files[url])
         return filename, None
 

@@ -281,7 +281,7 @@ def _read_tiny_imagenet(folder: Path, split: str) -> tuple[Sequence[str], list[d
     listing, images = folder / "val" / "val_annotations.txt", folder / "val" / "images"
     if split == "train" or not (listing.is_file() and images.is_dir()):
         return _read_folder(folder / split)
-    rows = [line.split("\t")[:2] for line in listing.read_text().splitlines()]
+    rows = [line.split("\t")[:2] for line in listing.read_text(encoding="utf-8").splitlines()]
     classes = sorted({wnid for _, wnid in rows})
     labels = {wnid: label for label, wnid in enumerate(classes)}
     return classes, [

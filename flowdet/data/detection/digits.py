@@ -171,7 +171,7 @@ def make_digits(
         for split in SPLITS:
             _write_split(new, split, settings)
         manifest = {**settings, "sha256": _digest(new)}
-        (new / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        (new / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         if output.exists():
             output.rename(Path(scratch) / "old")
         new.rename(output)
@@ -368,7 +368,7 @@ def _exists(output: Path, settings: dict, force: bool) -> bool:
 def _difference(output: Path, settings: dict) -> str:
     """Describes how the dataset in `output` differs from `settings`; "" if it does not."""
     try:
-        manifest = dict(json.loads((output / "manifest.json").read_text()))
+        manifest = dict(json.loads((output / "manifest.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return "its manifest.json is missing or unreadable"
     differences = [
@@ -397,7 +397,7 @@ def _write_split(root: Path, split: str, settings: dict) -> None:
         annotation = root / "Annotations" / f"{name}.xml"
         write_voc_annotation(annotation, file.name, image.shape[:2], boxes, labels)
     listing = root / "ImageSets" / "Main" / f"{split}.txt"
-    listing.write_text("\n".join(names) + "\n")
+    listing.write_text("\n".join(names) + "\n", encoding="utf-8")
 
 
 def _digest(root: Path) -> str:

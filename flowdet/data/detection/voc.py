@@ -181,7 +181,9 @@ def _read_split(root: Path, split: str) -> list[str]:
         raise FileNotFoundError(
             f"split file {listing} does not exist; the splits in this folder: {splits}"
         )
-    ids = [line.strip() for line in listing.read_text().splitlines() if line.strip()]
+    ids = [
+        line.strip() for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()
+    ]
     if not ids:
         raise ValueError(f"split file {listing} lists no image")
     for image_id in ids:

@@ -53,7 +53,7 @@ def read_earlier(path: Path, config: str) -> list[dict]:
 
 def _read(path: Path) -> dict:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise _not_a_result(path) from error
     rows = content.get("rows") if isinstance(content, dict) else None

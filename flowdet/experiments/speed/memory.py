@@ -57,7 +57,9 @@ def _peak_resident_bytes() -> int:
     status = Path("/proc/self/status")
     if status.exists():
         # getrusage would count the process that this one was forked from
-        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+        line = next(
+            x for x in status.read_text(encoding="utf-8").splitlines() if x.startswith("VmHWM")
+        )
         return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -41,7 +41,7 @@ def test_metadata_of_coco(coco):
     assert (meta.evaluator_type, meta.thing_classes) == ("coco", ["cat", "dog"])
     assert meta.thing_dataset_id_to_contiguous_id == {2: 0, 5: 1}
     # a copy for the evaluation, with the ids of the dataset
-    images = json.loads(Path(meta.json_file).read_text())["images"]
+    images = json.loads(Path(meta.json_file).read_text(encoding="utf-8"))["images"]
     assert [image["id"] for image in images] == [r["image_id"] for r in records]
     assert meta.evaluation_image_ids is None
 
@@ -55,7 +55,7 @@ def test_evaluator_reads_a_completed_copy_of_an_incomplete_json_file(coco):
     DatasetCatalog.get("custom_pets_val")
     copy = MetadataCatalog.get("custom_pets_val").json_file
     assert copy != str(coco / "annotations" / "instances_val.json")
-    with open(copy) as file:
+    with open(copy, encoding="utf-8") as file:
         assert '"area": 840' in file.read()
     assert load_coco(coco, "val") == data
 
@@ -174,7 +174,7 @@ def test_a_test_split_is_evaluated_if_it_is_annotated(coco, annotated):
     assert len(dataset.read("test").records) == 2
     register_custom(coco)
     DatasetCatalog.get("custom_pets_test")
-    with open(MetadataCatalog.get("custom_pets_test").json_file) as file:
+    with open(MetadataCatalog.get("custom_pets_test").json_file, encoding="utf-8") as file:
         assert ("annotations" in json.load(file)) == annotated
 
 

@@ -14,7 +14,7 @@ from tests.experiments.speed.test_times import SMALL
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux has this file")
 def test_the_peak_is_that_of_the_system():
     block = torch.ones(2 * 10**7)
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     peak, now = memory._peak_resident_bytes(), pages * resource.getpagesize()
     assert peak >= 0.95 * now > 10**7
     # the two counts of the system differ by some pages
