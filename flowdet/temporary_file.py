@@ -50,14 +50,17 @@ def temporary_file(path: str | Path, suffix: str | None = None) -> Iterator[Path
         path, suffix: see `new_temporary`.
 
     Raises:
-        OSError: the file cannot be created or renamed.
+        OSError: the file cannot be created, written or renamed. The error has a path.
     """
     temporary = new_temporary(path, suffix)
     try:
         yield temporary
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        # such as that of a full disk, which does not say where
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

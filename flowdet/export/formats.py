@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -85,7 +86,10 @@ def write_torch(graph: Graph, path: Path, metadata: dict[str, str], noise_input:
     """
     noise = [graph.initial_noise(2, None).contiguous()] if noise_input else []
     program, _ = _trace(graph, noise)
-    torch.export.save(program, path, extra_files={EXTRA_FILE: json.dumps(metadata, indent=1)})
+    # not to the file: on a full disk, torch's writer would abort the program
+    content = io.BytesIO()
+    torch.export.save(program, content, extra_files={EXTRA_FILE: json.dumps(metadata, indent=1)})
+    path.write_bytes(content.getbuffer())
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from flowdet.engine.atomic_file import disk_errors
 from flowdet.inference.video_writer import create_folder_of
 from flowdet.temporary_file import new_temporary
 
@@ -50,9 +51,10 @@ class JsonArrayWriter:
         if self._file and rows:
             texts = [json.dumps(row, allow_nan=False) for row in rows]
             start = ",\n" if self.count else "[\n"
-            self._file.write((start + ",\n".join(texts)).encode())
-            # written now, so that an interruption leaves complete elements
-            self._file.flush()
+            with disk_errors(self.path):
+                self._file.write((start + ",\n".join(texts)).encode())
+                # written now, so that an interruption leaves complete elements
+                self._file.flush()
             self._complete = self._file.tell()
         self.count += len(rows)
 
@@ -65,8 +67,9 @@ class JsonArrayWriter:
         if kind is not None and not self.count:
             self._temporary.unlink()
             return
-        with self._temporary.open("r+b") as file:
-            file.truncate(self._complete)
-            file.seek(self._complete)
-            file.write(b"\n]\n" if self.count else b"[]\n")
-        self._temporary.replace(self.path)
+        with disk_errors(self.path):
+            with self._temporary.open("r+b") as file:
+                file.truncate(self._complete)
+                file.seek(self._complete)
+                file.write(b"\n]\n" if self.count else b"[]\n")
+            self._temporary.replace(self.path)

@@ -11,8 +11,7 @@ from PIL import Image
 
 from flowdet.config.errors import UsageError
 from flowdet.inference.output_formats import PICTURE_SUFFIXES
-from flowdet.inference.video_writer import create_folder_of, save_animation
-from flowdet.temporary_file import temporary_file
+from flowdet.inference.video_writer import create_folder_of, save_animation, write_image
 from flowdet.visualization.animation import animation_frames
 from flowdet.visualization.drawing import DetectionVisualizer, check_tiles, contact_sheet
 
@@ -231,7 +230,5 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     """
     if path.suffix.lower() not in PICTURE_SUFFIXES:
         raise ValueError(f"cannot write {path}: use one of {', '.join(PICTURE_SUFFIXES)}")
-    create_folder_of(path)
     is_large = picture.width * picture.height > LARGE_PICTURE
-    with temporary_file(path) as temporary:
-        picture.save(temporary, quality=95, compress_level=1 if is_large else 6)
+    write_image(picture, path, quality=95, compress_level=1 if is_large else 6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterable
@@ -66,7 +67,8 @@ class VideoWriter:
         self._write(frame)
 
     def _write(self, frame: np.ndarray) -> None:
-        self._writer.write(frame)
+        with quiet_opencv():
+            self._writer.write(frame)
         self._last = frame
         self.count += 1
 
@@ -85,15 +87,33 @@ class VideoWriter:
         return writer
 
     def close(self, keep: bool = True) -> None:
-        """Finishes the file and gives it its final name, or deletes it."""
+        """Finishes the file and gives it its final name, or deletes it.
+
+        Raises:
+            OSError: the file does not have all frames.
+        """
         if self._writer is None:
             return
-        self._writer.release()
+        with quiet_opencv():
+            self._writer.release()
         self._writer = None
-        if keep:
+        if keep and self._is_complete():
             self._temporary.replace(self.path)
-        else:
-            self._temporary.unlink(missing_ok=True)
+            return
+        self._temporary.unlink(missing_ok=True)
+        if keep:
+            raise OSError(
+                f"cannot write {self.path}: OpenCV could not write all frames. Is the disk full?"
+            )
+
+    def _is_complete(self) -> bool:
+        """Whether the last frame can be read: OpenCV does not say if it could not write one."""
+        with quiet_opencv():
+            video = cv2.VideoCapture(str(self._temporary))
+            video.set(cv2.CAP_PROP_POS_FRAMES, self.count - 1)
+            is_complete = video.grab()
+            video.release()
+        return is_complete
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -180,9 +200,27 @@ def _save_gif(frames: list[Image.Image], path: Path) -> None:
     both.paste(frames[-1], (frames[0].width, 0))
     palette = both.quantize(256, dither=Image.Dither.NONE)
     first, *rest = (x.quantize(palette=palette, dither=Image.Dither.NONE) for x in frames)
+    write_image(first, path, save_all=True, append_images=rest, duration=durations, loop=0)
+
+
+def write_image(image: Image.Image, path: Path, **options) -> None:
+    """Writes an image file; its folder is created. The file appears only when it is complete.
+
+    The image is encoded in memory: PIL does not notice if a full disk takes only a part of a file.
+
+    Args:
+        image: the image.
+        path: path of the file, whose suffix selects the format.
+        **options: those of `Image.save`.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    content = io.BytesIO()
+    image.save(content, Image.registered_extensions()[path.suffix.lower()], **options)
     create_folder_of(path)
     with temporary_file(path) as temporary:
-        first.save(temporary, save_all=True, append_images=rest, duration=durations, loop=0)
+        temporary.write_bytes(content.getbuffer())
 
 
 class Window:

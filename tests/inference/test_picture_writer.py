@@ -17,9 +17,9 @@ from flowdet.inference.picture_writer import (
     TrajectoryOutputs,
     open_picture_writer,
     picture_names,
-    save_picture,
     step_titles,
 )
+from flowdet.inference.video_writer import write_image
 from flowdet.visualization.box_trajectory import BoxTrajectory
 from flowdet.visualization.drawing import DetectionVisualizer
 
@@ -90,16 +90,21 @@ def test_an_output_that_cannot_be_created_is_an_error_at_the_start(tmp_path, out
         open_picture_writer(str(tmp_path / output), [Path("a.jpg")], BlackSquares())
 
 
-def test_a_full_disk_leaves_no_partial_picture(tmp_path):
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".gif", ".webp", ".tif", ".bmp"])
+def test_a_full_disk_leaves_no_partial_picture(tmp_path, suffix):
     noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    path = tmp_path / f"a{suffix}"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # below a part that PIL writes at once
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        with pytest.raises(OSError):
-            save_picture(Image.fromarray(noise), tmp_path / "a.png")
+        with pytest.raises(OSError, match=f"{path}'$"):
+            write_image(Image.fromarray(noise), path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert file_names(tmp_path) == []
+    write_image(Image.fromarray(noise), path)
+    assert Image.open(path).size == (60, 60)
 
 
 def test_images_of_the_same_name_keep_their_folders(tmp_path):

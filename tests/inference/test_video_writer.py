@@ -1,5 +1,8 @@
 """Videos, animations and the window: written files can be read, and errors name the reason."""
 
+import resource
+import signal
+
 import cv2
 import numpy as np
 import pytest
@@ -58,6 +61,32 @@ def test_an_error_leaves_no_file(tmp_path):
     with VideoWriter(tmp_path / "nothing.mp4", 10):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", CODECS)
+@pytest.mark.parametrize("count", [1, 12])
+def test_a_full_disk_leaves_no_video_without_some_frames(tmp_path, suffix, count):
+    rng = np.random.default_rng(0)
+    frames = [Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(12)]
+    path = tmp_path / f"video{suffix}"
+
+    def write():
+        with VideoWriter(path, 7) as video:
+            for frame in frames[:count]:
+                video.add(frame)
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=f"^cannot write {path}: OpenCV could not write all"):
+            write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
+    write()
+    assert len(read_video(path)[0]) == count
 
 
 def test_a_video_that_opencv_cannot_write(tmp_path):
