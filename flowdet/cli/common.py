@@ -20,6 +20,7 @@ from typing import NoReturn, ParamSpec, TypeVar
 from flowdet.config.user_imports import trust_config_files
 from flowdet.reporting.command_line import program_name, typed_command
 
+_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
 P, T = ParamSpec("P"), TypeVar("T")
 
 # the names of the modes are not options of argparse: IMPORTS of the config can register others
@@ -146,7 +147,8 @@ def user_errors(
     kinds: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, ImportError),
     interrupts: bool = True,
 ) -> Iterator[None]:
-    """Ends the program with a one-line message if a file, key or value of the user is wrong.
+    """Ends the program with a one-line message if a file, key or value of the user is wrong, or if
+    memory runs out.
 
     The exit status is 2 for an error of an option or the config, and 1 for one of a file or a run.
 
@@ -176,10 +178,24 @@ def user_errors(
             print(f"error: {one_line(text)}", file=sys.stderr)
             sys.exit(2)
         sys.exit(f"error: {one_line(text)}")
+    except (MemoryError, RuntimeError) as error:
+        if not is_memory_error(error):
+            raise
+        sys.exit(
+            f"error: memory ran out ({one_line(str(error))[:200] or 'MemoryError'}): lower "
+            "SOLVER.IMS_PER_BATCH, the image size (INPUT) or DATALOADER.NUM_WORKERS"
+        )
     except KeyboardInterrupt:
         if not interrupts:
             raise
         _end_after_interrupt()
+
+
+def is_memory_error(error: BaseException | None) -> bool:
+    """Returns whether memory ran out, of this process or of a GPU."""
+    # torch's error for the CPU has no type of its own
+    is_torch = isinstance(error, RuntimeError) and bool(_MEMORY.search(str(error)))
+    return is_torch or isinstance(error, MemoryError)
 
 
 def at_least_one(text: str) -> int:

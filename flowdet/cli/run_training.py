@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 
-from flowdet.cli.common import user_errors
+from flowdet.cli.common import is_memory_error, user_errors
 from flowdet.cli.processes import (
     is_process_error,
     launch_processes,
@@ -113,7 +113,8 @@ def hide_tracebacks_of_user_errors() -> None:
 
     def is_shown(record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        return not (isinstance(error, RUN_ERRORS) or is_process_error(error))
+        is_explained = is_process_error(error) or is_memory_error(error)
+        return not (isinstance(error, RUN_ERRORS) or is_explained)
 
     for handler in logging.getLogger("detectron2").handlers:
         if getattr(handler, "stream", None) is sys.stdout:

@@ -101,6 +101,20 @@ def test_ctrl_c_where_python_ignores_it_ends_the_program(capsys):
     assert capsys.readouterr().err.startswith("\nStopped by Ctrl-C. Start again with:")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at x.cpp:1] DefaultCPUAllocator: can't allocate memory: you"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.\nProcess 1"),
+    ],
+)
+def test_too_little_memory_is_one_line(error):
+    with pytest.raises(SystemExit) as end, user_errors():
+        raise error
+    assert end.value.code.startswith("error: memory ran out (") and "\n" not in end.value.code
+
+
 def test_other_errors_keep_their_traceback():
     with pytest.raises(RuntimeError), user_errors():
         raise RuntimeError("a bug")
