@@ -164,7 +164,7 @@ class _FeatureFiles:
             with temporary_file(self._path(key)) as temporary:
                 save_file({name: x.contiguous() for name, x in row.items()}, temporary)
         # such as a full disk
-        except SafetensorError as error:
+        except (OSError, SafetensorError) as error:
             raise OSError(
                 f"{self._path(key)} cannot be written: {error}. Set "
                 'MODEL.FLOW_DET.FEATURE_CACHE_DIR to another folder, or to "" for none'

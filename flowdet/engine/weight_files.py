@@ -93,7 +93,7 @@ def write_safetensors(path: str | Path, state: dict[str, torch.Tensor], notes: d
         with temporary_file(path) as temporary:
             save_file(tensors, temporary, {"format": "pt", "flowdet": json.dumps(notes)})
     # such as a full disk
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         raise OSError(f"{path} cannot be written: {error}") from error
 
 
