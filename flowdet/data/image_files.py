@@ -3,6 +3,7 @@
 import glob
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -10,15 +11,20 @@ from pathlib import Path
 from PIL import Image
 
 __all__ = [
+    "SPECIAL_FILE",
     "conversion_hint",
     "evenly_spaced_indices",
     "find_images",
     "image_suffixes",
     "is_hidden",
+    "is_special_file",
+    "names_of",
+    "passed_over_message",
 ]
 
 logger = logging.getLogger(__name__)
 
+SPECIAL_FILE = "it is a pipe or a device, not a file"
 # a message names at most this many files
 _MAX_NAMED = 5
 
@@ -64,7 +70,7 @@ def find_images(
     # of a file that is also named directly, its own error will tell
     named = sorted(passed_over[key] for key in passed_over.keys() - images.keys())
     if named:
-        report(f"passed over: {_names(named)}: convert {_pronoun(named)} to jpg or png")
+        report(passed_over_message(named))
     return sorted(images.values())
 
 
@@ -77,6 +83,15 @@ def evenly_spaced_indices(length: int, count: int) -> list[int]:
 def is_hidden(path: Path) -> bool:
     """Whether the name of a file begins with a dot, as that of `._a.jpg` (written by macOS)."""
     return path.name.startswith(".")
+
+
+def is_special_file(path: str | Path) -> bool:
+    """Whether a path is a pipe or a device: reading it may never end. A URL is none."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
 
 
 @cache
@@ -97,6 +112,12 @@ def conversion_hint(path: str | Path) -> str:
     return ": convert it to jpg or png" if _is_unreadable_picture(Path(path)) else ""
 
 
+def passed_over_message(paths: Sequence[Path]) -> str:
+    """Returns a message about pictures whose format cannot be read."""
+    pronoun = "it" if len(paths) == 1 else "them"
+    return f"passed over: {names_of(paths)}: convert {pronoun} to jpg or png"
+
+
 def _is_unreadable_picture(path: Path) -> bool:
     suffix = path.suffix.lower()
     return suffix in _PICTURE_SUFFIXES and suffix not in image_suffixes()
@@ -105,6 +126,8 @@ def _is_unreadable_picture(path: Path) -> bool:
 def _expand(text: str) -> tuple[list[Path], list[Path]]:
     """Returns the images that a path or pattern names, and the pictures that cannot be read."""
     path = Path(text)
+    if not text:
+        raise FileNotFoundError("there is no image or folder '': the name is empty")
     if path.is_file():
         return [path], []
     if path.is_dir():
@@ -116,26 +139,23 @@ def _expand(text: str) -> tuple[list[Path], list[Path]]:
     else:
         raise FileNotFoundError(f"there is no image or folder {text!r}")
     suffixes = image_suffixes()
-    files = [x for x in candidates if x.is_file()]
+    # also links to nothing and pipes: reading them tells their names
+    files = [x for x in candidates if not x.is_dir()]
     images = [x for x in files if x.suffix.lower() in suffixes]
     unreadable = sorted(x for x in files if _is_unreadable_picture(x))
     if images:
         return images, unreadable
     if unreadable:
         raise FileNotFoundError(
-            f"{reason} that can be read: convert {_names(unreadable)} to jpg or png"
+            f"{reason} that can be read: convert {names_of(unreadable)} to jpg or png"
         )
     raise FileNotFoundError(
         f"{reason}: {len(files)} files were examined, none has the suffix of an image"
     )
 
 
-def _names(files: Sequence[Path]) -> str:
+def names_of(files: Sequence[Path]) -> str:
     """Lists the names of files, and the number of further ones."""
     names = ", ".join(file.name for file in files[:_MAX_NAMED])
     more = len(files) - _MAX_NAMED
     return f"{names} and {more} more" if more > 0 else names
-
-
-def _pronoun(files: Sequence[Path]) -> str:
-    return "it" if len(files) == 1 else "them"

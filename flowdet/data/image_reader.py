@@ -31,6 +31,7 @@ from detectron2.utils.logger import log_first_n
 from PIL import Image, UnidentifiedImageError
 
 from flowdet.data.decoder_errors import one_line_errors
+from flowdet.data.image_files import SPECIAL_FILE, is_special_file
 from flowdet.data.pixel_values import scale_to_uint8
 from flowdet.data.tiff_tags import (
     TIFF_STARTS,
@@ -159,8 +160,11 @@ def exif_orientation(path: str | Path, name: str | None = None) -> int:
 def _open_file(path: str | Path, name: str) -> Iterator[BinaryIO]:
     """Opens a file for decoding. Decoders get the open file: from a path, PIL maps some TIFF files
     with an orientation to memory incorrectly."""
-    with one_line_errors(name), PathManager.open(os.fspath(path), "rb") as file:
-        yield file
+    with one_line_errors(name):
+        if is_special_file(path):
+            raise OSError(SPECIAL_FILE)
+        with PathManager.open(os.fspath(path), "rb") as file:
+            yield file
 
 
 def _open(file: BinaryIO) -> Image.Image | None:

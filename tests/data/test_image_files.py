@@ -1,5 +1,7 @@
 """Finding image files by paths, folders and patterns; spreading indices."""
 
+import os
+
 import pytest
 from PIL import Image
 
@@ -113,3 +115,17 @@ def test_an_unreadable_picture_that_is_named_is_listed(folder):
 )
 def test_indices_are_evenly_spaced(length, count, indices):
     assert evenly_spaced_indices(length, count) == indices
+
+
+def test_files_that_cannot_be_read_are_listed(tmp_path):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "b.png").symlink_to(tmp_path / "nothing")
+    (tmp_path / "c.png").symlink_to(tmp_path / "c.png")
+    os.mkfifo(tmp_path / "d.png")
+    (tmp_path / "e.png").mkdir()
+    assert [path.name for path in find_images([tmp_path])] == ["a.png", "b.png", "c.png", "d.png"]
+
+
+def test_an_empty_name_is_not_the_working_folder():
+    with pytest.raises(FileNotFoundError, match="the name is empty"):
+        find_images([""])

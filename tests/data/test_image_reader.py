@@ -633,3 +633,11 @@ def test_threads_restore_the_settings_of_the_process(tmp_path, monkeypatch):
         first_done.set()
         assert np.array_equal(second.result(), COLOR)
     assert warnings.filters == filters and cv2.utils.logging.getLogLevel() == log_level
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_pipe_is_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "a.img")
+    with pytest.raises(OSError, match=r"^cannot read image .*a.img: it is a pipe or a device") as e:
+        read(tmp_path / "a.img")
+    one_line(e)

@@ -20,12 +20,20 @@ from pathlib import Path
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
-from torchvision.datasets import CIFAR10, CIFAR100, MNIST, ImageFolder
+from torchvision.datasets import CIFAR10, CIFAR100, MNIST
 from torchvision.datasets.utils import download_and_extract_archive
 
+from flowdet.data.custom.findings import log_once
+from flowdet.data.custom.image_finder import is_hidden, walk
 from flowdet.data.detection.builtin import datasets_root
 from flowdet.data.detection.digits import DigitBank
 from flowdet.data.detection.loaders import check_registered
+from flowdet.data.image_files import (
+    conversion_hint,
+    image_suffixes,
+    names_of,
+    passed_over_message,
+)
 
 __all__ = [
     "CIFAR10_CLASSES",
@@ -248,14 +256,43 @@ def _read_torchvision(kind: type, root: Path, train: bool) -> tuple[Sequence[str
 
 
 def _read_folder(folder: Path) -> tuple[Sequence[str], list[dict]]:
-    """Reads a folder with one subfolder per class; image ids are the paths relative to it."""
+    """Reads a folder with one subfolder per class; image ids are the paths relative to it.
+
+    Hidden files and folders are left out. torchvision's ImageFolder takes `.ipynb_checkpoints` for
+    a class, leaves out gif and avif files, and follows a link to a folder above it many times.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
-    source = ImageFolder(folder, allow_empty=True)
-    return source.classes, [
-        {"image_id": Path(path).relative_to(folder).as_posix(), "label": label, "file_name": path}
-        for path, label in source.samples
+    folders = [path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)]
+    # sorted as torchvision sorts them
+    classes = sorted(path.name for path in folders)
+    if not classes:
+        raise FileNotFoundError(f"folder {folder} has no subfolder")
+    files = {
+        name: sorted(walk(folder / name), key=lambda x: (str(x.parent), x.name)) for name in classes
+    }
+    _tell_left_out(folder, [path for paths in files.values() for path in paths])
+    return classes, [
+        {
+            "image_id": path.relative_to(folder).as_posix(),
+            "label": label,
+            "file_name": str(path),
+        }
+        for label, name in enumerate(classes)
+        for path in files[name]
+        if path.suffix.lower() in image_suffixes()
     ]
+
+
+def _tell_left_out(folder: Path, files: Sequence[Path]) -> None:
+    """Logs which pictures belong to no class, or have a format that cannot be read."""
+    unreadable = [path for path in files if conversion_hint(path)]
+    if unreadable:
+        log_once(f"{folder}: {passed_over_message(unreadable)}")
+    beside = [x for x in folder.iterdir() if not x.is_dir() and not is_hidden(x.name)]
+    beside = sorted(x for x in beside if x.suffix.lower() in image_suffixes())
+    if beside:
+        log_once(f"{folder}: left out, because they are in no subfolder: {names_of(beside)}")
 
 
 def _read_imagenet_r(folder: Path, split: str) -> tuple[Sequence[str], list[dict]]:

@@ -21,8 +21,8 @@ __all__ = ["FilesByStem", "ImageFinder", "closest", "is_hidden", "walk"]
 _MAX_SIMILAR = 20_000
 # number of folders and file name of a path that are compared with a name
 _MAX_PARTS = 6
-# folders of the Finder in archives
-_HIDDEN = ("__MACOSX",)
+# folders of the Finder in archives, and of file systems, which only root can read
+_HIDDEN = ("__MACOSX", "lost+found")
 
 
 class FilesByStem:
@@ -84,8 +84,11 @@ def walk(folder: Path) -> Iterator[Path]:
     """Yields the files below a folder in sorted order, without hidden files and folders.
 
     Links to folders are followed, but not into a folder that contains them.
+
+    Raises:
+        OSError: a folder cannot be read, so its files would be missing.
     """
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
         above = os.path.realpath(parent) + os.sep
         folders[:] = sorted(
             name
@@ -96,6 +99,12 @@ def walk(folder: Path) -> Iterator[Path]:
         for name in sorted(files):
             if not is_hidden(name):
                 yield Path(parent, name)
+
+
+def _raise(error: OSError) -> None:
+    # a folder that does not exist has no files
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise error
 
 
 class ImageFinder:

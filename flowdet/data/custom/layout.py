@@ -13,7 +13,7 @@ from pathlib import Path
 from flowdet.data.custom.formats import FORMAT_REGISTRY, DatasetFormat
 from flowdet.data.custom.formats.base import ALL, Source
 from flowdet.data.custom.image_finder import is_hidden, walk
-from flowdet.data.image_files import image_suffixes
+from flowdet.data.image_files import SPECIAL_FILE, image_suffixes, is_special_file
 from flowdet.registry import registered
 
 __all__ = ["Layout", "find_layout"]
@@ -66,13 +66,18 @@ def find_layout(folder: Path, format_name: str = "") -> Layout:
 
     Raises:
         FileNotFoundError: the folder does not exist, or the dataset has no training split.
-        ValueError: no format, or more than one, can read the folder.
+        OSError: a folder in it cannot be read.
+        ValueError: no format, or more than one, can read the folder, or it contains a pipe or a
+            device, which readers would wait for.
     """
     if not folder.is_dir():
         base = "" if folder.is_absolute() else f", relative to {Path.cwd()}"
         raise FileNotFoundError(f"there is no folder {folder} (--data, DATASETS.PATH){base}")
     formats = _formats(format_name)
     inner = _single_folder(folder)
+    special = next((path for path in walk(inner) if is_special_file(path)), None)
+    if special:
+        raise ValueError(f"{special} cannot be read: {SPECIAL_FILE}: remove it from the dataset")
     layout = _by_usual_names(inner, formats) or _by_content(inner, formats)
     if not _has_training_images(layout):
         sources = ", ".join(str(source.path) for source in layout.splits.values())

@@ -254,3 +254,17 @@ def test_detection_datasets_and_unknown_names_are_an_error(voc_dataset):
         get_classification_dicts(name)
     with pytest.raises(ValueError, match="similar names: .*sklearn_digits_train"):
         get_classification_dicts("digits_trian")
+
+
+def test_image_folder_loses_no_picture_silently(tmp_path, caplog):
+    folder = tmp_path / "animals"
+    write_images(folder, "cat/a.gif", "cat/b.webp", "dog/c.png", "beside.png", "cat/.hidden.png")
+    write_images(folder, ".ipynb_checkpoints/c.png")
+    (folder / "dog" / "d.heic").write_bytes(b"")
+    (folder / "cat" / "all").symlink_to(folder)
+    (folder / "cat" / "gone.png").symlink_to(tmp_path / "nothing")
+    register_image_folder("animals", folder)
+    assert ids("animals") == ["cat/a.gif", "cat/b.webp", "cat/gone.png", "dog/c.png"]
+    assert dataset_classes("animals") == ["cat", "dog"]
+    assert "passed over: d.heic: convert it to jpg or png" in caplog.text
+    assert "they are in no subfolder: beside.png" in caplog.text

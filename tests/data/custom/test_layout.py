@@ -1,5 +1,7 @@
 """Layouts that are recognized, and the errors for others."""
 
+import os
+
 import pytest
 
 from flowdet.data.custom.formats.coco import COCOSource
@@ -160,3 +162,26 @@ def test_voc_annotations_without_images(tmp_path):
 )
 def test_names_of_splits(name, split):
     assert split_of(name) == split
+
+
+@pytest.mark.parametrize("name", ["photos/b.jpg", "annotations/instances_val.json"])
+def test_a_pipe_is_not_waited_for(root, name):
+    path = root / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=f"{path.name} cannot be read: it is a pipe or a device"):
+        find_layout(root)
+
+
+def test_a_folder_that_cannot_be_read_is_named(root, monkeypatch):
+    scan = os.scandir
+
+    def refuse(path):
+        if os.path.basename(path) == "annotations":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="annotations"):
+        find_layout(root)

@@ -16,7 +16,7 @@ from flowdet.data.custom.formats.yolo.files import (
     plain_name,
 )
 from flowdet.data.custom.formats.yolo.rows import is_label_file
-from flowdet.data.custom.image_finder import is_hidden
+from flowdet.data.custom.image_finder import walk
 from flowdet.data.image_files import conversion_hint, image_suffixes
 
 __all__ = ["LabelFinder"]
@@ -158,9 +158,4 @@ class LabelFinder:
 
 def _folders_below(folder: Path) -> set[Path]:
     """Returns the folders with text files in a folder and its subfolders."""
-    text_folders = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        if any(name.lower().endswith(".txt") for name in files):
-            text_folders.add(Path(parent))
-    return text_folders
+    return {path.parent for path in walk(folder) if path.suffix.lower() == ".txt"}
