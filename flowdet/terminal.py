@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,10 +18,15 @@ from detectron2.utils import comm
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from flowdet.config.rules import escaped
+
 # the loggers with a handler for the terminal, see `flowdet.cli.run_training.setup`
 _LOGGERS = ("detectron2", "flowdet", "fvcore")
 # the size of a terminal for a bar if it is not known
 _SIZE = {"ncols": 79, "nrows": 20}
+# what log lines may contain: line breaks and tabs, and in those of detectron2 also colors
+_KEPT = re.compile(r"([\n\t])")
+_KEPT_OF_OTHERS = re.compile(r"([\n\t]|\x1b\[[0-9;]*m)")
 # loggers whose lines repeat what a bar shows, and how these lines start
 _REPLACED = {"detectron2.utils.events": "", "detectron2.evaluation.evaluator": "Inference done "}
 
@@ -28,6 +34,34 @@ _REPLACED = {"detectron2.utils.events": "", "detectron2.evaluation.evaluator": "
 def on_terminal() -> bool:
     """Whether this is the main process and its standard output is a terminal."""
     return comm.is_main_process() and sys.stdout.isatty()
+
+
+def escape_log_lines() -> None:
+    """Escapes control characters, and bytes that are not UTF-8, in all further log lines.
+
+    They come from names of files and folders. Line breaks and tabs stay, and so do the colors in
+    the lines of other packages. A second call does nothing.
+    """
+    make = logging.getLogRecordFactory()
+    if make is not _escaped_record:
+        _escaped_record.make = make
+        logging.setLogRecordFactory(_escaped_record)
+
+
+def _escaped_record(name: str, *args, **options) -> logging.LogRecord:
+    record = _escaped_record.make(name, *args, **options)
+    try:
+        text = record.getMessage()
+    # the handlers report it
+    except (TypeError, ValueError, KeyError):
+        return record
+    kept = _KEPT if name.partition(".")[0] == "flowdet" else _KEPT_OF_OTHERS
+    parts = kept.split(text)
+    # every second part is kept
+    parts[::2] = [escaped(part) for part in parts[::2]]
+    if (escaped_text := "".join(parts)) != text:
+        record.msg, record.args = escaped_text, ()
+    return record
 
 
 class LoaderWithBar:

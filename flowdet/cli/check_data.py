@@ -13,6 +13,7 @@ layouts and what is repaired.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,7 +52,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.opts and not args.config_file:
         parser.error("KEY VALUE pairs override a config: give --config-file")
-    args.sheet = args.sheet or Path("output") / f"check_{args.data.resolve().name}.png"
+    args.sheet = (
+        args.sheet or Path("output") / f"check_{os.path.basename(os.path.realpath(args.data))}.png"
+    )
     if args.sheet.suffix.lower() not in PICTURE_SUFFIXES:
         parser.error(f"--sheet {args.sheet}: must be the name of a picture, e.g. sheet.png")
     return args

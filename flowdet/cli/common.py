@@ -152,7 +152,8 @@ def user_errors(
 
     The exit status is 2 for an error of an option or the config, and 1 for one of a file or a run.
 
-    Characters that the terminal cannot show are escaped, instead of an error. Ctrl-C ends the
+    Characters that the terminal cannot show are escaped, instead of an error, and in log lines also
+    control characters. Ctrl-C ends the
     program with exit status 130 and the command that starts it again.
 
     Args:
@@ -163,7 +164,9 @@ def user_errors(
     from flowdet.config.errors import UsageError
     from flowdet.data.custom.findings import one_line
     from flowdet.data.workers import worker_errors
+    from flowdet.terminal import escape_log_lines
 
+    escape_log_lines()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -30,6 +30,7 @@ prints the 3 most probable classes of every image, because this is the config of
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def _check_early(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
     given = [x for x in unusable if getattr(args, x)]
     if given:
         parser.error(f"--{given[0].replace('_', '-')} is not for {kind}")
-    if args.json and args.json.is_dir():
+    if args.json and os.path.isdir(args.json):
         parser.error(f"--json {args.json} is a folder: give a file")
 
 
@@ -158,7 +159,7 @@ def check_explore_flags(parser: argparse.ArgumentParser, args: argparse.Namespac
     given = [x for x in OUTPUT_FLAGS if getattr(args, x)]
     if given:
         parser.error(f"--explore writes a page alone: leave out --{given[0]}, or use two calls")
-    if args.explore.suffix.lower() not in (".html", ".htm") or args.explore.is_dir():
+    if args.explore.suffix.lower() not in (".html", ".htm") or os.path.isdir(args.explore):
         parser.error(f"--explore {args.explore}: give the name of an .html file")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ def config_of_step(path: str) -> str:
         FileNotFoundError: there is none.
     """
     config = Path(path).with_name("config.yaml")
-    if not config.is_file():
+    if not os.path.isfile(config):
         raise FileNotFoundError(
             f"there is no config.yaml in the folder of {path}: give the one of its training with "
             "--config-file"

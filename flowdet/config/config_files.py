@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 
 import flowdet
@@ -35,13 +36,13 @@ def config_path(name: str) -> str:
     Raises:
         FileNotFoundError: neither exists, and the message lists similar names; or it is a folder.
     """
-    if Path(name).is_file():
+    if os.path.isfile(name):
         return str(name)
     short = str(name).removeprefix("configs/").removesuffix(".yaml")
     path = configs_folder() / f"{short}.yaml"
-    if path.is_file():
+    if os.path.isfile(path):
         return str(path)
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         raise FileNotFoundError(
             f"{str(name)!r} is a folder; give a file (--config-file), such as "
             f"{Path(name, 'config.yaml')}"

@@ -78,7 +78,7 @@ _MODEL = (
     group(
         "Folder where the cached features are also written, for later runs with the same "
         'images and backbone. "" is off.',
-        FEATURE_CACHE_DIR=Key("", r.TEXT, (is_set("FEATURE_CACHE_GIB"),)),
+        FEATURE_CACHE_DIR=Key("", r.OPTIONAL_FOLDER, (is_set("FEATURE_CACHE_GIB"),)),
     ),
 )
 

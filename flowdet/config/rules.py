@@ -207,6 +207,24 @@ MAX_NAME = 1000
 NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
+def escaped(text: str) -> str:
+    """Returns a text in which what `NO_TEXT` matches is escaped."""
+    return NO_TEXT.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+# bytes of the path of a folder, and of each of its parts, that file systems and the names of the
+# files in it allow
+MAX_PATH, MAX_PART = 3500, 255
+
+
+def is_path(text: str) -> bool:
+    """Returns whether a text can be the path of a folder that files are written to."""
+    if NO_TEXT.search(text):
+        return False
+    parts = [len(part.encode()) for part in text.split("/")]
+    return len(text.encode()) <= MAX_PATH and max(parts) <= MAX_PART
+
+
 def is_class_name(text: str) -> bool:
     """Returns whether a text can name a class. Ids of categories have the same limits, as texts."""
     return len(text) <= MAX_NAME and not NO_TEXT.search(text)
@@ -264,8 +282,14 @@ NO_MASKS = Rule("False, because flowdet detects boxes, not masks or keypoints", 
 EXPECTED_RESULTS = Rule("a list of [task, metric, value, tolerance]", _are_results)
 # torch and detectron2 cannot open files in other folders: detectron2 takes their paths for URLs
 FOLDER = Rule(
-    "the path of a folder, without ? and control characters",
-    lambda path: bool(path.strip()) and not re.search("[?\x00-\x1f\x7f-\x9f\ud800-\udfff]", path),
+    f"the path of a folder, without ? and control characters, of at most {MAX_PATH} bytes, and "
+    f"{MAX_PART} for each part",
+    lambda path: bool(path.strip()) and "?" not in path and is_path(path),
+)
+OPTIONAL_FOLDER = Rule(
+    f"the path of a folder without control characters, of at most {MAX_PATH} bytes, and {MAX_PART} "
+    "for each part",
+    lambda path: not path or is_path(path),
 )
 SEED = Rule("below 2147483648; negative for a random seed", lambda x: -(2**63) <= x < 2**31)
 DEVICE = Rule("cuda, cuda:N or cpu", lambda name: device_type(name) in ("cpu", "cuda", "mps"))

@@ -128,9 +128,9 @@ def _expand(text: str) -> tuple[list[Path], list[Path]]:
     path = Path(text)
     if not text:
         raise FileNotFoundError("there is no image or folder '': the name is empty")
-    if path.is_file():
+    if os.path.isfile(path):
         return [path], []
-    if path.is_dir():
+    if os.path.isdir(path):
         reason = f"folder {text!r} contains no image"
         candidates = [x for x in path.iterdir() if not is_hidden(x)]
     elif set(text) & set("*?["):

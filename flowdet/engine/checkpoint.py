@@ -15,6 +15,7 @@ from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 from torch import nn
 
 from flowdet.engine.checkpoint_files import checksum_problem, newest_checkpoint, write_checkpoint
+from flowdet.engine.downloads import quiet_downloads
 from flowdet.engine.trunks import PixelForm, Trunk, check_fit, expected_form, find_trunk
 from flowdet.engine.weight_files import check_url, read_weight_file
 
@@ -118,7 +119,8 @@ class FlowDetCheckpointer(DetectionCheckpointer):
         self._path = path
         check_weights_exist(path)
         try:
-            return super().load(path, *args, **kwargs)
+            with quiet_downloads():
+                return super().load(path, *args, **kwargs)
         except AssertionError as error:
             # it is not a file: detectron2 leaves line breaks and a query out, and opens few URLs
             raise FileNotFoundError(

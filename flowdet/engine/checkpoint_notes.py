@@ -14,6 +14,7 @@ from detectron2.utils.file_io import PathManager
 from flowdet.data.limited_yaml import read_yaml
 from flowdet.engine.category_ids import CategoryId
 from flowdet.engine.checkpoint_files import newest_checkpoint
+from flowdet.engine.downloads import quiet_downloads
 from flowdet.engine.task_builders import task_of
 from flowdet.engine.weight_files import check_url, read_weight_file
 
@@ -45,7 +46,8 @@ def read_notes(path: str | Path) -> CheckpointNotes:
     """
     try:
         check_url(str(path))
-        local = PathManager.get_local_path(str(path).split("?")[0])
+        with quiet_downloads():
+            local = PathManager.get_local_path(str(path).split("?")[0])
         content = read_weight_file(local, lazy=True)
     except (OSError, ValueError):
         return CheckpointNotes()

@@ -19,12 +19,14 @@ import re
 import struct
 import zipfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from flowdet.config.errors import ConfigError
 from flowdet.config.rules import MAX_NAME, is_class_name
 from flowdet.engine.array_pickle import read_array_pickle
 from flowdet.engine.tensor_pickle import TensorPickleCheck
@@ -98,12 +100,22 @@ def write_safetensors(path: str | Path, state: dict[str, torch.Tensor], notes: d
 
 
 def check_url(path: str) -> None:
-    """Checks that the URL of weights stays in the folder of downloads.
+    """Checks that the URL of weights has the form of one, and stays in the folder of downloads.
 
     Raises:
-        ValueError: the URL has a part "..", which the name of the downloaded file would have too.
+        ValueError: the URL has a host or port of another form, or a part "..", which the name of
+            the downloaded file would have too.
     """
-    if "://" in path and ".." in re.split(r"[/\\?#]", path):
+    if "://" not in path:
+        return
+    try:
+        # reading the port checks it
+        _ = urlsplit(path).port
+    except ValueError as error:
+        raise ConfigError(
+            f"{path} is not a valid URL ({error}): correct it (MODEL.WEIGHTS)"
+        ) from error
+    if ".." in re.split(r"[/\\?#]", path):
         raise ValueError(f"{path}: a URL of weights must not contain the part ..")
 
 

@@ -10,6 +10,7 @@ from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import get_cache_dir
 
 from flowdet.config.errors import UsageError
+from flowdet.engine.downloads import quiet_downloads
 from flowdet.engine.weight_files import check_url
 
 
@@ -39,7 +40,8 @@ def fetch(url: str) -> Path:
     # iopath's own folders leave out the host: two hosts could have a file of the same path
     folder = Path(get_cache_dir()) / parts.netloc.replace(":", "_")
     try:
-        path = Path(PathManager.get_local_path(parts.geturl(), cache_dir=str(folder)))
+        with quiet_downloads():
+            path = Path(PathManager.get_local_path(parts.geturl(), cache_dir=str(folder)))
     except (OSError, HTTPException) as error:
         raise FileNotFoundError(f"cannot download {url} ({error}): check the URL") from error
     with path.open("rb") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -99,17 +100,17 @@ def _run_files(source: str | Path, weights: str | Path | None) -> tuple[Path, st
 
 def _local_run_files(path: Path) -> tuple[Path, str | Path]:
     """Finds the config and the checkpoint ("" for none) for a run folder, config or checkpoint."""
-    if path.is_dir():
+    if os.path.isdir(path):
         config = path / "config.yaml"
-        if not config.is_file():
+        if not os.path.isfile(config):
             raise FileNotFoundError(f"folder {path} has no config.yaml: give the folder of a run")
         return config, newest_checkpoint(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no run, config or checkpoint {str(path)!r}")
     if path.suffix in (".yaml", ".yml"):
         return path, newest_checkpoint(path.parent)
     config = path.with_name("config.yaml")
-    if not config.is_file():
+    if not os.path.isfile(config):
         raise FileNotFoundError(
             f"there is no config.yaml in the folder of {path}: give the config, and "
             f"weights={str(path)!r}"

@@ -93,7 +93,7 @@ class FolderWriter:
         visualizer: DetectionVisualizer,
         trajectory: TrajectoryOutputs = NO_TRAJECTORY,
     ):
-        if folder.exists() and not folder.is_dir():
+        if os.path.exists(folder) and not os.path.isdir(folder):
             raise FileExistsError(f"{folder} is a file: give a folder or a name like sheet.png")
         self.path = folder
         self.visualizer = visualizer

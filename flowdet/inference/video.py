@@ -72,7 +72,7 @@ class VideoFile(Frames):
     """
 
     def __init__(self, path: str | Path):
-        if not Path(path).is_file():
+        if not os.path.isfile(path):
             raise FileNotFoundError(f"there is no video file {str(path)!r}")
         with quiet_opencv():
             capture = cv2.VideoCapture(str(path))

@@ -149,7 +149,7 @@ def video_output_path(output: str, source: str) -> Path:
         ValueError: the suffix is not in `CODECS`, or the file is the source itself.
     """
     path = Path(output)
-    if output.endswith(("/", os.sep)) or path.is_dir() or not path.suffix:
+    if output.endswith(("/", os.sep)) or os.path.isdir(path) or not path.suffix:
         name = Path(source.replace(" ", "_"))
         path = path / (name.name if name.suffix.lower() in CODECS else f"{name.stem}.mp4")
     check_video_suffix(path)

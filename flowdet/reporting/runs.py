@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def read_metrics(folder: str | Path, warn: bool = True) -> list[dict]:
         ValueError: the file has no valid record.
     """
     path = Path(folder) / METRICS
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(f"{folder} is not a run: it has no {METRICS}")
     records: dict[int, dict] = {}
     broken = []
@@ -125,7 +126,7 @@ def read_run_config(folder: str | Path) -> CfgNode:
         ValueError: the file is unreadable, e.g. truncated.
     """
     path = Path(folder) / "config.yaml"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(f"{folder} is not a run: it has no config.yaml")
     try:
         return load_config(str(path))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torchvision.models import resnet18, resnet50
 
+from flowdet.config.errors import ConfigError
 from flowdet.engine import FlowDetCheckpointer, WholeModelCheckpointer, load_trained
 from flowdet.engine.hooks import average_of
 from tests.detection.tiny import batch, tiny_cfg, tiny_model
@@ -154,6 +155,22 @@ def test_path_or_url_that_is_no_file(tmp_path, monkeypatch, name):
 def test_url_of_a_server_that_speaks_no_http():
     with pytest.raises(FileNotFoundError, match="http://a b/x.pth could not be downloaded"):
         FlowDetCheckpointer(tiny_model()).load("http://a b/x.pth")
+
+
+@pytest.mark.parametrize("url", ["https://[::1/x.pth", "http://h:abc/x.pth", "http://h:99999/x"])
+def test_url_of_another_form(url):
+    with pytest.raises(ConfigError, match=r"is not a valid URL \(.*MODEL.WEIGHTS"):
+        FlowDetCheckpointer(tiny_model()).load(url)
+
+
+def test_a_failed_download_prints_nothing(monkeypatch, capfd):
+    def refuse(*args, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr("urllib.request.urlretrieve", refuse)
+    with pytest.raises(FileNotFoundError, match="could not be downloaded .no network"):
+        FlowDetCheckpointer(tiny_model()).load("http://127.0.0.1/a\x1b[31m.pth")
+    assert "".join(capfd.readouterr()) == ""
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.pkl"])

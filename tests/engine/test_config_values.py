@@ -172,6 +172,13 @@ def test_output_folder_whose_checkpoints_could_not_be_read(character):
         load_config("digits_flow", ["OUTPUT_DIR", f"a{character}b"])
 
 
+@pytest.mark.parametrize("key", ["OUTPUT_DIR", "MODEL.FLOW_DET.FEATURE_CACHE_DIR"])
+@pytest.mark.parametrize("folder", ["a" * 256, "é" * 128, "/".join(["b" * 200] * 18)])
+def test_a_folder_whose_name_is_too_long_is_refused(key, folder):
+    with pytest.raises(ConfigError, match=f"{key} is .*at most 3500 bytes, and 255 for each part"):
+        load_config("digits_flow", [key, folder])
+
+
 @pytest.mark.parametrize("key, typed, message", INVALID_IN_TRAINING)
 def test_invalid_value_for_training_does_not_stop_inference(key, typed, message):
     cfg = load_config("digits_flow", [key, typed])

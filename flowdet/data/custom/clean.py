@@ -35,7 +35,7 @@ def write_clean(checked: DatasetCheck, source: Path, folder: Path) -> None:
         ValueError: the dataset has no class or no training image, or an image has two annotations
             and the format is VOC.
     """
-    if folder.exists():
+    if os.path.lexists(folder):
         raise FileExistsError(f"{folder} exists: remove it, or give another --write-clean")
     if not checked.class_names or not checked.records.get("train"):
         raise ValueError(f"{source} has no usable training image: nothing is written to {folder}")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from flowdet.config.errors import ConfigError
 from flowdet.config.rules import MAX_NAME, NO_TEXT, is_class_name
 from flowdet.data.custom.evaluation_copy import coco_content
 from flowdet.data.custom.findings import Findings, log_once
@@ -58,6 +59,9 @@ class CustomDataset:
 
     Attributes:
         findings: the problems and repairs of the splits that have been read.
+
+    Raises:
+        ConfigError: the name of the folder has control characters, or bytes that are not UTF-8.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class CustomDataset:
         open_images: bool = True,
     ):
         self.folder = Path(folder).expanduser()
+        _check_folder_name(self.folder)
         self.findings = Findings(self.folder, on_problem)
         self._hold_out, self._seed = hold_out, hold_out_seed
         self._format_name, self._open_images = format_name, open_images
@@ -161,7 +166,7 @@ class CustomDataset:
 
     def name(self, split: str) -> str:
         """Returns the name of a split in detectron2's catalogs."""
-        return f"custom_{self.folder.resolve().name}_{split}"
+        return f"custom_{os.path.basename(os.path.realpath(self.folder))}_{split}"
 
     def read(self, split: str) -> SplitContent:
         """Reads a split, and the training split before it for the classes.
@@ -305,6 +310,18 @@ class CustomDataset:
         meta.set(evaluator_type="coco", json_file=str(path), **ids._asdict())
 
 
+def _check_folder_name(folder: Path) -> None:
+    """Checks that a folder's name can be part of log lines, config.yaml and names of datasets."""
+    name = os.fspath(folder)
+    if not NO_TEXT.search(name):
+        name = os.path.basename(os.path.realpath(folder))
+    if NO_TEXT.search(name):
+        raise ConfigError(
+            f"the name of the folder {ascii(name)} (--data, DATASETS.PATH) has a control character "
+            "or bytes that are not UTF-8: rename it"
+        )
+
+
 def register_custom(folder: str | Path, **settings) -> dict[str, str]:
     """Registers the splits of a folder; replaces an earlier registration of the same folder.
 
@@ -320,6 +337,7 @@ def register_custom(folder: str | Path, **settings) -> dict[str, str]:
         error when it is read.
 
     Raises:
+        ConfigError: as `CustomDataset`.
         ValueError: another folder of the same name is registered.
     """
     dataset = CustomDataset(folder, **settings)
@@ -327,7 +345,7 @@ def register_custom(folder: str | Path, **settings) -> dict[str, str]:
     for split, name in names.items():
         _unregister(name, dataset.folder)
         DatasetCatalog.register(name, partial(dataset.load, split))
-        MetadataCatalog.get(name).set(folder=str(dataset.folder.resolve()))
+        MetadataCatalog.get(name).set(folder=os.path.realpath(dataset.folder))
     return names
 
 
@@ -344,7 +362,7 @@ def _unregister(name: str, folder: Path) -> None:
         MetadataCatalog.pop(name, None)
         return
     registered = MetadataCatalog.get(name).get("folder")
-    if registered != str(folder.resolve()):
+    if registered != os.path.realpath(folder):
         raise ValueError(
             f"folders {registered} and {folder} would have the same dataset name {name!r}: rename "
             "one of them"

@@ -13,7 +13,7 @@ from pathlib import Path
 from detectron2.utils.logger import log_first_n
 
 import flowdet
-from flowdet.config.rules import NO_TEXT
+from flowdet.config.rules import escaped
 
 __all__ = [
     "ON_PROBLEM",
@@ -62,7 +62,7 @@ def one_line(text: str) -> str:
     if len(text) > MAX_TEXT:
         left_out = len(text) - MAX_TEXT
         text = f"{text[: MAX_TEXT - 200]} ... ({left_out:,} characters left out) ... {text[-200:]}"
-    return NO_TEXT.sub(lambda match: ascii(match[0])[1:-1], text)
+    return escaped(text)
 
 
 @cache

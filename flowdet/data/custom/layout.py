@@ -6,6 +6,7 @@ folder for files with their content, under any names.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,7 +71,7 @@ def find_layout(folder: Path, format_name: str = "") -> Layout:
         ValueError: no format, or more than one, can read the folder, or it contains a pipe or a
             device, which readers would wait for.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         base = "" if folder.is_absolute() else f", relative to {Path.cwd()}"
         raise FileNotFoundError(f"there is no folder {folder} (--data, DATASETS.PATH){base}")
     formats = _formats(format_name)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from flowdet.config.errors import ConfigError
 from flowdet.data.custom import CustomDataset, dataset_of, register_custom
 from tests.data.custom.example_datasets import CAT, TRAIN, VAL, load_coco, save_coco, write_coco
 
@@ -218,3 +219,27 @@ def test_a_category_id_that_a_checkpoint_cannot_have_is_a_problem(coco):
     save_coco(coco, data, "train")
     with pytest.raises(ValueError, match="category id of class 'fox' has a control character"):
         CustomDataset(coco).read("train")
+
+
+@pytest.mark.parametrize("name", ["esc\x1b[31m", "two\nlines", "no\udcfftext", "right\u202eleft"])
+def test_folder_names_that_no_line_can_have_are_refused(tmp_path, coco, name):
+    (tmp_path / name).symlink_to(coco)
+    with pytest.raises(
+        ConfigError, match=r"name of the folder .*--data, DATASETS.PATH.* rename it"
+    ):
+        CustomDataset(tmp_path / name)
+    (tmp_path / name).unlink()
+    coco.rename(tmp_path / name)
+    # the dataset is named after the folder itself
+    coco.symlink_to(tmp_path / name)
+    with pytest.raises(ConfigError, match="rename it"):
+        register_custom(coco)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "/".join(["b" * 200] * 25), "loop"])
+def test_folder_names_that_cannot_exist(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    register_custom(name)
+    with pytest.raises(FileNotFoundError, match="there is no folder .*DATASETS.PATH"):
+        CustomDataset(name).read("train")
