@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -27,6 +28,7 @@ __all__ = [
     "read_flag",
     "read_id",
     "read_json",
+    "read_lines",
     "read_text",
     "split_of",
     "split_of_path",
@@ -122,6 +124,16 @@ def read_text(path: Path) -> str:
         return data.decode("utf-16" if utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise EncodingError(data[: error.start].count(b"\n") + 1) from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """Reads the lines of a text file; raises EncodingError as `read_text`.
+
+    A line ends where editors end it. `str.splitlines` also ends it at form feeds and separators of
+    Unicode, which would make two class names of one.
+    """
+    lines = re.split("\r\n|\r|\n", read_text(path))
+    return lines if lines[-1] else lines[:-1]
 
 
 def read_flag(value: object) -> int | None:

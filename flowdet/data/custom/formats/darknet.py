@@ -10,7 +10,7 @@ from flowdet.data.custom.formats.base import (
     FORMAT_REGISTRY,
     DatasetFormat,
     EncodingError,
-    read_text,
+    read_lines,
 )
 from flowdet.data.custom.formats.yolo.files import (
     DataFile,
@@ -54,7 +54,7 @@ def _splits(folder: Path, files: Sequence[Path]) -> dict[str, YOLOSource] | None
 def _load(file: Path) -> DataFile:
     """Loads an obj.data, which has lines such as `train = data/train.txt`."""
     try:
-        lines = read_text(file).splitlines()
+        lines = read_lines(file)
     except EncodingError as error:
         raise ValueError(f"{file}:{error.line}: {error}") from error
     content, numbers = {}, {}

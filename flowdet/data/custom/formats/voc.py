@@ -15,7 +15,7 @@ from flowdet.data.custom.formats.base import (
     DatasetFormat,
     EncodingError,
     parents,
-    read_text,
+    read_lines,
     split_of,
     split_of_path,
 )
@@ -126,7 +126,7 @@ def read_class_file(path: Path, findings: Findings) -> list[Category]:
     """Reads class names from a text file, one per line; empty lines are skipped."""
     names: list[str] = []
     try:
-        lines = read_text(path).splitlines()
+        lines = read_lines(path)
     except EncodingError as error:
         findings.problem("unreadable class file", f"{path}:{error.line}", str(error), fatal=True)
         return []
@@ -272,7 +272,7 @@ class _Reader:
 
     def _lines(self, listing: Path) -> list[str]:
         try:
-            return read_text(listing).splitlines()
+            return read_lines(listing)
         except EncodingError as error:
             where = f"{listing}:{error.line}"
             self._findings.problem("unreadable list", where, str(error), fatal=True)

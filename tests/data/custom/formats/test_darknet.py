@@ -137,3 +137,14 @@ def test_bad_row(root):
     write_text(root / "data" / "obj_train_data" / "a.txt", "0 0.5 0.5 0.1")
     (problem,) = check_dataset(root).problems
     assert re.search(r"obj_train_data/a\.txt:1$", problem.where)
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\x85", "\x0c", "\x1c"])
+def test_a_class_name_with_a_separator_is_one_class(root, separator):
+    names = root / "data" / "obj.names"
+    names.write_text(f"ca{separator}t\ndog\n", encoding="utf-8")
+    problems = check_dataset(root).problems
+    assert len(problems) == 1 and "has a control character" in problems[0].text
+    # both kinds of line ends
+    names.write_bytes(b"cat\r\ndog\r")
+    assert CustomDataset(root).class_names == ["cat", "dog"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flowdet.data.custom.findings import Findings
-from flowdet.data.custom.formats.base import EncodingError, read_text
+from flowdet.data.custom.formats.base import EncodingError, read_lines
 from flowdet.data.custom.formats.yolo.files import DataFile, YOLOSource, names_in
 from flowdet.data.custom.raw import Category
 
@@ -145,7 +145,7 @@ def _to_integer(value: object) -> int | None:
 def _names_in(file: Path) -> dict[int, str]:
     """Reads a text file with one class name per line."""
     try:
-        lines = read_text(file).splitlines()
+        lines = read_lines(file)
     except EncodingError as error:
         raise _Unusable(f"{file}:{error.line}", str(error)) from error
     while lines and not lines[-1].strip():

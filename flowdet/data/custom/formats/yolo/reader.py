@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from flowdet.data.custom.findings import Findings
-from flowdet.data.custom.formats.base import EncodingError, read_text, to_number
+from flowdet.data.custom.formats.base import EncodingError, read_lines, to_number
 from flowdet.data.custom.formats.listed_images import image_ids
 from flowdet.data.custom.formats.yolo.classes import YOLOClasses, read_classes
 from flowdet.data.custom.formats.yolo.files import (
@@ -125,7 +125,7 @@ class _Reader:
 
     def _listed_images(self, listing: Path) -> Iterator[Path]:
         try:
-            lines = read_text(listing).splitlines()
+            lines = read_lines(listing)
         except EncodingError as error:
             where = f"{listing}:{error.line}"
             self._findings.problem("unreadable list", where, str(error), fatal=True)
@@ -164,7 +164,7 @@ class _Reader:
     def _rows(self, label: Path, classes: YOLOClasses) -> Iterator[tuple[int, Row]]:
         """Yields the rows with their line numbers."""
         try:
-            lines = read_text(label).splitlines()
+            lines = read_lines(label)
         except EncodingError as error:
             where = f"{label}:{error.line}"
             return self._findings.problem("unreadable annotation", where, str(error))

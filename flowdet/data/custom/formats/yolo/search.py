@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from flowdet.data.custom.formats.base import ALL, SPLITS, EncodingError, read_text, split_of_path
+from flowdet.data.custom.formats.base import ALL, SPLITS, EncodingError, read_lines, split_of_path
 from flowdet.data.custom.formats.yolo.classes import is_class_file
 from flowdet.data.custom.formats.yolo.files import (
     DataFile,
@@ -185,7 +185,7 @@ def _names_file(folder: Path) -> DataFile | None:
 def _is_list(file: Path, stems: set[str]) -> bool:
     """Whether the first line of a text file is the name of an image, with or without suffix."""
     try:
-        lines = read_text(file).splitlines()
+        lines = read_lines(file)
     except EncodingError:
         return True
     first = next((line.strip() for line in lines if line.strip()), "")
