@@ -227,11 +227,12 @@ def is_path(text: str) -> bool:
 
 def is_class_name(text: str) -> bool:
     """Returns whether a text can name a class. Ids of categories have the same limits, as texts."""
-    return len(text) <= MAX_NAME and not NO_TEXT.search(text)
+    return bool(text.strip()) and len(text) <= MAX_NAME and not NO_TEXT.search(text)
 
 
 CLASS_NAME = Rule(
-    f"a text of at most {MAX_NAME} characters without control characters", is_class_name
+    f"a text of at most {MAX_NAME} characters without control characters, not only blanks",
+    is_class_name,
 )
 NAME = Rule("a text that is not empty", lambda x: bool(x.strip()))
 NUMBER = Rule("a number", lambda x: True)
