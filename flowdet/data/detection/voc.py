@@ -261,7 +261,8 @@ def _polygon(element: ET.Element) -> tuple[list[float], list[float]] | None:
 
 
 def _difficult(element: ET.Element, report: Report) -> int:
-    """Returns 0 or 1; a word such as "Unspecified" is reported and read as 0."""
+    """Returns 0 or 1; a word such as "Unspecified" is reported and read as 0, and another number
+    as 1."""
     text = (element.findtext("difficult") or "").strip()
     words = {"": 0, "false": 0, "no": 0, "none": 0, "true": 1, "yes": 1}
     if text.lower() in words:
@@ -271,6 +272,9 @@ def _difficult(element: ET.Element, report: Report) -> int:
         line = element.find("difficult").get(LINE)
         report("difficult is a word", line, f"<difficult> is {text!r}: it is read as 0", True)
         return 0
+    if number not in (0, 1):
+        line = element.find("difficult").get(LINE)
+        report("difficult is not 0 or 1", line, f"<difficult> is {text!r}: it is read as 1", True)
     return int(number != 0)
 
 
@@ -280,7 +284,8 @@ def _to_number(text: str) -> float:
         number = float(text)
     except ValueError:
         return math.nan
-    return number if math.isfinite(number) else math.nan
+    # Python reads 1_0 as 10
+    return number if math.isfinite(number) and "_" not in text else math.nan
 
 
 def _text(element: ET.Element, tag: str) -> tuple[str, str]:

@@ -188,6 +188,22 @@ def test_difficult_objects_are_marked(voc_folder):
     assert flags == [1, 0]
 
 
+@pytest.mark.parametrize("flag", ["2", "-1", "0.5"])
+def test_other_numbers_of_difficult_are_told(voc_folder, flag):
+    voc_folder({"a": [(*CAT[:2], 1), DOG]}, split="train")
+    root = voc_folder(VAL, split="val")
+    change(xml(root, "a"), "<difficult>1<", f"<difficult>{flag}<")
+    repairs = check_dataset(root).repairs
+    assert [repair.text for repair in repairs] == [f"<difficult> is {flag!r}: it is read as 1"]
+
+
+def test_digits_with_an_underscore_are_no_number(voc_folder):
+    voc_folder(TRAIN, split="train")
+    root = voc_folder(VAL, split="val")
+    change(xml(root, "a"), "<xmax>30<", "<xmax>3_0<")
+    assert_first_problem(root, "<bndbox/xmax> is '3_0', not a number")
+
+
 def test_a_file_name_of_two_images_is_a_problem(voc_folder):
     voc_folder({"cam1_0": [CAT], "cam2_0": [DOG]}, split="train")
     root = voc_folder(VAL, split="val")
