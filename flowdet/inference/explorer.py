@@ -202,6 +202,6 @@ def _write(path: Path, content: ExplorerContent, entries: dict[str, Markup]) -> 
     html = explorer_html(content, names, list(entries.values()))
     try:
         with temporary_file(path) as temporary:
-            temporary.write_text(html, encoding="utf-8")
+            temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise OSError(f"cannot write {path}: {error.strerror}") from error

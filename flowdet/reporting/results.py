@@ -79,10 +79,12 @@ def write_results(
 def write_text(path: str | Path, text: str) -> Path:
     """Writes a text file and creates its folder; an interrupted call leaves no partial file.
 
+    Bytes of file names that are not UTF-8 are escaped as \\udcXX, which JSON reads as these bytes.
+
     Raises:
         OSError: the file cannot be written.
     """
-    path, content = Path(path), text.encode()
+    path, content = Path(path), text.encode(errors="backslashreplace")
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_atomically(path, lambda file: file.write(content), len(content))
 

@@ -9,7 +9,7 @@ from detectron2.config import get_cfg
 import flowdet
 from flowdet import add_flowdet_config
 from flowdet.reporting.command_line import typed_command
-from flowdet.reporting.results import changed_keys, result_rows, write_results
+from flowdet.reporting.results import changed_keys, result_rows, write_results, write_text
 from tests.detection.tiny import tiny_cfg
 
 
@@ -92,3 +92,8 @@ def test_typed_command_from_another_folder(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["../checkout/tools/train_net.py", "--resume"])
     monkeypatch.chdir(tmp_path)
     assert typed_command() == "../checkout/tools/train_net.py --resume"
+
+
+def test_names_that_are_not_utf_8_are_escaped(tmp_path):
+    write_text(tmp_path / "a.json", json.dumps({"name": "a\udcff.png"}, ensure_ascii=False))
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"name": "a\udcff.png"}

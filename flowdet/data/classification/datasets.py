@@ -310,7 +310,7 @@ def _read_imagenet_r(folder: Path, split: str) -> tuple[Sequence[str], list[dict
 
 
 def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def _read_tiny_imagenet(folder: Path, split: str) -> tuple[Sequence[str], list[dict]]:

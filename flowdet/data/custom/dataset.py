@@ -284,7 +284,8 @@ class CustomDataset:
             by_file.setdefault(os.path.realpath(image.path), []).append(image.image_id)
 
         def key(ids: list[int | str]) -> bytes:
-            return hashlib.sha256(f"{self._seed}/{ids[0]}".encode()).digest()
+            # names of files may have bytes that are not UTF-8
+            return hashlib.sha256(f"{self._seed}/{ids[0]}".encode(errors="surrogatepass")).digest()
 
         number = min(max(round(self._hold_out * len(by_file)), 1), len(by_file) - 1)
         groups = sorted(by_file.values(), key=key)[: max(number, 0)]

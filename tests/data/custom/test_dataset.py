@@ -243,3 +243,15 @@ def test_folder_names_that_cannot_exist(tmp_path, monkeypatch, name):
     register_custom(name)
     with pytest.raises(FileNotFoundError, match="there is no folder .*DATASETS.PATH"):
         CustomDataset(name).read("train")
+
+
+def test_images_whose_ids_are_not_utf_8_are_held_out_too(coco):
+    data = load_coco(coco, "val")
+    for entry in [*data["images"], *data["annotations"]]:
+        key = "image_id" if "image_id" in entry else "id"
+        entry[key] = f"\udcff{entry[key]}"
+    save_coco(coco, data, "val")
+    (coco / "annotations" / "instances_train.json").unlink()
+    (coco / "annotations" / "instances_val.json").rename(coco / "labels.json")
+    dataset = CustomDataset(coco)
+    assert [len(dataset.read(split).records) for split in ("train", "val")] == [1, 1]

@@ -132,7 +132,7 @@ def report_unlisted(
     folders = {os.path.dirname(path) for path in used}
     for path in images.images:
         real = os.path.realpath(path)
-        is_listed = real in used or path.name.casefold() in listed
+        is_listed = real in used or base_name(path.name).casefold() in listed
         if os.path.dirname(real) in folders and not is_listed:
             text = f"{file} does not list this image: annotate it or remove it"
             findings.problem("image without annotation", path, text)

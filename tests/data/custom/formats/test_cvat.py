@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from flowdet.data.custom.check import check_dataset
 from flowdet.data.custom.formats.cvat import CVAT
 from tests.data.custom.example_datasets import write_image
 from tests.data.custom.formats.reading import (
@@ -328,3 +329,10 @@ def test_unreadable_files(change, message, tmp_path):
 def test_voc_files_are_not_cvat(tmp_path):
     (tmp_path / "annotations.xml").write_text("<annotation><object/></annotation>")
     assert find(READER, tmp_path) is None
+
+
+@pytest.mark.parametrize("name", [" a.png", "b\\a.png"])
+def test_images_of_another_split_are_listed_whatever_their_name(name, tmp_path):
+    images = [image(name, box(), subset="Train"), image("c.png", box(), subset="Validation")]
+    write(tmp_path, *images, files=(name, "c.png"))
+    assert check_dataset(tmp_path).problems == []
