@@ -37,6 +37,7 @@ from flowdet.reporting.results import write_results
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.malicious.names import name_outcomes
+from tests.malicious.odd_names import odd_name_outcomes
 from tests.malicious.outcomes import (
     READ,
     REFUSED,
@@ -138,6 +139,11 @@ def class_names(settings: Settings) -> Iterator[Outcome]:
     return name_outcomes(settings.folder)
 
 
+def odd_names(settings: Settings) -> Iterator[Outcome]:
+    """Names of classes, images, folders and URLs in every format, and files that are none."""
+    return odd_name_outcomes(settings.folder)
+
+
 CHECKS: dict[str, Callable[[Settings], Iterator[Outcome]]] = {
     "malicious_weights": malicious_weights,
     "changed_weights": changed_weights,
@@ -147,6 +153,7 @@ CHECKS: dict[str, Callable[[Settings], Iterator[Outcome]]] = {
     "malicious_configs": _listed("config"),
     "fuzz_text": fuzz_text,
     "class_names": class_names,
+    "odd_names": odd_names,
     "kills": kills,
     "processes": processes,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +60,8 @@ class Outcome:
         return lines and (self.kind == READ or (self.kind == REFUSED and bool(self.messages)))
 
 
-def _outcome(file: str, action) -> Outcome:
+def outcome_of(file: str, action: Callable[[], Iterable[str]]) -> Outcome:
+    """The outcome of an action, which returns what the user is told, or raises it."""
     start = time.perf_counter()
     try:
         told = tuple(action())
@@ -75,7 +76,7 @@ def _outcome(file: str, action) -> Outcome:
 
 def weights_outcome(path: Path) -> Outcome:
     """The outcome of a file of weights."""
-    return _outcome(path.name, lambda: [] if read_weight_file(path) else [])
+    return outcome_of(path.name, lambda: [] if read_weight_file(path) else [])
 
 
 def dataset_outcome(file: str, folder: Path) -> Outcome:
@@ -85,12 +86,12 @@ def dataset_outcome(file: str, folder: Path) -> Outcome:
         outcome, _, told = checked(folder)
         return told if outcome == "stops with one line" else []
 
-    return _outcome(file, check)
+    return outcome_of(file, check)
 
 
 def config_outcome(file: str, path: Path) -> Outcome:
     """The outcome of a config file."""
-    return _outcome(file, lambda: [] if load_config(str(path)) else [])
+    return outcome_of(file, lambda: [] if load_config(str(path)) else [])
 
 
 def _written(folder: Path, format_name: str) -> Path:
