@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from torchvision.transforms.v2.functional import center_crop, resize
 from flowdet.data.image_reader import image_size, read_image
 
 __all__ = ["ImageStore", "model_input", "read_pixels", "resize_and_crop"]
+
+# resized images are at most this many times as long as what is kept of them
+_MOST_RESIZED = 8
 
 
 class ImageStore:
@@ -95,7 +99,8 @@ class ImageStore:
 def resize_and_crop(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Resizes images to the smallest size that covers `size`, then crops the center.
 
-    For a square `size` the shortest edge is resized to its side.
+    For a square `size` the shortest edge is resized to its side. Of images that would be much
+    longer than `size`, only the middle is resized: a line of 60,000 pixels would need gigabytes.
 
     Args:
         images: uint8 [..., 3, H, W].
@@ -108,6 +113,10 @@ def resize_and_crop(images: Tensor, size: tuple[int, int]) -> Tensor:
     if (height, width) == size:
         return images
     scale = max(size[0] / height, size[1] / width)
+    middle = [ceil(_MOST_RESIZED * side / scale) for side in size]
+    if height > middle[0] or width > middle[1]:
+        height, width = min(height, middle[0]), min(width, middle[1])
+        images = center_crop(images, [height, width])
     covering = [max(round(height * scale), size[0]), max(round(width * scale), size[1])]
     return center_crop(resize(images, covering, antialias=True), list(size))
 

@@ -89,7 +89,7 @@ class FlowDatasetMapper(DatasetMapper):
             check_image_size(record, pixels)
         except SizeMismatchError as error:
             raise ValueError(f"wrong size in the annotation of {where}: {error}") from error
-        record["image"], transforms = self._transform_image(pixels)
+        record["image"], transforms = self._transform_image(pixels, where)
         if not self.is_train:
             record.pop("annotations", None)
             return {**record, "value_range": self.value_range} if self.value_range else record
@@ -107,14 +107,24 @@ class FlowDatasetMapper(DatasetMapper):
             A dict with "image", uint8 [3, h, w] with channels in `INPUT.FORMAT`, and "height" and
             "width", the H and W of the given image.
         """
-        image, _ = self._transform_image(pixels)
+        image, _ = self._transform_image(pixels, "the image")
         return {"image": image, "height": pixels.shape[0], "width": pixels.shape[1]}
 
-    def _transform_image(self, pixels: np.ndarray) -> tuple[torch.Tensor, T.TransformList]:
+    def _transform_image(
+        self, pixels: np.ndarray, where: str
+    ) -> tuple[torch.Tensor, T.TransformList]:
         """Resizes and augments uint8 RGB [H, W, 3]; returns uint8 [3, h, w] with channels in
         `INPUT.FORMAT`, and the transforms that were applied."""
         image = T.AugInput(pixels[..., ::-1] if self.image_format == "BGR" else pixels)
-        transforms = self.augmentations(image)
+        try:
+            transforms = self.augmentations(image)
+        # such as a side that would have less than one pixel
+        except ValueError as error:
+            height, width = pixels.shape[:2]
+            raise ValueError(
+                f"{where} of {width}x{height} pixels cannot be resized ({error}): leave it out, or "
+                "set INPUT.FIXED_SIZE"
+            ) from error
         return torch.as_tensor(np.ascontiguousarray(image.image.transpose(2, 0, 1))), transforms
 
 

@@ -121,3 +121,24 @@ def test_headers_are_read_without_decoding(tmp_path, monkeypatch):
     records = DatasetCatalog.get(write_folder(tmp_path, [(12, 12)] * 3))
     monkeypatch.setattr(images_module, "read_image", None)
     assert ImageStore(records, (5, 5), limit=0, keep_resized=True).size == (12, 12)
+
+
+@pytest.mark.parametrize("size", [(2, 60_000), (60_000, 2)])
+def test_of_a_line_only_the_middle_is_resized(monkeypatch, size):
+    resized = []
+    resize = images_module.resize
+    monkeypatch.setattr(
+        images_module, "resize", lambda x, s, **o: resized.append(s) or resize(x, s, **o)
+    )
+    line = torch.zeros(3, *size, dtype=torch.uint8)
+    # the middle is white
+    line[:, size[0] // 2 - 1 : size[0] // 2 + 1, size[1] // 2 - 1 : size[1] // 2 + 1] = 255
+    image = resize_and_crop(line, (8, 8))
+    assert torch.equal(image, image.flip(1, 2)) and (image[:, 4, 4] == 255).all()
+    assert max(resized[0]) == 8 * 8
+
+
+def test_usual_shapes_are_resized_as_a_whole():
+    image = torch.randint(256, (3, 20, 150), generator=torch.manual_seed(0), dtype=torch.uint8)
+    whole = images_module.center_crop(images_module.resize(image, [8, 60], antialias=True), [8, 8])
+    assert torch.equal(resize_and_crop(image, (8, 8)), whole)

@@ -198,3 +198,16 @@ def test_exif_orientation_is_applied_once(cfg, records):
     stored = Image.open(path).transpose(Image.Transpose.ROTATE_90)
     stored.save(path, exif=exif, quality=95)
     assert FlowDatasetMapper(cfg, is_train=True)(records[0])["instances"].image_size == (800, 1067)
+
+
+@pytest.mark.parametrize("size", [(1, 4000), (4000, 1)])
+@pytest.mark.parametrize("is_train", [True, False])
+def test_an_image_that_cannot_be_resized_is_named(cfg, tmp_path, is_train, size):
+    cfg.INPUT.FIXED_SIZE = (0, 0)
+    mapper = FlowDatasetMapper(cfg, is_train=is_train)
+    Image.new("RGB", size).save(tmp_path / "line.png")
+    record = {"file_name": str(tmp_path / "line.png"), "image_id": 7, "annotations": []}
+    with pytest.raises(ValueError, match=r"line.png \(image id 7\) of \d+x\d+ pixels cannot be re"):
+        mapper(record)
+    with pytest.raises(ValueError, match="the image of .* pixels cannot be resized"):
+        mapper.map_pixels(np.zeros((*size, 3), dtype=np.uint8))
