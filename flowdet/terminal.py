@@ -18,7 +18,7 @@ from detectron2.utils import comm
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from flowdet.config.rules import escaped
+from flowdet.control_characters import escaped
 
 # the loggers with a handler for the terminal, see `flowdet.cli.run_training.setup`
 _LOGGERS = ("detectron2", "flowdet", "fvcore")

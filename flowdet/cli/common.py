@@ -153,8 +153,8 @@ def user_errors(
     The exit status is 2 for an error of an option or the config, and 1 for one of a file or a run.
 
     Characters that the terminal cannot show are escaped, instead of an error, and in log lines also
-    control characters. Ctrl-C ends the
-    program with exit status 130 and the command that starts it again.
+    control characters. Ctrl-C ends the program with exit status 130 and the command that starts it
+    again.
 
     Args:
         kinds: the exceptions that end the program this way; all others are raised as usual.

@@ -7,12 +7,13 @@ to values that have it.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import torch
 from detectron2.utils.registry import Registry
+
+from flowdet.control_characters import NO_TEXT
 
 # parts of detectron2 for boxes with an angle, which no dataset of flowdet has
 _FOR_ROTATED_BOXES = {"RRPN", "RotatedAnchorGenerator", "RROIHeads"}
@@ -202,16 +203,6 @@ TRUE_OR_FALSE = Rule("True or False", lambda x: isinstance(x, bool))
 TEXT = Rule("a text", lambda x: True)
 # characters; a longer one would fill the pictures, tables and messages that show it
 MAX_NAME = 1000
-# control characters, characters that change the direction of text, halves of surrogate pairs: they
-# break lines, move the cursor of a terminal, or cannot be written to a file
-NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def escaped(text: str) -> str:
-    """Returns a text in which what `NO_TEXT` matches is escaped."""
-    return NO_TEXT.sub(lambda match: ascii(match[0])[1:-1], text)
-
-
 # bytes of the path of a folder, and of each of its parts, that file systems and the names of the
 # files in it allow
 MAX_PATH, MAX_PART = 3500, 255

@@ -16,7 +16,8 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from flowdet.config.errors import ConfigError
-from flowdet.config.rules import MAX_NAME, NO_TEXT, is_class_name
+from flowdet.config.rules import MAX_NAME, is_class_name
+from flowdet.control_characters import NO_TEXT
 from flowdet.data.custom.evaluation_copy import coco_content
 from flowdet.data.custom.findings import Findings, log_once
 from flowdet.data.custom.formats.base import ALL, SPLITS

@@ -13,7 +13,7 @@ from pathlib import Path
 from detectron2.utils.logger import log_first_n
 
 import flowdet
-from flowdet.config.rules import escaped
+from flowdet.control_characters import escaped
 
 __all__ = [
     "ON_PROBLEM",
