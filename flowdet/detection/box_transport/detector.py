@@ -175,6 +175,7 @@ class BoxTransportDetector(SetDetector):
             step = self.predict(self.scale.normalized(state), t, features)
             steps.append(step)
             state = self.path.step(state, self.scale.scaled(step.pred_boxes), t, t_next, draw())
+            # random boxes as in training; on a diffusion path their state is Gaussian noise
             random = self.path.state(
                 draw(), self.scale.clamped(draw()), state.new_full((len(state),), t_next)
             )
