@@ -3,6 +3,7 @@
 import argparse
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -88,6 +89,15 @@ class InterruptedEnd:
         raise KeyboardInterrupt
 
 
+@pytest.fixture
+def interrupts():
+    """SIGINT is not ignored, as it is in a program that a script runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_ctrl_c_where_python_ignores_it_ends_the_program(capsys):
     @command
     def main():

@@ -127,7 +127,7 @@ def test_objects_of_new_images_are_detected_after_a_short_training(path):
         own |= {"MODEL.BOX_TRANSPORT.BOX_RENEWAL": 0.0, "MODEL.BOX_TRANSPORT.ENSEMBLE_STEPS": False}
     sizes = {"HIDDEN_DIM": 64, "FEEDFORWARD_DIM": 128, "NUM_QUERIES": 10, "NUM_BLOCKS": 2}
     model = tiny_box_model(path, own, **sizes)
-    iterations = 250
+    iterations = 150
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, iterations)
     for i in range(iterations):
