@@ -35,43 +35,39 @@ def open_log_file(folder: str, rank: int = 0) -> None:
             if _is_in(handler, folder):
                 # not the encoding of the locale, which may lack characters of class names
                 handler.stream.reconfigure(encoding="utf-8")
-                handler.handleError = _fails(handler)
+                handler.handleError = _error_handler(handler, _fail)
             elif isinstance(handler, logging.StreamHandler):
-                handler.handleError = _goes_on(handler)
+                handler.handleError = _error_handler(handler, _go_on)
 
 
-def _fails(handler: logging.StreamHandler) -> Callable[[logging.LogRecord], None]:
-    """Returns the method `handleError` of a handler."""
+def _error_handler(
+    handler: logging.StreamHandler, react: Callable[[IO, OSError], None]
+) -> Callable[[logging.LogRecord], None]:
+    """Returns the method `handleError` of a handler: if its file or terminal cannot be written, it
+    gets no further lines, and `react` is called."""
 
-    def fail(record: logging.LogRecord) -> None:
+    def handle(record: logging.LogRecord) -> None:
         error, stream = sys.exc_info()[1], handler.stream
-        if not isinstance(error, OSError):
+        if isinstance(error, OSError):
+            _remove_handlers(stream)
+            react(stream, error)
+        else:
             logging.StreamHandler.handleError(handler, record)
-            return
-        _remove_handlers(stream)
-        # closing the file at the end would fail again
-        atexit.unregister(stream.close)
-        with disk_errors(stream.name):
-            raise error
 
-    return fail
+    return handle
 
 
-def _goes_on(handler: logging.StreamHandler) -> Callable[[logging.LogRecord], None]:
-    """Returns the method `handleError` of a handler for the terminal."""
+def _fail(stream: IO, error: OSError) -> None:
+    # closing the file at the end would fail again
+    atexit.unregister(stream.close)
+    with disk_errors(stream.name):
+        raise error
 
-    def go_on(record: logging.LogRecord) -> None:
-        error, stream = sys.exc_info()[1], handler.stream
-        if not isinstance(error, OSError):
-            logging.StreamHandler.handleError(handler, record)
-            return
-        _remove_handlers(stream)
-        # it may be the same terminal
-        with contextlib.suppress(OSError):
-            reason = error.strerror
-            print(f"messages cannot be printed ({reason}): log.txt has them", file=sys.stderr)
 
-    return go_on
+def _go_on(stream: IO, error: OSError) -> None:
+    # standard error may be the same terminal
+    with contextlib.suppress(OSError):
+        print(f"messages cannot be printed ({error.strerror}): log.txt has them", file=sys.stderr)
 
 
 def _remove_handlers(stream: IO) -> None:
