@@ -51,17 +51,22 @@ def check(graph, run, noise_input=False):
     assert difference.images == 3 and difference.detections != 0
 
 
-# the next test exports the mode multi_step; test_graphs.py compares the graphs of all modes
+# one file for everything, because an export takes seconds. test_graphs.py compares the graphs of
+# all modes, and tests/cli/test_export.py exports a detector without a noise input.
 @pytest.mark.slow
-def test_onnx_of_detectors(onnxruntime, tmp_path):
-    # the next test exports box samples and stability; without them the export is faster
-    keys = {"BOX_SAMPLES": 0, "STABILITY_SAMPLES": 0, "SINGLE_STEP_BLOCK": 1}
-    graph = detector_graph(INFERENCE_MODE="multi_step_ensemble", **keys)
-    write_onnx(graph, tmp_path / "a.onnx", METADATA, noise_input=False)
-    check(graph, open_onnx(tmp_path / "a.onnx"))
+def test_onnx_of_a_detector(onnxruntime, tmp_path):
+    keys = {"BOX_SAMPLES": 2, "NOISE_SCALE": 3.0, "STABILITY_SAMPLES": 1}
+    graph = detector_graph(INFERENCE_MODE="multi_step", **keys)
+    write_onnx(graph, tmp_path / "a.onnx", METADATA, noise_input=True)
+    run, pixels = open_onnx(tmp_path / "a.onnx"), images(size=SIZE)
+    check(graph, run)
+    check(graph, run, noise_input=True)
     session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
+    # the noise input has a default, so it need not be given
     (x,) = session.get_inputs()
     assert (x.name, x.shape, x.type) == ("images", ["batch", 3, *SIZE], "tensor(uint8)")
+    (noise_input,) = session.get_overridable_initializers()
+    assert noise_input.shape[1:] == [6, 32]
     outputs = [(x.name, x.shape) for x in session.get_outputs()]
     assert outputs == [
         ("boxes", ["batch", 18, 4]),
@@ -71,16 +76,6 @@ def test_onnx_of_detectors(onnxruntime, tmp_path):
     metadata = session.get_modelmeta()
     assert metadata.custom_metadata_map == METADATA
     assert "Output, best first: boxes" in metadata.description
-
-
-@pytest.mark.slow
-def test_onnx_with_box_samples_stability_and_noise_input(onnxruntime, tmp_path):
-    keys = {"BOX_SAMPLES": 2, "NOISE_SCALE": 3.0, "STABILITY_SAMPLES": 1}
-    graph = detector_graph(INFERENCE_MODE="multi_step", **keys)
-    write_onnx(graph, tmp_path / "a.onnx", {}, noise_input=True)
-    run, pixels = open_onnx(tmp_path / "a.onnx"), images(size=SIZE)
-    check(graph, run)
-    check(graph, run, noise_input=True)
     for noise in torch.randn(1, 6, 32), torch.randn(3, 6, 32):
         boxes, scores, _ = graph(pixels, noise)
         assert not torch.allclose(scores, graph(pixels)[1], atol=1e-3)
