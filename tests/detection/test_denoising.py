@@ -1,10 +1,13 @@
 """Denoising queries: perturbed boxes, assignment, moved estimates, losses, gradients."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
 
 from flowdet.detection.boxes import paired_iou, to_corners
+from flowdet.detection.criterion import LossNormalizer
 from flowdet.detection.denoising import (
     DenoisingSettings,
     assign_by_iou,
@@ -163,6 +166,33 @@ def test_the_losses_of_denoising_queries_stay_local():
             for j, block in enumerate(model.flow.blocks):
                 trained = any(p.grad is not None and p.grad.any() for p in block.parameters())
                 assert trained == (j == k)
+
+
+def test_denoising_queries_pass_no_gradient_to_the_estimates():
+    model = denoising_model()
+    targets = model.prepare_targets(batch())
+    start = model.flow.initial_state(model.initial_noise(len(targets.counts)))
+    estimate = start.estimate.detach().clone().requires_grad_()
+    later = replace(start, z=start.z.detach(), estimate=estimate, t=torch.full_like(start.t, 0.5))
+    extended, _ = model.denoising.extend(later, targets)
+    assert not model.denoising.queries(estimate, targets).estimate.requires_grad
+    assert not extended.z.requires_grad
+    # only the ordinary queries have their own estimates
+    (gradient,) = torch.autograd.grad(extended.estimate.sum(), estimate)
+    assert torch.equal(gradient, torch.ones_like(gradient))
+
+
+def test_their_losses_are_divided_by_their_number_and_weighted():
+    model = denoising_model(DENOISING_WEIGHT=0.5)
+    targets = model.prepare_targets(batch())
+    logits, boxes = torch.randn(len(targets.counts), 6, 4), torch.rand(len(targets.counts), 6, 4)
+    assigned = torch.tensor([0, -1, 0, -1, -1, -1]).expand(len(targets.counts), 6)
+    losses, _ = model.denoising.losses(logits, boxes, targets, assigned)
+    one = torch.tensor(1.0)
+    sums, _ = model.criterion(logits, boxes, targets, assigned, LossNormalizer(one, one))
+    assert losses.keys() == sums.keys()
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, 0.5 * sums[name] / assigned.numel())
 
 
 def test_images_without_objects_have_only_background():

@@ -22,7 +22,9 @@ def proposal_model(file="digits_flow.yaml", **keys):
 
 
 class RecordingRPN(nn.Module):
-    """Returns the given boxes, and records what it was called with."""
+    """Returns the given boxes and a loss, and records what it was called with."""
+
+    losses = {"loss_rpn_cls": 2.0}
 
     def __init__(self, *boxes):
         super().__init__()
@@ -31,7 +33,7 @@ class RecordingRPN(nn.Module):
     def forward(self, images, features, objects):
         self.images, self.features, self.objects = images, features, objects
         pairs = zip(self.boxes, images.image_sizes, strict=True)
-        return [Instances(size, proposal_boxes=Boxes(boxes)) for boxes, size in pairs], {}
+        return [Instances(size, proposal_boxes=Boxes(boxes)) for boxes, size in pairs], self.losses
 
 
 def proposals_of(inputs, *boxes):
@@ -49,7 +51,8 @@ def test_the_network_gets_sizes_and_objects_in_pixels_and_returns_normalized_box
         record([], size=(64, 56), seed=3),
     ]
     whole, part = torch.tensor([[0.0, 0, 64, 64]]), torch.tensor([[10.0, 12, 30, 24]])
-    (boxes, _), rpn = proposals_of(inputs, whole, part, torch.zeros(0, 4))
+    (boxes, losses), rpn = proposals_of(inputs, whole, part, torch.zeros(0, 4))
+    assert losses == rpn.losses
     assert rpn.images.image_sizes == [(64, 64), (48, 40), (64, 56)]
     for objects, x in zip(rpn.objects, inputs, strict=True):
         assert torch.allclose(objects.gt_boxes.tensor, x["instances"].gt_boxes.tensor, atol=1e-3)
