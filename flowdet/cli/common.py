@@ -1,4 +1,4 @@
-"""Shared code of all commands: one-line errors, option types, config overrides."""
+"""Shared code of all commands: one-line errors, Ctrl-C, closed streams, options, overrides."""
 
 from __future__ import annotations
 

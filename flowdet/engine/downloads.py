@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from unittest import mock
 
 import tqdm
 
@@ -24,10 +23,12 @@ def quiet_downloads() -> Iterator[None]:
     """
     logger = logging.getLogger("iopath.common.download")
     disabled, logger.disabled = logger.disabled, True
+    # iopath takes the class from the module at every download
+    tqdm.tqdm = _delayed_bar
     try:
-        with mock.patch.object(tqdm, "tqdm", _delayed_bar):
-            yield
+        yield
     finally:
+        tqdm.tqdm = _bar
         logger.disabled = disabled
 
 
