@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import itertools
 import os
 from collections.abc import Iterator
@@ -121,8 +123,7 @@ def _read(path: str) -> dict:
     if len(content) > MAX_BYTES:
         raise ConfigFileError(f"{path} has more than {MAX_BYTES:,} bytes: is it a config file?")
     try:
-        # bytes, because yaml recognizes byte order marks and UTF-16
-        loaded = yaml.load(content, Loader=_Loader)
+        loaded = copy.deepcopy(_parsed(content))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise ConfigFileError(f"{path}, line {mark.line + 1}: {_problem(error)}") from error
@@ -136,6 +137,15 @@ def _read(path: str) -> dict:
             "it a config file?"
         )
     return loaded
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(content: bytes) -> object:
+    """Parses the content of a file; bytes, because yaml recognizes byte order marks and UTF-16.
+
+    Cached, because commands read a config and its bases several times.
+    """
+    return yaml.load(content, Loader=_Loader)
 
 
 def _problem(error: yaml.MarkedYAMLError) -> str:

@@ -26,7 +26,7 @@ from torchvision.datasets.utils import download_and_extract_archive
 from flowdet.data.custom.findings import log_once
 from flowdet.data.custom.image_finder import is_hidden, walk
 from flowdet.data.detection.builtin import datasets_root
-from flowdet.data.detection.digits import DigitBank
+from flowdet.data.detection.digits import read_digits
 from flowdet.data.detection.loaders import check_registered
 from flowdet.data.image_files import (
     conversion_hint,
@@ -227,14 +227,11 @@ def _register_folder(name: str, folder: Path, hint: str) -> None:
 
 def _read_digits(split: str) -> tuple[Sequence[str], list[dict]]:
     """Reads scikit-learn's digits, 8x8 pixels, split as in the detection dataset."""
-    # scikit-learn takes a second to import, and few runs need it
-    from sklearn.datasets import load_digits
-
-    digits = DigitBank.load(split)
-    images = np.round(load_digits().images * (255 / 16)).astype(np.uint8)
+    images, labels, indices = read_digits(split)
+    images = np.round(images * (255 / 16)).astype(np.uint8)
     return tuple("0123456789"), [
-        {"image_id": int(row), "label": int(label), "image": images[row]}
-        for row, label in zip(digits.indices, digits.labels)
+        {"image_id": int(row), "label": int(label), "image": image}
+        for image, label, row in zip(images, labels, indices)
     ]
 
 

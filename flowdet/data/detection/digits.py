@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from flowdet.data.detection.voc import write_voc_annotation
 
-__all__ = ["CLASS_NAMES", "SPLITS", "DigitBank", "compose_scene", "make_digits"]
+__all__ = ["CLASS_NAMES", "SPLITS", "DigitBank", "compose_scene", "make_digits", "read_digits"]
 
 CLASS_NAMES = tuple("0123456789")
 SPLITS = ("train", "test")
@@ -28,6 +28,33 @@ GENERATOR_VERSION = 1  # increase it when a change of the code makes the same se
 _VISIBLE = 0.4  # a pixel above this opacity is part of a stroke
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 _DATASET_FILES = {"JPEGImages", "Annotations", "ImageSets", "manifest.json"}
+
+
+@cache
+def read_digits(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reads scikit-learn's digits of split "train" (1,437) or "test" (360). The splits are fixed.
+
+    Returns:
+        images (float64 [N, 8, 8] in [0, 16]), labels (int64 [N], the digits 0 to 9) and their rows
+        in scikit-learn's `load_digits` (int64 [N], ascending). Read-only: later calls share them.
+
+    Raises:
+        ValueError: `split` is neither "train" nor "test".
+    """
+    # scikit-learn takes a second to import, and few runs need it
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    if split not in SPLITS:
+        raise ValueError(f"the digits have the splits {', '.join(SPLITS)}, not {split!r}")
+    source = load_digits()
+    rows = np.arange(len(source.target))
+    parts = train_test_split(rows, test_size=0.2, random_state=0, stratify=source.target)
+    indices = np.sort(parts[SPLITS.index(split)])
+    arrays = source.images[indices], source.target[indices].astype(np.int64), indices
+    for array in arrays:
+        array.flags.writeable = False
+    return arrays
 
 
 @dataclass(frozen=True)
@@ -51,18 +78,8 @@ class DigitBank:
         Raises:
             ValueError: `split` is neither "train" nor "test".
         """
-        # scikit-learn takes a second to import, and few runs need it
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-
-        if split not in SPLITS:
-            raise ValueError(f"the digits have the splits {', '.join(SPLITS)}, not {split!r}")
-        source = load_digits()
-        rows = np.arange(len(source.target))
-        parts = train_test_split(rows, test_size=0.2, random_state=0, stratify=source.target)
-        indices = np.sort(parts[SPLITS.index(split)])
-        glyphs = tuple(_smooth_glyph(source.images[i]) for i in indices)
-        return cls(glyphs, source.target[indices].astype(np.int64), indices)
+        images, labels, indices = read_digits(split)
+        return cls(tuple(map(_smooth_glyph, images)), labels, indices)
 
     def __len__(self) -> int:
         return len(self.glyphs)
