@@ -8,11 +8,15 @@ from pathlib import Path
 
 import torch
 from detectron2.layers import ShapeSpec
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flowdet.temporary_file import temporary_file
+from flowdet.tensor_checksum import tensor_checksum
+
+# the key of the checksum in the metadata of a file
+_CHECKSUM = "checksum"
 
 
 class FeatureCache:
@@ -148,11 +152,16 @@ class _FeatureFiles:
             (self.root / self.weights).mkdir(parents=True, exist_ok=True)
 
     def read(self, key: bytes, size: tuple[int, int]) -> dict[str, Tensor] | None:
-        """Returns the features of an image of a size (height, width); None if no file has outputs
-        that the backbone can have for it."""
+        """Returns the features of an image of a size (height, width); None if no undamaged file has
+        outputs that the backbone can have for it."""
         try:
-            row = load_file(self._path(key))
+            with safe_open(self._path(key), framework="pt") as file:
+                checksum = (file.metadata() or {}).get(_CHECKSUM)
+                row = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError):
+            return None
+        # the key too: a file of another image may have got this name
+        if checksum != tensor_checksum(row, key.hex()):
             return None
         fits = row.keys() == self._outputs.keys() and all(
             _is_output(x, self._outputs[name], size) for name, x in row.items()
@@ -160,9 +169,11 @@ class _FeatureFiles:
         return row if fits else None
 
     def write(self, key: bytes, row: dict[str, Tensor]) -> None:
+        tensors = {name: x.contiguous() for name, x in row.items()}
+        metadata = {_CHECKSUM: tensor_checksum(tensors, key.hex())}
         try:
             with temporary_file(self._path(key)) as temporary:
-                save_file({name: x.contiguous() for name, x in row.items()}, temporary)
+                save_file(tensors, temporary, metadata)
         # such as a full disk
         except (OSError, SafetensorError) as error:
             raise OSError(
