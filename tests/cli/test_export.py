@@ -164,3 +164,7 @@ def test_weights_as_safetensors(trained, tmp_path, capsys):
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
     assert read_notes(path).class_names == loaded.class_names
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match="is the file of the weights"):
+        export.export_model(arguments(trained, "--weights", path, "--output", path))
+    assert path.read_bytes() == before
