@@ -26,6 +26,7 @@ from flowdet.reporting.report.gallery import (
     Gallery,
     classification_gallery,
     detection_gallery,
+    has_other_classes,
     is_annotated,
     object_counts,
 )
@@ -41,6 +42,10 @@ from flowdet.reporting.runs import read_metrics, read_run_config
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_OTHER_CLASSES = "The test dataset has other classes than the model."
+# the content of the section about errors without them
+_NO_ERRORS = {"errors": None, "error_pictures": None, "errors_file": "", "no_errors": ""}
 
 
 def write_report(
@@ -94,11 +99,13 @@ def _content(folder: Path, cfg: CfgNode, images: int, path: Path) -> dict:
     records = _or_none(lambda: read_metrics(folder)) or []
     groups = metric_groups(cfg, records)
     classification = task_of(cfg) is CLASSIFICATION
-    gallery, no_gallery = _gallery(folder, cfg, images)
+    names, tests = cfg.MODEL.CLASS_NAMES, cfg.DATASETS.TEST
+    others = _OTHER_CLASSES if tests and has_other_classes(tests[0], names) else ""
+    gallery, no_gallery = (None, others) if others else _gallery(folder, cfg, images)
     classes = gallery.classes if gallery else None
     if not classification:
-        counts = _or_none(lambda: object_counts(cfg)) if cfg.DATASETS.TEST else None
-        classes = class_table(cfg.MODEL.CLASS_NAMES, counts, records, groups)
+        counts = _or_none(lambda: object_counts(cfg)) if tests and not others else None
+        classes = class_table(names, counts, records, groups)
     return {
         "name": folder.resolve().name,
         "facts": run_facts(cfg, folder, records),
@@ -111,7 +118,7 @@ def _content(folder: Path, cfg: CfgNode, images: int, path: Path) -> dict:
         "gallery": gallery,
         "no_gallery": no_gallery,
         "explorer": _explorer(folder, cfg, gallery, path),
-        **_errors(folder, cfg, images, path),
+        **(_NO_ERRORS | {"no_errors": others} if others else _errors(folder, cfg, images, path)),
         "score_threshold": SCORE_THRESHOLD,
         "iou_threshold": IOU_THRESHOLD,
         "with_images": images > 0,
@@ -132,7 +139,7 @@ def _explorer(folder: Path, cfg: CfgNode, gallery: Gallery | None, path: Path) -
 
 def _errors(folder: Path, cfg: CfgNode, images: int, path: Path) -> dict:
     """Returns the section about the errors of a detector, and the sentence shown without it."""
-    content = {"errors": None, "error_pictures": None, "errors_file": "", "no_errors": ""}
+    content = _NO_ERRORS
     saved = saved_detections_file(folder, cfg)
     if saved is None:
         text = "No evaluation has saved detections yet; each writes them to OUTPUT_DIR/inference."
