@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -74,6 +76,10 @@ class FeatureCache:
         Args:
             backbone: the frozen backbone.
             images: [B, C, H, W].
+
+        Raises:
+            ValueError: a value is too large for float16.
+            OSError: a file cannot be written.
         """
         keys = [_key(image) for image in images]
         missing = [key for key in keys if key not in self.store]
@@ -83,6 +89,7 @@ class FeatureCache:
             computed = backbone(images[list(new.values())])
             for i, key in enumerate(new):
                 rows[key] = {name: x[i].half().cpu() for name, x in computed.items()}
+                _check_finite(rows[key])
                 self._keep(key, rows[key])
         rows_of_batch = [rows.get(key) or self.store[key] for key in keys]
         return {
@@ -120,6 +127,14 @@ class FeatureCache:
             self.max_bytes = 0
 
 
+def _check_finite(row: dict[str, Tensor]) -> None:
+    if not all(bool(x.isfinite().all()) for x in row.values()):
+        raise ValueError(
+            "features of the backbone are too large for float16, in which the cache keeps them: "
+            "set MODEL.FLOW_DET.FEATURE_CACHE_GIB 0"
+        )
+
+
 def _key(image: Tensor) -> bytes:
     """Returns the key of an image: a hash of its shape and pixels."""
     digest = hashlib.blake2b(repr(tuple(image.shape)).encode(), digest_size=16)
@@ -149,7 +164,8 @@ class _FeatureFiles:
                 digest.update(f"{name} {tuple(x.shape)}".encode())
                 digest.update(x.detach().cpu().contiguous().numpy().tobytes())
             self.weights = digest.hexdigest()
-            (self.root / self.weights).mkdir(parents=True, exist_ok=True)
+            with _named_errors(self.root / self.weights):
+                (self.root / self.weights).mkdir(parents=True, exist_ok=True)
 
     def read(self, key: bytes, size: tuple[int, int]) -> dict[str, Tensor] | None:
         """Returns the features of an image of a size (height, width); None if no undamaged file has
@@ -171,18 +187,24 @@ class _FeatureFiles:
     def write(self, key: bytes, row: dict[str, Tensor]) -> None:
         tensors = {name: x.contiguous() for name, x in row.items()}
         metadata = {_CHECKSUM: tensor_checksum(tensors, key.hex())}
-        try:
-            with temporary_file(self._path(key)) as temporary:
-                save_file(tensors, temporary, metadata)
-        # such as a full disk
-        except (OSError, SafetensorError) as error:
-            raise OSError(
-                f"{self._path(key)} cannot be written: {error}. Set "
-                'MODEL.FLOW_DET.FEATURE_CACHE_DIR to another folder, or to "" for none'
-            ) from error
+        with _named_errors(self._path(key)), temporary_file(self._path(key)) as temporary:
+            save_file(tensors, temporary, metadata)
 
     def _path(self, key: bytes) -> Path:
         return self.root / self.weights / f"{key.hex()}.safetensors"
+
+
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """Replaces errors of writing, such as that of a full disk, by one that names the key."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(
+            f"{path} cannot be written: {reason}. Set MODEL.FLOW_DET.FEATURE_CACHE_DIR to another "
+            'folder, or to "" for none'
+        ) from error
 
 
 def _is_output(x: Tensor, output: ShapeSpec, size: tuple[int, int]) -> bool:

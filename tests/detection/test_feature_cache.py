@@ -173,6 +173,20 @@ def test_a_corrupt_file_is_replaced(images, tmp_path):
     assert third.count == 0
 
 
+def test_features_that_are_too_large_for_float16_are_refused(images):
+    backbone = CountingBackbone()
+    with torch.no_grad():
+        backbone.conv.weight.mul_(1e9)
+    with pytest.raises(ValueError, match="too large for float16.*FEATURE_CACHE_GIB 0"):
+        FeatureCache(1.0)(backbone, images)
+
+
+def test_a_folder_that_cannot_be_made_names_its_key(images, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="Not a directory.*MODEL.FLOW_DET.FEATURE_CACHE_DIR"):
+        FeatureCache(1.0, str(tmp_path / "file"))(CountingBackbone(), images)
+
+
 def test_a_file_with_a_changed_bit_or_of_another_image_is_replaced(images, tmp_path):
     FeatureCache(1.0, str(tmp_path))(CountingBackbone(), images)
     files = sorted(tmp_path.rglob("*.safetensors"))
