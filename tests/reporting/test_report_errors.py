@@ -88,6 +88,15 @@ def test_report_of_another_name(evaluated, tmp_path):
     assert [name for name in names if "explorer" not in name] == ["page.html", "page_errors.json"]
 
 
+def test_files_of_an_earlier_report_are_deleted(evaluated):
+    write_report(evaluated, images=4)
+    names = [evaluated / "report_errors.json", evaluated / "report_explorer.html"]
+    assert all(path.is_file() for path in names)
+    (evaluated / "inference" / FILE_NAME).write_bytes(b"damaged")
+    write_report(evaluated, images=0)
+    assert not any(path.exists() for path in names)
+
+
 def test_section_without_detections(evaluated):
     (evaluated / "inference" / FILE_NAME).write_bytes(b"damaged")
     _, text = parsed(write_report(evaluated, images=0))

@@ -19,9 +19,14 @@ from flowdet.engine.task_builders import CLASSIFICATION, task_of
 from flowdet.evaluation.matching import IOU_THRESHOLD, SCORE_THRESHOLD
 from flowdet.reporting.report.charts import charts
 from flowdet.reporting.report.error_pictures import error_pictures
-from flowdet.reporting.report.errors import error_section, saved_detections_file, write_analysis
+from flowdet.reporting.report.errors import (
+    analysis_path,
+    error_section,
+    saved_detections_file,
+    write_analysis,
+)
 from flowdet.reporting.report.evaluations import metric_groups
-from flowdet.reporting.report.explorer import write_report_explorer
+from flowdet.reporting.report.explorer import explorer_path, write_report_explorer
 from flowdet.reporting.report.gallery import (
     Gallery,
     classification_gallery,
@@ -56,7 +61,7 @@ def write_report(
     The analysis of the errors of a detector is also written as JSON next to it
     (report_errors.json). With `TEST.REPORT_EXPLORER`, so is the explorer of the best and worst
     images (report_explorer.html), to which the report links. Parts for which the run has no data
-    are replaced by a sentence that says so.
+    are replaced by a sentence that says so, and both files of an earlier report are then deleted.
 
     Args:
         folder: the OUTPUT_DIR of a training.
@@ -79,7 +84,15 @@ def write_report(
         )
     template = _environment().get_template("report.html.jinja")
     path = Path(output or folder / "report.html")
-    return write_text(path, template.render(_content(folder, cfg, images, path)))
+    content = _content(folder, cfg, images, path)
+    # those of an earlier report are about other detections or images
+    outdated = [] if content["errors_file"] else [analysis_path(path)]
+    outdated += [] if content["explorer"] else [explorer_path(path)]
+    for file in outdated:
+        if file.is_file():
+            file.unlink()
+            logger.info("%s of an earlier report is deleted: this report has none", file)
+    return write_text(path, template.render(content))
 
 
 def _environment() -> Environment:
