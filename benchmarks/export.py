@@ -12,7 +12,7 @@ VALUE` pairs override the config.
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -51,19 +51,32 @@ def parse_args() -> argparse.Namespace:
     return parse_with_overrides(parser, None)
 
 
-def open_file(path: Path) -> Runner:
-    """Opens an exported file.
+def open_file(path: Path, size: Sequence[int]) -> Runner:
+    """Opens an exported file, and runs it once.
+
+    Args:
+        path: the file.
+        size: height and width of the images, in pixels.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: no format has the suffix of the file.
+        ValueError: no format has the suffix of the file, or it is damaged or of another model.
     """
     kinds = {file.suffix: file for file in FORMATS.values()}
     if path.suffix not in kinds:
         raise ValueError(f"--files: {path} must end in {' or '.join(kinds)}")
     if not path.is_file():
         raise FileNotFoundError(f"there is no exported file {path}")
-    return kinds[path.suffix].open(path)
+    try:
+        run = kinds[path.suffix].open(path)
+        run(torch.zeros(1, 3, *size, dtype=torch.uint8), None)
+    # torch and ONNX Runtime raise nearly every exception
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"--files: {path} is damaged, or exported from another model ({reason}): export anew"
+        ) from error
+    return run
 
 
 @torch.no_grad()
@@ -103,10 +116,11 @@ def main() -> None:
         is_classifier = task_of(cfg) is CLASSIFICATION
         model = (ClassPredictor if is_classifier else Predictor)(cfg, args.weights).model
         eager = partial(model.inference, all_modes=False) if is_classifier else model.inference
-        files = {path.name: open_file(path) for path in args.files}
+        size = cfg.INPUT.FIXED_SIZE
+        files = {str(path): open_file(path, size) for path in args.files}
     table = []
     for batch in args.batch_sizes:
-        images = torch.randint(0, 256, (batch, 3, *cfg.INPUT.FIXED_SIZE), dtype=torch.uint8)
+        images = torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8)
         runs = {"model": partial(eager, [{"image": image} for image in images])}
         runs |= {name: partial(run, images, None) for name, run in files.items()}
         seconds = median_seconds(runs, args.rounds)

@@ -71,16 +71,22 @@ def with_program(description: str, program: str) -> str:
 def command(main: Callable[P, T]) -> Callable[P, T]:
     """Decorates the `main` of a command: Ctrl-C ends it with exit status 130 and the command that
     starts it again wherever nothing else handles it, such as in the seconds in which PyTorch is
-    loaded. Standard streams that are closed are opened."""
+    loaded. Standard streams that are closed are opened. A current folder that was deleted, and too
+    little memory to load PyTorch, end it with one line."""
 
     @functools.wraps(main)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         open_missing_streams()
+        check_current_folder()
         try:
             with _no_interrupt_is_lost():
                 return main(*args, **kwargs)
         except KeyboardInterrupt:
             _end_after_interrupt()
+        except ImportError as error:
+            if "failed to map segment" not in str(error):
+                raise
+            sys.exit(f"error: memory ran out ({error}): raise the limit of the process (ulimit -v)")
         finally:
             # a second Ctrl-C would print the traceback of what runs at the end
             atexit.unregister(_ignore_interrupts)
@@ -135,6 +141,14 @@ def open_missing_streams() -> None:
     sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)
+
+
+def check_current_folder() -> None:
+    """Ends the program if its current folder was deleted: PyTorch could not be loaded."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        sys.exit(f"error: the current folder cannot be used ({error.strerror}): change to another")
 
 
 def _end_after_interrupt() -> NoReturn:

@@ -12,6 +12,7 @@ describes how to use it. A .safetensors file has the weights alone, for `MODEL.W
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -168,6 +169,9 @@ def export_weights(args: argparse.Namespace) -> None:
 
     predictor = load(args)
     model = predictor.cfg.MODEL
+    source = args.weights or model.WEIGHTS
+    if args.output.exists() and os.path.isfile(source) and args.output.samefile(source):
+        raise UsageError(f"--output {args.output} is the file of the weights: name another file")
     notes = {"class_names": list(model.CLASS_NAMES), "category_ids": list(model.CATEGORY_IDS)}
     write_safetensors(args.output, predictor.model.state_dict(), notes)
     print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB, the weights of the model")

@@ -22,6 +22,7 @@ from flowdet.cli.processes import (
 )
 from flowdet.cli.replay import config_of_step, replay
 from flowdet.config.config_files import config_path
+from flowdet.data.workers import is_worker_error
 from flowdet.engine import (
     Trainer,
     evaluate,
@@ -113,7 +114,7 @@ def hide_tracebacks_of_user_errors() -> None:
 
     def is_shown(record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        is_explained = is_process_error(error) or is_memory_error(error)
+        is_explained = is_process_error(error) or is_memory_error(error) or is_worker_error(error)
         return not (isinstance(error, RUN_ERRORS) or is_explained)
 
     for handler in logging.getLogger("detectron2").handlers:

@@ -36,6 +36,10 @@ def _root(process: int) -> str:
         )
     except OSError:
         cleaner = None
+    if cleaner is not None and hasattr(os, "register_at_fork"):
+        # a process that loads data would keep the input open, and the end of this process would
+        # wait for it forever
+        os.register_at_fork(after_in_child=cleaner.stdin.close)
     atexit.register(_delete, folder, cleaner, process)
     return folder
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
+import os
 import re
 import sys
 import traceback
@@ -11,20 +12,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from multiprocessing.connection import wait
+from multiprocessing.queues import Queue
 
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
+from torch._utils import ExceptionWrapper
 from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 _SHARED_MEMORY = re.compile(
     r"signal: Bus error|unable to (open|allocate|resize|write|mmap|map) .*|shared memory",
     re.IGNORECASE,
 )
-_OPEN_FILES = re.compile(r"too many open files|items of ancdata", re.IGNORECASE)
+# the exit code of a worker that cannot open the connection by which it sends a tensor
+_NO_FILE = errno.EMFILE
+_OPEN_FILES = re.compile(
+    rf"too many open files|items of ancdata|exit code {_NO_FILE}\b", re.IGNORECASE
+)
 _WORKER_ENDED = re.compile(r"DataLoader worker \(pid\(?s?\)? [\d, ]+\)(.*)", re.DOTALL)
 _RAISED_IN_WORKER = re.compile(r"Caught (\w+) in DataLoader worker process \d+\.")
+_LESS = (
+    "lower DATALOADER.NUM_WORKERS (0 needs none), or start the container with more, for example "
+    "docker run --shm-size 8g"
+)
+# a semaphore or a file for shared memory, without which no worker starts
+_SHARED_FILES = ("multiprocessing/synchronize.py", "multiprocessing/heap.py")
+_RECEIVING = "torch/multiprocessing/reductions.py"
 # the time in which the end of a process that was killed is seen
 _SECONDS_TO_END = 5.0
+
+# a loader that could not start has no such attribute: torch would print a traceback when it is
+# deleted
+_MultiProcessingDataLoaderIter._shutdown = True
 
 
 @contextmanager
@@ -42,7 +61,7 @@ def worker_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, EOFError) as error:
         reason = _reason(error)
         if reason:
             raise OSError(reason) from error
@@ -52,34 +71,42 @@ def worker_errors() -> Iterator[None]:
         raise
 
 
+def is_worker_error(error: BaseException | None) -> bool:
+    """Returns whether `worker_errors` replaces an error by one line that says what to do."""
+    return isinstance(error, (RuntimeError, OSError, EOFError)) and bool(_reason(error))
+
+
 def _reason(error: Exception) -> str:
     """Returns what is missing and what to do; "" if no worker ran out of anything or was killed."""
     text = _texts(error)
     of_worker = _WORKER_ENDED.search(text) or _RAISED_IN_WORKER.search(text)
-    if isinstance(error, OSError) and error.errno == errno.ENOMEM and _is_raised_by_fork(error):
-        return _memory("the worker processes that load data cannot start: there is not enough")
+    cannot_start = "the worker processes that load data cannot start"
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        if _is_raised_in(error, "popen_fork.py"):
+            return _memory(f"{cannot_start}: there is not enough")
+    elif isinstance(error, OSError) and _is_raised_in(error, *_SHARED_FILES):
+        reason = f"because shared memory (/dev/shm) cannot be used ({error.strerror})"
+        return f"{cannot_start}, {reason}: {_LESS}"
     if _OPEN_FILES.search(text) and (of_worker or isinstance(error, RuntimeError)):
         return (
             "the worker processes that load data have too many open files: lower "
             "DATALOADER.NUM_WORKERS, or raise the limit with ulimit -n 65536"
         )
     if of_worker and _SHARED_MEMORY.search(text):
-        return (
-            "a worker process that loads data ran out of shared memory (/dev/shm): lower "
-            "DATALOADER.NUM_WORKERS (0 needs none), or start the container with more, for example "
-            "docker run --shm-size 8g"
-        )
+        return f"a worker process that loads data ran out of shared memory (/dev/shm): {_LESS}"
     ended = _WORKER_ENDED.search(text)
-    if ended:
-        how = " ".join(ended[1].splitlines()[0].split()).rstrip(".")
+    # in the moment before torch sees that a worker has ended
+    is_lost = isinstance(error, (ConnectionError, EOFError)) and _is_raised_in(error, _RECEIVING)
+    if ended or is_lost:
+        how = " ".join(ended[1].splitlines()[0].split()).rstrip(".") if ended else ""
         return _memory(f"a worker process that loads data {how or 'ended'}; usually it ran out of")
     return ""
 
 
-def _is_raised_by_fork(error: Exception) -> bool:
-    """Returns whether the start of a process raised an error."""
+def _is_raised_in(error: Exception, *files: str) -> bool:
+    """Returns whether an error came from a function in one of the files."""
     frames = traceback.extract_tb(error.__traceback__)
-    return any(frame.filename.endswith("popen_fork.py") for frame in frames)
+    return any(frame.filename.replace(os.sep, "/").endswith(files) for frame in frames)
 
 
 def _texts(error: BaseException | None) -> str:
@@ -130,25 +157,42 @@ class SharedSamples(Dataset):
     def __getitem__(self, key):
         sample = self._samples[key]
         if get_worker_info() is not None:
-            hide_end_of_training()
+            handle_sending_errors()
             _share(sample)
         return sample
 
 
 @cache
-def hide_end_of_training() -> None:
-    """Leaves out the traceback of a worker whose training is killed while it sends a tensor.
+def handle_sending_errors() -> None:
+    """Handles the errors of the two threads that send samples; call it in the worker.
 
-    Call it in the worker: the thread that sends tensors prints errors by `sys.excepthook`.
+    Python prints them and goes on, and the training would wait forever for the sample: without a
+    free file descriptor a thread prints the same traceback again and again. Now the training gets
+    the error in place of the sample, or the worker ends.
     """
+    Queue._on_queue_feeder_error = _send_error
     print_error = sys.excepthook
 
+    # the thread that serves the file descriptors of tensors calls it
     def hook(kind, error, trace):
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            os._exit(_NO_FILE)
         lost = isinstance(error, (ConnectionError, EOFError))
+        # a training that was killed in the middle of a transfer
         if not (lost and wait([multiprocessing.parent_process().sentinel], _SECONDS_TO_END)):
             print_error(kind, error, trace)
 
     sys.excepthook = hook
+
+
+def _send_error(queue: Queue, error: Exception, item: object) -> None:
+    """Puts the error that the sending of an item raised into the queue, in its place."""
+    if not isinstance(item, tuple):
+        # torch sends pairs of an index and a sample; this one is already in bytes
+        os._exit(1)
+    where = f"in DataLoader worker process {get_worker_info().id}"
+    wrapper = ExceptionWrapper((type(error), error, error.__traceback__), where)
+    queue.put((item[0], wrapper))
 
 
 def _share(value: object) -> None:

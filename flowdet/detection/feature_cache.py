@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from detectron2.layers import ShapeSpec
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flowdet.temporary_file import temporary_file
+from flowdet.tensor_checksum import tensor_checksum
+
+# the key of the checksum in the metadata of a file
+_CHECKSUM = "checksum"
 
 
 class FeatureCache:
@@ -70,6 +76,10 @@ class FeatureCache:
         Args:
             backbone: the frozen backbone.
             images: [B, C, H, W].
+
+        Raises:
+            ValueError: a value is too large for float16.
+            OSError: a file cannot be written.
         """
         keys = [_key(image) for image in images]
         missing = [key for key in keys if key not in self.store]
@@ -79,6 +89,7 @@ class FeatureCache:
             computed = backbone(images[list(new.values())])
             for i, key in enumerate(new):
                 rows[key] = {name: x[i].half().cpu() for name, x in computed.items()}
+                _check_finite(rows[key])
                 self._keep(key, rows[key])
         rows_of_batch = [rows.get(key) or self.store[key] for key in keys]
         return {
@@ -116,6 +127,14 @@ class FeatureCache:
             self.max_bytes = 0
 
 
+def _check_finite(row: dict[str, Tensor]) -> None:
+    if not all(bool(x.isfinite().all()) for x in row.values()):
+        raise ValueError(
+            "features of the backbone are too large for float16, in which the cache keeps them: "
+            "set MODEL.FLOW_DET.FEATURE_CACHE_GIB 0"
+        )
+
+
 def _key(image: Tensor) -> bytes:
     """Returns the key of an image: a hash of its shape and pixels."""
     digest = hashlib.blake2b(repr(tuple(image.shape)).encode(), digest_size=16)
@@ -145,14 +164,20 @@ class _FeatureFiles:
                 digest.update(f"{name} {tuple(x.shape)}".encode())
                 digest.update(x.detach().cpu().contiguous().numpy().tobytes())
             self.weights = digest.hexdigest()
-            (self.root / self.weights).mkdir(parents=True, exist_ok=True)
+            with _named_errors(self.root / self.weights):
+                (self.root / self.weights).mkdir(parents=True, exist_ok=True)
 
     def read(self, key: bytes, size: tuple[int, int]) -> dict[str, Tensor] | None:
-        """Returns the features of an image of a size (height, width); None if no file has outputs
-        that the backbone can have for it."""
+        """Returns the features of an image of a size (height, width); None if no undamaged file has
+        outputs that the backbone can have for it."""
         try:
-            row = load_file(self._path(key))
+            with safe_open(self._path(key), framework="pt") as file:
+                checksum = (file.metadata() or {}).get(_CHECKSUM)
+                row = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError):
+            return None
+        # the key too: a file of another image may have got this name
+        if checksum != tensor_checksum(row, key.hex()):
             return None
         fits = row.keys() == self._outputs.keys() and all(
             _is_output(x, self._outputs[name], size) for name, x in row.items()
@@ -160,18 +185,26 @@ class _FeatureFiles:
         return row if fits else None
 
     def write(self, key: bytes, row: dict[str, Tensor]) -> None:
-        try:
-            with temporary_file(self._path(key)) as temporary:
-                save_file({name: x.contiguous() for name, x in row.items()}, temporary)
-        # such as a full disk
-        except (OSError, SafetensorError) as error:
-            raise OSError(
-                f"{self._path(key)} cannot be written: {error}. Set "
-                'MODEL.FLOW_DET.FEATURE_CACHE_DIR to another folder, or to "" for none'
-            ) from error
+        tensors = {name: x.contiguous() for name, x in row.items()}
+        metadata = {_CHECKSUM: tensor_checksum(tensors, key.hex())}
+        with _named_errors(self._path(key)), temporary_file(self._path(key)) as temporary:
+            save_file(tensors, temporary, metadata)
 
     def _path(self, key: bytes) -> Path:
         return self.root / self.weights / f"{key.hex()}.safetensors"
+
+
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """Replaces errors of writing, such as that of a full disk, by one that names the key."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(
+            f"{path} cannot be written: {reason}. Set MODEL.FLOW_DET.FEATURE_CACHE_DIR to another "
+            'folder, or to "" for none'
+        ) from error
 
 
 def _is_output(x: Tensor, output: ShapeSpec, size: tuple[int, int]) -> bool:

@@ -19,6 +19,8 @@ from flowdet.engine.downloads import quiet_downloads
 from flowdet.engine.trunks import PixelForm, Trunk, check_fit, expected_form, find_trunk
 from flowdet.engine.weight_files import check_url, read_weight_file
 
+# a message names at most this many tensors
+_LISTED = 3
 _REINIT = "set MODEL.REINIT_CLASSES True to reinitialize their tensors, for fine-tuning"
 
 
@@ -72,7 +74,7 @@ class FlowDetCheckpointer(DetectionCheckpointer):
     Raises (from `load`):
         FileNotFoundError: the file does not exist, or cannot be downloaded.
         ValueError: the file is not a checkpoint, contains no weights of the model, or has tensors
-            of other shapes or other classes.
+            of other shapes, of other classes or with values that are not finite.
     """
 
     _other_classes_hint = _REINIT
@@ -120,7 +122,9 @@ class FlowDetCheckpointer(DetectionCheckpointer):
         check_weights_exist(path)
         try:
             with quiet_downloads():
-                return super().load(path, *args, **kwargs)
+                rest = super().load(path, *args, **kwargs)
+            self._check_finite(path)
+            return rest
         except AssertionError as error:
             # it is not a file: detectron2 leaves line breaks and a query out, and opens few URLs
             raise FileNotFoundError(
@@ -146,6 +150,26 @@ class FlowDetCheckpointer(DetectionCheckpointer):
         finally:
             # detectron2 does not reset this after an error, and the next call would fail
             self._parsed_url_during_load = None
+
+    def _check_finite(self, path: str) -> None:
+        """Checks the model after loading, and its moving average.
+
+        Raises:
+            ValueError: a value is not finite. A detector would silently detect nothing.
+        """
+        models = [self.model, self.checkpointables.get("ema")] if path else []
+        bad = []
+        for model in models:
+            if isinstance(model, nn.Module):
+                bad += [n for n, x in model.named_parameters() if not bool(x.isfinite().all())]
+                # a buffer may be infinite, such as a mask
+                bad += [n for n, x in model.named_buffers() if bool(x.isnan().any())]
+        if bad:
+            more = f" and {len(bad) - _LISTED} more" if len(bad) > _LISTED else ""
+            raise ValueError(
+                f"{path} has weights that are NaN or infinite ({', '.join(bad[:_LISTED])}{more}): "
+                "use a checkpoint from before its training diverged"
+            )
 
     def _load_file(self, filename):
         # not detectron2's method, which runs the code in pickles

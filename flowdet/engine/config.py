@@ -230,6 +230,16 @@ def _use_custom_dataset(cfg: CfgNode, overrides: list) -> None:
     """
     if not cfg.DATASETS.PATH:
         return
+    # it loads all models, which a config needs only here
+    from flowdet.engine.task_builders import CLASSIFICATION, task_of
+
+    if task_of(cfg) is CLASSIFICATION:
+        raise ConfigError(
+            f"DATASETS.PATH (--data) is for detectors, but a {cfg.MODEL.META_ARCHITECTURE} is a "
+            "classifier: register folders of images with "
+            "flowdet.data.classification.register_image_folder in a module that IMPORTS names, and "
+            "give their names as DATASETS.TRAIN and TEST"
+        )
     names = register_custom(
         cfg.DATASETS.PATH,
         on_problem=cfg.DATASETS.ON_PROBLEM,

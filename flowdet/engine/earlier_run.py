@@ -22,9 +22,14 @@ _FILES = (
     "report.html",
     "report_explorer.html",
     "report_errors.json",
+    # a training of a classifier writes none
+    "dataset_findings.json",
+    # TensorBoard would show both trainings as one
+    "events.out.tfevents.*",
     # the folders of evaluations
     "inference",
     "inference_ema",
+    "eval",
     "step_*.pth",
 )
 # names the subfolder while files are moved to it

@@ -31,12 +31,15 @@ from flowdet.config.rules import MAX_NAME, is_class_name
 from flowdet.engine.array_pickle import read_array_pickle
 from flowdet.engine.tensor_pickle import TensorPickleCheck
 from flowdet.temporary_file import temporary_file
+from flowdet.tensor_checksum import tensor_checksum
 
 LAST_CHECKPOINT = "last_checkpoint"
 # the first value in a file of torch before version 1.6, which is a sequence of pickles
 _LEGACY_MAGIC, _LEGACY_PICKLES = 0x1950A86A20F9469CFC6C, 5
 # bytes of the records at the end of a zip file: the end, the locator and the end of zip64
 _END, _LOCATOR, _END_64 = 22, 20, 56
+# the key of the checksum in the metadata of a .safetensors file
+_CHECKSUM = "flowdet_checksum"
 # entries of checkpoints of other programs that contain the state dict
 _STATE_DICTS = ("state_dict", "model_state_dict", "net", "weights")
 # errors whose text says what is wrong; the text of others is about the code that reads the file
@@ -79,7 +82,7 @@ def read_weight_file(path: str | Path, lazy: bool = False) -> dict:
 
 
 def write_safetensors(path: str | Path, state: dict[str, torch.Tensor], notes: dict) -> None:
-    """Writes weights as .safetensors.
+    """Writes weights as .safetensors, with a checksum that `read_weight_file` compares.
 
     Args:
         path: the file to write.
@@ -91,9 +94,11 @@ def write_safetensors(path: str | Path, state: dict[str, torch.Tensor], notes: d
     """
     # copies, because the format has no tensors that share their data
     tensors = {name: x.detach().cpu().contiguous().clone() for name, x in state.items()}
+    text = json.dumps(notes)
+    metadata = {"format": "pt", "flowdet": text, _CHECKSUM: tensor_checksum(tensors, text)}
     try:
         with temporary_file(path) as temporary:
-            save_file(tensors, temporary, {"format": "pt", "flowdet": json.dumps(notes)})
+            save_file(tensors, temporary, metadata)
     # such as a full disk
     except (OSError, SafetensorError) as error:
         raise OSError(f"{path} cannot be written: {error}") from error
@@ -162,8 +167,13 @@ def _read_pycls(path: str, lazy: bool) -> dict:
 
 def _read_safetensors(path: str, lazy: bool) -> dict:
     with safe_open(path, framework="pt") as file:
-        notes = json.loads((file.metadata() or {}).get("flowdet", "{}"))
+        metadata = file.metadata() or {}
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    text = metadata.get("flowdet", "{}")
+    # files of other programs have no checksum
+    if metadata.get(_CHECKSUM, "") not in ("", tensor_checksum(state, text)):
+        raise SafetensorError("the checksum differs: copy or export it again")
+    notes = json.loads(text)
     return {**(notes if isinstance(notes, dict) else {}), "model": state}
 
 

@@ -16,7 +16,7 @@ from detectron2.evaluation.pascal_voc_evaluation import voc_eval
 from detectron2.utils import comm
 
 from flowdet.config.errors import ConfigError
-from flowdet.data.detection.loaders import get_detection_dicts
+from flowdet.data.detection.loaders import check_image_ids, get_detection_dicts
 from flowdet.data.detection.voc import write_voc_annotation
 from flowdet.data.scratch import scratch_folder
 from flowdet.evaluation.saved_detections import DetectionRecorder
@@ -47,8 +47,8 @@ class VOCEvaluator(DatasetEvaluator):
 
     Raises:
         FileNotFoundError: as `get_detection_dicts`.
-        ValueError: a name in `class_subset` is not a class of the dataset; also as
-            `get_detection_dicts`.
+        ValueError: a name in `class_subset` is not a class of the dataset, or two images have the
+            same id; also as `get_detection_dicts`.
     """
 
     def __init__(self, dataset_name: str, class_subset: Sequence[str] = ()):
@@ -169,8 +169,18 @@ class COCOBoxEvaluator(COCOEvaluator):
     """
 
     def __init__(self, dataset_name: str, output_folder: str | None = None):
-        # the fast implementation needs detectron2's compiled operators
-        super().__init__(dataset_name, ("bbox",), output_dir=output_folder, use_fast_impl=False)
+        if not MetadataCatalog.get(dataset_name).get("json_file"):
+            # detectron2 converts the dataset
+            check_image_ids(dataset_name, get_detection_dicts(dataset_name, keep_difficult=True))
+        super().__init__(
+            dataset_name,
+            ("bbox",),
+            output_dir=output_folder,
+            # the fast implementation needs detectron2's compiled operators
+            use_fast_impl=False,
+            # annotations that a run before has converted may be others by now
+            allow_cached_coco=False,
+        )
         self._image_ids = self._metadata.get("evaluation_image_ids")
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
@@ -290,7 +300,9 @@ class _GroundTruth:
         self.listing = f"{self._folder.name}/images.txt"
         self.numbers: dict[str, str] = {}
         self.counts: Counter[int] = Counter()
-        for record in get_detection_dicts(dataset_name, keep_difficult=True):
+        records = get_detection_dicts(dataset_name, keep_difficult=True)
+        check_image_ids(dataset_name, records)
+        for record in records:
             self._add(record)
         Path(self.listing).write_text("\n".join(self.numbers.values()), encoding="utf-8")
 
@@ -298,7 +310,7 @@ class _GroundTruth:
         objects = record["annotations"]
         difficult = [o["difficult"] for o in objects]
         self.counts.update(o["category_id"] for o in objects if not o["difficult"])
-        number = self.numbers.setdefault(record["image_id"], str(len(self.numbers)))
+        number = self.numbers[record["image_id"]] = str(len(self.numbers))
         write_voc_annotation(
             Path(self.template.format(number)),
             # the name of the image is not read, and might not be valid in xml

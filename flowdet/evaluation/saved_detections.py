@@ -63,7 +63,7 @@ class SavedDetections:
             with np.load(path, allow_pickle=False) as file:
                 # numpy's savez does not compress, and a small file could fill the memory
                 if sum(x.file_size for x in file.zip.infolist()) > path.stat().st_size:
-                    raise ValueError("compressed")
+                    raise _UnexpectedContent("it is compressed")
                 description = json.loads(str(file["description"]))
                 names = ("images", "boxes", "classes", "scores", "stability")
                 loaded = cls(**description, **{name: file[name] for name in names if name in file})
@@ -72,28 +72,44 @@ class SavedDetections:
             raise
         # numpy, zipfile and json raise nearly every exception for a damaged file
         except Exception as error:
+            reason = error if isinstance(error, _UnexpectedContent) else type(error).__name__
             raise ValueError(
-                f"{path} has no detections that can be read ({type(error).__name__}): evaluate "
-                "again"
+                f"{path} has no detections that can be read ({reason}): evaluate again"
             ) from error
         return loaded
 
     def _check(self) -> None:
-        """Raises ValueError or TypeError for values that `save` does not write."""
+        """Raises an error for values that `save` does not write."""
+        shares = [self.scores, *([] if self.stability is None else [self.stability])]
+        integers, ids = (self.images, self.classes), self.image_ids
         count = len(self.scores)
-        integers, floats = (self.images, self.classes), [self.scores, self.boxes]
-        floats += [] if self.stability is None else [self.stability]
-        shapes = [
-            x.shape == ((count, 4) if x is self.boxes else (count,)) for x in (*integers, *floats)
-        ]
-        kinds = [x.dtype.kind == "i" for x in integers] + [x.dtype.kind == "f" for x in floats]
-        ids = [isinstance(x, (int, str)) for x in self.image_ids]
-        if not all((*shapes, *kinds, *ids, isinstance(self.dataset, str))):
-            raise ValueError("other arrays")
-        if count and not 0 <= self.images.min() <= self.images.max() < len(ids):
-            raise ValueError("other images")
-        if count and not 0 <= self.classes.min() <= self.classes.max() < 2**31:
-            raise ValueError("other classes")
+        columns = all(x.shape == (count,) for x in (*integers, *shares))
+        types = [x.dtype == np.int64 for x in integers]
+        types += [x.dtype == np.float32 for x in (*shares, self.boxes)]
+        _expect(columns and self.boxes.shape == (count, 4) and all(types), "other arrays")
+        is_id = [isinstance(x, (int, str)) and not isinstance(x, bool) for x in ids]
+        _expect(all(is_id) and isinstance(self.dataset, str), "other names")
+        _expect(len(set(ids)) == len(ids), "an image is listed twice")
+        _expect(_in_range(self.images, 0, len(ids) - 1), "an image is not listed")
+        _expect(_in_range(self.classes, 0, 2**31 - 1), "a class index is out of range")
+        # the mean of IoUs can be rounded up
+        _expect(all(_in_range(x, 0, 1.001) for x in shares), "a score is not in [0, 1]")
+        _expect(bool(np.isfinite(self.boxes).all()), "a box is not finite")
+        sides = self.boxes[:, 2:] - self.boxes[:, :2]
+        _expect(bool((sides >= 0).all()), "a box has a negative size")
+
+
+class _UnexpectedContent(ValueError):
+    """The content of a file is not that which `SavedDetections.save` writes."""
+
+
+def _expect(is_so: bool, otherwise: str) -> None:
+    if not is_so:
+        raise _UnexpectedContent(otherwise)
+
+
+def _in_range(x: np.ndarray, low: float, high: float) -> bool:
+    return bool((x >= low).all() and (x <= high).all())
 
 
 class DetectionRecorder(DatasetEvaluator):

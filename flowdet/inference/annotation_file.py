@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from flowdet.data.custom.formats.base import read_flag
 from flowdet.data.image_reader import image_size
 from flowdet.engine.category_ids import CategoryId
 
@@ -127,30 +128,34 @@ class AnnotationFile:
         `iscrowd`.
 
         Raises:
-            ValueError: there is no list of annotations, or an annotation has no category or no box
-                of finite numbers.
+            ValueError: there is no list of annotations, or an annotation has no category, no box of
+                finite numbers, or another `iscrowd` than 0 or 1.
         """
         annotations = self._content.get("annotations")
         if not isinstance(annotations, list):
             raise ValueError(f"{self.path} has no list `annotations`, so it has no ground truth")
         names = {x["id"]: str(x.get("name")).strip() for x in self._categories}
+        images = {x["id"]: str(x["id"]) for x in self._content["images"] if isinstance(x, dict)}
+        texts = set(images.values())
         objects: dict[ImageId, list[dict]] = defaultdict(list)
         for i, annotation in enumerate(annotations):
             try:
                 x, y, width, height = map(float, annotation["bbox"])
                 name = names[annotation["category_id"]]
-                boxes = objects[annotation["image_id"]]
+                image_id, crowd = annotation["image_id"], read_flag(annotation.get("iscrowd"))
                 if not all(map(math.isfinite, (x, y, width, height))) or min(width, height) < 0:
                     raise ValueError("not a box")
+                # a number in one place and a text in the other: its objects would be missing
+                if image_id not in images and str(image_id) in texts or crowd is None:
+                    raise ValueError("not an id or a flag")
             except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise ValueError(
-                    f"{self.path}: annotation {i} needs `image_id`, a `category_id` of the file "
-                    "and a `bbox` of four finite numbers (x, y, width and height at least 0): "
-                    "flowdet-check-data lists such faults"
+                    f"{self.path}: annotation {i} needs an `image_id` and a `category_id` of the "
+                    "file, a `bbox` of four finite numbers (x, y, width and height at least 0), "
+                    "and 0 or 1 as `iscrowd`: flowdet-check-data lists such faults"
                 ) from error
             box = [x, y, x + width, y + height]
-            crowd = bool(annotation.get("iscrowd"))
-            boxes.append({"name": name, "box": box, "iscrowd": crowd})
+            objects[image_id].append({"name": name, "box": box, "iscrowd": bool(crowd)})
         return objects
 
     def _entry(self, file: Path) -> dict | None:

@@ -63,19 +63,22 @@ def known_ground_truth(cfg: CfgNode) -> GroundTruth:
         cfg: the resolved config of a detector. Datasets that do not exist on this machine are
             passed over.
     """
-    found: dict[str, dict] = {}
+    # with the class names of the dataset, which may be others than the model's by now
+    found: dict[str, tuple[dict, list[str]]] = {}
     for name in cfg.DATASETS.TEST:
         try:
             records = get_detection_dicts(name, keep_difficult=True)
         # the images may be from elsewhere
         except (OSError, ValueError, KeyError):
             continue
-        if MetadataCatalog.get(name).get("annotated", True):
-            found |= {os.path.realpath(record["file_name"]): record for record in records}
+        meta = MetadataCatalog.get(name)
+        if meta.get("annotated", True):
+            names = list(meta.get("thing_classes") or cfg.MODEL.CLASS_NAMES)
+            found |= {os.path.realpath(x["file_name"]): (x, names) for x in records}
 
     def look_up(record: dict) -> list[TrueBox] | None:
         known = found.get(os.path.realpath(record["file_name"]))
-        return known and annotated_boxes(known, cfg.MODEL.CLASS_NAMES)
+        return known and annotated_boxes(*known)
 
     return look_up
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -148,6 +149,22 @@ def test_examples_start_with_the_program_as_it_was_started(monkeypatch, program,
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+def test_a_deleted_current_folder_is_one_line(monkeypatch):
+    monkeypatch.setattr(os, "getcwd", Mock(side_effect=FileNotFoundError(2, "No such file")))
+    with pytest.raises(
+        SystemExit, match=r"error: the current folder cannot be used \(No such file"
+    ):
+        command(lambda: None)()
+
+
+def test_too_little_memory_to_load_pytorch_is_one_line():
+    error = ImportError("libtorch_cpu.so: failed to map segment from shared object")
+    with pytest.raises(SystemExit, match="error: memory ran out .*ulimit -v"):
+        command(Mock(side_effect=error))()
+    with pytest.raises(ImportError, match="no module"):
+        command(Mock(side_effect=ImportError("no module")))()
+
+
 def test_closed_streams_are_opened(tmp_path):
     program = (
         "import sys; from flowdet.cli.common import open_missing_streams\n"

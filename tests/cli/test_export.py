@@ -164,3 +164,15 @@ def test_weights_as_safetensors(trained, tmp_path, capsys):
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
     assert read_notes(path).class_names == loaded.class_names
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match="is the file of the weights"):
+        export.export_model(arguments(trained, "--weights", path, "--output", path))
+    assert path.read_bytes() == before
+
+
+def test_the_benchmark_of_exported_files_names_a_damaged_one(trained, run, tmp_path):
+    path = tmp_path / "a.pt2"
+    path.write_bytes(b"damaged")
+    config = ("--config-file", trained / "config.yaml", "--weights", trained / "model_final.pth")
+    status, text = run("benchmarks/export.py", *config, "--files", path)
+    assert status == 1 and f"error: --files: {path} is damaged, or exported from" in text

@@ -1,5 +1,6 @@
 """Temporary folders that a killed process does not leave behind."""
 
+import atexit
 import os
 import signal
 import time
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flowdet.data.scratch import scratch_folder
+from flowdet.data.scratch import _root, scratch_folder
 
 
 def test_a_folder_is_deleted_like_a_temporary_folder():
@@ -19,7 +20,42 @@ def test_a_folder_is_deleted_like_a_temporary_folder():
     assert Path(scratch_folder("second_").name).parent == root
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and a POSIX shell")
+FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and a POSIX shell")
+
+
+@FORK
+def test_the_end_does_not_wait_for_forked_processes():
+    """Such as those that load data, after an error in an evaluation."""
+    readable, writable = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(writable)
+        # not that of the tests
+        _root.cache_clear()
+        registered = []
+        atexit.register = lambda *call: registered.append(call)
+        folder = scratch_folder("forked_")
+        if os.fork() == 0:
+            # until the tests close it
+            os.read(readable, 1)
+            os._exit(0)
+        root = Path(folder.name).parent
+        for function, *arguments in registered:
+            function(*arguments)
+        os._exit(int(root.exists()))
+    end = time.monotonic() + 20
+    ended, status = 0, None
+    while not ended and time.monotonic() < end:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        time.sleep(0.01)
+    os.close(writable)
+    os.close(readable)
+    if not ended:
+        _, status = os.waitpid(child, 0)
+    assert ended and status == 0
+
+
+@FORK
 def test_a_killed_process_leaves_no_folder():
     readable, writable = os.pipe()
     child = os.fork()

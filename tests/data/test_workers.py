@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
+from torch.multiprocessing.reductions import rebuild_storage_fd
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from flowdet.data import workers
@@ -60,7 +61,7 @@ def kill_with(number):
 
 
 def raise_error(error):
-    def act():
+    def act(*args):
         raise error
 
     return act
@@ -113,6 +114,43 @@ def test_processes_that_cannot_start(monkeypatch):
     assert "cannot start" in text and "DATALOADER.NUM_WORKERS" in text
 
 
+class Unsendable:
+    def __reduce__(self):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+
+def test_a_sample_that_cannot_be_sent_is_an_error_and_no_endless_wait(monkeypatch, capfd):
+    monkeypatch.setattr(Samples, "__getitem__", lambda *_: {"id": Unsendable()})
+    assert "ulimit -n" in message_of(lambda: None)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_worker_that_cannot_open_a_connection_ends(monkeypatch, capfd):
+    # a thread passes the file descriptors of tensors on by connections
+    error = OSError(errno.EMFILE, "Too many open files")
+    monkeypatch.setattr("multiprocessing.connection.Listener.accept", raise_error(error))
+    assert "ulimit -n" in message_of(lambda: None)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("reset"), EOFError()])
+def test_a_tensor_of_a_worker_that_has_ended(error):
+    lost = SimpleNamespace(detach=raise_error(error))
+    with pytest.raises(OSError, match="usually it ran out of memory"), worker_errors():
+        rebuild_storage_fd(torch.UntypedStorage, lost, 4)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC, errno.ENOSYS])
+def test_processes_without_shared_memory(monkeypatch, number, capfd):
+    monkeypatch.setattr(
+        "_multiprocessing.SemLock", raise_error(OSError(number, os.strerror(number)))
+    )
+    text = message_of(lambda: None)
+    assert "(/dev/shm) cannot be used" in text and "DATALOADER.NUM_WORKERS" in text
+    gc.collect()
+    assert "Traceback" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("kind", [OSError, ValueError])
 def test_error_of_a_worker_is_its_own_message(kind):
     error = kind("cannot read image a.jpg (image id 3): broken")
@@ -162,7 +200,7 @@ def test_a_worker_shows_no_lost_connection_to_a_killed_training(
     monkeypatch.setattr("multiprocessing.parent_process", lambda: parent)
     monkeypatch.setattr(workers, "_SECONDS_TO_END", 0.05)
     monkeypatch.setattr("sys.excepthook", sys.__excepthook__)
-    workers.hide_end_of_training.__wrapped__()
+    workers.handle_sending_errors.__wrapped__()
     if is_killed:
         os.close(end)
     try:

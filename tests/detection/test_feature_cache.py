@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from flowdet.detection.feature_cache import FeatureCache
+from flowdet.tensor_checksum import tensor_checksum
 from tests.detection.tiny import batch, record, tiny_model
 
 
@@ -172,6 +173,32 @@ def test_a_corrupt_file_is_replaced(images, tmp_path):
     assert third.count == 0
 
 
+def test_features_that_are_too_large_for_float16_are_refused(images):
+    backbone = CountingBackbone()
+    with torch.no_grad():
+        backbone.conv.weight.mul_(1e9)
+    with pytest.raises(ValueError, match="too large for float16.*FEATURE_CACHE_GIB 0"):
+        FeatureCache(1.0)(backbone, images)
+
+
+def test_a_folder_that_cannot_be_made_names_its_key(images, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="Not a directory.*MODEL.FLOW_DET.FEATURE_CACHE_DIR"):
+        FeatureCache(1.0, str(tmp_path / "file"))(CountingBackbone(), images)
+
+
+def test_a_file_with_a_changed_bit_or_of_another_image_is_replaced(images, tmp_path):
+    FeatureCache(1.0, str(tmp_path))(CountingBackbone(), images)
+    files = sorted(tmp_path.rglob("*.safetensors"))
+    content = bytearray(files[0].read_bytes())
+    content[-3] ^= 16
+    files[0].write_bytes(content)
+    files[1].write_bytes(files[2].read_bytes())
+    again = CountingBackbone()
+    assert_close(FeatureCache(1.0, str(tmp_path))(again, images), CountingBackbone()(images))
+    assert again.count == 2
+
+
 @pytest.mark.parametrize(
     "row",
     [
@@ -185,7 +212,8 @@ def test_a_corrupt_file_is_replaced(images, tmp_path):
 )
 def test_a_file_with_other_features_is_replaced(images, tmp_path, row):
     FeatureCache(1.0, str(tmp_path))(CountingBackbone(), images)
-    save_file(row, min(tmp_path.rglob("*.safetensors")))
+    path = min(tmp_path.rglob("*.safetensors"))
+    save_file(row, path, {"checksum": tensor_checksum(row, path.stem)})
     again = CountingBackbone()
     cache = FeatureCache(1.0, str(tmp_path))
     assert_close(cache(again, images), CountingBackbone()(images))

@@ -105,6 +105,20 @@ def test_saved_model_is_loaded_unchanged(tmp_path):
         assert torch.equal(tensor, expected[name]), name
 
 
+@pytest.mark.parametrize("part", ["model", "ema"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path, part, value):
+    """A detector with them would detect nothing, without a word."""
+    model = tiny_model()
+    average = average_of(model, 0.5)
+    content = {"model": copy_of_state(model), "ema": copy_of_state(average)}
+    name = next(x for x in content[part] if "blocks" in x)
+    content[part][name].view(-1)[0] = value
+    path = save(tmp_path, content)
+    with pytest.raises(ValueError, match=f"{path} has weights that are NaN or infinite .{name}"):
+        load(tiny_model(), path, ema=average)
+
+
 def test_backbone_weights_alone_leave_the_rest_unchanged(tmp_path):
     donor = tiny_model(seed=1)
     state = {f"backbone.{k}": v for k, v in donor.backbone.state_dict().items()}

@@ -7,6 +7,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
+from flowdet.config.errors import ConfigError
 from flowdet.data.detection import build_train_loader
 from flowdet.data.detection.loaders import get_detection_dicts
 from flowdet.engine import FlowDetCheckpointer, load_config, resolve_config
@@ -49,6 +50,11 @@ def test_classes_evaluator_and_epochs_come_from_the_folder(voc, coco, kind):
     assert cfg.MODEL.CLASS_NAMES == ["cat", "dog"]
     assert cfg.MODEL.FLOW_DET.NUM_CLASSES == 2 and cfg.SOLVER.MAX_ITER == 6
     assert MetadataCatalog.get(f"{name}_val").evaluator_type == kind
+
+
+def test_a_classifier_is_told_how_to_register_images(tmp_path):
+    with pytest.raises(ConfigError, match="--data. is for detectors.*register_image_folder"):
+        load_config("cls/digits_flow_vit.yaml", ["DATASETS.PATH", repr(str(tmp_path))])
 
 
 def test_saved_config_needs_no_flag_and_its_model_no_dataset(voc, tmp_path):

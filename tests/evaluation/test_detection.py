@@ -130,6 +130,56 @@ def test_class_without_detections_is_zero(pets):
     assert evaluate(VOCEvaluator(pets), {"a": []})["AP50"] == 0
 
 
+def register(kind, ids, box=(2, 3, 30, 33), category=0):
+    """Registers a dataset with an object in the image of every id, as users do."""
+    annotation = {"bbox": list(box), "bbox_mode": BoxMode.XYXY_ABS, "category_id": category}
+    annotation |= {"difficult": 0, "iscrowd": 0}
+    size = {"height": 48, "width": 64, "annotations": [annotation]}
+    records = [{"image_id": i, "file_name": f"{n}.jpg", **size} for n, i in enumerate(ids)]
+    if "users" in DatasetCatalog:
+        DatasetCatalog.remove("users")
+        MetadataCatalog.remove("users")
+    DatasetCatalog.register("users", lambda: records)
+    MetadataCatalog.get("users").set(thing_classes=["cat", "dog"], evaluator_type=kind, year=2012)
+    return "users"
+
+
+KINDS = pytest.mark.parametrize("kind", ["pascal_voc", "coco"])
+
+
+@KINDS
+def test_two_images_with_the_same_id_are_refused(cfg, tmp_path, kind):
+    """The boxes of one of them would be those of both, and perfect detections have an AP of 50."""
+    name = register(kind, [3, 5, 3])
+    with pytest.raises(ValueError, match="has 2 images with the image id 3, and cannot be eval"):
+        build_evaluator(cfg, name, str(tmp_path))
+
+
+def test_an_image_that_a_list_names_twice_is_refused(voc_folder):
+    folder = voc_folder(IMAGES)
+    (folder / "ImageSets/Main/train.txt").write_text("a\nb\na\n")
+    register_voc("pets", folder, "train", ["cat", "dog"], 2007)
+    with pytest.raises(ValueError, match="has 2 images with the image id 'a'"):
+        VOCEvaluator("pets")
+
+
+@KINDS
+@pytest.mark.parametrize("category", [-1, 2])
+def test_a_class_index_outside_of_the_classes_is_refused(cfg, tmp_path, kind, category):
+    name = register(kind, [1, 2], category=category)
+    with pytest.raises(ValueError, match=f"image 1 has the class index {category}, but there are"):
+        build_evaluator(cfg, name, str(tmp_path))
+
+
+def test_annotations_that_have_changed_are_converted_anew(cfg, tmp_path):
+    box = (10, 5, 60, 20)
+    for expected in ((2, 3, 30, 33), box):
+        # a run in the same folder, in another process
+        evaluator = build_evaluator(cfg, register("coco", [1, 2], expected), str(tmp_path))
+        results = evaluate(evaluator, {1: [(expected, 0, 0.9)], 2: [(expected, 0, 0.9)]})
+        assert results["AP50"] == pytest.approx(100)
+
+
 def test_subset_means(pets):
     detections = ground_truth(pets) | {"b": []}
     results = evaluate(VOCEvaluator(pets, ["dog"]), detections)

@@ -200,6 +200,8 @@ def test_objects_of_images(tmp_path):
     expected = {"name": "cat", "box": [1, 2, 4, 6]}
     objects = AnnotationFile(path).objects()
     assert objects == {1: [expected | {"iscrowd": False}, expected | {"iscrowd": True}]}
+    path.write_text(json.dumps(content | {"annotations": [box | {"iscrowd": "0"}]}))
+    assert AnnotationFile(path).objects() == {1: [expected | {"iscrowd": False}]}
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="no list `annotations`"):
         AnnotationFile(path).objects()
@@ -207,7 +209,8 @@ def test_objects_of_images(tmp_path):
     boxes += [
         {"bbox": x} for x in ([1, 2, float("nan"), 3], [float("-inf"), 2, 3, 4], [1, 2, -3, 4])
     ]
-    for wrong in (*boxes, {"category_id": "d"}, {"image_id": [1]}):
+    others = ({"category_id": "d"}, {"image_id": [1]}, {"image_id": "1"}, {"iscrowd": "maybe"})
+    for wrong in (*boxes, *others):
         path.write_text(json.dumps(content | {"annotations": [box, box | wrong]}))
         with pytest.raises(ValueError, match="annotation 1 needs"):
             AnnotationFile(path).objects()

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -12,7 +13,11 @@ import flowdet
 from flowdet.engine import FlowDetCheckpointer
 from flowdet.engine.checkpoint_files import newest_checkpoint
 from flowdet.engine.checkpoint_notes import read_notes
-from flowdet.engine.weight_files import last_checkpoint_name, read_weight_file
+from flowdet.engine.weight_files import (
+    last_checkpoint_name,
+    read_weight_file,
+    write_safetensors,
+)
 from flowdet.inference.download import fetch
 from tests.malicious.weight_files import (
     SLOW,
@@ -147,6 +152,25 @@ def test_safetensors_with_notes(tmp_path):
     save_file({"a": torch.ones(2)}, path, {"flowdet": json.dumps(notes)})
     assert read_weight_file(path)["model"]["a"].tolist() == [1, 1]
     assert read_notes(path).class_names == ["cat"] and read_notes(path).iteration == 3
+
+
+def test_every_change_of_safetensors_is_found(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    types = (torch.float32, torch.bfloat16, torch.int64, torch.bool)
+    state = {f"x{i}": torch.arange(6).to(kind).reshape(2, 3) for i, kind in enumerate(types)}
+    state |= {"scalar": torch.tensor(3), "empty": torch.zeros(0, 2)}
+    write_safetensors(path, state, {"class_names": ["cat", "dog"]})
+    loaded = read_weight_file(path)
+    assert all(torch.equal(loaded["model"][name], x) for name, x in state.items())
+    content = path.read_bytes()
+    # values, shapes, names of tensors and of classes
+    places = [-1, -40, *(content.index(x) for x in (b"[2,3]", b"x3", b"cat", b"dog"))]
+    for place in places:
+        changed = bytearray(content)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match=re.escape(f"{path} is not a readable checkpoint")):
+            read_weight_file(path)
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,20 @@ def test_page_of_a_run_without_results(detector, tmp_path):
     assert page.has("svg") == page.has("img") == 0
 
 
+@pytest.mark.parametrize("task", ["detector", "classifier"])
+def test_a_dataset_with_other_classes_by_now(task, request, caplog):
+    """Such as after a folder of a class was renamed: the labels of the page would be others."""
+    run = request.getfixturevalue(task)
+    meta = MetadataCatalog.get({"detector": "unsafe", "classifier": "few"}[task])
+    classes = meta.thing_classes[::-1]
+    del meta.thing_classes
+    meta.thing_classes = classes
+    page, text = parsed(write_report(run, images=4))
+    assert "The test dataset has other classes than the model." in text
+    assert page.has("img") == 0 and page.has("svg") > 0
+    assert "but the model has" in caplog.text and "false positive" not in text
+
+
 def test_missing_images_and_dataset(detector, tmp_path, caplog):
     shutil.rmtree(tmp_path / "voc" / "JPEGImages")
     page, text = parsed(write_report(detector))

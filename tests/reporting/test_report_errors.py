@@ -88,6 +88,15 @@ def test_report_of_another_name(evaluated, tmp_path):
     assert [name for name in names if "explorer" not in name] == ["page.html", "page_errors.json"]
 
 
+def test_files_of_an_earlier_report_are_deleted(evaluated):
+    write_report(evaluated, images=4)
+    names = [evaluated / "report_errors.json", evaluated / "report_explorer.html"]
+    assert all(path.is_file() for path in names)
+    (evaluated / "inference" / FILE_NAME).write_bytes(b"damaged")
+    write_report(evaluated, images=0)
+    assert not any(path.exists() for path in names)
+
+
 def test_section_without_detections(evaluated):
     (evaluated / "inference" / FILE_NAME).write_bytes(b"damaged")
     _, text = parsed(write_report(evaluated, images=0))
@@ -96,6 +105,15 @@ def test_section_without_detections(evaluated):
     _, text = parsed(write_report(evaluated, images=0))
     assert "No evaluation has saved detections yet" in text
     assert not (evaluated / "report_errors.json").exists()
+
+
+def test_section_with_a_class_that_the_dataset_does_not_have(evaluated, caplog):
+    (image_id, *_) = [r["image_id"] for r in DatasetCatalog.get("unsafe")]
+    detections = {image_id: [([4, 4, 40, 30], 99, 0.9)]}
+    saved(detections, "unsafe").save(evaluated / "inference" / FILE_NAME)
+    _, text = parsed(write_report(evaluated, images=0))
+    assert "The saved detections or the test dataset cannot be read." in text
+    assert "the saved detections have a class 99" in caplog.text
 
 
 def test_section_without_images(evaluated, tmp_path):
@@ -162,6 +180,18 @@ DAMAGED = {
     "another image": content_of(images=np.array([7])),
     "negative class": content_of(classes=np.array([-7])),
     "large class": content_of(classes=np.array([2**62])),
+    "nan score": content_of(scores=np.array([np.nan], np.float32)),
+    "infinite score": content_of(scores=np.array([np.inf], np.float32)),
+    "negative score": content_of(scores=np.array([-1], np.float32)),
+    "nan box": content_of(boxes=np.full((1, 4), np.nan, np.float32)),
+    "infinite box": content_of(boxes=np.array([[0, 0, np.inf, 1]], np.float32)),
+    "negative size": content_of(boxes=np.array([[5, 5, 1, 9]], np.float32)),
+    "nan stability": content_of(stability=np.array([np.nan], np.float32)),
+    "numbers of another type": content_of(scores=np.array([0.5], np.longdouble)),
+    "image twice": content_of(description=np.array('{"dataset": "hand", "image_ids": [1, 1]}')),
+    "image is a truth value": content_of(
+        description=np.array('{"dataset": "hand", "image_ids": [true]}')
+    ),
 }
 
 

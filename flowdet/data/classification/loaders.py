@@ -39,6 +39,9 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+# a message lists at most this many classes
+_LISTED = 10
+
 
 def count_training_images(cfg: CfgNode) -> int:
     """Counts the images of all datasets in DATASETS.TRAIN.
@@ -89,7 +92,9 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> RecordLoader:
         OSError: an image cannot be read (during iteration, if images are not kept in memory).
     """
     augmentation = BatchAugmentation(cfg)
-    store = _store(cfg, _training_names(cfg), keep_resized=cfg.INPUT.RESIZED_CROP_AREA == 0)
+    names = _training_names(cfg)
+    store = _store(cfg, names, keep_resized=cfg.INPUT.RESIZED_CROP_AREA == 0)
+    _tell_absent_classes(common_classes(names), store.labels)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     batches = _TrainingBatches(cfg, store, augmentation, seed)
     return RecordLoader(_loader(cfg, batches, _Iterations(start_iter)))
@@ -149,6 +154,21 @@ def _training_names(cfg: CfgNode) -> tuple[str, ...]:
     if not names:
         raise ValueError("DATASETS.TRAIN is empty: name at least one dataset")
     return names
+
+
+def _tell_absent_classes(classes: Sequence[str], labels: Sequence[int]) -> None:
+    """Logs a warning if there are classes without training images, or fewer than two with some."""
+    present = set(labels)
+    absent = [name for label, name in enumerate(classes) if label not in present]
+    if absent:
+        more = f" and {len(absent) - _LISTED} more" if len(absent) > _LISTED else ""
+        listed = f"{', '.join(absent[:_LISTED])}{more}"
+        logger.warning("classes without training images, which cannot be learned: %s", listed)
+    if len(present) < 2:
+        logger.warning(
+            "all training images are of the class %s: every prediction of it is right",
+            classes[labels[0]],
+        )
 
 
 def _records(names: Sequence[str]) -> list[dict]:

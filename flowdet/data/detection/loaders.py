@@ -2,7 +2,9 @@
 
 import difflib
 import itertools
-from collections.abc import Iterator
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -35,6 +37,7 @@ from flowdet.data.workers import SharedSamples
 __all__ = [
     "build_test_loader",
     "build_train_loader",
+    "check_image_ids",
     "check_registered",
     "common_classes",
     "get_detection_dicts",
@@ -51,7 +54,8 @@ def get_detection_dicts(dataset_name: str, keep_difficult: bool) -> list[dict]:
 
     Raises:
         FileNotFoundError: a file of the dataset does not exist.
-        ValueError: the dataset is not registered, is empty, or has a malformed file.
+        ValueError: the dataset is not registered, is empty, has a malformed file, or has a class
+            index outside of its classes.
     """
     check_registered(dataset_name)
     meta = MetadataCatalog.get(dataset_name)
@@ -60,11 +64,43 @@ def get_detection_dicts(dataset_name: str, keep_difficult: bool) -> list[dict]:
     records = DatasetCatalog.get(dataset_name)
     if not len(records):
         raise ValueError(f"dataset {dataset_name!r} has no image")
+    _check_class_indices(dataset_name, records, meta.get("thing_classes"))
     if keep_difficult or meta.get("evaluator_type") != "pascal_voc":
         return records
     return [
         {**r, "annotations": [a for a in r["annotations"] if not a["difficult"]]} for r in records
     ]
+
+
+def check_image_ids(dataset_name: str, records: list[dict]) -> None:
+    """Checks that no two images of a dataset have the same id, by which an evaluation tells them
+    apart. In a training, an image may be there several times.
+
+    Raises:
+        ValueError: two images have the same id.
+    """
+    counts = Counter(record["image_id"] for record in records)
+    twice = [image_id for image_id, count in counts.items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"dataset {dataset_name!r} has {counts[twice[0]]} images with the image id "
+            f"{twice[0]!r}, and cannot be evaluated: leave out those that are there twice, or give "
+            "them other ids"
+        )
+
+
+def _check_class_indices(
+    dataset_name: str, records: list[dict], classes: Sequence[str] | None
+) -> None:
+    count = math.inf if classes is None else len(classes)
+    for record in records:
+        for annotation in record.get("annotations", ()):
+            if not 0 <= annotation["category_id"] < count:
+                raise ValueError(
+                    f"dataset {dataset_name!r}: an object in image {record['image_id']} has the "
+                    f"class index {annotation['category_id']}, but there are {count} classes "
+                    "(thing_classes in the metadata)"
+                )
 
 
 def check_registered(dataset_name: str) -> None:

@@ -138,7 +138,7 @@ def analyze_saved(path: Path, dataset: str) -> ErrorAnalysis:
 
     Raises:
         OSError, KeyError: the file or the dataset cannot be read.
-        ValueError: the detections are for other images; also as `get_detection_dicts`.
+        ValueError: the detections are for other images or classes; also as `get_detection_dicts`.
     """
     detections = SavedDetections.load(path)
     if detections.dataset != dataset:
@@ -151,7 +151,7 @@ def analyze_dataset(detections: SavedDetections) -> ErrorAnalysis:
 
     Raises:
         OSError: the dataset cannot be read.
-        ValueError: an image is not in the dataset; also as `get_detection_dicts`.
+        ValueError: an image or a class is not in the dataset; also as `get_detection_dicts`.
     """
     name = detections.dataset
     by_id = {r["image_id"]: r for r in get_detection_dicts(name, keep_difficult=True)}
@@ -161,6 +161,12 @@ def analyze_dataset(detections: SavedDetections) -> ErrorAnalysis:
             f"image {missing[0]} of the saved detections is not in dataset {name!r}: evaluate again"
         )
     meta = MetadataCatalog.get(name)
+    largest = detections.classes.max(initial=-1)
+    if largest >= len(meta.thing_classes):
+        raise ValueError(
+            f"the saved detections have a class {largest}, but dataset {name!r} has "
+            f"{len(meta.thing_classes)} classes: evaluate again"
+        )
     metric = COCO
     if meta.get("evaluator_type") == "pascal_voc":
         metric = VOC_2007 if meta.year == 2007 else VOC_2010

@@ -146,7 +146,12 @@ def error_section(path: Path, weights: str, cfg: CfgNode) -> ErrorSection:
 def write_analysis(analysis: ErrorAnalysis, report: Path) -> Path:
     """Writes an analysis as JSON next to a report, e.g. report_errors.json; returns its path."""
     text = json.dumps(analysis.to_dict(), indent=1, allow_nan=False)
-    return write_text(report.with_name(f"{report.stem}_errors.json"), text + "\n")
+    return write_text(analysis_path(report), text + "\n")
+
+
+def analysis_path(report: Path) -> Path:
+    """Returns the path of the analysis that belongs to a report."""
+    return report.with_name(f"{report.stem}_errors.json")
 
 
 def error_types(analysis: ErrorAnalysis) -> list[ErrorType]:

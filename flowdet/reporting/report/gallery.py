@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from flowdet.inference.predictor import Predictor
 from flowdet.reporting.report.summary import Table
 from flowdet.visualization.drawing import DrawnBox, draw_boxes, image_of
 from flowdet.visualization.embedding import data_uri
+
+logger = logging.getLogger(__name__)
 
 # the number of best images, and also of worst images
 SHOWN = 8
@@ -163,6 +166,24 @@ def is_annotated(dataset: str) -> bool:
     except (OSError, ValueError, KeyError):
         return True
     return MetadataCatalog.get(dataset).get("annotated", True)
+
+
+def has_other_classes(dataset: str, class_names: Sequence[str]) -> bool:
+    """Whether the classes of a dataset differ from those of a model, by now; then a warning says
+    so. False if the dataset cannot be read."""
+    try:
+        DatasetCatalog.get(dataset)
+    except (OSError, ValueError, KeyError):
+        return False
+    classes = list(MetadataCatalog.get(dataset).get("thing_classes") or [])
+    if not classes or not class_names or classes == list(class_names):
+        return False
+    logger.warning(
+        "dataset %r has the classes %s, but the model has %s: the parts of the report that compare "
+        "them are left out",
+        *(dataset, ", ".join(classes), ", ".join(class_names)),
+    )
+    return True
 
 
 def object_counts(cfg: CfgNode) -> Counter:

@@ -19,13 +19,19 @@ from flowdet.engine.task_builders import CLASSIFICATION, task_of
 from flowdet.evaluation.matching import IOU_THRESHOLD, SCORE_THRESHOLD
 from flowdet.reporting.report.charts import charts
 from flowdet.reporting.report.error_pictures import error_pictures
-from flowdet.reporting.report.errors import error_section, saved_detections_file, write_analysis
+from flowdet.reporting.report.errors import (
+    analysis_path,
+    error_section,
+    saved_detections_file,
+    write_analysis,
+)
 from flowdet.reporting.report.evaluations import metric_groups
-from flowdet.reporting.report.explorer import write_report_explorer
+from flowdet.reporting.report.explorer import explorer_path, write_report_explorer
 from flowdet.reporting.report.gallery import (
     Gallery,
     classification_gallery,
     detection_gallery,
+    has_other_classes,
     is_annotated,
     object_counts,
 )
@@ -42,6 +48,10 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_OTHER_CLASSES = "The test dataset has other classes than the model."
+# the content of the section about errors without them
+_NO_ERRORS = {"errors": None, "error_pictures": None, "errors_file": "", "no_errors": ""}
+
 
 def write_report(
     folder: str | Path, output: str | Path | None = None, images: int | None = None
@@ -51,7 +61,7 @@ def write_report(
     The analysis of the errors of a detector is also written as JSON next to it
     (report_errors.json). With `TEST.REPORT_EXPLORER`, so is the explorer of the best and worst
     images (report_explorer.html), to which the report links. Parts for which the run has no data
-    are replaced by a sentence that says so.
+    are replaced by a sentence that says so, and both files of an earlier report are then deleted.
 
     Args:
         folder: the OUTPUT_DIR of a training.
@@ -74,7 +84,15 @@ def write_report(
         )
     template = _environment().get_template("report.html.jinja")
     path = Path(output or folder / "report.html")
-    return write_text(path, template.render(_content(folder, cfg, images, path)))
+    content = _content(folder, cfg, images, path)
+    # those of an earlier report are about other detections or images
+    outdated = [] if content["errors_file"] else [analysis_path(path)]
+    outdated += [] if content["explorer"] else [explorer_path(path)]
+    for file in outdated:
+        if file.is_file():
+            file.unlink()
+            logger.info("%s of an earlier report is deleted: this report has none", file)
+    return write_text(path, template.render(content))
 
 
 def _environment() -> Environment:
@@ -94,11 +112,13 @@ def _content(folder: Path, cfg: CfgNode, images: int, path: Path) -> dict:
     records = _or_none(lambda: read_metrics(folder)) or []
     groups = metric_groups(cfg, records)
     classification = task_of(cfg) is CLASSIFICATION
-    gallery, no_gallery = _gallery(folder, cfg, images)
+    names, tests = cfg.MODEL.CLASS_NAMES, cfg.DATASETS.TEST
+    others = _OTHER_CLASSES if tests and has_other_classes(tests[0], names) else ""
+    gallery, no_gallery = (None, others) if others else _gallery(folder, cfg, images)
     classes = gallery.classes if gallery else None
     if not classification:
-        counts = _or_none(lambda: object_counts(cfg)) if cfg.DATASETS.TEST else None
-        classes = class_table(cfg.MODEL.CLASS_NAMES, counts, records, groups)
+        counts = _or_none(lambda: object_counts(cfg)) if tests and not others else None
+        classes = class_table(names, counts, records, groups)
     return {
         "name": folder.resolve().name,
         "facts": run_facts(cfg, folder, records),
@@ -111,7 +131,7 @@ def _content(folder: Path, cfg: CfgNode, images: int, path: Path) -> dict:
         "gallery": gallery,
         "no_gallery": no_gallery,
         "explorer": _explorer(folder, cfg, gallery, path),
-        **_errors(folder, cfg, images, path),
+        **(_NO_ERRORS | {"no_errors": others} if others else _errors(folder, cfg, images, path)),
         "score_threshold": SCORE_THRESHOLD,
         "iou_threshold": IOU_THRESHOLD,
         "with_images": images > 0,
@@ -132,7 +152,7 @@ def _explorer(folder: Path, cfg: CfgNode, gallery: Gallery | None, path: Path) -
 
 def _errors(folder: Path, cfg: CfgNode, images: int, path: Path) -> dict:
     """Returns the section about the errors of a detector, and the sentence shown without it."""
-    content = {"errors": None, "error_pictures": None, "errors_file": "", "no_errors": ""}
+    content = _NO_ERRORS
     saved = saved_detections_file(folder, cfg)
     if saved is None:
         text = "No evaluation has saved detections yet; each writes them to OUTPUT_DIR/inference."

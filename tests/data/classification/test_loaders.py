@@ -34,6 +34,24 @@ def test_batches_contain_the_images_and_labels_of_the_dataset(cfg):
         assert record["label"] == record["image_id"] % 2 == labels_of("noise")[record["image_id"]]
 
 
+@pytest.mark.parametrize(
+    ("classes", "labels", "texts"),
+    [
+        (("a", "b"), [0, 1], []),
+        (("a", "b", "c"), [0, 2], ["classes without training images, which cannot be learned: b"]),
+        (("a",), [0, 0], ["all training images are of the class a"]),
+    ],
+)
+def test_classes_that_cannot_be_learned_are_told(cfg, register, caplog, classes, labels, texts):
+    image = torch.zeros(12, 12, 3, dtype=torch.uint8).numpy()
+    records = [{"image_id": i, "label": x, "image": image} for i, x in enumerate(labels)]
+    cfg.DATASETS.TRAIN = (register("+".join(classes), records, classes),)
+    build_train_loader(cfg)
+    told = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    assert len(told) == len(texts)
+    assert all(text in message for text, message in zip(texts, told))
+
+
 def test_every_image_once_per_epoch_in_a_different_order(cfg):
     # 2.5 batches per epoch
     order = ids(batches(cfg, 5))
