@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_setup
 from detectron2.utils import comm
 
 from flowdet.cli.common import is_memory_error, user_errors
@@ -30,7 +29,6 @@ from flowdet.engine import (
     load_trained,
     resolve_config,
 )
-from flowdet.engine.atomic_file import full_disk_errors
 from flowdet.engine.checkpoint import check_weights_exist
 from flowdet.engine.checkpoint_files import newest_checkpoint
 from flowdet.engine.checkpoint_notes import read_notes
@@ -43,6 +41,7 @@ from flowdet.engine.earlier_run import (
 from flowdet.engine.log_file import open_log_file
 from flowdet.engine.resumed_keys import check_resumed_keys, check_resumed_length
 from flowdet.engine.run_folder import EVALUATION, check_output_folder, locked_folder
+from flowdet.engine.run_start import start_run
 from flowdet.engine.task_builders import DETECTION, task_of
 from flowdet.reporting.command_line import program_name, sibling_program, typed_command
 from flowdet.reporting.report import write_report
@@ -90,9 +89,7 @@ def setup(args: argparse.Namespace, resources: ExitStack) -> CfgNode:
     if not args.eval_only and not (args.resume and newest_checkpoint(cfg.OUTPUT_DIR)):
         set_earlier_run_aside(cfg)
     cfg.freeze()
-    # default_setup logs the config file, so it needs a path even if a name was given
-    with full_disk_errors(cfg.OUTPUT_DIR):
-        default_setup(cfg, argparse.Namespace(**vars(args) | {"config_file": path}))
+    start_run(cfg, args, path, trains=not args.eval_only)
     hide_tracebacks_of_user_errors()
     return cfg
 
