@@ -12,6 +12,7 @@ from flowdet.data.custom.findings import one_line
 from flowdet.data.image_files import find_images
 from flowdet.detection.set_detector import ImageAnalysis
 from flowdet.engine import keep_freed_memory
+from flowdet.engine.whole_model import checkpoint_beside
 from flowdet.evaluation.block_agreement import block_agreement, check_has_blocks
 from flowdet.inference.annotation_file import AnnotationFile
 from flowdet.inference.classifier_predictor import ClassPredictor
@@ -69,7 +70,8 @@ def detect(args: argparse.Namespace) -> int:
         check_explorer(len(image_ids or files), args.noise_seeds or NUM_SEEDS)
     frames = None if args.input else open_frames(args)
     kind = ClassPredictor if args.is_classifier else Predictor
-    predictor = kind(configure(args), args.weights)
+    with checkpoint_beside(args.config_file, "--weights"):
+        predictor = kind(configure(args), args.weights)
     if predictor.cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
     if args.is_classifier:

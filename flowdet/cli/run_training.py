@@ -43,6 +43,7 @@ from flowdet.engine.resumed_keys import check_resumed_keys, check_resumed_length
 from flowdet.engine.run_folder import EVALUATION, check_output_folder, locked_folder
 from flowdet.engine.run_start import start_run
 from flowdet.engine.task_builders import DETECTION, task_of
+from flowdet.engine.whole_model import checkpoint_beside
 from flowdet.reporting.command_line import program_name, sibling_program, typed_command
 from flowdet.reporting.report import write_report
 from flowdet.reporting.results import result_rows, write_results
@@ -142,7 +143,8 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], dict | None]
     if args.eval_only:
         model = Trainer.build_model(cfg)
         weights = weights_to_evaluate(cfg, args)
-        average = load_trained(cfg, model, weights, cfg.MODEL.CLASS_NAMES)
+        with checkpoint_beside(args.config_file, "MODEL.WEIGHTS"):
+            average = load_trained(cfg, model, weights, cfg.MODEL.CLASS_NAMES)
         return lambda: evaluate(cfg, model, average)
     # built once here, so that problems of the test datasets are reported before the training
     for name in cfg.DATASETS.TEST:

@@ -46,6 +46,11 @@ def test_train_resume_evaluate_and_report_a_detector(run, tmp_path):
     ).replace("REPORT: true", "REPORT: false")
     assert (tmp_path / "eval" / "results.json").is_file()
 
+    # without weights, those beside the config are named
+    status, output = run("tools/train_net.py", *again[:-1])
+    assert status == 2 and "Traceback" not in output
+    assert f"give MODEL.WEIGHTS {tmp_path / 'model_final.pth'}, from" in output.splitlines()[-1]
+
     # another training in the same folder does not mix its metrics with those of the first
     before = read_metrics(tmp_path)
     assert before[-1]["iteration"] > 1

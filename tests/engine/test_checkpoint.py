@@ -10,6 +10,7 @@ from torchvision.models import resnet18, resnet50
 from flowdet.config.errors import ConfigError
 from flowdet.engine import FlowDetCheckpointer, WholeModelCheckpointer, load_trained
 from flowdet.engine.hooks import average_of
+from flowdet.engine.whole_model import NoWeightsError, checkpoint_beside
 from tests.detection.tiny import batch, tiny_cfg, tiny_model
 from tests.flowcls.tiny import tiny_model as tiny_classifier
 
@@ -263,6 +264,27 @@ def test_whole_model_checkpointer_refuses_a_part(tmp_path):
         checkpointer.load(str(save(tmp_path, {"model": state})))
     with pytest.raises(ValueError, match="no weights are given: set MODEL.WEIGHTS"):
         checkpointer.load("")
+
+
+def test_the_checkpoint_in_the_folder_of_the_config_is_named(tmp_path):
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    (folder / "config.yaml").touch()
+    config = str(folder / "config.yaml")
+
+    def message(name):
+        with pytest.raises(ValueError) as caught, checkpoint_beside(name, "--weights"):
+            raise NoWeightsError("no weights")
+        return str(caught.value)
+
+    assert message(config) == message("digits_flow") == "no weights"
+    torch.save({"model": {}}, folder / "model_final.pth")
+    advice = f"give --weights '{folder}/model_final.pth', from the folder of the config"
+    assert message(config) == f"no weights; {advice}"
+    (folder / "model_final.pth").write_bytes(b"PK")
+    assert message(config) == "no weights"
+    with pytest.raises(ValueError, match="^other$"), checkpoint_beside(config, "--weights"):
+        raise ValueError("other")
 
 
 @pytest.fixture
