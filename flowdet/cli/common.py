@@ -1,4 +1,4 @@
-"""Shared code of all commands: one-line errors, Ctrl-C, closed streams, options, overrides."""
+"""Shared code of all commands: one-line errors, signals, closed streams, options, overrides."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn, ParamSpec, TypeVar
 
 from flowdet.config.user_imports import trust_config_files
 from flowdet.reporting.command_line import program_name, typed_command
+from flowdet.stop_signals import stop_name, stop_signal, stop_signals, stop_status
 
 _MEMORY = re.compile("can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
 P, T = ParamSpec("P"), TypeVar("T")
@@ -69,15 +70,15 @@ def with_program(description: str, program: str) -> str:
 
 
 def command(main: Callable[P, T]) -> Callable[P, T]:
-    """Decorates the `main` of a command: Ctrl-C ends it with exit status 130 and the command that
-    starts it again wherever nothing else handles it, such as in the seconds in which PyTorch is
-    loaded. Standard streams that are closed are opened."""
+    """Decorates the `main` of a command: Ctrl-C, SIGTERM and SIGHUP end it with the exit status of
+    the signal and the command that starts it again wherever nothing else handles them, such as in
+    the seconds in which PyTorch is loaded. Standard streams that are closed are opened."""
 
     @functools.wraps(main)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         open_missing_streams()
         try:
-            with _no_interrupt_is_lost():
+            with stop_signals(), _no_interrupt_is_lost():
                 return main(*args, **kwargs)
         except KeyboardInterrupt:
             _end_after_interrupt()
@@ -115,7 +116,7 @@ def _no_interrupt_is_lost() -> Iterator[None]:
 def _interrupt_main() -> None:
     # a signal also ends what the main thread waits for
     if hasattr(signal, "pthread_kill"):
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident, stop_signal())
     else:
         _thread.interrupt_main()
 
@@ -138,8 +139,14 @@ def open_missing_streams() -> None:
 
 
 def _end_after_interrupt() -> NoReturn:
-    print(f"\nStopped by Ctrl-C. Start again with:\n    {typed_command()}", file=sys.stderr)
-    sys.exit(130)
+    print_error(f"\nStopped by {stop_name()}. Start again with:\n    {typed_command()}")
+    sys.exit(stop_status())
+
+
+def print_error(text: str) -> None:
+    """Prints on standard error, if that can be written: its terminal may be closed."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -153,12 +160,12 @@ def user_errors(
     The exit status is 2 for an error of an option or the config, and 1 for one of a file or a run.
 
     Characters that the terminal cannot show are escaped, instead of an error, and in log lines also
-    control characters. Ctrl-C ends the program with exit status 130 and the command that starts it
-    again.
+    control characters. Ctrl-C ends the program with exit status 130, and the signals of
+    `stop_signals` with theirs, and the command that starts it again.
 
     Args:
         kinds: the exceptions that end the program this way; all others are raised as usual.
-        interrupts: False leaves Ctrl-C to the caller.
+        interrupts: False leaves Ctrl-C and the other signals to the caller.
     """
     # they load torch: a command enters this block after its options are read
     from flowdet.config.errors import UsageError

@@ -33,6 +33,7 @@ from flowdet.inference.video_writer import (
     Window,
     video_output_path,
 )
+from flowdet.stop_signals import stop_status
 from flowdet.visualization.drawing import DetectionVisualizer
 
 
@@ -144,8 +145,8 @@ def detect_in_video(
 ) -> int:
     """Detects in the frames of a video or camera; returns the exit status.
 
-    The status is 130 if Ctrl-C stopped a video file. For a camera it is 0, because Ctrl-C is the
-    usual way to stop it.
+    If a signal stopped a video file, the status is `stop_status`. For a camera it is 0, because
+    Ctrl-C is the usual way to stop it.
     """
     writer = window = None
     if args.output:
@@ -161,4 +162,4 @@ def detect_in_video(
         frames.close()
         if window:
             window.close()
-    return 130 if interrupted and args.video else 0
+    return stop_status() if interrupted and args.video else 0

@@ -14,7 +14,7 @@ from contextlib import ExitStack, nullcontext
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from flowdet.cli.common import is_memory_error, user_errors
+from flowdet.cli.common import is_memory_error, print_error, user_errors
 from flowdet.cli.processes import (
     is_process_error,
     launch_processes,
@@ -47,6 +47,7 @@ from flowdet.engine.whole_model import checkpoint_beside
 from flowdet.reporting.command_line import program_name, sibling_program, typed_command
 from flowdet.reporting.report import write_report
 from flowdet.reporting.results import result_rows, write_results
+from flowdet.stop_signals import stop_name, stop_status
 
 # errors in a training that are due to the user's files
 RUN_ERRORS = (OSError, ValueError, FloatingPointError)
@@ -193,7 +194,7 @@ def report(cfg: CfgNode) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command; returns its exit status, 130 after Ctrl-C."""
+    """Runs the command; returns its exit status, 130 after Ctrl-C, 143 after SIGTERM."""
     if args.replay:
         with user_errors():
             path = config_path(args.config_file or config_of_step(args.replay))
@@ -206,12 +207,12 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         pass
     # outside of the handler, whose traceback keeps open bars alive
-    print(f"\n{interruption_text(args, start)}", file=sys.stderr)
-    return 130
+    print_error(f"\n{interruption_text(args, start)}")
+    return stop_status()
 
 
 def interruption_text(args: argparse.Namespace, start: float) -> str:
-    """Says after Ctrl-C how to go on.
+    """Says after Ctrl-C, or another signal that stops the command, how to go on.
 
     Args:
         args: the parsed arguments.
@@ -220,26 +221,26 @@ def interruption_text(args: argparse.Namespace, start: float) -> str:
     """
     command = typed_command()
     if args.eval_only:
-        return f"The evaluation was stopped by Ctrl-C. Start it again with:\n    {command}"
+        return f"The evaluation was stopped by {stop_name()}. Start it again with:\n    {command}"
     path = config_path(args.config_file)
     cfg = load_config(path, args.opts, trust_config=args.trust_config)
     results = os.path.join(cfg.OUTPUT_DIR, RESULTS)
     if os.path.isfile(results) and os.path.getmtime(results) >= start:
         return (
-            f"The training is complete ({results}); its report was stopped by Ctrl-C. Write it "
-            f"with:\n    {sibling_program('report')} --run {shlex.quote(cfg.OUTPUT_DIR)}"
+            f"The training is complete ({results}); its report was stopped by {stop_name()}. Write "
+            f"it with:\n    {sibling_program('report')} --run {shlex.quote(cfg.OUTPUT_DIR)}"
         )
     checkpoint = newest_checkpoint(cfg.OUTPUT_DIR)
     is_of_run = bool(checkpoint) and (args.resume or os.path.getmtime(checkpoint) >= start)
     if not is_of_run:
         return (
-            "The training was stopped by Ctrl-C before its first checkpoint. Start it again "
-            f"with:\n    {command}"
+            f"The training was stopped by {stop_name()} before its first checkpoint. Start it "
+            f"again with:\n    {command}"
         )
     if not args.resume:
         program = program_name()
         command = f"{program} --resume{command.removeprefix(program)}"
     return (
-        f"The training was stopped by Ctrl-C. Its last checkpoint is {checkpoint}. Continue with:"
-        f"\n    {command}"
+        f"The training was stopped by {stop_name()}. Its last checkpoint is {checkpoint}. Continue "
+        f"with:\n    {command}"
     )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
+import os
 import re
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,6 +134,7 @@ class SharedSamples(Dataset):
         sample = self._samples[key]
         if get_worker_info() is not None:
             hide_end_of_training()
+            outlive_sigterm()
             _share(sample)
         return sample
 
@@ -149,6 +153,26 @@ def hide_end_of_training() -> None:
             print_error(kind, error, trace)
 
     sys.excepthook = hook
+
+
+@cache
+def outlive_sigterm() -> None:
+    """Ends a worker at SIGTERM only if its training sent it.
+
+    SLURM and systemd send it to all processes of a training, which then finishes its iteration, and
+    needs its workers for that. Call it in the worker.
+    """
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+
+    def wait_for_training() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    # threads that start later have it from this one
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=wait_for_training, daemon=True, name="outlive_sigterm").start()
 
 
 def _share(value: object) -> None:

@@ -136,7 +136,7 @@ class Trainer(DefaultTrainer):
         """Trains, and returns the results of the last evaluation; None without an evaluation.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C ended the training, see `StopAtInterrupt`.
+            KeyboardInterrupt: Ctrl-C or SIGTERM ended the training, see `StopAtInterrupt`.
         """
         try:
             # TensorBoard's file, and those that evaluators write

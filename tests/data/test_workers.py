@@ -74,6 +74,17 @@ def message_of(act, kind=OSError):
     return text
 
 
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="the system tells no sender")
+def test_a_worker_ends_at_sigterm_only_if_its_training_sent_it():
+    assert len(read_all(kill_with(signal.SIGTERM))) == 3
+    batches = iter(loader())
+    next(batches)
+    (worker,) = batches._workers
+    worker.terminate()
+    worker.join(10)
+    assert worker.exitcode == 0
+
+
 def test_bus_error_names_the_number_of_workers_and_shm_size():
     text = message_of(kill_with(signal.SIGBUS))
     assert "shared memory" in text and "DATALOADER.NUM_WORKERS" in text and "--shm-size" in text
