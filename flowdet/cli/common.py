@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import argparse
 import atexit
+import errno
 import functools
 import io
 import math
@@ -22,6 +23,10 @@ from flowdet.reporting.command_line import program_name, typed_command
 from flowdet.stop_signals import stop_name, stop_signal, stop_signals, stop_status
 
 _MEMORY = re.compile("can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
+# a reader that has ended, such as `| head`, a full disk and a closed terminal
+_STREAM_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)
+# the exit status of a program that ends by SIGPIPE
+_BROKEN_PIPE = 141
 P, T = ParamSpec("P"), TypeVar("T")
 
 # the names of the modes are not options of argparse: IMPORTS of the config can register others
@@ -185,8 +190,11 @@ def user_errors(
         text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
         if isinstance(error, UsageError):
             # the exit status of an option that is not valid
-            print(f"error: {one_line(text)}", file=sys.stderr)
+            print_error(f"error: {one_line(text)}")
             sys.exit(2)
+        if isinstance(error, OSError) and _is_of_stream(error):
+            print_error(f"error: what the command prints cannot be written: {error.strerror}")
+            sys.exit(_BROKEN_PIPE if error.errno == errno.EPIPE else 1)
         sys.exit(f"error: {one_line(text)}")
     except (MemoryError, RuntimeError) as error:
         if not is_memory_error(error):
@@ -199,6 +207,12 @@ def user_errors(
         if not interrupts:
             raise
         _end_after_interrupt()
+
+
+def _is_of_stream(error: OSError) -> bool:
+    """Returns whether standard output cannot be written: an error of a file has its path."""
+    is_unnamed = error.filename is None and str(error).startswith("[Errno")
+    return is_unnamed and error.errno in _STREAM_ERRORS
 
 
 def is_memory_error(error: BaseException | None) -> bool:

@@ -1,6 +1,7 @@
 """Options, overrides, errors and descriptions of all commands."""
 
 import argparse
+import errno
 import os
 import shlex
 import signal
@@ -62,6 +63,24 @@ def test_an_error_of_the_user_ends_the_program_with_its_message(error, message):
     with pytest.raises(SystemExit) as end, user_errors():
         raise error
     assert end.value.code == message
+
+
+@pytest.mark.parametrize(
+    "number, status",
+    [(errno.EPIPE, 141), (errno.ENOSPC, 1)],
+)
+def test_output_that_cannot_be_printed_is_named(number, status, capsys):
+    reason = os.strerror(number)
+    with pytest.raises(SystemExit) as end, user_errors():
+        raise OSError(number, reason)
+    assert end.value.code == status
+    message = f"error: what the command prints cannot be written: {reason}\n"
+    assert capsys.readouterr().err == message
+    # that of a file has its path
+    with pytest.raises(SystemExit, match="No such file.*: 'a.json'$"), user_errors():
+        raise OSError(errno.ENOENT, "No such file", "a.json")
+    with pytest.raises(SystemExit, match="a.json'$"), user_errors():
+        raise OSError(number, reason, "a.json")
 
 
 @pytest.mark.parametrize("kind", [UsageError, ConfigError, UnknownKeyError])
