@@ -31,7 +31,7 @@ from flowdet.engine import (
 )
 from flowdet.engine.checkpoint import check_weights_exist
 from flowdet.engine.checkpoint_files import newest_checkpoint
-from flowdet.engine.checkpoint_notes import read_notes
+from flowdet.engine.checkpoint_notes import read_notes, run_config
 from flowdet.engine.dataset_findings import log_dataset_remarks, save_findings
 from flowdet.engine.earlier_run import (
     finish_setting_aside,
@@ -207,8 +207,22 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         pass
     # outside of the handler, whose traceback keeps open bars alive
-    print_error(f"\n{interruption_text(args, start)}")
+    try:
+        text = interruption_text(args, start)
+    # such as a config file that was deleted since the start
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        text = f"Stopped by {stop_name()}. The command that continues is not known: {error}"
+    print_error(f"\n{text}")
     return stop_status()
+
+
+def moved_weights(cfg: CfgNode) -> str:
+    """Returns an override for `MODEL.WEIGHTS` that were moved with an earlier run in the folder."""
+    model = run_config(cfg.OUTPUT_DIR).get("MODEL")
+    weights = str(model.get("WEIGHTS") or "") if isinstance(model, dict) else ""
+    if os.path.isfile(cfg.MODEL.WEIGHTS) or not os.path.isfile(weights):
+        return ""
+    return f" MODEL.WEIGHTS {shlex.quote(weights)}"
 
 
 def interruption_text(args: argparse.Namespace, start: float) -> str:
@@ -235,7 +249,7 @@ def interruption_text(args: argparse.Namespace, start: float) -> str:
     if not is_of_run:
         return (
             f"The training was stopped by {stop_name()} before its first checkpoint. Start it "
-            f"again with:\n    {command}"
+            f"again with:\n    {command}{moved_weights(cfg)}"
         )
     if not args.resume:
         program = program_name()

@@ -9,6 +9,9 @@ import signal
 import pytest
 
 from flowdet.cli import report
+from flowdet.cli import train as train_command
+from flowdet.cli.run_training import interruption_text
+from flowdet.cli.run_training import run as run_training
 from flowdet.engine import Trainer
 from flowdet.engine.checkpoint_files import newest_checkpoint
 from flowdet.reporting.runs import read_metrics
@@ -150,6 +153,38 @@ def test_ctrl_c_before_the_first_checkpoint(run, tmp_path, monkeypatch):
     assert status == 130 and "stopped by Ctrl-C before its first checkpoint" in output
     command = output.splitlines()[-1].strip()
     assert command.startswith("tools/train_net.py --config-file") and "--resume" not in command
+
+
+def test_the_command_that_starts_again_has_weights_that_were_moved(tmp_path, monkeypatch):
+    weights = str(tmp_path / "model_final.pth")
+    words = ["--config-file", "digits_flow", "MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["/x/tools/train_net.py", *words])
+    args = train_command.parse_args(words)
+
+    def command():
+        return interruption_text(args, start=0).splitlines()[-1].strip()
+
+    assert command() == f"tools/train_net.py {shlex.join(words)}"
+    moved = tmp_path / "earlier_1" / "model_final.pth"
+    (tmp_path / "config.yaml").write_text(f"MODEL: {{WEIGHTS: {moved}}}")
+    assert command() == f"tools/train_net.py {shlex.join(words)}"
+    moved.parent.mkdir()
+    moved.touch()
+    assert command() == f"tools/train_net.py {shlex.join([*words, 'MODEL.WEIGHTS', str(moved)])}"
+
+
+def test_ctrl_c_without_the_config_file(tmp_path, monkeypatch, capsys):
+    config = tmp_path / "own.yaml"
+    config.write_text("_BASE_: digits_flow.yaml")
+
+    def interrupted(*_):
+        config.unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flowdet.cli.run_training.launch_processes", interrupted)
+    assert run_training(train_command.parse_args(["--config-file", str(config)])) == 130
+    text = "Stopped by Ctrl-C. The command that continues is not known: "
+    assert capsys.readouterr().err.startswith(f"\n{text}")
 
 
 @pytest.mark.parametrize(
