@@ -18,6 +18,8 @@ from flowdet.engine.atomic_file import write_atomically
 _CHECKPOINTS = ("last_checkpoint", "model_*.pth")
 _FILES = (
     "metrics.json",
+    # TensorBoard would draw both trainings as one
+    "events.out.tfevents.*",
     "results.json",
     "report.html",
     "report_explorer.html",

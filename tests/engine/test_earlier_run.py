@@ -10,6 +10,8 @@ from flowdet.engine.checkpoint_files import newest_checkpoint
 from flowdet.engine.earlier_run import finish_setting_aside, set_earlier_run_aside
 from tests.detection.tiny import tiny_cfg
 
+FILES = ("metrics.json", "events.out.tfevents.1.host", "results.json", "step_0000003.pth")
+
 
 @pytest.fixture
 def cfg(tmp_path):
@@ -17,14 +19,13 @@ def cfg(tmp_path):
     cfg = tiny_cfg()
     cfg.OUTPUT_DIR = str(tmp_path)
     FlowDetCheckpointer(nn.Linear(2, 2), str(tmp_path)).save("model_0000004", iteration=4)
-    for name in ("metrics.json", "config.yaml", "results.json", "step_0000003.pth", "log.txt"):
+    for name in ("config.yaml", "log.txt", *FILES):
         (tmp_path / name).write_text(name)
     return cfg
 
 
 def test_a_training_that_stops_at_once_is_not_resumed_from_the_earlier_one(cfg, tmp_path):
-    moved = {"model_0000004.pth", "last_checkpoint", "metrics.json", "results.json", "config.yaml"}
-    moved |= {"step_0000003.pth"}
+    moved = {"model_0000004.pth", "last_checkpoint", "config.yaml", *FILES}
     assert set_earlier_run_aside(cfg) == tmp_path / "earlier_1"
     assert {path.name for path in (tmp_path / "earlier_1").iterdir()} == moved
     assert newest_checkpoint(tmp_path) == ""
