@@ -86,8 +86,7 @@ def setup(args: argparse.Namespace, resources: ExitStack) -> CfgNode:
     if is_resumed:
         # before the config.yaml of the run is written again
         check_resumed_length(cfg)
-        if not args.override:
-            check_resumed_keys(cfg)
+        check_resumed_keys(cfg, args.override)
     if not args.eval_only and not (args.resume and newest_checkpoint(cfg.OUTPUT_DIR)):
         set_earlier_run_aside(cfg)
     cfg.freeze()

@@ -199,7 +199,10 @@ def _resolve_epochs(cfg: CfgNode) -> None:
         return max(round(epochs * per_epoch), 1)
 
     solver, node = cfg.SOLVER, task.keys(cfg)
-    if node.SCHEDULE == "alternate" and node.ITERS_PER_EPOCH not in (0, iterations(1)):
+    if node.SCHEDULE != "alternate":
+        # the config.yaml of a run has the number of that run's dataset and batch size
+        node.ITERS_PER_EPOCH = 0
+    if node.ITERS_PER_EPOCH not in (0, iterations(1)):
         logger.warning(
             "MODEL.%s.ITERS_PER_EPOCH is %d, but an epoch has %d iterations: set it to 0 to take "
             "the number from the dataset",
