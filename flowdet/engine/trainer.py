@@ -31,7 +31,8 @@ from flowdet.engine.checkpoint_files import (
     complete_final,
     newest_checkpoint,
 )
-from flowdet.engine.checkpoint_notes import check_resumed_classes
+from flowdet.engine.checkpoint_notes import check_resumed_classes, read_notes
+from flowdet.engine.dataset_versions import dataset_versions, warn_of_changed_datasets
 from flowdet.engine.distributed import distributed_model, share_buffers
 from flowdet.engine.evaluation_hooks import (
     Evaluation,
@@ -118,6 +119,10 @@ class Trainer(DefaultTrainer):
             ) from error
         if comm.is_main_process():
             remove_temporary_files(self.cfg.OUTPUT_DIR)
+            self.checkpointer.datasets = dataset_versions(self.cfg)
+            if self.start_iter > 0:
+                notes = read_notes(newest_checkpoint(self.cfg.OUTPUT_DIR))
+                warn_of_changed_datasets(notes.datasets, self.checkpointer.datasets)
             if 0 < self.max_iter <= self.start_iter:
                 complete_final(self.cfg.OUTPUT_DIR, newest_checkpoint(self.cfg.OUTPUT_DIR))
             if self.start_iter > 0:
