@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +21,16 @@ from flowdet.engine.hooks import average_of
 
 
 class NotTrainedError(ValueError):
-    """The weights are not those of a training of the model."""
+    """The weights are not those of a training of the model.
+
+    Args:
+        message: the message.
+        weights: path of the weights; "" for none.
+    """
+
+    def __init__(self, message: str, weights: str = ""):
+        super().__init__(message)
+        self.weights = weights
 
 
 class NoWeightsError(NotTrainedError, ConfigError):
@@ -45,14 +55,15 @@ def checkpoint_beside(config_file: str, option: str) -> Iterator[None]:
         # all of them are damaged
         with contextlib.suppress(ValueError):
             checkpoint = newest_checkpoint(Path(config_path(config_file)).parent)
-        if not checkpoint:
+        is_used = os.path.isfile(error.weights) and os.path.samefile(checkpoint, error.weights)
+        if not checkpoint or is_used:
             raise
         advice = f"give {option} {shlex.quote(checkpoint)}, from the folder of the config"
-        raise type(error)(f"{error}; {advice}") from error
+        raise type(error)(f"{error}; {advice}", error.weights) from error
 
 
 class WholeModelCheckpointer(FlowDetCheckpointer):
-    """Loads only checkpoints that contain every weight of the model that inference uses.
+    """Loads only checkpoints that contain all weights that inference with the model uses.
 
     With the weights of a backbone alone, a detector would run and detect nothing. The tensors that
     only training uses are loaded if they fit, without a message if they do not.
@@ -60,6 +71,7 @@ class WholeModelCheckpointer(FlowDetCheckpointer):
     Raises (from `load`):
         FileNotFoundError, ValueError: as `FlowDetCheckpointer`.
         NotTrainedError: the path is empty, or weights are missing.
+        ValueError: a checkpoint of flowdet has weights that inference with the model does not use.
     """
 
     _other_classes_hint = (
@@ -81,7 +93,16 @@ class WholeModelCheckpointer(FlowDetCheckpointer):
             parts = ", ".join(sorted({name.split(".")[0] for name in missing}))
             raise NotTrainedError(
                 f"{self._path} lacks {len(missing)} of the model's weights (in {parts}): use the "
-                "checkpoint that a training with this config wrote, not the one it started from"
+                "checkpoint that a training with this config wrote, not the one it started from",
+                str(self._path),
+            )
+        # files of other programs may have any tensors
+        if incompatible.unexpected_keys and checkpoint.get("class_names"):
+            names = incompatible.unexpected_keys
+            raise ValueError(
+                f"{self._path} has {len(names)} weights that the model does not use, such as "
+                f"{names[0]}: the config differs from that of its training, for example in the "
+                "number of blocks. Use the config.yaml that its training wrote"
             )
         self._fit_average(checkpoint)
         return incompatible
