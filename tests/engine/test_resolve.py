@@ -178,6 +178,12 @@ def test_class_names_of_another_run_are_refused_in_training(cfg):
     message = "class 2 is 'emu' in the first and 'owl' in the second.*not its config.yaml"
     with pytest.raises(ValueError, match=message):
         resolve_config(cfg)
+    # the number of classes alone would not say which
+    cfg.MODEL.CLASS_NAMES, cfg.MODEL.FLOW_DET.NUM_CLASSES = ["cat", "dog"], 2
+    message = r"\(2 classes\) and dataset .* \(3\) have .*class 2 is missing in the .* and 'owl' in"
+    for training in (True, False):
+        with pytest.raises(ValueError, match=message):
+            resolve_config(cfg.clone(), training=training)
 
 
 def test_datasets_of_other_classes_or_another_task_are_refused(classifier_cfg, cfg):
