@@ -8,6 +8,7 @@ import atexit
 import errno
 import functools
 import io
+import itertools
 import math
 import os
 import re
@@ -16,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import NoReturn, ParamSpec, TypeVar
 
 from flowdet.config.user_imports import trust_config_files
@@ -195,6 +197,8 @@ def user_errors(
         if isinstance(error, OSError) and _is_of_stream(error):
             print_error(f"error: what the command prints cannot be written: {error.strerror}")
             sys.exit(_BROKEN_PIPE if error.errno == errno.EPIPE else 1)
+        if isinstance(error, OSError) and text.startswith("[Errno"):
+            text = _file_error(error)
         sys.exit(f"error: {one_line(text)}")
     except (MemoryError, RuntimeError) as error:
         if not is_memory_error(error):
@@ -213,6 +217,22 @@ def _is_of_stream(error: OSError) -> bool:
     """Returns whether standard output cannot be written: an error of a file has its path."""
     is_unnamed = error.filename is None and str(error).startswith("[Errno")
     return is_unnamed and error.errno in _STREAM_ERRORS
+
+
+def _file_error(error: OSError) -> str:
+    """Returns the message for an error of the operating system, with the option of the file."""
+    path = error.filename2 or error.filename
+    if path is None:
+        return str(error)
+    path = Path(os.fsdecode(path))
+    options = (
+        word
+        for word, value in itertools.pairwise(sys.argv)
+        if word.startswith("--") and value
+        if path.is_relative_to(value) or path == Path(value).parent
+    )
+    option = next(options, None)
+    return f"{path}: {error.strerror}{f' ({option})' if option else ''}"
 
 
 def is_memory_error(error: BaseException | None) -> bool:

@@ -77,10 +77,28 @@ def test_output_that_cannot_be_printed_is_named(number, status, capsys):
     message = f"error: what the command prints cannot be written: {reason}\n"
     assert capsys.readouterr().err == message
     # that of a file has its path
-    with pytest.raises(SystemExit, match="No such file.*: 'a.json'$"), user_errors():
-        raise OSError(errno.ENOENT, "No such file", "a.json")
-    with pytest.raises(SystemExit, match="a.json'$"), user_errors():
+    with pytest.raises(SystemExit, match=f"^error: a.json: {reason}$"), user_errors():
         raise OSError(number, reason, "a.json")
+
+
+@pytest.mark.parametrize(
+    "path, option",
+    [
+        *(("out dir", " (--output)"), ("out dir/a/b.png", " (--output)"), ("x", "")),
+        *(("deep/folder", " (--sheet)"), ("out dir2", "")),
+    ],
+)
+def test_the_error_of_a_file_names_its_option(path, option, monkeypatch):
+    words = ["--flag", "--output", "out dir", "--sheet", "deep/folder/x.png", "--json", ""]
+    monkeypatch.setattr("sys.argv", ["tools/x.py", *words])
+    reason = os.strerror(errno.ENAMETOOLONG)
+    with pytest.raises(SystemExit) as end, user_errors():
+        raise OSError(errno.ENAMETOOLONG, reason, path)
+    assert end.value.code == f"error: {path}: {reason}{option}"
+    # of two files, the second is the one that is written
+    with pytest.raises(SystemExit) as end, user_errors():
+        raise OSError(errno.ENAMETOOLONG, reason, "temporary", None, path)
+    assert end.value.code == f"error: {path}: {reason}{option}"
 
 
 @pytest.mark.parametrize("kind", [UsageError, ConfigError, UnknownKeyError])
