@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ _WORKER_ENDED = re.compile(r"DataLoader worker \(pid\(?s?\)? [\d, ]+\)(.*)", re.
 _RAISED_IN_WORKER = re.compile(r"Caught (\w+) in DataLoader worker process \d+\.")
 # the time in which the end of a process that was killed is seen
 _SECONDS_TO_END = 5.0
+# the time in which a signal reaches all processes
+_SECONDS_OF_SIGNALS = 0.5
 
 
 @contextmanager
@@ -47,6 +50,9 @@ def worker_errors() -> Iterator[None]:
         yield
     except (RuntimeError, OSError, ValueError) as error:
         reason = _reason(error)
+        if "signal: Terminated" in reason:
+            # often sent to all processes, and to this one last, which then raises KeyboardInterrupt
+            time.sleep(_SECONDS_OF_SIGNALS)
         if reason:
             raise OSError(reason) from error
         original = _original_message(error)
