@@ -57,6 +57,7 @@ from flowdet.engine.model_builder import build_model
 from flowdet.engine.optimizer import build_optimizer
 from flowdet.engine.previews import MAX_SAMPLES, draw_previews
 from flowdet.engine.progress import LiveLine
+from flowdet.engine.resumed_state import fitted_state, settings_of, use_settings
 from flowdet.engine.state_form import check_state_form
 from flowdet.engine.step_check import NON_FINITE, StepCheck
 from flowdet.engine.task_builders import task_of
@@ -134,8 +135,11 @@ class Trainer(DefaultTrainer):
             )
 
     def load_state_dict(self, state_dict):
-        check_state_form(state_dict, self.state_dict())
-        super().load_state_dict(state_dict)
+        own, optimizer = self.state_dict(), self._trainer.optimizer
+        check_state_form(state_dict, own)
+        settings = settings_of(optimizer)
+        super().load_state_dict(fitted_state(state_dict, own))
+        use_settings(optimizer, self.scheduler, settings)
 
     def train(self) -> dict | None:
         """Trains, and returns the results of the last evaluation; None without an evaluation.
