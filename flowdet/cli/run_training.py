@@ -81,6 +81,12 @@ def setup(args: argparse.Namespace, resources: ExitStack) -> CfgNode:
     if not args.eval_only:
         finish_setting_aside(cfg.OUTPUT_DIR)
     open_log_file(cfg.OUTPUT_DIR, comm.get_rank())
+    if args.resume and not newest_checkpoint(args.run_dir):
+        weights = f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}" if cfg.MODEL.WEIGHTS else "random weights"
+        what = "evaluation takes" if args.eval_only else "training starts anew from"
+        logging.getLogger("flowdet").warning(
+            "--resume finds no checkpoint in OUTPUT_DIR %s: the %s %s", args.run_dir, what, weights
+        )
     is_resumed = args.resume and not args.eval_only
     resolve_config(cfg, not args.eval_only, is_resumed)
     if is_resumed:

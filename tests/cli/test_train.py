@@ -28,6 +28,7 @@ def train(run, folder, *words):
 def test_train_resume_evaluate_and_report_a_detector(run, tmp_path):
     status, output = train(run, tmp_path, "--opts", "SOLVER.MAX_ITER", 2)
     assert status == 0, output
+    assert "--resume finds no checkpoint" not in output
     config = (tmp_path / "config.yaml").read_text()
     results = (tmp_path / "results.json").read_text()
     # the training ends with its report, which names the command
@@ -36,6 +37,7 @@ def test_train_resume_evaluate_and_report_a_detector(run, tmp_path):
 
     status, output = train(run, tmp_path, "--resume", "SOLVER.MAX_ITER", 3, *NO_REPORT)
     assert status == 0, output
+    assert "--resume finds no checkpoint" not in output
     assert "Starting training from iteration 2" in output
     results = (tmp_path / "results.json").read_text()
 
@@ -76,8 +78,11 @@ def test_train_resume_evaluate_and_report_a_detector(run, tmp_path):
 def test_train_resume_and_evaluate_a_classifier(run, tmp_path):
     words = ("--config-file", ROOT / "configs/cls/digits_flow_vit.yaml", *SMALL_VIT)
     words += ("SOLVER.EMA_DECAY", 0.5, "OUTPUT_DIR", tmp_path, *NO_REPORT)
-    status, output = run("tools/train_net.py", *words, "SOLVER.MAX_ITER", 2)
+    # a folder that has no run, such as one with a typing error
+    status, output = run("tools/train_net.py", "--resume", *words, "SOLVER.MAX_ITER", 2)
     assert status == 0, output
+    reason = f"--resume finds no checkpoint in OUTPUT_DIR {tmp_path}: the training starts anew from"
+    assert reason in output
     assert "| single_step-1 " in output
     status, output = run("tools/train_net.py", "--resume", *words, "SOLVER.MAX_ITER", 3)
     assert status == 0, output
