@@ -8,11 +8,13 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from tqdm import tqdm
 
+from flowdet.engine.checkpoint_files import damage
 from flowdet.stop_signals import handled_signals, note_stop_signal, stop_name
 
 
@@ -102,6 +104,9 @@ class StopAtInterrupt(HookBase):
         logging.getLogger(__name__).info("The training is stopped by %s %s", stop_name(), done)
         if last is None or self._in_iteration:
             return
-        is_final = self.trainer.iter == self.trainer.max_iter
-        if not is_final and (last + 1) % self.checkpoint_period:
-            self.trainer.checkpointer.save(f"model_{last:07d}", iteration=last)
+        checkpointer, name = self.trainer.checkpointer, f"model_{last:07d}"
+        is_periodic = (last + 1) % self.checkpoint_period == 0
+        # the signal may have come while the periodic checkpoint was written
+        is_saved = is_periodic and not damage(Path(checkpointer.save_dir, f"{name}.pth"))
+        if not is_saved and self.trainer.iter != self.trainer.max_iter:
+            checkpointer.save(name, iteration=last)

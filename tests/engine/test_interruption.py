@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.engine import HookBase
 
-from flowdet.engine import Trainer, resolve_config
+from flowdet.engine import Trainer, checkpoint, resolve_config
 from flowdet.stop_signals import stop_name, stop_signals
 from tests.detection.tiny import tiny_cfg
 from tests.engine.runs import final_checkpoint, train
@@ -124,6 +124,25 @@ def test_an_iteration_that_was_saved_is_not_saved_again(cfg, tmp_path):
     saved, path = [], tmp_path / "run" / "model_0000000.pth"
     interrupted(cfg, tmp_path / "run", PressAfter())
     assert path.stat().st_mtime_ns == saved[0]
+
+
+@pytest.mark.parametrize("period", [2, 4])
+def test_a_checkpoint_whose_writing_was_interrupted_is_saved(cfg, tmp_path, monkeypatch, period):
+    cfg.SOLVER.CHECKPOINT_PERIOD = period
+    write, calls = checkpoint.write_checkpoint, []
+
+    def interrupted_once(path, content):
+        calls.append(path.name)
+        if len(calls) == 1:
+            signal.raise_signal(signal.SIGINT)
+        write(path, content)
+
+    monkeypatch.setattr(checkpoint, "write_checkpoint", interrupted_once)
+    interrupted(cfg, tmp_path / "run", PressCtrlC(-1))
+    # the second is that of the last iteration
+    name = f"model_{period - 1:07d}.pth"
+    assert calls == [name, name] and checkpoints(tmp_path / "run") == [name]
+    assert train(cfg, tmp_path / "run", resume=True).start_iter == period
 
 
 def test_an_error_saves_nothing(cfg, tmp_path):
