@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ def new_temporary(path: str | Path, suffix: str | None = None) -> Path:
     Raises:
         OSError: the file cannot be created. The error has the path.
     """
+    check_name(path)
     path = Path(path)
     suffix = path.suffix if suffix is None else suffix
     while True:
@@ -37,6 +39,19 @@ def new_temporary(path: str | Path, suffix: str | None = None) -> Path:
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from error
         return temporary
+
+
+def check_name(path: str | Path) -> None:
+    """Checks that a file can have this name, which otherwise fails only when it gets it.
+
+    Raises:
+        OSError: the name is too long. The error has the path.
+    """
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextlib.contextmanager
@@ -59,7 +74,8 @@ def temporary_file(path: str | Path, suffix: str | None = None) -> Iterator[Path
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         # such as that of a full disk, which does not say where
-        if isinstance(error, OSError) and error.errno and error.filename is None:
+        is_unnamed = isinstance(error, OSError) and error.filename in (None, str(temporary))
+        if is_unnamed and error.errno:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 

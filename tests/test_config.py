@@ -94,10 +94,10 @@ def test_recording_counts_reads_of_every_kind_and_no_merges(recorded):
 def train_command(cfg_words, folder, monkeypatch):
     """`flowdet-train` without the logging that it sets up for the process."""
 
-    def write_config(cfg, args):
+    def write_config(cfg, *args, **kwargs):
         (Path(cfg.OUTPUT_DIR) / "config.yaml").write_text(cfg.dump())
 
-    monkeypatch.setattr(run_training, "default_setup", write_config)
+    monkeypatch.setattr(run_training, "start_run", write_config)
     monkeypatch.setattr(run_training, "open_log_file", lambda folder, rank: None)
     words = [*cfg_words, "OUTPUT_DIR", str(folder)]
     args = argparse.Namespace(

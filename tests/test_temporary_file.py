@@ -71,3 +71,19 @@ def test_no_module_has_temporary_names_of_its_own():
         if path.name not in own and re.search(r"\.partial[\"'{.]", path.read_text(encoding="utf-8"))
     ]
     assert found == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit of 255 bytes for a name")
+def test_a_name_that_is_too_long_is_an_error_before_anything_is_written(tmp_path):
+    path = tmp_path / f"{'a' * 260}.png"
+    with pytest.raises(OSError, match="too long.*a.png'$") as caught, temporary_file(path):
+        raise AssertionError("the file was written")
+    assert caught.value.filename == str(path) and os.listdir(tmp_path) == []
+
+
+def test_an_error_of_the_new_name_has_the_path(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError) as caught, temporary_file(tmp_path / "folder"):
+        pass
+    assert caught.value.filename == str(tmp_path / "folder") and caught.value.filename2 is None
+    assert os.listdir(tmp_path) == ["folder"]

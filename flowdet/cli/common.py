@@ -1,12 +1,14 @@
-"""Shared code of all commands: one-line errors, Ctrl-C, closed streams, options, overrides."""
+"""Shared code of all commands: one-line errors, signals, closed streams, options, overrides."""
 
 from __future__ import annotations
 
 import _thread
 import argparse
 import atexit
+import errno
 import functools
 import io
+import itertools
 import math
 import os
 import re
@@ -14,13 +16,19 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import NoReturn, ParamSpec, TypeVar
 
 from flowdet.config.user_imports import trust_config_files
 from flowdet.reporting.command_line import program_name, typed_command
+from flowdet.stop_signals import stop_name, stop_signal, stop_signals, stop_status
 
 _MEMORY = re.compile("can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
+# a reader that has ended, such as `| head`, a full disk and a closed terminal
+_STREAM_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)
+# the exit status of a program that ends by SIGPIPE
+_BROKEN_PIPE = 141
 P, T = ParamSpec("P"), TypeVar("T")
 
 # the names of the modes are not options of argparse: IMPORTS of the config can register others
@@ -69,17 +77,17 @@ def with_program(description: str, program: str) -> str:
 
 
 def command(main: Callable[P, T]) -> Callable[P, T]:
-    """Decorates the `main` of a command: Ctrl-C ends it with exit status 130 and the command that
-    starts it again wherever nothing else handles it, such as in the seconds in which PyTorch is
-    loaded. Standard streams that are closed are opened. A current folder that was deleted, and too
-    little memory to load PyTorch, end it with one line."""
+    """Decorates the `main` of a command: Ctrl-C, SIGTERM and SIGHUP end it with the exit status of
+    the signal and the command that starts it again wherever nothing else handles them, such as in
+    the seconds in which PyTorch is loaded. Standard streams that are closed are opened. A current
+    folder that was deleted, and too little memory to load PyTorch, end it with one line."""
 
     @functools.wraps(main)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         open_missing_streams()
         check_current_folder()
         try:
-            with _no_interrupt_is_lost():
+            with stop_signals(), _no_interrupt_is_lost():
                 return main(*args, **kwargs)
         except KeyboardInterrupt:
             _end_after_interrupt()
@@ -121,7 +129,7 @@ def _no_interrupt_is_lost() -> Iterator[None]:
 def _interrupt_main() -> None:
     # a signal also ends what the main thread waits for
     if hasattr(signal, "pthread_kill"):
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident, stop_signal())
     else:
         _thread.interrupt_main()
 
@@ -152,8 +160,14 @@ def check_current_folder() -> None:
 
 
 def _end_after_interrupt() -> NoReturn:
-    print(f"\nStopped by Ctrl-C. Start again with:\n    {typed_command()}", file=sys.stderr)
-    sys.exit(130)
+    print_error(f"\nStopped by {stop_name()}. Start again with:\n    {typed_command()}")
+    sys.exit(stop_status())
+
+
+def print_error(text: str) -> None:
+    """Prints on standard error, if that can be written: its terminal may be closed."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -167,12 +181,12 @@ def user_errors(
     The exit status is 2 for an error of an option or the config, and 1 for one of a file or a run.
 
     Characters that the terminal cannot show are escaped, instead of an error, and in log lines also
-    control characters. Ctrl-C ends the program with exit status 130 and the command that starts it
-    again.
+    control characters. Ctrl-C ends the program with exit status 130, and the signals of
+    `stop_signals` with theirs, and the command that starts it again.
 
     Args:
         kinds: the exceptions that end the program this way; all others are raised as usual.
-        interrupts: False leaves Ctrl-C to the caller.
+        interrupts: False leaves Ctrl-C and the other signals to the caller.
     """
     # they load torch: a command enters this block after its options are read
     from flowdet.config.errors import UsageError
@@ -192,8 +206,13 @@ def user_errors(
         text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
         if isinstance(error, UsageError):
             # the exit status of an option that is not valid
-            print(f"error: {one_line(text)}", file=sys.stderr)
+            print_error(f"error: {one_line(text)}")
             sys.exit(2)
+        if isinstance(error, OSError) and _is_of_stream(error):
+            print_error(f"error: what the command prints cannot be written: {error.strerror}")
+            sys.exit(_BROKEN_PIPE if error.errno == errno.EPIPE else 1)
+        if isinstance(error, OSError) and text.startswith("[Errno"):
+            text = _file_error(error)
         sys.exit(f"error: {one_line(text)}")
     except (MemoryError, RuntimeError) as error:
         if not is_memory_error(error):
@@ -206,6 +225,28 @@ def user_errors(
         if not interrupts:
             raise
         _end_after_interrupt()
+
+
+def _is_of_stream(error: OSError) -> bool:
+    """Returns whether standard output cannot be written: an error of a file has its path."""
+    is_unnamed = error.filename is None and str(error).startswith("[Errno")
+    return is_unnamed and error.errno in _STREAM_ERRORS
+
+
+def _file_error(error: OSError) -> str:
+    """Returns the message for an error of the operating system, with the option of the file."""
+    path = error.filename2 or error.filename
+    if path is None:
+        return str(error)
+    path = Path(os.fsdecode(path))
+    options = (
+        word
+        for word, value in itertools.pairwise(sys.argv)
+        if word.startswith("--") and value
+        if path.is_relative_to(value) or path == Path(value).parent
+    )
+    option = next(options, None)
+    return f"{path}: {error.strerror}{f' ({option})' if option else ''}"
 
 
 def is_memory_error(error: BaseException | None) -> bool:

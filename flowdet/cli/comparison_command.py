@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowdet.cli.common import at_least_one, command_parser, user_errors
+from flowdet.cli.common import at_least_one, command_parser, print_error, user_errors
 from flowdet.config.errors import UsageError
 from flowdet.reporting.command_line import typed_command
+from flowdet.stop_signals import stop_name, stop_status
 
 if TYPE_CHECKING:
     from flowdet.experiments.comparison import Comparison
@@ -64,15 +64,13 @@ def train_and_report(plan: Callable[[], Comparison], report: Callable[[Compariso
     """Plans the runs, trains those that are not done, and reports.
 
     An error of the user or a failed run ends the program with a one-line message and a nonzero
-    status, Ctrl-C and SIGTERM with status 130 and the command that continues.
+    status, Ctrl-C with status 130, SIGTERM with 143, and the command that continues.
     """
-    # with this handler SIGTERM also stops the training process
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         comparison = _train_and_report(plan, report)
     except KeyboardInterrupt:
-        print(f"\nStopped. To continue, run again: {typed_command()}", file=sys.stderr)
-        sys.exit(130)
+        print_error(f"\nStopped by {stop_name()}. To continue, run again: {typed_command()}")
+        sys.exit(stop_status())
     if comparison.failed:
         sys.exit(f"{len(comparison.failed)} of {len(comparison.runs)} runs have failed")
 

@@ -88,6 +88,7 @@ def load(args: argparse.Namespace) -> BasePredictor:
         ValueError: a flag does not apply to the model, or the image size is not set.
     """
     from flowdet.engine.task_builders import CLASSIFICATION, task_of
+    from flowdet.engine.whole_model import checkpoint_beside
     from flowdet.inference.classifier_predictor import ClassPredictor
     from flowdet.inference.predictor import Predictor
     from flowdet.inference.settings import inference_config
@@ -101,7 +102,8 @@ def load(args: argparse.Namespace) -> BasePredictor:
     is_classifier = task_of(cfg) is CLASSIFICATION
     if is_classifier and args.no_nms:
         raise UsageError("--no-nms is for detectors: leave it out")
-    predictor = (ClassPredictor if is_classifier else Predictor)(cfg, args.weights)
+    with checkpoint_beside(args.config_file, "--weights"):
+        predictor = (ClassPredictor if is_classifier else Predictor)(cfg, args.weights)
     if args.ema and not predictor.averaged:
         raise UsageError(
             "--ema: the run has no averaged weights, because its SOLVER.EMA_DECAY is 0"

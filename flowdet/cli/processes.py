@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,9 @@ from flowdet.cli.common import user_errors
 
 # A function that each process calls with the options of the command.
 Main = Callable[[argparse.Namespace], object]
+
+# the time in which a signal reaches all processes
+_SECONDS_OF_SIGNALS = 0.5
 
 # The errors of gloo are RuntimeErrors without a type of their own.
 _COLLECTIVE_ERRORS = (
@@ -67,6 +71,9 @@ def launch_processes(
             timeout=timedelta(minutes=args.timeout),
         )
     except (ProcessExitedException, ProcessRaisedException) as error:
+        if getattr(error, "signal_name", None) in ("SIGTERM", "SIGHUP"):
+            # it may be sent to all processes, and to this one last
+            time.sleep(_SECONDS_OF_SIGNALS)
         # a process reports its error before it ends, and the others fail after that
         sys.exit(_how_it_ended(error) if ends.empty() else ends.get())
     except KeyboardInterrupt:

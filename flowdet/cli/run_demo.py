@@ -12,6 +12,7 @@ from flowdet.data.custom.findings import one_line
 from flowdet.data.image_files import find_images
 from flowdet.detection.set_detector import ImageAnalysis
 from flowdet.engine import keep_freed_memory
+from flowdet.engine.whole_model import checkpoint_beside
 from flowdet.evaluation.block_agreement import block_agreement, check_has_blocks
 from flowdet.inference.annotation_file import AnnotationFile
 from flowdet.inference.classifier_predictor import ClassPredictor
@@ -32,6 +33,7 @@ from flowdet.inference.video_writer import (
     Window,
     video_output_path,
 )
+from flowdet.stop_signals import stop_status
 from flowdet.visualization.drawing import DetectionVisualizer
 
 
@@ -69,7 +71,8 @@ def detect(args: argparse.Namespace) -> int:
         check_explorer(len(image_ids or files), args.noise_seeds or NUM_SEEDS)
     frames = None if args.input else open_frames(args)
     kind = ClassPredictor if args.is_classifier else Predictor
-    predictor = kind(configure(args), args.weights)
+    with checkpoint_beside(args.config_file, "--weights"):
+        predictor = kind(configure(args), args.weights)
     if predictor.cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
     if args.is_classifier:
@@ -142,8 +145,8 @@ def detect_in_video(
 ) -> int:
     """Detects in the frames of a video or camera; returns the exit status.
 
-    The status is 130 if Ctrl-C stopped a video file. For a camera it is 0, because Ctrl-C is the
-    usual way to stop it.
+    If a signal stopped a video file, the status is `stop_status`. For a camera it is 0, because
+    Ctrl-C is the usual way to stop it.
     """
     writer = window = None
     if args.output:
@@ -159,4 +162,4 @@ def detect_in_video(
         frames.close()
         if window:
             window.close()
-    return 130 if interrupted and args.video else 0
+    return stop_status() if interrupted and args.video else 0

@@ -12,10 +12,9 @@ from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_setup
 from detectron2.utils import comm
 
-from flowdet.cli.common import is_memory_error, user_errors
+from flowdet.cli.common import is_memory_error, print_error, user_errors
 from flowdet.cli.processes import (
     is_process_error,
     launch_processes,
@@ -31,10 +30,9 @@ from flowdet.engine import (
     load_trained,
     resolve_config,
 )
-from flowdet.engine.atomic_file import full_disk_errors
 from flowdet.engine.checkpoint import check_weights_exist
 from flowdet.engine.checkpoint_files import newest_checkpoint
-from flowdet.engine.checkpoint_notes import read_notes
+from flowdet.engine.checkpoint_notes import read_notes, run_config
 from flowdet.engine.dataset_findings import log_dataset_remarks, save_findings
 from flowdet.engine.earlier_run import (
     finish_setting_aside,
@@ -44,10 +42,13 @@ from flowdet.engine.earlier_run import (
 from flowdet.engine.log_file import open_log_file
 from flowdet.engine.resumed_keys import check_resumed_keys, check_resumed_length
 from flowdet.engine.run_folder import EVALUATION, check_output_folder, locked_folder
+from flowdet.engine.run_start import start_run
 from flowdet.engine.task_builders import DETECTION, task_of
+from flowdet.engine.whole_model import checkpoint_beside
 from flowdet.reporting.command_line import program_name, sibling_program, typed_command
 from flowdet.reporting.report import write_report
 from flowdet.reporting.results import result_rows, write_results
+from flowdet.stop_signals import stop_name, stop_status
 
 # errors in a training that are due to the user's files
 RUN_ERRORS = (OSError, ValueError, FloatingPointError)
@@ -81,19 +82,22 @@ def setup(args: argparse.Namespace, resources: ExitStack) -> CfgNode:
     if not args.eval_only:
         finish_setting_aside(cfg.OUTPUT_DIR)
     open_log_file(cfg.OUTPUT_DIR, comm.get_rank())
+    if args.resume and not newest_checkpoint(args.run_dir):
+        weights = f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}" if cfg.MODEL.WEIGHTS else "random weights"
+        what = "evaluation takes" if args.eval_only else "training starts anew from"
+        logging.getLogger("flowdet").warning(
+            "--resume finds no checkpoint in OUTPUT_DIR %s: the %s %s", args.run_dir, what, weights
+        )
     is_resumed = args.resume and not args.eval_only
     resolve_config(cfg, not args.eval_only, is_resumed)
     if is_resumed:
         # before the config.yaml of the run is written again
         check_resumed_length(cfg)
-        if not args.override:
-            check_resumed_keys(cfg)
+        check_resumed_keys(cfg, args.override)
     if not args.eval_only and not (args.resume and newest_checkpoint(cfg.OUTPUT_DIR)):
         set_earlier_run_aside(cfg)
     cfg.freeze()
-    # default_setup logs the config file, so it needs a path even if a name was given
-    with full_disk_errors(cfg.OUTPUT_DIR):
-        default_setup(cfg, argparse.Namespace(**vars(args) | {"config_file": path}))
+    start_run(cfg, args, path, trains=not args.eval_only)
     hide_tracebacks_of_user_errors()
     return cfg
 
@@ -146,7 +150,8 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> Callable[[], dict | None]
     if args.eval_only:
         model = Trainer.build_model(cfg)
         weights = weights_to_evaluate(cfg, args)
-        average = load_trained(cfg, model, weights, cfg.MODEL.CLASS_NAMES)
+        with checkpoint_beside(args.config_file, "MODEL.WEIGHTS"):
+            average = load_trained(cfg, model, weights, cfg.MODEL.CLASS_NAMES)
         return lambda: evaluate(cfg, model, average)
     # built once here, so that problems of the test datasets are reported before the training
     for name in cfg.DATASETS.TEST:
@@ -195,7 +200,7 @@ def report(cfg: CfgNode) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command; returns its exit status, 130 after Ctrl-C."""
+    """Runs the command; returns its exit status, 130 after Ctrl-C, 143 after SIGTERM."""
     if args.replay:
         with user_errors():
             path = config_path(args.config_file or config_of_step(args.replay))
@@ -208,12 +213,26 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         pass
     # outside of the handler, whose traceback keeps open bars alive
-    print(f"\n{interruption_text(args, start)}", file=sys.stderr)
-    return 130
+    try:
+        text = interruption_text(args, start)
+    # such as a config file that was deleted since the start
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        text = f"Stopped by {stop_name()}. The command that continues is not known: {error}"
+    print_error(f"\n{text}")
+    return stop_status()
+
+
+def moved_weights(cfg: CfgNode) -> str:
+    """Returns an override for `MODEL.WEIGHTS` that were moved with an earlier run in the folder."""
+    model = run_config(cfg.OUTPUT_DIR).get("MODEL")
+    weights = str(model.get("WEIGHTS") or "") if isinstance(model, dict) else ""
+    if os.path.isfile(cfg.MODEL.WEIGHTS) or not os.path.isfile(weights):
+        return ""
+    return f" MODEL.WEIGHTS {shlex.quote(weights)}"
 
 
 def interruption_text(args: argparse.Namespace, start: float) -> str:
-    """Says after Ctrl-C how to go on.
+    """Says after Ctrl-C, or another signal that stops the command, how to go on.
 
     Args:
         args: the parsed arguments.
@@ -222,26 +241,26 @@ def interruption_text(args: argparse.Namespace, start: float) -> str:
     """
     command = typed_command()
     if args.eval_only:
-        return f"The evaluation was stopped by Ctrl-C. Start it again with:\n    {command}"
+        return f"The evaluation was stopped by {stop_name()}. Start it again with:\n    {command}"
     path = config_path(args.config_file)
     cfg = load_config(path, args.opts, trust_config=args.trust_config)
     results = os.path.join(cfg.OUTPUT_DIR, RESULTS)
     if os.path.isfile(results) and os.path.getmtime(results) >= start:
         return (
-            f"The training is complete ({results}); its report was stopped by Ctrl-C. Write it "
-            f"with:\n    {sibling_program('report')} --run {shlex.quote(cfg.OUTPUT_DIR)}"
+            f"The training is complete ({results}); its report was stopped by {stop_name()}. Write "
+            f"it with:\n    {sibling_program('report')} --run {shlex.quote(cfg.OUTPUT_DIR)}"
         )
     checkpoint = newest_checkpoint(cfg.OUTPUT_DIR)
     is_of_run = bool(checkpoint) and (args.resume or os.path.getmtime(checkpoint) >= start)
     if not is_of_run:
         return (
-            "The training was stopped by Ctrl-C before its first checkpoint. Start it again "
-            f"with:\n    {command}"
+            f"The training was stopped by {stop_name()} before its first checkpoint. Start it "
+            f"again with:\n    {command}{moved_weights(cfg)}"
         )
     if not args.resume:
         program = program_name()
         command = f"{program} --resume{command.removeprefix(program)}"
     return (
-        f"The training was stopped by Ctrl-C. Its last checkpoint is {checkpoint}. Continue with:"
-        f"\n    {command}"
+        f"The training was stopped by {stop_name()}. Its last checkpoint is {checkpoint}. Continue "
+        f"with:\n    {command}"
     )

@@ -8,10 +8,10 @@
 
 `--config-file` takes a path or the name of one of flowdet's configs. `--data` takes the folder of a
 dataset in the format of an annotation tool (docs/custom_datasets.md). `--resume` continues the run
-in OUTPUT_DIR from its last checkpoint. Ctrl-C ends a training with a checkpoint and prints the
-command that continues it. `--replay FILE` repeats a step that a training saved because a loss or
-gradient was not finite. `KEY VALUE` pairs at the end override the config. `--num-gpus` is the
-number of processes per machine; with `MODEL.DEVICE cpu` they share the cores.
+in OUTPUT_DIR from its last checkpoint. Ctrl-C or SIGTERM ends a training with a checkpoint and
+prints the command that continues it. `--replay FILE` repeats a step that a training saved because a
+loss or gradient was not finite. `KEY VALUE` pairs at the end override the config. `--num-gpus` is
+the number of processes per machine; with `MODEL.DEVICE cpu` they share the cores.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit status, 130 after Ctrl-C."""
+    """Runs the command; returns its exit status, 130 after Ctrl-C, 143 after SIGTERM."""
     args = parse_args(argv)
     from flowdet.cli.run_training import run
 

@@ -18,6 +18,7 @@ __all__ = [
     "image_suffixes",
     "is_hidden",
     "is_special_file",
+    "left_out_message",
     "names_of",
     "passed_over_message",
 ]
@@ -52,7 +53,8 @@ def find_images(
     Args:
         inputs: paths of files or folders, or glob patterns.
         report: called with a message if pictures in formats that cannot be read (HEIC, raw data of
-            cameras, ...) are passed over.
+            cameras, ...) are passed over, and with one if files without the suffix of an image or
+            subfolders are left out.
 
     Returns:
         The sorted paths; each file is listed once.
@@ -61,16 +63,16 @@ def find_images(
         FileNotFoundError: a file does not exist, or a folder or pattern contains no image that can
             be read.
     """
-    images: dict[str, Path] = {}
-    passed_over: dict[str, Path] = {}
+    lists: tuple[dict[str, Path], ...] = ({}, {}, {})
     for text in inputs:
-        readable, unreadable = _expand(os.fspath(text))
-        images |= {os.path.abspath(file): file for file in readable}
-        passed_over |= {os.path.abspath(file): file for file in unreadable}
+        for known, paths in zip(lists, _expand(os.fspath(text)), strict=True):
+            known |= {os.path.abspath(path): path for path in paths}
+    images, unreadable, others = lists
     # of a file that is also named directly, its own error will tell
-    named = sorted(passed_over[key] for key in passed_over.keys() - images.keys())
-    if named:
-        report(passed_over_message(named))
+    for paths, message in ((unreadable, passed_over_message), (others, left_out_message)):
+        named = sorted(paths[key] for key in paths.keys() - images.keys())
+        if named:
+            report(message(named))
     return sorted(images.values())
 
 
@@ -118,18 +120,33 @@ def passed_over_message(paths: Sequence[Path]) -> str:
     return f"passed over: {names_of(paths)}: convert {pronoun} to jpg or png"
 
 
+def left_out_message(paths: Sequence[Path]) -> str:
+    """Returns a message about files without the suffix of an image, and folders."""
+    files, folders = ([x for x in paths if x.is_dir() is is_folder] for is_folder in (False, True))
+    parts = [
+        f"{len(group)} {kind}{'s' if len(group) > 1 else ''}{why} ({names_of(group)})"
+        for group, kind, why in (
+            (files, "file", " without the suffix of an image"),
+            (folders, "folder", ""),
+        )
+        if group
+    ]
+    return f"left out: {' and '.join(parts)}"
+
+
 def _is_unreadable_picture(path: Path) -> bool:
     suffix = path.suffix.lower()
     return suffix in _PICTURE_SUFFIXES and suffix not in image_suffixes()
 
 
-def _expand(text: str) -> tuple[list[Path], list[Path]]:
-    """Returns the images that a path or pattern names, and the pictures that cannot be read."""
+def _expand(text: str) -> tuple[list[Path], list[Path], list[Path]]:
+    """Returns the images that a path or pattern names, the pictures that cannot be read, and the
+    other files and folders that are left out."""
     path = Path(text)
     if not text:
         raise FileNotFoundError("there is no image or folder '': the name is empty")
     if os.path.isfile(path):
-        return [path], []
+        return [path], [], []
     if os.path.isdir(path):
         reason = f"folder {text!r} contains no image"
         candidates = [x for x in path.iterdir() if not is_hidden(x)]
@@ -144,7 +161,9 @@ def _expand(text: str) -> tuple[list[Path], list[Path]]:
     images = [x for x in files if x.suffix.lower() in suffixes]
     unreadable = sorted(x for x in files if _is_unreadable_picture(x))
     if images:
-        return images, unreadable
+        rest = {*candidates} - {*images} - {*unreadable}
+        # with ** they are searched
+        return images, unreadable, [x for x in rest if "**" not in text or not x.is_dir()]
     if unreadable:
         raise FileNotFoundError(
             f"{reason} that can be read: convert {names_of(unreadable)} to jpg or png"
@@ -156,6 +175,8 @@ def _expand(text: str) -> tuple[list[Path], list[Path]]:
 
 def names_of(files: Sequence[Path]) -> str:
     """Lists the names of files, and the number of further ones."""
-    names = ", ".join(file.name for file in files[:_MAX_NAMED])
+    # a blank at the end would not be seen
+    shown = [repr(x.name) if x.name != x.name.strip() else x.name for x in files[:_MAX_NAMED]]
+    names = ", ".join(shown)
     more = len(files) - _MAX_NAMED
     return f"{names} and {more} more" if more > 0 else names

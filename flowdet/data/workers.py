@@ -6,7 +6,10 @@ import errno
 import multiprocessing
 import os
 import re
+import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +43,8 @@ _SHARED_FILES = ("multiprocessing/synchronize.py", "multiprocessing/heap.py")
 _RECEIVING = "torch/multiprocessing/reductions.py"
 # the time in which the end of a process that was killed is seen
 _SECONDS_TO_END = 5.0
+# the time in which a signal reaches all processes
+_SECONDS_OF_SIGNALS = 0.5
 
 # a loader that could not start has no such attribute: torch would print a traceback when it is
 # deleted
@@ -63,6 +68,9 @@ def worker_errors() -> Iterator[None]:
         yield
     except (RuntimeError, OSError, ValueError, EOFError) as error:
         reason = _reason(error)
+        if "signal: Terminated" in reason:
+            # often sent to all processes, and to this one last, which then raises KeyboardInterrupt
+            time.sleep(_SECONDS_OF_SIGNALS)
         if reason:
             raise OSError(reason) from error
         original = _original_message(error)
@@ -158,6 +166,7 @@ class SharedSamples(Dataset):
         sample = self._samples[key]
         if get_worker_info() is not None:
             handle_sending_errors()
+            outlive_sigterm()
             _share(sample)
         return sample
 
@@ -193,6 +202,26 @@ def _send_error(queue: Queue, error: Exception, item: object) -> None:
     where = f"in DataLoader worker process {get_worker_info().id}"
     wrapper = ExceptionWrapper((type(error), error, error.__traceback__), where)
     queue.put((item[0], wrapper))
+
+
+@cache
+def outlive_sigterm() -> None:
+    """Ends a worker at SIGTERM only if its training sent it.
+
+    SLURM and systemd send it to all processes of a training, which then finishes its iteration, and
+    needs its workers for that. Call it in the worker.
+    """
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+
+    def wait_for_training() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    # threads that start later have it from this one
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=wait_for_training, daemon=True, name="outlive_sigterm").start()
 
 
 def _share(value: object) -> None:

@@ -7,7 +7,7 @@
 - `hooks`: seeds, idle gradients, the moving average of the weights (EMA).
 - `log_file`: log.txt. `logging_hooks`: what is logged in training. `progress`: the live line and
   bars on a terminal.
-- `interruption`: Ctrl-C in a training.
+- `interruption`: Ctrl-C and SIGTERM in a training.
 - `task_builders`: what differs between detection and classification.
 - `checkpoint`: saving, loading, resuming.
 - `trunks`: the ResNets in checkpoints of other models.

@@ -71,6 +71,9 @@ class FlowDetCheckpointer(DetectionCheckpointer):
         category_ids: the category ids of the classes, which are saved in checkpoints; () for none.
         checkpointables: further objects to save and load.
 
+    Attributes:
+        datasets: the `dataset_versions` of the training, which are saved in checkpoints.
+
     Raises (from `load`):
         FileNotFoundError: the file does not exist, or cannot be downloaded.
         ValueError: the file is not a checkpoint, contains no weights of the model, or has tensors
@@ -93,6 +96,7 @@ class FlowDetCheckpointer(DetectionCheckpointer):
         self._reinit_classes = reinit_classes
         self._class_names = list(class_names)
         self._category_ids = list(category_ids)
+        self.datasets: dict[str, str] = {}
 
     def save(self, name, **kwargs):
         """Like detectron2's method, but a stop or a full disk leaves no partial file.
@@ -103,6 +107,7 @@ class FlowDetCheckpointer(DetectionCheckpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         notes = {"class_names": self._class_names, "category_ids": self._category_ids}
+        notes["datasets"] = self.datasets
         content = {"model": self.model.state_dict()}
         content |= {key: x.state_dict() for key, x in self.checkpointables.items()}
         content |= {key: x for key, x in notes.items() if x} | kwargs

@@ -1,4 +1,4 @@
-"""What a checkpoint records about its training: classes, category ids and the last iteration."""
+"""What a checkpoint records about its training: classes, category ids, datasets, iteration."""
 
 from __future__ import annotations
 
@@ -30,11 +30,13 @@ class CheckpointNotes:
         class_names: the class names by class index; empty if they are not recorded.
         category_ids: the category id of every class; empty if they are not recorded.
         iteration: the number of the last iteration, from 0; None if it is not recorded.
+        datasets: the `dataset_versions` of the training; empty if they are not recorded.
     """
 
     class_names: list[str] = field(default_factory=list)
     category_ids: list[CategoryId] = field(default_factory=list)
     iteration: int | None = None
+    datasets: dict[str, str] = field(default_factory=dict)
 
 
 def read_notes(path: str | Path) -> CheckpointNotes:
@@ -51,11 +53,12 @@ def read_notes(path: str | Path) -> CheckpointNotes:
         content = read_weight_file(local, lazy=True)
     except (OSError, ValueError):
         return CheckpointNotes()
-    iteration = content.get("iteration")
+    iteration, datasets = content.get("iteration"), content.get("datasets")
     return CheckpointNotes(
         list(content.get("class_names") or []),
         list(content.get("category_ids") or []),
         iteration if isinstance(iteration, int) else None,
+        datasets if isinstance(datasets, dict) else {},
     )
 
 

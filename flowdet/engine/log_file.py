@@ -14,7 +14,6 @@ from detectron2.utils.logger import setup_logger
 
 from flowdet.engine.atomic_file import disk_errors
 
-# as in detectron2's `default_setup`, which then finds that its loggers are set up
 _LOGGERS = ({"name": "flowdet"}, {"name": "fvcore"}, {})
 
 

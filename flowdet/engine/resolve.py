@@ -131,6 +131,7 @@ def _resolve_classes(cfg: CfgNode) -> None:
     for name in datasets:
         classes = dataset_classes(name)
         _check_names(name, classes)
+        _check_own_classes(cfg, name, classes)
         _check_evaluator_type(cfg, name)
         if node.NUM_CLASSES == 0:
             node.NUM_CLASSES = len(classes)
@@ -144,16 +145,21 @@ def _resolve_classes(cfg: CfgNode) -> None:
                 f"datasets {datasets[0]!r} and {name!r} have different classes, or the same in "
                 f"another order: {_first_difference(dataset_classes(datasets[0]), classes)}"
             )
-    classes = dataset_classes(datasets[0])
-    if cfg.MODEL.CLASS_NAMES and cfg.MODEL.CLASS_NAMES != classes:
-        raise ConfigError(
-            f"MODEL.CLASS_NAMES and dataset {datasets[0]!r} have different classes: "
-            f"{_first_difference(cfg.MODEL.CLASS_NAMES, classes)}. To train on other classes than "
-            "a run, use the config with which the run was started, not its config.yaml"
-        )
-    cfg.MODEL.CLASS_NAMES = classes
+    cfg.MODEL.CLASS_NAMES = classes = dataset_classes(datasets[0])
     if task is DETECTION:
         resolve_category_ids(cfg, datasets, classes)
+
+
+def _check_own_classes(cfg: CfgNode, dataset: str, classes: list[str]) -> None:
+    """Raises ConfigError if a dataset has other classes than `MODEL.CLASS_NAMES`."""
+    own = list(cfg.MODEL.CLASS_NAMES)
+    if own and own != classes:
+        raise ConfigError(
+            f"MODEL.CLASS_NAMES ({len(own)} classes) and dataset {dataset!r} ({len(classes)}) have "
+            f"different classes: {_first_difference(own, classes)}. An evaluation needs a dataset "
+            "with the classes of the model in the same order. To train on other classes than a "
+            "run, use the config with which the run was started, not its config.yaml"
+        )
 
 
 def _check_evaluator_type(cfg: CfgNode, name: str) -> None:
@@ -169,7 +175,8 @@ def _check_evaluator_type(cfg: CfgNode, name: str) -> None:
 def _first_difference(one: list[str], other: list[str]) -> str:
     pairs = enumerate(itertools.zip_longest(one, other))
     index, a, b = next((i, a, b) for i, (a, b) in pairs if a != b)
-    return f"class {index} is {a!r} in the first and {b!r} in the second"
+    first, second = ("missing" if x is None else repr(x) for x in (a, b))
+    return f"class {index} is {first} in the first and {second} in the second"
 
 
 def dataset_classes(name: str) -> list[str]:
@@ -199,7 +206,10 @@ def _resolve_epochs(cfg: CfgNode) -> None:
         return max(round(epochs * per_epoch), 1)
 
     solver, node = cfg.SOLVER, task.keys(cfg)
-    if node.SCHEDULE == "alternate" and node.ITERS_PER_EPOCH not in (0, iterations(1)):
+    if node.SCHEDULE != "alternate":
+        # the config.yaml of a run has the number of that run's dataset and batch size
+        node.ITERS_PER_EPOCH = 0
+    if node.ITERS_PER_EPOCH not in (0, iterations(1)):
         logger.warning(
             "MODEL.%s.ITERS_PER_EPOCH is %d, but an epoch has %d iterations: set it to 0 to take "
             "the number from the dataset",

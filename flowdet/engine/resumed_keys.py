@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from detectron2.config import CfgNode
 
 from flowdet.config import flat_items
@@ -20,24 +22,28 @@ _FREE_MODEL_KEYS = {
     *("SCORE_THRESH_TEST", "NMS_THRESH_TEST", "PRE_NMS_TOPK_TEST", "POST_NMS_TOPK_TEST"),
     "TOPK_CANDIDATES",
 }
-# the length, evaluations and checkpoints may change
+# the length and the iterations of its schedule, evaluations and checkpoints may change
 _SOLVER_KEYS = (
     *("OPTIMIZER", "BASE_LR", "BACKBONE_MULTIPLIER", "BIAS_LR_FACTOR", "MOMENTUM", "NESTEROV"),
     *("WEIGHT_DECAY", "WEIGHT_DECAY_NORM", "WEIGHT_DECAY_BIAS", "LR_SCHEDULER_NAME"),
+    *("WARMUP_METHOD", "WARMUP_FACTOR", "BASE_LR_END", "GAMMA", "NUM_DECAYS", "RESCALE_INTERVAL"),
     *("IMS_PER_BATCH", "EMA_DECAY"),
 )
+# they name the run and what it starts from, or are computed from others
+_UNTOLD_KEYS = {"OUTPUT_DIR", "VERSION", "MODEL.WEIGHTS", "MODEL.CLASS_NAMES"}
 _LISTED = 3
 
 
-def check_resumed_keys(cfg: CfgNode) -> None:
+def check_resumed_keys(cfg: CfgNode, override: bool = False) -> None:
     """Checks that a resumed training has the model and the optimizer of its run.
 
-    Keys that the config.yaml of the run does not have, and those that have no effect, are not
-    compared.
+    A warning lists the other keys that differ. Keys that the config.yaml of the run does not have,
+    and those that have no effect, are not compared.
 
     Args:
         cfg: the resolved config. Its `OUTPUT_DIR` has the run. Without a checkpoint nothing is
             resumed, and nothing is checked.
+        override: whether every key may differ.
 
     Raises:
         ValueError: a key differs that the trained weights or the state of the optimizer depend on.
@@ -46,20 +52,25 @@ def check_resumed_keys(cfg: CfgNode) -> None:
     if not checkpoint:
         return
     recorded, values = run_config(cfg.OUTPUT_DIR), dict(flat_items(cfg))
-    changed = [
-        f"{key} from {old!r} to {value!r}"
+    differing = {
+        key: f"{key} from {old!r} to {new!r}"
         for key, value in values.items()
-        if _is_compared(key)
+        if key not in _UNTOLD_KEYS
         and not isinstance(value, CfgNode)
-        and (old := _value(recorded, key, value)) != as_lists(value)
+        and (old := _value(recorded, key, value)) != (new := as_lists(value))
         and not why_without_effect(key, values)
-    ]
-    if changed:
+    }
+    changed = [text for key, text in differing.items() if _is_compared(key)]
+    if changed and not override:
         more = f" and {len(changed) - _LISTED} more keys" if len(changed) > _LISTED else ""
         raise ValueError(
             f"--resume cannot change {', '.join(changed[:_LISTED])}{more}: the run in OUTPUT_DIR "
             f"{cfg.OUTPUT_DIR} has the first value. Set it again, or start anew in another "
             f"OUTPUT_DIR with MODEL.WEIGHTS {checkpoint}; --override continues with the new value"
+        )
+    if differing:
+        logging.getLogger(__name__).warning(
+            "--resume changes, after %s: %s", checkpoint, ", ".join(differing.values())
         )
 
 

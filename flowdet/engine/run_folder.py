@@ -18,8 +18,9 @@ from flowdet.engine.metrics_file import METRICS
 
 # the folder in it for what --eval-only writes
 EVALUATION = "eval"
-# what is written in place; all else gets its name when it is complete, or a new name
-_FILES = ("config.yaml", METRICS, "log.txt*")
+CONFIG = "config.yaml"
+# the config, and what is written in place; all else gets its name when it is complete, or a new one
+_FILES = (CONFIG, METRICS, "log.txt*")
 _FOLDERS = ("inference", "inference_ema", EVALUATION)
 
 

@@ -31,7 +31,8 @@ from flowdet.engine.checkpoint_files import (
     complete_final,
     newest_checkpoint,
 )
-from flowdet.engine.checkpoint_notes import check_resumed_classes
+from flowdet.engine.checkpoint_notes import check_resumed_classes, read_notes
+from flowdet.engine.dataset_versions import dataset_versions, warn_of_changed_datasets
 from flowdet.engine.distributed import distributed_model, share_buffers
 from flowdet.engine.evaluation_hooks import (
     Evaluation,
@@ -56,6 +57,7 @@ from flowdet.engine.model_builder import build_model
 from flowdet.engine.optimizer import build_optimizer
 from flowdet.engine.previews import MAX_SAMPLES, draw_previews
 from flowdet.engine.progress import LiveLine
+from flowdet.engine.resumed_state import fitted_state, settings_of, use_settings
 from flowdet.engine.state_form import check_state_form
 from flowdet.engine.step_check import NON_FINITE, StepCheck
 from flowdet.engine.task_builders import task_of
@@ -118,6 +120,10 @@ class Trainer(DefaultTrainer):
             ) from error
         if comm.is_main_process():
             remove_temporary_files(self.cfg.OUTPUT_DIR)
+            self.checkpointer.datasets = dataset_versions(self.cfg)
+            if self.start_iter > 0:
+                notes = read_notes(newest_checkpoint(self.cfg.OUTPUT_DIR))
+                warn_of_changed_datasets(notes.datasets, self.checkpointer.datasets)
             if 0 < self.max_iter <= self.start_iter:
                 complete_final(self.cfg.OUTPUT_DIR, newest_checkpoint(self.cfg.OUTPUT_DIR))
             if self.start_iter > 0:
@@ -129,14 +135,17 @@ class Trainer(DefaultTrainer):
             )
 
     def load_state_dict(self, state_dict):
-        check_state_form(state_dict, self.state_dict())
-        super().load_state_dict(state_dict)
+        own, optimizer = self.state_dict(), self._trainer.optimizer
+        check_state_form(state_dict, own)
+        settings = settings_of(optimizer)
+        super().load_state_dict(fitted_state(state_dict, own))
+        use_settings(optimizer, self.scheduler, settings)
 
     def train(self) -> dict | None:
         """Trains, and returns the results of the last evaluation; None without an evaluation.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C ended the training, see `StopAtInterrupt`.
+            KeyboardInterrupt: Ctrl-C or SIGTERM ended the training, see `StopAtInterrupt`.
         """
         try:
             # TensorBoard's file, and those that evaluators write

@@ -101,7 +101,8 @@ def write_safetensors(path: str | Path, state: dict[str, torch.Tensor], notes: d
             save_file(tensors, temporary, metadata)
     # such as a full disk
     except (OSError, SafetensorError) as error:
-        raise OSError(f"{path} cannot be written: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"{path} cannot be written: {reason}") from error
 
 
 def check_url(path: str) -> None:

@@ -2,27 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from detectron2.config import CfgNode
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from flowdet.config.config_files import config_path
 from flowdet.config.errors import ConfigError
 from flowdet.engine.checkpoint import FlowDetCheckpointer, parameter_names
+from flowdet.engine.checkpoint_files import newest_checkpoint
 from flowdet.engine.hooks import average_of
 
 
+class NotTrainedError(ValueError):
+    """The weights are not those of a training of the model.
+
+    Args:
+        message: the message.
+        weights: path of the weights; "" for none.
+    """
+
+    def __init__(self, message: str, weights: str = ""):
+        super().__init__(message)
+        self.weights = weights
+
+
+class NoWeightsError(NotTrainedError, ConfigError):
+    """No weights are given."""
+
+
+@contextlib.contextmanager
+def checkpoint_beside(config_file: str, option: str) -> Iterator[None]:
+    """Adds the checkpoint in the folder of a config to the error that trained weights are missing.
+
+    Args:
+        config_file: path or name of the config.
+        option: the option or key that takes the checkpoint.
+
+    Raises:
+        NotTrainedError: the one of the block.
+    """
+    try:
+        yield
+    except NotTrainedError as error:
+        checkpoint = ""
+        # all of them are damaged
+        with contextlib.suppress(ValueError):
+            checkpoint = newest_checkpoint(Path(config_path(config_file)).parent)
+        is_used = os.path.isfile(error.weights) and os.path.samefile(checkpoint, error.weights)
+        if not checkpoint or is_used:
+            raise
+        advice = f"give {option} {shlex.quote(checkpoint)}, from the folder of the config"
+        raise type(error)(f"{error}; {advice}", error.weights) from error
+
+
 class WholeModelCheckpointer(FlowDetCheckpointer):
-    """Loads only checkpoints that contain every weight of the model that inference uses.
+    """Loads only checkpoints that contain all weights that inference with the model uses.
 
     With the weights of a backbone alone, a detector would run and detect nothing. The tensors that
     only training uses are loaded if they fit, without a message if they do not.
 
     Raises (from `load`):
         FileNotFoundError, ValueError: as `FlowDetCheckpointer`.
-        ValueError: the path is empty, or weights are missing.
+        NotTrainedError: the path is empty, or weights are missing.
+        ValueError: a checkpoint of flowdet has weights that inference with the model does not use.
     """
 
     _other_classes_hint = (
@@ -31,7 +80,7 @@ class WholeModelCheckpointer(FlowDetCheckpointer):
 
     def load(self, path, *args, **kwargs):
         if not path:
-            raise ConfigError("no weights are given: set MODEL.WEIGHTS to a trained checkpoint")
+            raise NoWeightsError("no weights are given: set MODEL.WEIGHTS to a trained checkpoint")
         return super().load(path, *args, **kwargs)
 
     def _load_model(self, checkpoint):
@@ -42,9 +91,18 @@ class WholeModelCheckpointer(FlowDetCheckpointer):
         missing = parameter_names(self.model) & {*incompatible.missing_keys}
         if missing:
             parts = ", ".join(sorted({name.split(".")[0] for name in missing}))
-            raise ValueError(
+            raise NotTrainedError(
                 f"{self._path} lacks {len(missing)} of the model's weights (in {parts}): use the "
-                "checkpoint that a training with this config wrote, not the one it started from"
+                "checkpoint that a training with this config wrote, not the one it started from",
+                str(self._path),
+            )
+        # files of other programs may have any tensors
+        if incompatible.unexpected_keys and checkpoint.get("class_names"):
+            names = incompatible.unexpected_keys
+            raise ValueError(
+                f"{self._path} has {len(names)} weights that the model does not use, such as "
+                f"{names[0]}: the config differs from that of its training, for example in the "
+                "number of blocks. Use the config.yaml that its training wrote"
             )
         self._fit_average(checkpoint)
         return incompatible

@@ -15,7 +15,12 @@ from flowdet.inference.explorer_data import transport_runs
 from flowdet.inference.explorer_entry import LEAST_SCORE, explorer_entry
 from flowdet.inference.explorer_truth import GroundTruth, known_ground_truth
 from flowdet.inference.output_formats import NUM_SEEDS
-from flowdet.inference.pipeline import MAX_IMAGES_WITHOUT_PROGRESS, Outcome, SkippedImages
+from flowdet.inference.pipeline import (
+    MAX_IMAGES_WITHOUT_PROGRESS,
+    Outcome,
+    SkippedImages,
+    stopped,
+)
 from flowdet.inference.predictor import Predictor
 from flowdet.inference.video_writer import create_folder_of
 from flowdet.temporary_file import temporary_file
@@ -66,8 +71,9 @@ def explore_images(
         progress=len(records) > MAX_IMAGES_WITHOUT_PROGRESS,
     )
     if count:
-        stopped = "stopped by Ctrl-C, " if outcome.interrupted else ""
-        print(f"{path}: {stopped}{count} {'image' if count == 1 else 'images'}")
+        print(
+            f"{path}: {stopped(outcome.interrupted)}{count} {'image' if count == 1 else 'images'}"
+        )
     return outcome
 
 

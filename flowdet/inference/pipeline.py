@@ -26,6 +26,7 @@ from flowdet.inference.picture_writer import (
 from flowdet.inference.predictor import Predictor
 from flowdet.inference.video import Frames
 from flowdet.inference.video_writer import VideoWriter, Window
+from flowdet.stop_signals import stop_name, stop_status
 from flowdet.terminal import image_bar
 from flowdet.visualization.box_trajectory import box_trajectory
 from flowdet.visualization.drawing import DetectionVisualizer
@@ -54,7 +55,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         skipped: the number of images that could not be read.
-        interrupted: whether Ctrl-C stopped the run.
+        interrupted: whether Ctrl-C, or another signal of `stop_signals`, stopped the run.
     """
 
     skipped: int = 0
@@ -62,8 +63,9 @@ class Outcome(NamedTuple):
 
     @property
     def exit_status(self) -> int:
-        """The exit status of a command: 130 after Ctrl-C, 1 if images were skipped, else 0."""
-        return 130 if self.interrupted else min(self.skipped, 1)
+        """The exit status of a command: that of `stop_status` if it was stopped, 1 if images were
+        skipped, else 0."""
+        return stop_status() if self.interrupted else min(self.skipped, 1)
 
 
 class SkippedImages:
@@ -125,7 +127,7 @@ def classify_images(
             _report_finished(done, json_path)
             raise
     if json_path and not skipped.is_only_image:
-        _print(f"{json_path}: {_stopped(interrupted)}classes of {_counted(done, 'image')}")
+        _print(f"{json_path}: {stopped(interrupted)}classes of {_counted(done, 'image')}")
     skipped.report()
     return Outcome(skipped.count, interrupted)
 
@@ -182,12 +184,12 @@ def detect_images(
         except Exception:
             _report_finished(done, json_path)
             raise
-    stopped = _stopped(interrupted)
+    how = stopped(interrupted)
     if pictures and done:
         pictures.close()
-        _print(f"{pictures.path}: {stopped}{_summary(done, 'image', drawn, visualizer)}")
+        _print(f"{pictures.path}: {how}{_summary(done, 'image', drawn, visualizer)}")
     if json_path and not skipped.is_only_image:
-        _print(f"{json_path}: {stopped}{rows.count} detections in {_counted(done, 'image')}")
+        _print(f"{json_path}: {how}{rows.count} detections in {_counted(done, 'image')}")
     skipped.report()
     return Outcome(skipped.count, interrupted)
 
@@ -222,8 +224,9 @@ def _print(text: str) -> None:
     print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
-def _stopped(interrupted: bool) -> str:
-    return "stopped by Ctrl-C, " if interrupted else ""
+def stopped(interrupted: bool) -> str:
+    """Returns the start of a message about a run that a signal has stopped; "" for others."""
+    return f"stopped by {stop_name()}, " if interrupted else ""
 
 
 def detect_frames(
@@ -267,11 +270,11 @@ def detect_frames(
                     break
         except KeyboardInterrupt:
             interrupted = True
-    stopped = _stopped(interrupted)
+    how = stopped(interrupted)
     if writer and count:
-        _print(f"{writer.path}: {stopped}{_summary(count, 'frame', drawn, visualizer)}")
+        _print(f"{writer.path}: {how}{_summary(count, 'frame', drawn, visualizer)}")
     if json_path:
-        _print(f"{json_path}: {stopped}{rows.count} detections in {_counted(count, 'frame')}")
+        _print(f"{json_path}: {how}{rows.count} detections in {_counted(count, 'frame')}")
     return interrupted
 
 

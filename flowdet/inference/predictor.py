@@ -20,7 +20,7 @@ from flowdet.engine.checkpoint_notes import take_over_classes
 from flowdet.engine.model_builder import build_model
 from flowdet.engine.resolve import resolve_model
 from flowdet.engine.task_builders import DETECTION, TaskBuilders, task_of
-from flowdet.engine.whole_model import load_trained
+from flowdet.engine.whole_model import NoWeightsError, load_trained
 from flowdet.inference.image_input import ImageInput, image_record
 
 # called with the dataset dict of an image that cannot be read, and the error
@@ -76,7 +76,7 @@ class BasePredictor:
                 f"{cfg.MODEL.META_ARCHITECTURE}"
             )
         if not cfg.MODEL.WEIGHTS:
-            raise UsageError("no weights are given (--weights), and MODEL.WEIGHTS is empty")
+            raise NoWeightsError("no weights are given (--weights), and MODEL.WEIGHTS is empty")
         if cfg.TEST.BATCH_SIZE < 1:
             raise ConfigError(f"TEST.BATCH_SIZE must be at least 1, got {cfg.TEST.BATCH_SIZE}")
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from flowdet.config.errors import UsageError
 from flowdet.inference.video import quiet_opencv
-from flowdet.temporary_file import new_temporary, temporary_file
+from flowdet.temporary_file import check_name, new_temporary, temporary_file
 
 # The codec by the suffix of the file. Every build of OpenCV contains MPEG-4 part 2 and Motion JPEG,
 # and common players read them.
@@ -126,7 +126,7 @@ def create_folder_of(path: Path) -> None:
     """Creates the folder of a file.
 
     Raises:
-        OSError: the folder cannot be created.
+        OSError: the folder cannot be created, or the name of the file is too long.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,6 +136,7 @@ def create_folder_of(path: Path) -> None:
             f"cannot write {path}, because its folder cannot be created ({reason}): give another "
             "path"
         ) from error
+    check_name(path)
 
 
 def video_output_path(output: str, source: str) -> Path:

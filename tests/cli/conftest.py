@@ -4,7 +4,6 @@ import io
 import logging
 import os
 import runpy
-import signal
 import subprocess
 import sys
 import warnings
@@ -78,11 +77,10 @@ def register_datasets():
 def restored_process():
     """Restores the global state that a command changes.
 
-    It is: working directory, environment, command line, import path, signal handler, warning
-    filters, cudnn's benchmark flag, loggers, messages that are logged once, and datasets.
+    It is: working directory, environment, command line, import path, warning filters,
+    cudnn's benchmark flag, loggers, messages that are logged once, and datasets.
     """
     folder, environment, argv, path = os.getcwd(), dict(os.environ), sys.argv, list(sys.path)
-    handler = signal.getsignal(signal.SIGTERM)
     benchmark = torch.backends.cudnn.benchmark
     names = set(DatasetCatalog)
     try:
@@ -93,7 +91,6 @@ def restored_process():
         os.environ.clear()
         os.environ.update(environment)
         sys.argv, sys.path[:] = argv, path
-        signal.signal(signal.SIGTERM, handler)
         torch.backends.cudnn.benchmark = benchmark
         for name in set(DatasetCatalog) - names:
             DatasetCatalog.remove(name)

@@ -1,6 +1,7 @@
 """Options, overrides, errors and descriptions of all commands."""
 
 import argparse
+import errno
 import os
 import shlex
 import signal
@@ -63,6 +64,42 @@ def test_an_error_of_the_user_ends_the_program_with_its_message(error, message):
     with pytest.raises(SystemExit) as end, user_errors():
         raise error
     assert end.value.code == message
+
+
+@pytest.mark.parametrize(
+    "number, status",
+    [(errno.EPIPE, 141), (errno.ENOSPC, 1)],
+)
+def test_output_that_cannot_be_printed_is_named(number, status, capsys):
+    reason = os.strerror(number)
+    with pytest.raises(SystemExit) as end, user_errors():
+        raise OSError(number, reason)
+    assert end.value.code == status
+    message = f"error: what the command prints cannot be written: {reason}\n"
+    assert capsys.readouterr().err == message
+    # that of a file has its path
+    with pytest.raises(SystemExit, match=f"^error: a.json: {reason}$"), user_errors():
+        raise OSError(number, reason, "a.json")
+
+
+@pytest.mark.parametrize(
+    "path, option",
+    [
+        *(("out dir", " (--output)"), ("out dir/a/b.png", " (--output)"), ("x", "")),
+        *(("deep/folder", " (--sheet)"), ("out dir2", "")),
+    ],
+)
+def test_the_error_of_a_file_names_its_option(path, option, monkeypatch):
+    words = ["--flag", "--output", "out dir", "--sheet", "deep/folder/x.png", "--json", ""]
+    monkeypatch.setattr("sys.argv", ["tools/x.py", *words])
+    reason = os.strerror(errno.ENAMETOOLONG)
+    with pytest.raises(SystemExit) as end, user_errors():
+        raise OSError(errno.ENAMETOOLONG, reason, path)
+    assert end.value.code == f"error: {path}: {reason}{option}"
+    # of two files, the second is the one that is written
+    with pytest.raises(SystemExit) as end, user_errors():
+        raise OSError(errno.ENAMETOOLONG, reason, "temporary", None, path)
+    assert end.value.code == f"error: {path}: {reason}{option}"
 
 
 @pytest.mark.parametrize("kind", [UsageError, ConfigError, UnknownKeyError])

@@ -1,7 +1,6 @@
 """What the commands share that train several runs."""
 
 import json
-import signal
 import sys
 
 import pytest
@@ -16,13 +15,6 @@ from flowdet.experiments.comparison import Budget, Comparison, Run
 from tests.detection.tiny import CONFIGS
 
 BUDGET_OPTIONS = {"SOLVER.MAX_ITER": "--budget"}
-
-
-@pytest.fixture(autouse=True)
-def restore_signal_handler():
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.fixture
@@ -105,7 +97,7 @@ def test_ctrl_c_ends_with_status_130_and_says_how_to_continue(
         train_and_report(lambda: step("plan"), lambda comparison: step("report"))
     assert end.value.code == 130
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line == "Stopped. To continue, run again: tools/table9.py --seeds 1"
+    assert line == "Stopped by Ctrl-C. To continue, run again: tools/table9.py --seeds 1"
 
 
 def test_a_table_that_cannot_be_written_is_one_line(comparison, monkeypatch):

@@ -9,6 +9,9 @@ import signal
 import pytest
 
 from flowdet.cli import report
+from flowdet.cli import train as train_command
+from flowdet.cli.run_training import interruption_text
+from flowdet.cli.run_training import run as run_training
 from flowdet.engine import Trainer
 from flowdet.engine.checkpoint_files import newest_checkpoint
 from flowdet.reporting.runs import read_metrics
@@ -25,6 +28,7 @@ def train(run, folder, *words):
 def test_train_resume_evaluate_and_report_a_detector(run, tmp_path):
     status, output = train(run, tmp_path, "--opts", "SOLVER.MAX_ITER", 2)
     assert status == 0, output
+    assert "--resume finds no checkpoint" not in output
     config = (tmp_path / "config.yaml").read_text()
     results = (tmp_path / "results.json").read_text()
     # the training ends with its report, which names the command
@@ -33,6 +37,7 @@ def test_train_resume_evaluate_and_report_a_detector(run, tmp_path):
 
     status, output = train(run, tmp_path, "--resume", "SOLVER.MAX_ITER", 3, *NO_REPORT)
     assert status == 0, output
+    assert "--resume finds no checkpoint" not in output
     assert "Starting training from iteration 2" in output
     results = (tmp_path / "results.json").read_text()
 
@@ -45,6 +50,11 @@ def test_train_resume_evaluate_and_report_a_detector(run, tmp_path):
         "MAX_ITER: 2", "MAX_ITER: 3"
     ).replace("REPORT: true", "REPORT: false")
     assert (tmp_path / "eval" / "results.json").is_file()
+
+    # without weights, those beside the config are named
+    status, output = run("tools/train_net.py", *again[:-1])
+    assert status == 2 and "Traceback" not in output
+    assert f"give MODEL.WEIGHTS {tmp_path / 'model_final.pth'}, from" in output.splitlines()[-1]
 
     # another training in the same folder does not mix its metrics with those of the first
     before = read_metrics(tmp_path)
@@ -68,8 +78,11 @@ def test_train_resume_evaluate_and_report_a_detector(run, tmp_path):
 def test_train_resume_and_evaluate_a_classifier(run, tmp_path):
     words = ("--config-file", ROOT / "configs/cls/digits_flow_vit.yaml", *SMALL_VIT)
     words += ("SOLVER.EMA_DECAY", 0.5, "OUTPUT_DIR", tmp_path, *NO_REPORT)
-    status, output = run("tools/train_net.py", *words, "SOLVER.MAX_ITER", 2)
+    # a folder that has no run, such as one with a typing error
+    status, output = run("tools/train_net.py", "--resume", *words, "SOLVER.MAX_ITER", 2)
     assert status == 0, output
+    reason = f"--resume finds no checkpoint in OUTPUT_DIR {tmp_path}: the training starts anew from"
+    assert reason in output
     assert "| single_step-1 " in output
     status, output = run("tools/train_net.py", "--resume", *words, "SOLVER.MAX_ITER", 3)
     assert status == 0, output
@@ -145,6 +158,38 @@ def test_ctrl_c_before_the_first_checkpoint(run, tmp_path, monkeypatch):
     assert status == 130 and "stopped by Ctrl-C before its first checkpoint" in output
     command = output.splitlines()[-1].strip()
     assert command.startswith("tools/train_net.py --config-file") and "--resume" not in command
+
+
+def test_the_command_that_starts_again_has_weights_that_were_moved(tmp_path, monkeypatch):
+    weights = str(tmp_path / "model_final.pth")
+    words = ["--config-file", "digits_flow", "MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["/x/tools/train_net.py", *words])
+    args = train_command.parse_args(words)
+
+    def command():
+        return interruption_text(args, start=0).splitlines()[-1].strip()
+
+    assert command() == f"tools/train_net.py {shlex.join(words)}"
+    moved = tmp_path / "earlier_1" / "model_final.pth"
+    (tmp_path / "config.yaml").write_text(f"MODEL: {{WEIGHTS: {moved}}}")
+    assert command() == f"tools/train_net.py {shlex.join(words)}"
+    moved.parent.mkdir()
+    moved.touch()
+    assert command() == f"tools/train_net.py {shlex.join([*words, 'MODEL.WEIGHTS', str(moved)])}"
+
+
+def test_ctrl_c_without_the_config_file(tmp_path, monkeypatch, capsys):
+    config = tmp_path / "own.yaml"
+    config.write_text("_BASE_: digits_flow.yaml")
+
+    def interrupted(*_):
+        config.unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flowdet.cli.run_training.launch_processes", interrupted)
+    assert run_training(train_command.parse_args(["--config-file", str(config)])) == 130
+    text = "Stopped by Ctrl-C. The command that continues is not known: "
+    assert capsys.readouterr().err.startswith(f"\n{text}")
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,20 @@ def test_demo(runs, tmp_path, capsys, case):
     assert line.startswith("error: ") and message in line
 
 
+@pytest.mark.parametrize("command", [demo, export])
+def test_without_weights_the_checkpoint_beside_the_config_is_named(runs, tmp_path, capsys, command):
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "a.png")
+    own = ["--input", str(tmp_path / "a.png")] if command is demo else ["--size", "32", "32"]
+    output = tmp_path / ("out" if command is demo else "out.onnx")
+    words = ["--config-file", str(runs["flow"] / "config.yaml"), "--output", str(output), *own]
+    with pytest.raises(SystemExit) as end:
+        command.main(words)
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert end.value.code == 2 and line.startswith("error: no weights are given (--weights), and")
+    advice = f"; give --weights {runs['flow'] / 'model_final.pth'}, from the folder of the config"
+    assert line.endswith(advice)
+
+
 def test_the_demo_replaces_no_input(runs, tmp_path, capsys):
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "a.png")
     files = ["--input", tmp_path / "a.png", "--output", tmp_path]

@@ -7,6 +7,12 @@ from PIL import Image
 
 from flowdet.data.image_files import conversion_hint, evenly_spaced_indices, find_images
 
+# what is no image in the folder
+LEFT_OUT = (
+    "left out: 2 files without the suffix of an image (notes.txt, paper.pdf) and 2 folders (empty, "
+    "inner)"
+)
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -59,7 +65,7 @@ def test_hidden_files_of_a_folder_are_left_out(folder, hidden):
     (folder / ".ipynb_checkpoints" / "b-checkpoint.png").write_bytes(b"")
     assert [x.name for x in find_images([folder], messages.append)] == expected
     assert "b-checkpoint.png" not in names(f"{folder}/**")
-    assert messages == []
+    assert messages == [LEFT_OUT]
 
 
 UNREADABLE = ("a.HEIC", "b.heif", "c.CR2", "d.nef", "e.dng", "f.svg", "g.exr", "h.dcm", "i.jxl")
@@ -72,7 +78,7 @@ def test_pictures_that_cannot_be_read_are_named(folder, name, pattern):
     messages = []
     images = find_images([f"{folder}{pattern}"], messages.append)
     assert [x.name for x in images] == ["a.JPG", "b.png", "c.gif", "odd[1].png"]
-    assert messages == [f"passed over: {name}: convert it to jpg or png"]
+    assert messages == [f"passed over: {name}: convert it to jpg or png", LEFT_OUT]
 
 
 def test_many_unreadable_pictures_are_one_line(folder):
@@ -81,14 +87,25 @@ def test_many_unreadable_pictures_are_one_line(folder):
     messages = []
     find_images([folder, f"{folder}/*"], messages.append)
     five = ", ".join(UNREADABLE[:5])
-    assert messages == [f"passed over: {five} and 4 more: convert them to jpg or png"]
+    assert messages == [f"passed over: {five} and 4 more: convert them to jpg or png", LEFT_OUT]
 
 
-def test_other_files_are_not_named(folder):
-    for name in ("clip.mp4", "data.csv", "labels.json", "a.xml", "weights.pth", "Thumbs.db"):
+def test_other_files_are_one_line(folder):
+    others = ("a.jpeg ", "b.jpg.bak", "c", "d.xml", "e.mp4")
+    for name in others:
         (folder / name).write_bytes(b"")
+    (folder / "f.jpg").mkdir()
     messages = []
-    find_images([folder], messages.append)
+    find_images([folder, f"{folder}/*"], messages.append)
+    names = "'a.jpeg ', b.jpg.bak, c, d.xml, e.mp4 and 2 more"
+    folders = "3 folders (empty, f.jpg, inner)"
+    assert messages == [f"left out: 7 files without the suffix of an image ({names}) and {folders}"]
+    # the files that are named are not left out, and ** searches the folders
+    messages.clear()
+    find_images([folder / name for name in others] + [f"{folder}/**"], messages.append)
+    assert messages == ["left out: 2 files without the suffix of an image (notes.txt, paper.pdf)"]
+    messages.clear()
+    find_images([folder / "inner"], messages.append)
     assert messages == []
 
 

@@ -5,6 +5,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from flowdet.data import workers
 from flowdet.data.workers import SharedSamples, worker_errors
+from flowdet.stop_signals import stop_signals
 
 FULL = "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"
 
@@ -73,6 +75,24 @@ def message_of(act, kind=OSError):
     text = str(info.value)
     assert "\n" not in text
     return text
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="the system tells no sender")
+def test_a_worker_ends_at_sigterm_only_if_its_training_sent_it():
+    assert len(read_all(kill_with(signal.SIGTERM))) == 3
+    batches = iter(loader())
+    next(batches)
+    (worker,) = batches._workers
+    worker.terminate()
+    worker.join(10)
+    assert worker.exitcode == 0
+
+
+def test_sigterm_to_all_processes_is_no_error_of_a_worker():
+    text = "DataLoader worker (pid 7) is killed by signal: Terminated. "
+    with stop_signals(), pytest.raises(KeyboardInterrupt), worker_errors():
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        raise RuntimeError(text)
 
 
 def test_bus_error_names_the_number_of_workers_and_shm_size():

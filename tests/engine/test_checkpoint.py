@@ -10,6 +10,7 @@ from torchvision.models import resnet18, resnet50
 from flowdet.config.errors import ConfigError
 from flowdet.engine import FlowDetCheckpointer, WholeModelCheckpointer, load_trained
 from flowdet.engine.hooks import average_of
+from flowdet.engine.whole_model import NotTrainedError, NoWeightsError, checkpoint_beside
 from tests.detection.tiny import batch, tiny_cfg, tiny_model
 from tests.flowcls.tiny import tiny_model as tiny_classifier
 
@@ -277,6 +278,45 @@ def test_whole_model_checkpointer_refuses_a_part(tmp_path):
         checkpointer.load(str(save(tmp_path, {"model": state})))
     with pytest.raises(ValueError, match="no weights are given: set MODEL.WEIGHTS"):
         checkpointer.load("")
+
+
+def test_the_checkpoint_in_the_folder_of_the_config_is_named(tmp_path):
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    (folder / "config.yaml").touch()
+    config = str(folder / "config.yaml")
+
+    def message(name):
+        with pytest.raises(ValueError) as caught, checkpoint_beside(name, "--weights"):
+            raise NoWeightsError("no weights")
+        return str(caught.value)
+
+    assert message(config) == message("digits_flow") == "no weights"
+    torch.save({"model": {}}, folder / "model_final.pth")
+    advice = f"give --weights '{folder}/model_final.pth', from the folder of the config"
+    assert message(config) == f"no weights; {advice}"
+    # not the one that is used
+    with pytest.raises(ValueError, match="^lacks$"), checkpoint_beside(config, "--weights"):
+        raise NotTrainedError("lacks", f"{folder}/./model_final.pth")
+    (folder / "model_final.pth").write_bytes(b"PK")
+    assert message(config) == "no weights"
+    with pytest.raises(ValueError, match="^other$"), checkpoint_beside(config, "--weights"):
+        raise ValueError("other")
+
+
+@pytest.mark.parametrize("keys", [{"NUM_BLOCKS": 2}, {"SELF_CONDITIONING": False}])
+def test_a_model_that_uses_only_a_part_of_a_checkpoint_is_refused(tmp_path, keys):
+    """Its detections would be those of no training."""
+    trained, names = tiny_model(NUM_CLASSES=3), ["cat", "dog", "owl"]
+    path = str(save_model(tmp_path, trained, class_names=names))
+    with pytest.raises(ValueError, match=r"weights.pth has \d+ weights .*, such as flow.blocks.\d"):
+        WholeModelCheckpointer(tiny_model(NUM_CLASSES=3, **keys)).load(path)
+    # a training may start from a part
+    load(tiny_model(NUM_CLASSES=3, **keys), path)
+    WholeModelCheckpointer(tiny_model(NUM_CLASSES=3)).load(path)
+    # the file of another program
+    other = str(save(tmp_path, {"model": trained.state_dict() | {"more": torch.zeros(1)}}))
+    WholeModelCheckpointer(tiny_model(NUM_CLASSES=3)).load(other)
 
 
 @pytest.fixture

@@ -6,25 +6,27 @@ import pytest
 import torch
 from detectron2.engine import HookBase
 
-from flowdet.engine import Trainer, resolve_config
+from flowdet.engine import Trainer, checkpoint, resolve_config
+from flowdet.stop_signals import stop_name, stop_signals
 from tests.detection.tiny import tiny_cfg
 from tests.engine.runs import final_checkpoint, train
 
 NAMES = ("cat", "dog", "owl")
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
 IMAGES = {f"image{i}": [((4 + i, 4, 30 + i, 40), NAMES[i % 3], False)] for i in range(5)}
 
 
 class PressCtrlC(HookBase):
-    """Sends the signal of Ctrl-C in an iteration."""
+    """Sends the signals of Ctrl-C, or others, in an iteration."""
 
-    def __init__(self, iteration, times=1):
+    def __init__(self, iteration, numbers=(signal.SIGINT,)):
         self.iteration = iteration
-        self.times = times
+        self.numbers = numbers
 
     def before_step(self):
         if self.trainer.iter == self.iteration:
-            for _ in range(self.times):
-                signal.raise_signal(signal.SIGINT)
+            for number in self.numbers:
+                signal.raise_signal(number)
 
 
 @pytest.fixture
@@ -49,10 +51,11 @@ def interrupted(cfg, folder, hook):
     trainer = Trainer(cfg)
     trainer.register_hooks([hook])
     trainer.resume_or_load(resume=False)
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        trainer.train()
-    assert signal.getsignal(signal.SIGINT) is before
+    with stop_signals():
+        before = [signal.getsignal(number) for number in NUMBERS]
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train()
+        assert [signal.getsignal(number) for number in NUMBERS] == before
     return trainer
 
 
@@ -63,7 +66,7 @@ def checkpoints(folder):
 def test_the_iteration_is_finished_and_the_run_goes_on_as_if_uninterrupted(cfg, tmp_path, capsys):
     whole = train(cfg, tmp_path / "whole")
     interrupted(cfg, tmp_path / "parts", PressCtrlC(1))
-    assert "stopping after this iteration" in capsys.readouterr().err
+    assert "Ctrl-C: stopping after this iteration" in capsys.readouterr().err
     assert checkpoints(tmp_path / "parts") == ["model_0000001.pth"]
     resumed = train(cfg, tmp_path / "parts", resume=True)
     assert resumed.start_iter == 2
@@ -75,9 +78,20 @@ def test_the_iteration_is_finished_and_the_run_goes_on_as_if_uninterrupted(cfg, 
 
 
 def test_the_second_ctrl_c_ends_at_once_and_saves_no_half_iteration(cfg, tmp_path):
-    trainer = interrupted(cfg, tmp_path / "run", PressCtrlC(1, times=2))
+    trainer = interrupted(cfg, tmp_path / "run", PressCtrlC(1, [signal.SIGINT] * 2))
     assert trainer.iter == 1
     assert checkpoints(tmp_path / "run") == []
+
+
+def test_sigterm_in_a_command_does_what_ctrl_c_does(cfg, tmp_path, capsys, caplog):
+    with caplog.at_level("INFO", "flowdet"):
+        # also if a command that trains several runs sends it after Ctrl-C
+        interrupted(cfg, tmp_path / "run", PressCtrlC(1, NUMBERS))
+    assert stop_name() == "SIGTERM" and "SIGTERM: stopping after" in capsys.readouterr().err
+    assert "The training is stopped by SIGTERM after iteration 1" in caplog.text
+    assert checkpoints(tmp_path / "run") == ["model_0000001.pth"]
+    trainer = interrupted(cfg, tmp_path / "twice", PressCtrlC(1, [signal.SIGTERM] * 2))
+    assert trainer.iter == 1 and checkpoints(tmp_path / "twice") == []
 
 
 def test_after_the_last_iteration_the_evaluation_is_left_out(cfg, tmp_path):
@@ -110,6 +124,25 @@ def test_an_iteration_that_was_saved_is_not_saved_again(cfg, tmp_path):
     saved, path = [], tmp_path / "run" / "model_0000000.pth"
     interrupted(cfg, tmp_path / "run", PressAfter())
     assert path.stat().st_mtime_ns == saved[0]
+
+
+@pytest.mark.parametrize("period", [2, 4])
+def test_a_checkpoint_whose_writing_was_interrupted_is_saved(cfg, tmp_path, monkeypatch, period):
+    cfg.SOLVER.CHECKPOINT_PERIOD = period
+    write, calls = checkpoint.write_checkpoint, []
+
+    def interrupted_once(path, content):
+        calls.append(path.name)
+        if len(calls) == 1:
+            signal.raise_signal(signal.SIGINT)
+        write(path, content)
+
+    monkeypatch.setattr(checkpoint, "write_checkpoint", interrupted_once)
+    interrupted(cfg, tmp_path / "run", PressCtrlC(-1))
+    # the second is that of the last iteration
+    name = f"model_{period - 1:07d}.pth"
+    assert calls == [name, name] and checkpoints(tmp_path / "run") == [name]
+    assert train(cfg, tmp_path / "run", resume=True).start_iter == period
 
 
 def test_an_error_saves_nothing(cfg, tmp_path):

@@ -70,7 +70,7 @@ def test_epochs_become_iterations(cfg):
 def test_without_epochs_the_iterations_stay(cfg):
     cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.SOLVER.WARMUP_ITERS = 77, (33, 44), 3
     cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD = 5, 6
-    cfg.MODEL.FLOW_DET.ITERS_PER_EPOCH = 9
+    cfg.MODEL.FLOW_DET.SCHEDULE, cfg.MODEL.FLOW_DET.ITERS_PER_EPOCH = "alternate", 9
     resolve_config(cfg)
     solver = cfg.SOLVER
     assert (solver.MAX_ITER, solver.STEPS, solver.WARMUP_ITERS) == (77, (33, 44), 3)
@@ -91,7 +91,9 @@ def test_epochs_of_a_classifier_set_the_keys_of_its_own_node(classifier_cfg):
 def test_another_length_of_an_epoch_is_logged_if_the_schedule_depends_on_it(cfg, caplog):
     cfg.MODEL.FLOW_DET.ITERS_PER_EPOCH = 9
     with caplog.at_level(logging.WARNING):
-        resolve_config(cfg.clone())
+        # such as in the config.yaml of a run with another dataset; the report shows epochs
+        joint = resolve_config(cfg.clone())
+        assert joint.MODEL.FLOW_DET.ITERS_PER_EPOCH == 2
         assert "ITERS_PER_EPOCH" not in caplog.text
         cfg.MODEL.FLOW_DET.SCHEDULE = "alternate"
         resolve_config(cfg)
@@ -176,6 +178,12 @@ def test_class_names_of_another_run_are_refused_in_training(cfg):
     message = "class 2 is 'emu' in the first and 'owl' in the second.*not its config.yaml"
     with pytest.raises(ValueError, match=message):
         resolve_config(cfg)
+    # the number of classes alone would not say which
+    cfg.MODEL.CLASS_NAMES, cfg.MODEL.FLOW_DET.NUM_CLASSES = ["cat", "dog"], 2
+    message = r"\(2 classes\) and dataset .* \(3\) have .*class 2 is missing in the .* and 'owl' in"
+    for training in (True, False):
+        with pytest.raises(ValueError, match=message):
+            resolve_config(cfg.clone(), training=training)
 
 
 def test_datasets_of_other_classes_or_another_task_are_refused(classifier_cfg, cfg):

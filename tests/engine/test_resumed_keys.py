@@ -30,30 +30,44 @@ def cfg(tmp_path):
         ("SOLVER.BASE_LR", 0.5),
         ("SOLVER.IMS_PER_BATCH", 64),
         ("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 7.0),
+        # of the learning rate
+        ("SOLVER.WARMUP_FACTOR", 0.5),
+        ("SOLVER.BASE_LR_END", 1e-6),
     ],
 )
-def test_keys_of_model_and_optimizer_are_named(cfg, key, value):
+def test_keys_of_model_and_optimizer_are_named(cfg, key, value, caplog):
     check_resumed_keys(cfg)
+    assert "--resume" not in caplog.text
     cfg.merge_from_list([key, value])
     with pytest.raises(ValueError) as error:
         check_resumed_keys(cfg)
     message = str(error.value)
+    check_resumed_keys(cfg, override=True)
+    assert f"--resume changes, after {cfg.OUTPUT_DIR}/model_0000001.pth: {key} " in caplog.text
     assert (
         message.startswith(f"--resume cannot change {key} from ") and f" to {value!r}:" in message
     )
     assert "model_0000001.pth" in message and "--override" in message and "\n" not in message
 
 
-def test_length_inference_and_files_may_change(cfg):
+def test_length_inference_and_files_may_change_and_are_told(cfg, caplog):
     cfg.merge_from_list(
         [
-            *("SOLVER.MAX_ITER", 7, "SOLVER.CHECKPOINT_PERIOD", 3, "TEST.EVAL_PERIOD", 2),
+            *("SOLVER.MAX_EPOCHS", 0, "SOLVER.CHECKPOINT_EPOCHS", 0, "TEST.EVAL_PERIOD", 2),
             *("MODEL.FLOW_DET.SCORE_THRESHOLD", 0.3, "MODEL.FLOW_DET.NUM_STEPS", 9),
             *("MODEL.FLOW_DET.INFERENCE_MODE", "ensemble", "MODEL.WEIGHTS", "other.pth"),
-            *("MODEL.DEVICE", "cuda", "DATALOADER.NUM_WORKERS", 1),
+            *("MODEL.DEVICE", "cuda", "DATALOADER.NUM_WORKERS", 1, "SEED", 8),
+            *("INPUT.RANDOM_FLIP", "vertical", "DATASETS.TRAIN", ("other",)),
         ]
     )
     check_resumed_keys(cfg)
+    for text in (
+        *("SOLVER.MAX_EPOCHS from 7 to 0", "CHECKPOINT_EPOCHS from 3 to 0", "SEED from 0 to 8"),
+        *("RANDOM_FLIP from 'none' to 'vertical'", "TRAIN from ['digits_train'] to ['other']"),
+    ):
+        assert text in caplog.text
+    # it has no effect on a resumed training
+    assert "MODEL.WEIGHTS from" not in caplog.text
 
 
 def test_keys_that_the_model_does_not_read_may_change(cfg):

@@ -308,6 +308,17 @@ def test_a_recorded_run_of_another_config_is_an_error_or_replaced(compare, tmp_p
     assert calls(tmp_path, "three") == []
 
 
+def test_dropped_runs_take_lines_searches_and_costs_with_them(compare):
+    comparison = compare(learning_rates=[1e-3, 2e-3])
+    comparison.train()
+    record = comparison.record
+    record.drop([name for name, _ in record.runs if name.startswith("flow")])
+    assert {name for name, _ in record.runs} == {*record.settings}
+    assert {run.method for run in record.runs.values()} == {"backprop"}
+    assert [method for _, method in record.lines] == ["backprop"]
+    assert [*record.searches] == [*record.costs] == ["backprop"]
+
+
 def test_keys_of_the_machine_and_the_schedule_do_not_make_another_config(compare, tmp_path):
     compare(epochs=[2]).train()
     extra = ["DATALOADER.NUM_WORKERS", "0", "TEST.EVAL_EPOCHS", "1"]

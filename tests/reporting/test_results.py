@@ -8,7 +8,7 @@ from detectron2.config import get_cfg
 
 import flowdet
 from flowdet import add_flowdet_config
-from flowdet.reporting.command_line import typed_command
+from flowdet.reporting.command_line import sibling_program, typed_command
 from flowdet.reporting.results import changed_keys, result_rows, write_results, write_text
 from tests.detection.tiny import tiny_cfg
 
@@ -78,6 +78,7 @@ def test_changed_keys_reproduce_the_config():
     [
         ("/checkout/tools/train_net.py", "tools/train_net.py"),
         ("/usr/bin/flowdet-train", "flowdet-train"),
+        ("my tools/train_net.py", "'my tools/train_net.py'"),
         (f"{Path(flowdet.__file__).parent}/cli/train.py", "python -m flowdet.cli.train"),
     ],
 )
@@ -86,6 +87,20 @@ def test_typed_command(monkeypatch, program, name):
     assert typed_command() == f"{name} --config-file 'a b.yaml'"
     monkeypatch.setattr(sys, "argv", [program])
     assert typed_command() == name
+
+
+@pytest.mark.parametrize(
+    "program, name",
+    [
+        ("tools/train_net.py", "tools/report.py"),
+        ("/usr/bin/flowdet-train", "flowdet-report"),
+        ("/my tools/train_net.py", "'/my tools/report.py'"),
+        (f"{Path(flowdet.__file__).parent}/cli/train.py", "python -m flowdet.cli.report"),
+    ],
+)
+def test_sibling_program(monkeypatch, program, name):
+    monkeypatch.setattr(sys, "argv", [program])
+    assert sibling_program("report") == name
 
 
 def test_typed_command_from_another_folder(monkeypatch, tmp_path):

@@ -31,6 +31,7 @@ from flowdet.data.detection.loaders import check_registered
 from flowdet.data.image_files import (
     conversion_hint,
     image_suffixes,
+    left_out_message,
     names_of,
     passed_over_message,
 )
@@ -283,9 +284,12 @@ def _read_folder(folder: Path) -> tuple[Sequence[str], list[dict]]:
 
 def _tell_left_out(folder: Path, files: Sequence[Path]) -> None:
     """Logs which pictures belong to no class, or have a format that cannot be read."""
-    unreadable = [path for path in files if conversion_hint(path)]
+    others = [path for path in files if path.suffix.lower() not in image_suffixes()]
+    unreadable = [path for path in others if conversion_hint(path)]
     if unreadable:
         log_once(f"{folder}: {passed_over_message(unreadable)}")
+    if others := [path for path in others if not conversion_hint(path)]:
+        log_once(f"{folder}: {left_out_message(others)}")
     beside = [x for x in folder.iterdir() if not x.is_dir() and not is_hidden(x.name)]
     beside = sorted(x for x in beside if x.suffix.lower() in image_suffixes())
     if beside:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from flowdet.data.custom.check import DatasetCheck
 from flowdet.data.custom.evaluation_copy import coco_content
 from flowdet.data.custom.raw import ClassList
 from flowdet.data.detection.voc import write_voc_annotation
+from flowdet.temporary_file import check_name
 
 __all__ = ["write_clean"]
 
@@ -23,7 +25,7 @@ def write_clean(checked: DatasetCheck, source: Path, folder: Path) -> None:
 
     A VOC dataset is written in VOC format, any other in COCO format. The image files are copied
     unchanged. If two images have the same name, all
-    images keep their folders.
+    images keep their folders. The folder is written as a whole or not at all.
 
     Args:
         checked: the dataset.
@@ -32,6 +34,7 @@ def write_clean(checked: DatasetCheck, source: Path, folder: Path) -> None:
 
     Raises:
         FileExistsError: `folder` exists.
+        OSError: a file cannot be written.
         ValueError: the dataset has no class or no training image, or an image has two annotations
             and the format is VOC.
     """
@@ -42,6 +45,23 @@ def write_clean(checked: DatasetCheck, source: Path, folder: Path) -> None:
     if checked.evaluator_type == "pascal_voc":
         _check_one_annotation_per_image(checked.records)
     names = _image_names(checked.records, source)
+    check_name(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".clean-", dir=folder.parent) as scratch:
+        new = Path(scratch, "new")
+        try:
+            _write(checked, names, new)
+            new.rename(folder)
+        except OSError as error:
+            if not error.errno:
+                raise
+            # a folder that is deleted now would not say where
+            path = str(error.filename2 or error.filename or new).replace(str(new), str(folder), 1)
+            raise OSError(error.errno, error.strerror, path) from error
+
+
+def _write(checked: DatasetCheck, names: dict[str, str], folder: Path) -> None:
+    """Writes the images under their new names, the annotations and the classes."""
     images = folder / ("JPEGImages" if checked.evaluator_type == "pascal_voc" else "images")
     for file, name in names.items():
         target = images / name

@@ -261,6 +261,7 @@ def test_image_folder_loses_no_picture_silently(tmp_path, caplog):
     write_images(folder, "cat/a.gif", "cat/b.webp", "dog/c.png", "beside.png", "cat/.hidden.png")
     write_images(folder, ".ipynb_checkpoints/c.png")
     (folder / "dog" / "d.heic").write_bytes(b"")
+    (folder / "dog" / "e.png ").write_bytes(b"")
     (folder / "cat" / "all").symlink_to(folder)
     (folder / "cat" / "gone.png").symlink_to(tmp_path / "nothing")
     register_image_folder("animals", folder)
@@ -268,3 +269,4 @@ def test_image_folder_loses_no_picture_silently(tmp_path, caplog):
     assert dataset_classes("animals") == ["cat", "dog"]
     assert "passed over: d.heic: convert it to jpg or png" in caplog.text
     assert "they are in no subfolder: beside.png" in caplog.text
+    assert "left out: 1 file without the suffix of an image ('e.png ')" in caplog.text

@@ -1,5 +1,6 @@
 """The repaired copy of a dataset is read without problems and repairs, with the same boxes."""
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -106,3 +107,23 @@ def test_nothing_is_overwritten_and_nothing_is_written_of_nothing(tmp_path):
     with pytest.raises(ValueError, match="no usable training image"):
         write_clean(check_dataset(root), root, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "full")])
+def test_a_stop_or_a_full_disk_leaves_no_part(tmp_path, monkeypatch, error):
+    """Its folder would look like a dataset."""
+    root = write_coco(tmp_path / "pets")
+    copy, copied = shutil.copyfile, []
+
+    def stop_at_second(source, target):
+        if copied:
+            error.filename2 = str(target)
+            raise error
+        copied.append(copy(source, target))
+
+    monkeypatch.setattr(shutil, "copyfile", stop_at_second)
+    with pytest.raises(type(error)) as caught:
+        write_clean(check_dataset(root), root, tmp_path / "clean")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pets"] and copied
+    if isinstance(error, OSError):
+        assert caught.value.filename.startswith(str(tmp_path / "clean" / "images"))

@@ -58,6 +58,16 @@ def test_every_layer_has_losses_and_statistics(model):
         assert sum(layers) == pytest.approx(losses[f"loss_{name}"].item(), rel=1e-4)
 
 
+def test_the_losses_of_the_first_blocks_are_weighted():
+    def by_block(weight):
+        with EventStorage() as storage:
+            train_step(tiny_box_model(FIRST_BLOCK_WEIGHT=weight), batch())
+            return [storage.latest()[f"block{k}/bbox"][0] for k in range(3)]
+
+    for factor, value, full in zip([0.25, 0.5, 1], by_block(0.25), by_block(1.0), strict=True):
+        assert value == pytest.approx(factor * full, rel=1e-4) and full > 0
+
+
 @EVERY_PATH
 def test_training_states_have_standard_normal_noise_and_own_times(path, monkeypatch):
     model = tiny_box_model(path, NUM_QUERIES=200)
