@@ -28,6 +28,8 @@ def metadata_of(predictor: BasePredictor, graph: Graph, noise_input: bool) -> di
         "description": graph.description,
         "class_names": predictor.class_names,
         "input_format": cfg.INPUT.FORMAT,
+        # of images that are not 8-bit; other values would be scaled to other pixels
+        **({"value_range": list(cfg.INPUT.VALUE_RANGE)} if cfg.INPUT.VALUE_RANGE else {}),
         "height": graph.size[0],
         "width": graph.size[1],
         "model": cfg.MODEL.META_ARCHITECTURE,

@@ -28,7 +28,13 @@ def test_flow_detector():
     assert (texts["weights"], texts["nms"], texts["noise_input"]) == ("average", "false", "true")
     assert json.loads(texts["noise_shape"]) == [6, 32]
     assert float(texts["noise_scale"]) == 0.5 and float(texts["score_threshold"]) == 0.1
-    assert "category_ids" not in texts
+    assert not {"category_ids", "value_range"} & set(texts)
+
+
+def test_value_range_of_the_config():
+    cfg = tiny_cfg()
+    cfg.INPUT.VALUE_RANGE = [0.0, 4095.0]
+    assert json.loads(metadata(cfg, tiny_model(), (48, 64))["value_range"]) == [0, 4095]
 
 
 def test_category_ids_of_the_config():
