@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
 from detectron2.structures import Boxes, Instances
+from detectron2.utils.logger import log_first_n
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from flowdet.detection.boxes import to_corners
+
+_NOT_FINITE = (
+    "the model predicts boxes or scores that are NaN or infinite; they are left out, so detections "
+    "and AP are wrong: take the weights of an earlier checkpoint, or float32"
+)
 
 
 def check_thresholds(score_threshold: float, nms_threshold: float) -> None:
@@ -62,6 +69,8 @@ class PostProcessor(nn.Module):
             output_sizes: (height, width) of each original image, in pixels.
             score_factors: factors by which the scores are multiplied, [B, M]; None for 1.
 
+        Queries whose box or score is NaN or infinite are dropped, and a warning says so.
+
         Returns:
             For each image `pred_boxes` (absolute xyxy in the original image), `scores`,
             `pred_classes` and `pred_queries` (the index of the query of each detection), by
@@ -69,6 +78,8 @@ class PostProcessor(nn.Module):
         """
         boxes, scores = self.decode(logits, boxes, image_size, score_factors)
         finite = boxes.isfinite().all(dim=-1) & scores.isfinite().all(dim=-1)
+        if not finite.all():
+            log_first_n(logging.WARNING, _NOT_FINITE, name=__name__)
         above = (scores[..., :-1] > self.score_threshold) & finite[..., None]
         image, query, label = above.nonzero(as_tuple=True)
         scores = scores[image, query, label]

@@ -6,6 +6,7 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference_single_image
 from torchvision.ops import box_convert
 
+from flowdet.detection import postprocess
 from flowdet.detection.postprocess import PostProcessor
 
 SIZE = (100, 200)
@@ -67,12 +68,17 @@ def test_only_the_best_detections_are_kept():
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-def test_predictions_that_are_not_finite_are_dropped(broken):
+def test_predictions_that_are_not_finite_are_dropped_with_a_warning(broken, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(postprocess, "log_first_n", lambda _, text, **__: warnings.append(text))
     logits, boxes = torch.zeros(3, 2), torch.full((3, 4), 0.5)
     boxes[0, 1] = broken
     logits[1, 0] = broken
     (result,) = PostProcessor(0.05, 0.5, 100)(logits[None], boxes[None], SIZE, [SIZE])
     assert len(result) == 1 and torch.isfinite(result.pred_boxes.tensor).all()
+    assert [text.split(";")[0] for text in warnings] == [
+        "the model predicts boxes or scores that are NaN or infinite"
+    ]
 
 
 def test_no_detection():
