@@ -193,7 +193,7 @@ def train(task: str, folder: Path, point: str = "", resume: bool = False) -> int
         words = [*TASKS[task][:2], *(["--resume"] if resume else []), *TASKS[task][2:]]
         words += [*SOLVER, "OUTPUT_DIR", str(folder)]
         # what detectron2 logs about the machine takes longer than the training
-        environment = mock.patch("detectron2.engine.defaults.collect_env_info", lambda: "")
+        environment = mock.patch("flowdet.engine.run_start.collect_env_info", lambda: "")
         with environment, mock.patch("sys.argv", ["tools/train_net.py", *words]):
             flowdet.cli.train.main(words)
         status = 0

@@ -9,7 +9,8 @@
   bars on a terminal.
 - `interruption`: Ctrl-C and SIGTERM in a training.
 - `task_builders`: what differs between detection and classification.
-- `checkpoint`: saving, loading, resuming.
+- `checkpoint`: saving, loading, resuming. `resumed_keys`, `resumed_state`, `dataset_versions`: what
+  a resumed training may change. `run_start`: what a training logs and writes first.
 - `trunks`: the ResNets in checkpoints of other models.
 - `allocator`: a setting of the C library for training on a CPU.
 

@@ -54,11 +54,12 @@ def read_notes(path: str | Path) -> CheckpointNotes:
     except (OSError, ValueError):
         return CheckpointNotes()
     iteration, datasets = content.get("iteration"), content.get("datasets")
+    versions = datasets.items() if isinstance(datasets, dict) else ()
     return CheckpointNotes(
         list(content.get("class_names") or []),
         list(content.get("category_ids") or []),
         iteration if isinstance(iteration, int) else None,
-        datasets if isinstance(datasets, dict) else {},
+        {name: x for name, x in versions if isinstance(x, str)},
     )
 
 

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -119,6 +119,7 @@ class VOCEvaluator(DatasetEvaluator):
             results |= {f"{key}-subset": value for key, value in _means(table[rows]).items()}
         for name, row in zip(self._class_names, table, strict=True):
             results[f"AP50-{name}"] = float(row[0])
+        warn_without_objects(self._dataset_name, results)
         return OrderedDict(bbox=results)
 
     def _log_setting(self) -> None:
@@ -192,6 +193,8 @@ class COCOBoxEvaluator(COCOEvaluator):
     def evaluate(self, img_ids: Sequence | None = None) -> dict:
         """Like detectron2's method. The result file has the ids of the dataset."""
         results = super().evaluate(img_ids)
+        if comm.is_main_process():
+            warn_without_objects(self._metadata.name, results.get("bbox", {}))
         # an evaluation without any detection writes no file
         path = Path(self._output_dir or "") / "coco_instances_results.json"
         if self._output_dir and comm.is_main_process() and path.is_file():
@@ -325,6 +328,16 @@ class _GroundTruth:
 # cached, because every evaluation during a training builds a new evaluator; detectron2 also caches
 # the annotations, by file name
 _read_ground_truth = cache(_GroundTruth)
+
+
+def warn_without_objects(dataset_name: str, results: Mapping[str, float]) -> None:
+    """Logs a warning if no average precision could be computed."""
+    if np.isnan(results.get("AP", 0.0)):
+        logger.warning(
+            "%s has no object that counts, of any class: its AP is nan, and result files have no "
+            "row for it",
+            dataset_name,
+        )
 
 
 def _means(table: np.ndarray) -> dict[str, float]:

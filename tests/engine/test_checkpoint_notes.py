@@ -32,13 +32,13 @@ def save_run(folder, class_names, name="model_final", **notes):
 
 def test_notes_of_a_training(tmp_path):
     save_run(tmp_path, ["cat", "dog"], category_ids=[4, "x"], iteration=7)
-    expected = CheckpointNotes(["cat", "dog"], [4, "x"], 7)
+    expected = CheckpointNotes(["cat", "dog"], [4, "x"], 7, {})
     assert read_notes(tmp_path / "model_final.pth") == expected
     assert run_notes(tmp_path) == expected
     assert newest_checkpoint(tmp_path) == str(tmp_path / "model_final.pth")
 
 
-@pytest.mark.parametrize("content", [b"", b"text", {"model": {}}, [1, 2]])
+@pytest.mark.parametrize("content", [b"", b"text", {"model": {}}, [1, 2], {"datasets": {"a": 1}}])
 def test_other_files_have_no_notes(tmp_path, content):
     path = tmp_path / "weights.pth"
     if isinstance(content, bytes):

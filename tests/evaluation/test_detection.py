@@ -22,7 +22,12 @@ from flowdet.data.custom.check import check_dataset
 from flowdet.data.custom.clean import write_clean
 from flowdet.data.detection.builtin import register_voc
 from flowdet.data.detection.loaders import get_detection_dicts
-from flowdet.evaluation.detection import VOCEvaluator, build_evaluator, metric_name
+from flowdet.evaluation.detection import (
+    VOCEvaluator,
+    build_evaluator,
+    metric_name,
+    warn_without_objects,
+)
 from tests.data.custom.example_datasets import load_coco, save_coco, write_coco
 
 IMAGES = {
@@ -119,8 +124,18 @@ def test_class_with_only_difficult_objects_is_left_out(voc_dataset):
     assert math.isnan(results["AP50-cat"]) and results["AP50"] == pytest.approx(100)
 
 
-def test_no_object_at_all_is_nan(voc_dataset):
-    assert math.isnan(evaluate(VOCEvaluator(voc_dataset({"a": []})), {"a": []})["AP50"])
+def test_no_object_at_all_is_nan_and_told(voc_dataset, caplog):
+    name = voc_dataset({"a": []})
+    assert math.isnan(evaluate(VOCEvaluator(name), {"a": []})["AP50"])
+    assert f"{name} has no object that counts, of any class: its AP is nan" in caplog.text
+    caplog.clear()
+    # also that of COCO's evaluator, which has no result without detections
+    warn_without_objects(name, {"AP": math.nan})
+    assert name in caplog.text
+    caplog.clear()
+    warn_without_objects(name, {"AP": 0.0})
+    warn_without_objects(name, {})
+    assert not caplog.records
 
 
 def test_class_without_detections_is_zero(pets):
