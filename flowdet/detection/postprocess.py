@@ -78,8 +78,6 @@ class PostProcessor(nn.Module):
         """
         boxes, scores = self.decode(logits, boxes, image_size, score_factors)
         finite = boxes.isfinite().all(dim=-1) & scores.isfinite().all(dim=-1)
-        if not finite.all():
-            log_first_n(logging.WARNING, _NOT_FINITE, name=__name__)
         above = (scores[..., :-1] > self.score_threshold) & finite[..., None]
         image, query, label = above.nonzero(as_tuple=True)
         scores = scores[image, query, label]
@@ -99,7 +97,13 @@ class PostProcessor(nn.Module):
         if score_factors is not None:
             fields["stability"] = score_factors[image, query]
         fields = {name: values[shown] for name, values in fields.items()}
-        return _split_by_image(fields, image[shown], output_sizes)
+        # one copy to the host for all numbers
+        dropped = finite.logical_not().sum()[None]
+        counts = torch.cat([image[shown].bincount(minlength=len(output_sizes)), dropped])
+        *counts, dropped = counts.tolist()
+        if dropped:
+            log_first_n(logging.WARNING, _NOT_FINITE, name=__name__)
+        return _split(fields, counts, output_sizes)
 
     def _suppress(self, boxes: Tensor, scores: Tensor, group: Tensor) -> Tensor:
         """Returns the indices of detections after NMS in each group, by descending score.
@@ -168,11 +172,10 @@ def _in_original_images(
     return boxes, (boxes[:, 2:] > boxes[:, :2]).all(dim=-1)
 
 
-def _split_by_image(
-    fields: dict[str, Tensor], image: Tensor, output_sizes: Sequence[tuple[int, int]]
+def _split(
+    fields: dict[str, Tensor], counts: list[int], output_sizes: Sequence[tuple[int, int]]
 ) -> list[Instances]:
-    """Returns the `Instances` of every image; `image` [N] is ascending."""
-    counts = image.bincount(minlength=len(output_sizes)).tolist()
+    """Returns the `Instances` of every image, of which the first `counts[0]` are in the first."""
     parts = zip(*(values.split(counts) for values in fields.values()), strict=True)
     results = []
     for size, values in zip(output_sizes, parts, strict=True):
