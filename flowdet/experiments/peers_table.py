@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -68,9 +68,16 @@ def search_table(record: RunRecord, metric: str, style: str = "simple") -> str:
     for row in rows:
         values = dict(zip(row["searched"], row[f"searched_{metric}"]))
         cells = [f"{values[rate]:.1f}" if rate in values else "-" for rate in rates]
-        table.append([row["method"], row["epochs"], *cells, f"{row['mean']:.3g}"])
+        table.append([row["method"], row["epochs"], *cells, _best(row["mean"], values)])
     headers = ["method", "epochs", *(f"{metric} with {rate:.3g}" for rate in rates), "best"]
     return tabulate(table, headers, tablefmt=style, disable_numparse=True) if table else ""
+
+
+def _best(best: float, searched: Collection[float]) -> str:
+    """Returns the best learning rate; at the end of those searched, another may be better."""
+    ends = {min(searched): "lowest", max(searched): "highest"}
+    edge = f" (the {ends[best]} searched)" if best in ends and len(searched) > 1 else ""
+    return f"{best:.3g}{edge}"
 
 
 def sorted_lines(record: RunRecord) -> list[TableLine]:

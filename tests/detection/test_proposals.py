@@ -164,6 +164,35 @@ def test_blocks_and_network_pass_no_gradient_to_each_other():
     assert any(p.grad is not None and p.grad.any() for p in model.neck.parameters())
 
 
+def test_blocks_of_the_recipe_for_photos_pass_no_gradient_to_each_other(monkeypatch):
+    """With the weight of one block alone, its gradient is the same and all others have none."""
+    model = tiny_model(file="voc_flow_r18_frozen.yaml", FEATURE_CACHE_GIB=0.0).train()
+    assert model.denoising and model.proposal_network
+    per_block = type(model.criterion.weights).per_block
+
+    def gradients(kept: set[int]) -> list[list[torch.Tensor]]:
+        monkeypatch.setattr(
+            type(model.criterion.weights),
+            "per_block",
+            lambda *args: [w * (k in kept) for k, w in enumerate(per_block(*args))],
+        )
+        model.zero_grad(set_to_none=True)
+        torch.manual_seed(0)
+        with EventStorage():
+            sum(model(batch()).values()).backward()
+        return [
+            [p.grad for p in block.parameters() if p.grad is not None]
+            for block in model.flow.blocks
+        ]
+
+    together = gradients({0, 1, 2})
+    for k in range(3):
+        for j, alone in enumerate(gradients({k})):
+            expected = together[j] if j == k else [torch.zeros_like(g) for g in together[j]]
+            assert any(g.any() for g in together[j])
+            torch.testing.assert_close(alone, expected)
+
+
 def test_each_block_starts_queries_from_proposals_of_the_same_image():
     model = proposal_model(DENOISING_QUERIES=2, BOX_HEAD="linear")
     targets = model.prepare_targets(batch())

@@ -125,6 +125,21 @@ def test_the_best_learning_rate_is_used_for_all_further_runs(compare, tmp_path):
     assert cells == ["flow", "2", "20.0", "30.0", "10.0", "0.002"]
 
 
+@pytest.mark.parametrize(
+    "rates, best",
+    [
+        ([2e-3, 4e-3], "0.002 (the lowest searched)"),
+        ([1e-3, 2e-3], "0.002 (the highest searched)"),
+        ([2e-3], "0.002"),
+    ],
+)
+def test_the_table_says_that_the_best_learning_rate_is_at_the_end(compare, rates, best):
+    comparison = compare(learning_rates=rates, methods=["flow"])
+    comparison.train()
+    _, _, line = search_table(comparison.record, "AP", "github").splitlines()
+    assert line.split("|")[-2].strip() == best
+
+
 def test_runs_whose_names_would_be_the_same_are_an_error(compare):
     with pytest.raises(ValueError, match="two runs would have the folder .*flow_2epochs_lr0.001"):
         compare(methods=["flow"], learning_rates=[1e-3, 1.00000001e-3])
