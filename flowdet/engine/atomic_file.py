@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -59,14 +60,20 @@ def disk_errors(path: str | Path, size: int | None = None) -> Iterator[None]:
 
     Raises:
         DiskError: an OSError in the block, or an error that it caused. It has its `errno`.
+        KeyboardInterrupt: one in the block, or an error that it caused.
     """
+    # such as the Ctrl-C that ended a training, after which it writes a checkpoint
+    handled = sys.exc_info()[1]
     try:
         yield
     except DiskError:
         raise
-    # torch raises RuntimeError if its writer cannot write
+    # torch raises RuntimeError if its writer cannot write, or is interrupted
     except (OSError, RuntimeError) as error:
-        first = _first_os_error(error)
+        causes = list(_causes(error, handled))
+        if any(isinstance(cause, KeyboardInterrupt) for cause in causes):
+            raise KeyboardInterrupt from error
+        first = next((cause for cause in reversed(causes) if isinstance(cause, OSError)), None)
         if first is None:
             raise
         reason = first.strerror or str(first)
@@ -105,13 +112,11 @@ def _full_disk(folder: str | Path, size: int | None) -> str:
     return f"{text}. Delete files, or set OUTPUT_DIR to a folder on another disk"
 
 
-def _first_os_error(error: BaseException | None) -> OSError | None:
-    """Returns the first OSError in the chain that led to an error; None if there is none."""
-    first = None
-    while error is not None:
-        first = error if isinstance(error, OSError) else first
+def _causes(error: BaseException | None, handled: BaseException | None) -> Iterator[BaseException]:
+    """Yields an error and those that led to it, the last one first, up to one that was handled."""
+    while error is not None and error is not handled:
+        yield error
         error = error.__cause__ or error.__context__
-    return first
 
 
 def _flush_folder(folder: Path) -> None:

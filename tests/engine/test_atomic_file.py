@@ -1,6 +1,7 @@
 """Files that are complete or not there."""
 
 import errno
+import itertools
 import os
 from types import SimpleNamespace
 from unittest import mock
@@ -77,6 +78,31 @@ def test_a_full_disk_ends_torch_save_in_one_line(buffering):
     with pytest.raises(OSError, match="^checkpoint cannot be written: the disk of . is full"):
         with disk_errors("checkpoint"), open("/dev/full", "wb", buffering=buffering) as file:
             torch.save({"model": torch.zeros(10**5)}, file)
+
+
+def test_a_stop_in_torch_save_stays_a_stop(tmp_path):
+    """torch then complains about the archive that has no end."""
+    path = tmp_path / "checkpoint"
+
+    def save(file):
+        counted = itertools.count()
+
+        def write(data):
+            if next(counted) == 2:
+                raise KeyboardInterrupt
+            return file.write(data)
+
+        torch.save({"model": torch.zeros(10**5)}, SimpleNamespace(write=write))
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, save)
+    assert os.listdir(tmp_path) == []
+    # after the stop
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        with pytest.raises(DiskError):
+            write_atomically(path, failing_file(errno.EIO))
 
 
 def test_errors_that_are_not_of_the_disk_stay():
