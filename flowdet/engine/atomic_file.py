@@ -6,11 +6,11 @@ import contextlib
 import errno
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from flowdet.stop_signals import deferred_signals
 from flowdet.temporary_file import temporary_file
 
 _MIB = 2**20
@@ -22,7 +22,8 @@ def write_atomically(
 ) -> Path:
     """Writes a file under a temporary name, flushes it to the disk and renames it.
 
-    If the process is killed, an existing file stays as it is.
+    If the process is killed, an existing file stays as it is. Ctrl-C is handled after the content
+    is written.
 
     Args:
         path: path of the file. Its folder must exist.
@@ -39,7 +40,8 @@ def write_atomically(
     path = Path(path)
     with disk_errors(path, size):
         with temporary_file(path) as temporary, open(temporary, "wb") as file:
-            write(file)
+            with deferred_signals():
+                write(file)
             file.flush()
             os.fsync(file.fileno())
         _flush_folder(path.parent)
@@ -60,20 +62,14 @@ def disk_errors(path: str | Path, size: int | None = None) -> Iterator[None]:
 
     Raises:
         DiskError: an OSError in the block, or an error that it caused. It has its `errno`.
-        KeyboardInterrupt: one in the block, or an error that it caused.
     """
-    # such as the Ctrl-C that ended a training, after which it writes a checkpoint
-    handled = sys.exc_info()[1]
     try:
         yield
     except DiskError:
         raise
-    # torch raises RuntimeError if its writer cannot write, or is interrupted
+    # torch raises RuntimeError if its writer cannot write
     except (OSError, RuntimeError) as error:
-        causes = list(_causes(error, handled))
-        if any(isinstance(cause, KeyboardInterrupt) for cause in causes):
-            raise KeyboardInterrupt from error
-        first = next((cause for cause in reversed(causes) if isinstance(cause, OSError)), None)
+        first = _first_os_error(error)
         if first is None:
             raise
         reason = first.strerror or str(first)
@@ -112,11 +108,13 @@ def _full_disk(folder: str | Path, size: int | None) -> str:
     return f"{text}. Delete files, or set OUTPUT_DIR to a folder on another disk"
 
 
-def _causes(error: BaseException | None, handled: BaseException | None) -> Iterator[BaseException]:
-    """Yields an error and those that led to it, the last one first, up to one that was handled."""
-    while error is not None and error is not handled:
-        yield error
+def _first_os_error(error: BaseException | None) -> OSError | None:
+    """Returns the first OSError in the chain that led to an error; None if there is none."""
+    first = None
+    while error is not None:
+        first = error if isinstance(error, OSError) else first
         error = error.__cause__ or error.__context__
+    return first
 
 
 def _flush_folder(folder: Path) -> None:

@@ -1,8 +1,8 @@
 """Files that are complete or not there."""
 
 import errno
-import itertools
 import os
+import signal
 from types import SimpleNamespace
 from unittest import mock
 
@@ -15,6 +15,7 @@ from flowdet.engine.atomic_file import (
     full_disk_errors,
     write_atomically,
 )
+from flowdet.stop_signals import stop_signals
 
 
 def failing_file(code, after=0):
@@ -80,29 +81,25 @@ def test_a_full_disk_ends_torch_save_in_one_line(buffering):
             torch.save({"model": torch.zeros(10**5)}, file)
 
 
-def test_a_stop_in_torch_save_stays_a_stop(tmp_path):
-    """torch then complains about the archive that has no end."""
-    path = tmp_path / "checkpoint"
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_in_torch_save_comes_after_it(tmp_path, number):
+    """In it, torch would raise another error, or end the process."""
+    path, written = tmp_path / "checkpoint", []
 
     def save(file):
-        counted = itertools.count()
-
         def write(data):
-            if next(counted) == 2:
-                raise KeyboardInterrupt
+            signal.raise_signal(number)
             return file.write(data)
 
-        torch.save({"model": torch.zeros(10**5)}, SimpleNamespace(write=write))
+        torch.save({"model": torch.zeros(10**5)}, SimpleNamespace(write=write, flush=file.flush))
+        written.append(path)
 
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(path, save)
-    assert os.listdir(tmp_path) == []
-    # after the stop
-    try:
-        raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        with pytest.raises(DiskError):
-            write_atomically(path, failing_file(errno.EIO))
+    with stop_signals():
+        before = signal.getsignal(number)
+        with pytest.raises(KeyboardInterrupt):
+            write_atomically(path, save)
+        assert signal.getsignal(number) == before
+    assert written and os.listdir(tmp_path) == []
 
 
 def test_errors_that_are_not_of_the_disk_stay():
