@@ -57,6 +57,29 @@ def handled_signals() -> list[int]:
     return [signal.SIGINT, *(x for x in _OTHERS if signal.getsignal(x) is _interrupt)]
 
 
+@contextmanager
+def deferred_signals() -> Iterator[None]:
+    """Handles Ctrl-C, and the signals of `stop_signals`, only at the end of the block.
+
+    For C++ code that calls Python, such as that of `torch.save`: an exception of a handler there is
+    replaced by another one, or ends the process.
+    """
+    received: list[int] = []
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    handlers = {x: signal.getsignal(x) for x in (signal.SIGINT, *_OTHERS) if is_main_thread}
+    # signals that are ignored, or end the process at once, stay as they are
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, lambda number, _: received.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in received:
+            signal.raise_signal(number)
+
+
 def note_stop_signal(number: int) -> None:
     """Notes the signal that stops this process. Without a note, it is Ctrl-C."""
     _Received.number = number

@@ -1,5 +1,6 @@
 """Modules in IMPORTS."""
 
+import re
 import sys
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 import flowdet
 from flowdet.cli import demo
 from flowdet.cli.common import command_parser
+from flowdet.config.errors import ConfigError
 from flowdet.config.user_imports import import_parts, trust_config_files
 from flowdet.engine import load_config
 from flowdet.experiments.ablation import Study
@@ -70,12 +72,14 @@ def has_run(config):
     return (config.parent / "marker").exists()
 
 
-def test_a_config_file_runs_no_code_unless_it_is_trusted(config):
+def test_a_config_file_runs_no_code_unless_it_is_trusted(config, capsys):
+    message = r"base.yaml: IMPORTS names .*part.py.*--trust-config"
     for load in (load_config, flowdet.get_config, flowdet.load):
-        with pytest.raises(ValueError, match=r"base.yaml: IMPORTS names .*part.py.*--trust-config"):
+        with pytest.raises(ConfigError, match=message):
             load(str(config))
-    with pytest.raises(SystemExit, match=r"IMPORTS names .*--trust-config"):
+    with pytest.raises(SystemExit, match="^2$"):
         demo.main(["--config-file", str(config), "--input", "no.png", "--output", "x.png"])
+    assert re.search(message, capsys.readouterr().err)
     assert not has_run(config)
     assert load_config(str(config), trust_config=True).IMPORTS and has_run(config)
 

@@ -12,6 +12,10 @@ class ConfigError(UsageError):
     """A config file, a key or a value is not valid."""
 
 
+class ImportsError(ConfigError, ImportError):
+    """`IMPORTS` names a module that does not exist."""
+
+
 class UnknownKeyError(ConfigError, KeyError):
     """A config has no such key."""
 

@@ -13,6 +13,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from flowdet.config.errors import ConfigError, ImportsError
+
 # whether the command of this process was called with --trust-config
 _trusted = False
 
@@ -36,11 +38,11 @@ def check_trusted(names: Sequence[str], source: str) -> None:
         source: path of the file.
 
     Raises:
-        ValueError: the file is not trusted.
+        ConfigError: the file is not trusted.
     """
     new = [name for name in names if _module_name(name) not in sys.modules]
     if new and not _trusted:
-        raise ValueError(
+        raise ConfigError(
             f"{source}: IMPORTS names {new[0]!r}, whose code would run. If you trust this file, "
             "add --trust-config (in Python: trust_config=True), or give IMPORTS on the command line"
         )
@@ -54,7 +56,7 @@ def import_parts(names: Sequence[str]) -> None:
 
     Raises:
         FileNotFoundError: a file does not exist.
-        ImportError: a module does not exist. Errors inside a module are raised unchanged.
+        ImportsError: a module does not exist. Errors inside a module are raised unchanged.
     """
     for name in names:
         if name.endswith(".py"):
@@ -69,7 +71,7 @@ def _import_module(name: str) -> None:
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
-        raise ImportError(
+        raise ImportsError(
             f"IMPORTS names a module {name!r}, which is not on Python's path: install it, or give "
             "the path of a .py file"
         ) from error

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from flowdet.stop_signals import deferred_signals
 from flowdet.temporary_file import temporary_file
 
 _MIB = 2**20
@@ -21,7 +22,8 @@ def write_atomically(
 ) -> Path:
     """Writes a file under a temporary name, flushes it to the disk and renames it.
 
-    If the process is killed, an existing file stays as it is.
+    If the process is killed, an existing file stays as it is. Ctrl-C is handled after the content
+    is written.
 
     Args:
         path: path of the file. Its folder must exist.
@@ -38,7 +40,8 @@ def write_atomically(
     path = Path(path)
     with disk_errors(path, size):
         with temporary_file(path) as temporary, open(temporary, "wb") as file:
-            write(file)
+            with deferred_signals():
+                write(file)
             file.flush()
             os.fsync(file.fileno())
         _flush_folder(path.parent)

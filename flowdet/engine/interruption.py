@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from tqdm import tqdm
 
 from flowdet.engine.checkpoint_files import damage
+from flowdet.engine.weight_files import last_checkpoint_name
 from flowdet.stop_signals import handled_signals, note_stop_signal, stop_name
 
 
@@ -106,7 +107,9 @@ class StopAtInterrupt(HookBase):
             return
         checkpointer, name = self.trainer.checkpointer, f"model_{last:07d}"
         is_periodic = (last + 1) % self.checkpoint_period == 0
-        # the signal may have come while the periodic checkpoint was written
-        is_saved = is_periodic and not damage(Path(checkpointer.save_dir, f"{name}.pth"))
+        # the signal may have come while the periodic checkpoint, or its name, was written
+        path = Path(checkpointer.save_dir, f"{name}.pth")
+        is_saved = is_periodic and last_checkpoint_name(path.parent) == path.name
+        is_saved = is_saved and not damage(path)
         if not is_saved and self.trainer.iter != self.trainer.max_iter:
             checkpointer.save(name, iteration=last)

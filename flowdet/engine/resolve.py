@@ -124,7 +124,7 @@ def _resolve_classes(cfg: CfgNode) -> None:
     node, key = task.keys(cfg), f"MODEL.{task.node}.NUM_CLASSES"
     if not datasets:
         if not node.NUM_CLASSES:
-            raise ValueError(f"DATASETS.TRAIN is empty, and {key} is not set")
+            raise ConfigError(f"DATASETS.TRAIN is empty, and {key} is not set")
         cfg.MODEL.CLASS_NAMES = [str(index) for index in range(node.NUM_CLASSES)]
         check_category_ids(cfg)
         return
@@ -183,11 +183,13 @@ def dataset_classes(name: str) -> list[str]:
     """Returns the class names of a dataset.
 
     Raises:
-        ValueError: the dataset is not registered, or has no class names.
+        ConfigError: the dataset is not registered.
+        ValueError: it has no class names.
     """
     if name not in DatasetCatalog:
         near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3)
-        raise ValueError(f"unknown dataset {name!r} (DATASETS.TRAIN, TEST); similar: {near}")
+        hint = f"similar names: {', '.join(near)}" if near else "no name is similar"
+        raise ConfigError(f"unknown dataset {name!r} (DATASETS.TRAIN, TEST); {hint}")
     metadata = MetadataCatalog.get(name)
     if not hasattr(metadata, "thing_classes"):
         # some of detectron2's datasets set their metadata when they are read

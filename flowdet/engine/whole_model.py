@@ -55,8 +55,9 @@ def checkpoint_beside(config_file: str, option: str) -> Iterator[None]:
         # all of them are damaged
         with contextlib.suppress(ValueError):
             checkpoint = newest_checkpoint(Path(config_path(config_file)).parent)
-        is_used = os.path.isfile(error.weights) and os.path.samefile(checkpoint, error.weights)
-        if not checkpoint or is_used:
+        if not checkpoint:
+            raise
+        if os.path.isfile(error.weights) and os.path.samefile(checkpoint, error.weights):
             raise
         advice = f"give {option} {shlex.quote(checkpoint)}, from the folder of the config"
         raise type(error)(f"{error}; {advice}", error.weights) from error

@@ -19,6 +19,7 @@ KINDS = {
 # words after those for the model, and a part of the message
 BOTH = {
     "unknown key": (["--opts", "MODEL.NOPE", "1"], "unknown config key MODEL.NOPE"),
+    "imports": (["--opts", "IMPORTS", "[nope]"], "IMPORTS names a module 'nope'"),
     "value": (["--opts", "MODEL.FLOW_DET.NUM_BLOCKS", "-1"], "MODEL.FLOW_DET.NUM_BLOCKS is -1"),
     "feature maps": (["--opts", "MODEL.FLOW_DET.IN_FEATURES", "[res7]"], "names ['res7']"),
     "heads": (["--opts", "MODEL.FLOW_DET.NUM_HEADS", "7"], "not a multiple of NUM_HEADS = 7"),

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 from types import SimpleNamespace
 from unittest import mock
 
@@ -14,6 +15,7 @@ from flowdet.engine.atomic_file import (
     full_disk_errors,
     write_atomically,
 )
+from flowdet.stop_signals import stop_signals
 
 
 def failing_file(code, after=0):
@@ -77,6 +79,27 @@ def test_a_full_disk_ends_torch_save_in_one_line(buffering):
     with pytest.raises(OSError, match="^checkpoint cannot be written: the disk of . is full"):
         with disk_errors("checkpoint"), open("/dev/full", "wb", buffering=buffering) as file:
             torch.save({"model": torch.zeros(10**5)}, file)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_in_torch_save_comes_after_it(tmp_path, number):
+    """In it, torch would raise another error, or end the process."""
+    path, written = tmp_path / "checkpoint", []
+
+    def save(file):
+        def write(data):
+            signal.raise_signal(number)
+            return file.write(data)
+
+        torch.save({"model": torch.zeros(10**5)}, SimpleNamespace(write=write, flush=file.flush))
+        written.append(path)
+
+    with stop_signals():
+        before = signal.getsignal(number)
+        with pytest.raises(KeyboardInterrupt):
+            write_atomically(path, save)
+        assert signal.getsignal(number) == before
+    assert written and os.listdir(tmp_path) == []
 
 
 def test_errors_that_are_not_of_the_disk_stay():

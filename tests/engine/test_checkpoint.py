@@ -292,6 +292,9 @@ def test_the_checkpoint_in_the_folder_of_the_config_is_named(tmp_path):
         return str(caught.value)
 
     assert message(config) == message("digits_flow") == "no weights"
+    (folder / "backbone.pth").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="^lacks$"), checkpoint_beside(config, "--weights"):
+        raise NotTrainedError("lacks", f"{folder}/backbone.pth")
     torch.save({"model": {}}, folder / "model_final.pth")
     advice = f"give --weights '{folder}/model_final.pth', from the folder of the config"
     assert message(config) == f"no weights; {advice}"

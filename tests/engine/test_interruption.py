@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.engine import HookBase
 
-from flowdet.engine import Trainer, checkpoint, resolve_config
+from flowdet.engine import Trainer, checkpoint, checkpoint_files, resolve_config
 from flowdet.stop_signals import stop_name, stop_signals
 from tests.detection.tiny import tiny_cfg
 from tests.engine.runs import final_checkpoint, train
@@ -143,6 +143,21 @@ def test_a_checkpoint_whose_writing_was_interrupted_is_saved(cfg, tmp_path, monk
     name = f"model_{period - 1:07d}.pth"
     assert calls == [name, name] and checkpoints(tmp_path / "run") == [name]
     assert train(cfg, tmp_path / "run", resume=True).start_iter == period
+
+
+def test_a_checkpoint_whose_name_was_not_written_is_saved(cfg, tmp_path, monkeypatch):
+    cfg.SOLVER.CHECKPOINT_PERIOD = 1
+    name_last, calls = checkpoint_files.name_last_checkpoint, []
+
+    def interrupted_once(path):
+        calls.append(path.name)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        name_last(path)
+
+    monkeypatch.setattr(checkpoint_files, "name_last_checkpoint", interrupted_once)
+    interrupted(cfg, tmp_path / "run", PressCtrlC(-1))
+    assert (tmp_path / "run" / "last_checkpoint").read_text() == "model_0000001.pth"
 
 
 def test_an_error_saves_nothing(cfg, tmp_path):

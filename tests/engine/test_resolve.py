@@ -8,6 +8,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from flowdet.config.errors import ConfigError
 from flowdet.engine import resolve_config
 from flowdet.engine.resolve import resolve_model
 from tests.detection.tiny import tiny_cfg
@@ -217,13 +218,13 @@ def test_class_names_of_registered_datasets_with_control_characters_are_refused(
 
 def test_unknown_dataset_lists_similar_names(cfg):
     cfg.DATASETS.TRAIN = ("voc_2007_trainvall",)
-    with pytest.raises(ValueError, match="'voc_2007_trainvall'.*similar: .*'voc_2007_trainval'"):
+    with pytest.raises(ConfigError, match="'voc_2007_trainvall'.*similar names: voc_2007_trainval"):
         resolve_config(cfg)
 
 
 def test_without_datasets_the_class_count_must_be_given(cfg):
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
-    with pytest.raises(ValueError, match="DATASETS.TRAIN is empty.*NUM_CLASSES"):
+    with pytest.raises(ConfigError, match="DATASETS.TRAIN is empty.*NUM_CLASSES"):
         resolve_config(cfg, training=False)
     cfg.MODEL.FLOW_DET.NUM_CLASSES = 4
     resolve_config(cfg, training=False)

@@ -152,7 +152,7 @@ def _training_names(cfg: CfgNode) -> tuple[str, ...]:
     """Returns DATASETS.TRAIN; raises ValueError if it is empty."""
     names = tuple(cfg.DATASETS.TRAIN)
     if not names:
-        raise ValueError("DATASETS.TRAIN is empty: name at least one dataset")
+        raise ConfigError("DATASETS.TRAIN is empty: name at least one dataset")
     return names
 
 

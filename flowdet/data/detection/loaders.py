@@ -107,13 +107,13 @@ def check_registered(dataset_name: str) -> None:
     """Checks that a dataset is registered.
 
     Raises:
-        ValueError: the dataset is not registered; the message lists similar names.
+        ConfigError: the dataset is not registered; the message lists similar names.
     """
     registered = DatasetCatalog.list()
     if dataset_name not in registered:
         similar = difflib.get_close_matches(dataset_name, registered, n=5, cutoff=0.5)
         hint = f"similar names: {', '.join(similar)}" if similar else "no name is similar"
-        raise ValueError(f"dataset {dataset_name!r} is not registered; {hint}")
+        raise ConfigError(f"dataset {dataset_name!r} is not registered; {hint}")
 
 
 def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> DataLoader | IterableDataset:
@@ -210,7 +210,7 @@ def _training_dicts(cfg: CfgNode) -> list[dict]:
     """Returns the dicts of all datasets in DATASETS.TRAIN; logs the objects per class."""
     names = cfg.DATASETS.TRAIN
     if not names:
-        raise ValueError("DATASETS.TRAIN is empty: name at least one dataset")
+        raise ConfigError("DATASETS.TRAIN is empty: name at least one dataset")
     keep_difficult = cfg.DATASETS.TRAIN_ON_DIFFICULT
     records = [r for name in names for r in get_detection_dicts(name, keep_difficult)]
     classes = common_classes(names)

@@ -9,6 +9,7 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 
 from flowdet.config import add_flowdet_config
+from flowdet.config.errors import ConfigError
 from flowdet.data.detection import build_test_loader, build_train_loader
 from flowdet.data.detection.builtin import register_voc
 from flowdet.data.detection.loaders import get_detection_dicts
@@ -135,12 +136,12 @@ def test_missing_dataset_and_unknown_sampler_name_the_key(cfg):
     with pytest.raises(ValueError, match="DATALOADER.SAMPLER_TRAIN is 'Shuffle'"):
         build_train_loader(cfg)
     cfg.DATASETS.TRAIN = ()
-    with pytest.raises(ValueError, match="DATASETS.TRAIN is empty"):
+    with pytest.raises(ConfigError, match="DATASETS.TRAIN is empty"):
         build_train_loader(cfg)
 
 
 def test_unknown_dataset_lists_similar_names():
-    with pytest.raises(ValueError, match="'digit_train' is not registered; .*digits_train"):
+    with pytest.raises(ConfigError, match="'digit_train' is not registered; .*digits_train"):
         get_detection_dicts("digit_train", keep_difficult=True)
     with pytest.raises(ValueError, match="no name is similar"):
         get_detection_dicts("", keep_difficult=True)
