@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import signal
 
 # Small models are faster with one thread, several times faster if other processes run. torch reads
 # this when it is imported, also in the commands that tests start.
@@ -17,6 +18,12 @@ from detectron2.utils.env import seed_all_rng
 
 from flowdet.data.detection.builtin import register_voc
 from flowdet.data.detection.voc import write_voc_annotation
+
+
+def pytest_configure():
+    """Handles Ctrl-C, which shells let the programs in their background ignore."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish():
