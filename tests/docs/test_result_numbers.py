@@ -17,6 +17,7 @@ TABLES = [
     ("experiments.md", "the steps of an image stop once", ["early_exit", "early_exit_voc"]),
     ("experiments.md", "Without one part of the recipe, after 5 epochs", ["ablation_photos"]),
     ("experiments.md", "one at a time, also with 5 epochs", ["recipe_changes_voc"]),
+    ("experiments.md", "beside flow with the same change", ["recipe_changes_voc"]),
     ("experiments.md", "12 epochs, boxes read at 7 x 7 points", ["recipe_trials_voc"]),
     ("experiments.md", "10 epochs, `DENOISING_WEIGHT 0.4`", ["recipe_trials_voc"]),
     ("experiments.md", "About 20 epochs, `DENOISING_WEIGHT 1.5`", ["recipe_trials_voc"]),
